@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'CHECKS', 'experiments', 'find_experimen
            'check_parameters', 'run_experiment', 'quickstart', 'run', 'list_experiments', 'check', 'make_report',
            'main']
 
-# %% ../nbs/95_cli.ipynb #50f98887
+# %% ../nbs/95_cli.ipynb #1624a2a6
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #a73a3005
+# %% ../nbs/95_cli.ipynb #0feeec18
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #955a6023
+# %% ../nbs/95_cli.ipynb #fc4c5c92
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #0cdec198
+# %% ../nbs/95_cli.ipynb #731379e0
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #3225f2f7
+# %% ../nbs/95_cli.ipynb #ab3b56e7
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #80f60ee5
+# %% ../nbs/95_cli.ipynb #fe0186fc
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -98,7 +98,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #e23077ba
+# %% ../nbs/95_cli.ipynb #7876e623
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +108,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #1e542836
+# %% ../nbs/95_cli.ipynb #e7e5f7db
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +122,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #7b296e04
+# %% ../nbs/95_cli.ipynb #880740b9
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,7 +136,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #e73c1228
+# %% ../nbs/95_cli.ipynb #5ba1f872
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 @contextmanager
@@ -153,7 +153,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #8edd4910
+# %% ../nbs/95_cli.ipynb #46d37d44
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -164,7 +164,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #1e78dc8a
+# %% ../nbs/95_cli.ipynb #60fa43b9
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -172,7 +172,9 @@ def run_experiment(
     debug: bool = False,  # whole traceback if it fails
 ) -> Path:                # the finished folder, with `notebook.ipynb` in it
     "Execute an experiment with its output on the terminal; on failure raise its error, and keep the partial folder."
-    import papermill
+    import logging, papermill
+    from nbclient.exceptions import DeadKernelError
+    logging.getLogger("papermill").setLevel(logging.ERROR)   # its warning about names misses types with `|`; ours have been checked
     out = Path(out).absolute()
     refuse_finished(out)
     partial = out.with_name(out.name + ".partial")
@@ -186,11 +188,13 @@ def run_experiment(
             kept = partial if partial.is_dir() else None
             if kept and executed.exists(): shutil.copy(executed, kept / "notebook.ipynb")
             raise _plain_error(e, kept, debug) from None
+        except DeadKernelError:
+            raise RunError("The process of the notebook was killed, probably for want of memory", place=partial if partial.is_dir() else None, next_step="free memory or ask for less, then repeat the command: it continues") from None
         if not (out / "run.json").exists(): raise RunError("The experiment ended without a finished run", file=out, next_step="end it with run.finish(summary)")
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #cb6c01a3
+# %% ../nbs/95_cli.ipynb #b721f838
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -203,7 +207,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #399a5b29
+# %% ../nbs/95_cli.ipynb #6560acfb
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -219,7 +223,7 @@ def _show(folder):
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #1a64e171
+# %% ../nbs/95_cli.ipynb #de3b1dfb
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -228,7 +232,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #d9e6acd9
+# %% ../nbs/95_cli.ipynb #cf9c12e0
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("braintune_quickstart"),   # folder of the finished run
@@ -241,7 +245,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #9cfcac32
+# %% ../nbs/95_cli.ipynb #bc3434b0
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -260,27 +264,21 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #6b84bc4f
+# %% ../nbs/95_cli.ipynb #929855de
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #e0c2066b
+# %% ../nbs/95_cli.ipynb #58b13a9f
 CHECKS = {"alice2016": "check_alice2016", "lebel2023": "check_lebel2023", "bilingual": "check_bilingual"}
 
 def _finding(found):
-    "Any finding as (level, where, text)."
-    if isinstance(found, BraintuneError): return "error", found.file or "", str(found)
-    if isinstance(found, str):
-        level, _, text = found.partition(":")
-        return (level.strip(), "", text.strip()) if level.strip() in ("error", "warning", "note", "ok") else ("note", "", found)
-    if isinstance(found, (tuple, list)): return str(found[0]), *((["", found[1]] if len(found) == 2 else [found[1], " ".join(map(str, found[2:]))]))
-    get = found.get if isinstance(found, dict) else lambda name, other=None: getattr(found, name, other)
-    where = " ".join(str(get(k)) for k in ("file", "place") if get(k))
-    return str(get("level") or get("severity") or get("kind") or "note"), where, str(get("message") or get("what") or get("text") or found)
+    "A finding, a sentence or a dictionary with severity, file and what, as (level, where, text)."
+    if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
+    return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #34249757
+# %% ../nbs/95_cli.ipynb #4c4cc293
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023 or bilingual.")],  # which layout
@@ -291,13 +289,13 @@ def check(
         near = difflib.get_close_matches(dataset, CHECKS, 1)
         raise ParameterError("This data set is not known", found=dataset, expected=", ".join(CHECKS), next_step=f"did you mean {near[0]}?" if near else None)
     if not folder.is_dir(): raise MissingData("This folder does not exist", file=folder)
-    findings = [_finding(f) for f in getattr(import_module(f"braintune_nb.data.{dataset}"), CHECKS[dataset])(folder)]
+    findings = [(level, where.removeprefix(f"{folder}{os.sep}"), text) for level, where, text in map(_finding, getattr(import_module(f"braintune_nb.data.{dataset}"), CHECKS[dataset])(folder))]
     if findings: _print_table(f"{dataset} in {folder}", ("level", "where", "finding"), findings)
     errors = sum(level == "error" for level, _, _ in findings)
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #633e83d1
+# %% ../nbs/95_cli.ipynb #bc809e83
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -306,7 +304,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #1f962ab1
+# %% ../nbs/95_cli.ipynb #63fa6684
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -322,7 +320,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #9292c53c
+# %% ../nbs/95_cli.ipynb #a5451903
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -332,5 +330,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #81f2ea54
+# %% ../nbs/95_cli.ipynb #a8a64daf
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'mse', 'correlation_over_time', 'correlation_over_voxels', 'cosine_l2_over_voxels',
            'huber_cosine_over_voxels', 'ntxent_over_time', 'hybrid_over_time', 'l2_penalty', 'get_loss']
 
-# %% ../nbs/50_loss.ipynb #e4f7d034
+# %% ../nbs/50_loss.ipynb #2d39f665
 from functools import partial, update_wrapper
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .core import ParameterError
 
-# %% ../nbs/50_loss.ipynb #8a30b0a0
+# %% ../nbs/50_loss.ipynb #65c0a072
 def _pair(prediction, target):
     "Both arrays in float32, refused unless they are (T, V) and equal in shape."
     if prediction.ndim != 2 or prediction.shape != target.shape:
@@ -30,7 +30,7 @@ def _centred(x, dim):
     constant = centred.abs().amax(dim, keepdim=True) <= 1e-6 * mean.abs()
     return centred.masked_fill(constant, 0)
 
-# %% ../nbs/50_loss.ipynb #c413ab29
+# %% ../nbs/50_loss.ipynb #ce8e3a53
 def mse(
     prediction: torch.Tensor,  # predicted responses, (T, V)
     target: torch.Tensor,      # recorded responses, (T, V), z-scored over time
@@ -38,7 +38,7 @@ def mse(
     "Mean squared error over TRs and voxels (methods A and B)."
     return F.mse_loss(*_pair(prediction, target))
 
-# %% ../nbs/50_loss.ipynb #181eca33
+# %% ../nbs/50_loss.ipynb #bcf5060a
 def correlation_over_time(
     prediction: torch.Tensor,  # predicted responses, (T, V)
     target: torch.Tensor,      # recorded responses, (T, V)
@@ -47,7 +47,7 @@ def correlation_over_time(
     prediction, target = (_centred(x, 0) for x in _pair(prediction, target))
     return 1 - F.cosine_similarity(prediction, target, dim=0).mean()
 
-# %% ../nbs/50_loss.ipynb #b6e27152
+# %% ../nbs/50_loss.ipynb #2675612c
 def correlation_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V), V >= 2
     target: torch.Tensor,      # recorded responses, (T, V)
@@ -56,7 +56,7 @@ def correlation_over_voxels(
     prediction, target = _pair(prediction, target)
     return correlation_over_time(prediction.T, target.T)
 
-# %% ../nbs/50_loss.ipynb #546da7be
+# %% ../nbs/50_loss.ipynb #8a1a4b34
 def cosine_l2_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V)
     target: torch.Tensor,      # recorded responses, (T, V)
@@ -67,7 +67,7 @@ def cosine_l2_over_voxels(
     cosine = F.cosine_similarity(prediction, target, dim=1).mean()
     return weight * (1 - cosine) + (1 - weight) * F.mse_loss(prediction, target)
 
-# %% ../nbs/50_loss.ipynb #9becfef0
+# %% ../nbs/50_loss.ipynb #fbc2f56a
 def huber_cosine_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V)
     target: torch.Tensor,      # recorded responses, (T, V)
@@ -78,7 +78,7 @@ def huber_cosine_over_voxels(
     cosine = F.cosine_similarity(prediction, target, dim=1).mean()
     return F.huber_loss(prediction, target, delta=delta) + 1 - cosine
 
-# %% ../nbs/50_loss.ipynb #149d94d5
+# %% ../nbs/50_loss.ipynb #2c75891a
 def ntxent_over_time(
     prediction: torch.Tensor,   # predicted responses, (T, V)
     target: torch.Tensor,       # recorded responses, (T, V)
@@ -98,7 +98,7 @@ def ntxent_over_time(
     loss = F.cross_entropy(similarity, moments)
     return (loss + F.cross_entropy(similarity.T, moments)) / 2 if symmetric else loss
 
-# %% ../nbs/50_loss.ipynb #a51dcd46
+# %% ../nbs/50_loss.ipynb #451d7957
 def hybrid_over_time(
     prediction: torch.Tensor,  # predicted responses, (T, V)
     target: torch.Tensor,      # recorded responses, (T, V)
@@ -107,7 +107,7 @@ def hybrid_over_time(
     "`weight` x (1 - r over time) + (1 - `weight`) x squared error (method C, corrected: defect C-05)."
     return weight * correlation_over_time(prediction, target) + (1 - weight) * mse(prediction, target)
 
-# %% ../nbs/50_loss.ipynb #b79ff129
+# %% ../nbs/50_loss.ipynb #2ff1734e
 def l2_penalty(
     model: torch.nn.Module,  # any module
     weight: float = 0.01,    # multiplies the sum of squares
@@ -115,7 +115,7 @@ def l2_penalty(
     "`weight` x the sum of squares of all trained matrices; biases and norm scales are left alone (method C 'ridge', defect C-05)."
     return weight * sum((p.float().square().sum() for p in model.parameters() if p.requires_grad and p.ndim > 1), torch.zeros(()))
 
-# %% ../nbs/50_loss.ipynb #c24b4620
+# %% ../nbs/50_loss.ipynb #8232d60d
 LOSSES = {f.__name__: f for f in (mse, correlation_over_time, correlation_over_voxels, cosine_l2_over_voxels,
                                   huber_cosine_over_voxels, ntxent_over_time, hybrid_over_time)}
 

@@ -156,6 +156,16 @@ def test_a_word_reads_the_same_wherever_it_stands_in_its_context(backbone):
     assert body[:len(body) // 2] == body[len(body) // 2:]
 
 
+@pytest.mark.parametrize("words, language, between", [(ENGLISH[:7], "en", " "), (CHINESE, "zh", "")])
+def test_chinese_words_are_joined_without_blanks_and_english_ones_with(backbone, words, language, between):
+    inputs = text_inputs(events(words), backbone, 20, language)
+    lead = " " if language == "en" and type(backbone.tokenizer.backend_tokenizer.pre_tokenizer).__name__ == "ByteLevel" else ""
+    plain = backbone.tokenizer(lead + between.join(words), add_special_tokens=False).input_ids
+    row = inputs.token_ids[-1, inputs.attention_mask[-1].bool()].tolist()
+    assert row[1:] == plain + ([] if backbone.causal else [backbone.tokenizer.sep_token_id])
+    assert row[0] == (backbone.tokenizer.bos_token_id if backbone.causal else backbone.tokenizer.cls_token_id)
+
+
 def test_words_that_leave_no_token_are_refused(backbone):
     for bad in ("", " "):
         with pytest.raises(DataError, match="word 2 at 0.80 s"): text_inputs(events(["the", "cat", bad, "saw"]), backbone)

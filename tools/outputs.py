@@ -93,9 +93,11 @@ def execute(path: Path, root: Path = ROOT) -> None:
     "Run the notebook at `path`, clean it, and write it with its fingerprint."
     from nbclient import NotebookClient
     from nbdev.clean import nbdev_clean
+    from traitlets.config import Config
 
+    quiet = Config(KernelManager={"transport": "ipc"})  # over TCP every kernel prints a warning
     before, nb = fingerprint(path, root), nbformat.read(path, as_version=4)
-    NotebookClient(nb, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(nb, timeout=1800, kernel_name="python3", config=quiet, resources={"metadata": {"path": str(path.parent)}}).execute()
     nb.metadata["braintune"] = {"executed": before}
     nbformat.write(nb, path)
     nbdev_clean.__wrapped__(str(path))

@@ -20,6 +20,8 @@ from nbformat.v4 import new_markdown_cell
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ((0, "Data"), (20, "Alignment of times"), (30, "Models and features"), (34, "The simulated experiment"), (40, "Tuning"),
          (70, "Encoding"), (80, "Analyses"), (90, "Reports and command line"))  # first number of a part, its name
+EXTENSIONS = ["sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_external_toc", "sphinx_design", "sphinx_comments",
+              "sphinx_book_theme"]  # those of Jupyter Book that the pages use
 STYLE = """
 .bd-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
@@ -187,7 +189,7 @@ def write_book(root: Path, book: Path) -> None:
         "title": website["title"], "author": website["description"], "copyright": "2026 onwards", "only_build_toc_files": True,
         "execute": {"execute_notebooks": "off"},
         "html": {"use_issues_button": False, "use_repository_button": False, "home_page_in_navbar": False, "extra_footer": ""},
-        "sphinx": {"config": {"html_show_copyright": False, "html_copy_source": False, "html_static_path": ["_static"], "html_css_files": ["chapters.css"], "nb_merge_streams": True, "myst_linkify_fuzzy_links": False, "html_theme_options": {
+        "sphinx": {"config": {"extensions": EXTENSIONS, "html_show_copyright": False, "html_copy_source": False, "html_static_path": ["_static"], "html_css_files": ["chapters.css"], "nb_merge_streams": True, "myst_linkify_fuzzy_links": False, "html_theme_options": {
             "use_download_button": False, "show_toc_level": 2, "navigation_with_keys": False, "navbar_start": [], "navbar_persistent": [], "logo": {"text": website["title"]}}}},
     }
     (book / "_static").mkdir()
@@ -202,7 +204,12 @@ def build(root: Path, site: Path) -> None:
     if book.exists(): shutil.rmtree(book)
     book.mkdir(parents=True)
     write_book(root, book)
-    subprocess.run([sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "-W", "--keep-going"], check=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "-W", "--keep-going"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    if done.returncode:
+        said = [line for line in log.split("\n") if "WARNING" in line or "ERROR" in line] or log.split("\n")[-30:]
+        raise RuntimeError("the site was not built:\n" + "\n".join(said))
     if site.exists(): shutil.rmtree(site)
     shutil.move(book / "_build" / "html", site)
     (site / ".nojekyll").touch()

@@ -7,7 +7,7 @@ __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'lebel_clock', 'req
            'write_sidecars', 'write_npz', 'read_space', 'read_motion', 'read_story_notes', 'read_story',
            'write_story_files', 'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
 
-# %% ../../nbs/13_data.lebel2023.ipynb #f12faf60
+# %% ../../nbs/13_data.lebel2023.ipynb #eeeaf8f2
 import json, shutil
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..clock import Clock, Trim, simulated_clock, read_text
 from .stories import Events, Story, bad_words, read_textgrid, words_from_tier, write_textgrid
 from .recordings import Dataset, Recording, Space
 
-# %% ../../nbs/13_data.lebel2023.ipynb #58f7c40a
+# %% ../../nbs/13_data.lebel2023.ipynb #553ec689
 LEBEL_TRIM = Trim(silence=5, noise=5, end=5)  # TRs dropped from the clock of `respdict - 5` TRs
 RESPDICT_SURPLUS = 20                         # respdict counts this many TRs more than a response file has rows
 LEBEL_SOURCE = "ds003020 layout, LeBel et al. 2023, Scientific Data 10:555, CC0"
@@ -27,7 +27,7 @@ def lebel_clock(
     "When the rows of a response file were measured."
     return simulated_clock(n_respdict).trimmed(LEBEL_TRIM)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #8a6f7bc0
+# %% ../../nbs/13_data.lebel2023.ipynb #7949fbef
 def require_content(
     path,       # a data file
 ) -> Path:      # the same path
@@ -62,16 +62,16 @@ def hdf_keys(
         with h5py.File(require_content(path), "r") as f: return tuple(f)
     except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
 
-# %% ../../nbs/13_data.lebel2023.ipynb #af0ce9be
+# %% ../../nbs/13_data.lebel2023.ipynb #39d6bcf9
 def write_sidecars(folder, dataset, story_key=lambda name: name):
     "What the layout has no place for: languages, spaces, motion."
     folder = Path(folder)
     stories = {story_key(s.name): dict(language=s.language, identity=s.identity, source=s.source) for s in dataset.stories.values()}
     write_atomic(folder / "braintune.json", json.dumps(dict(format=1, name=dataset.name, stories=stories), indent=1, ensure_ascii=False))
     for participant, recordings in dataset.recordings.items():
-        for i, (name, recording) in enumerate(recordings.items()):
-            if i == 0: _write_space(folder / "braintune" / f"{participant}_space.npz", recording.space)
-            if recording.motion is not None: write_npz(folder / "braintune" / f"{participant}_{name}_motion.npz", motion=recording.motion)
+        motion = {name: r.motion for name, r in recordings.items() if r.motion is not None}
+        if recordings: _write_space(folder / "braintune" / f"{participant}_space.npz", next(iter(recordings.values())).space)
+        if motion: write_npz(folder / "braintune" / f"{participant}_motion.npz", **motion)
 
 def write_npz(path, **arrays):
     "Write arrays atomically."
@@ -94,16 +94,16 @@ def read_space(folder, participant, n_columns):
 
 def read_motion(folder, participant, story):
     "Motion regressors from our own file, or None."
-    path = Path(folder) / "braintune" / f"{participant}_{story}_motion.npz"
+    path = Path(folder) / "braintune" / f"{participant}_motion.npz"
     if not path.exists(): return None
-    with np.load(path, allow_pickle=False) as f: return f["motion"]
+    with np.load(path, allow_pickle=False) as f: return f[story] if story in f.files else None
 
 def read_story_notes(folder):
     "braintune.json: story -> language, identity, source; empty where it is absent."
     path = Path(folder) / "braintune.json"
     return json.loads(read_text(path)) if path.exists() else dict(name=None, stories={})
 
-# %% ../../nbs/13_data.lebel2023.ipynb #2622846e
+# %% ../../nbs/13_data.lebel2023.ipynb #10ec77be
 def read_story(
     name: str,          # name in the dataset
     grid,               # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
@@ -132,7 +132,7 @@ def write_story_files(
         Path(audio).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(story.audio, audio)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #fc656307
+# %% ../../nbs/13_data.lebel2023.ipynb #7fd9304e
 def _respdict(folder):
     path = Path(folder) / "derivative" / "respdict.json"
     if not path.exists(): raise MissingData("This folder is not laid out as ds003020", file=path, found="no derivative/respdict.json", expected="the number of TRs of each story", next_step="pass the folder that holds `derivative`")
@@ -154,7 +154,7 @@ def _wanted(folder, participants, stories):
             if story not in names: raise MissingData("A story is missing", file=root / participant / f"{story}.hf5", place=f"{participant}, {story}", found=f"{len(names)} stories", next_step="fetch it, or leave the story or the participant out")
     return {p: list(stories) for p in chosen}
 
-# %% ../../nbs/13_data.lebel2023.ipynb #375f51b0
+# %% ../../nbs/13_data.lebel2023.ipynb #2acdb5fe
 def _read_responses(folder, participant, story, n_respdict):
     "Responses (T, V), repeats (R, T, V) or None; the number of rows is checked."
     path = _responses_of(folder) / participant / f"{story}.hf5"
@@ -167,7 +167,7 @@ def _read_responses(folder, participant, story, n_respdict):
     if repeats is not None and repeats.shape[1:] != data.shape: raise ClockError("Repeats do not fit the responses", file=path, place="individual_repeats", found=f"shape {repeats.shape}", expected=f"(R, {data.shape[0]}, {data.shape[1]})", next_step="fetch the file again")
     return data, repeats, str(path)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #08a35c05
+# %% ../../nbs/13_data.lebel2023.ipynb #22ded8c9
 def load_lebel2023(
     folder,                # holds `derivative`
     participants=None,     # names, such as ['UTS01']; None: all
@@ -193,10 +193,11 @@ def load_lebel2023(
         if absent := [n for n in names if n not in its]: notes.append(f"{participant} has no responses to {len(absent)} of {len(names)} stories: {', '.join(absent[:5])}")
     return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, tuple(notes))
 
-# %% ../../nbs/13_data.lebel2023.ipynb #60e09777
+# %% ../../nbs/13_data.lebel2023.ipynb #6750a280
 def write_lebel2023(
     folder,             # made if need be
     dataset: Dataset,
+    told: bool = True,  # write TextGrids and sounds too; False when they are there, to add participants one by one
 ) -> Path:              # the folder
     "Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout cannot express."
     import h5py
@@ -205,7 +206,7 @@ def write_lebel2023(
         counts[name] = len(story.clock) + RESPDICT_SURPLUS
         if not np.allclose(story.clock.times, lebel_clock(counts[name]).times, atol=1e-6):
             raise ClockError("The layout of ds003020 cannot hold this clock", place=name, found=f"first TR {story.clock.times[0]:.4f} s, TR {story.clock.tr} s", expected="first TR 11 s, TR 2 s", next_step="write it with write_bilingual, which keeps scanner logs")
-        write_story_files(story, folder / "derivative" / "TextGrids" / f"{name}.TextGrid", folder / "stimuli" / f"{name}.wav")
+        if told: write_story_files(story, folder / "derivative" / "TextGrids" / f"{name}.TextGrid", folder / "stimuli" / f"{name}.wav")
     write_atomic(folder / "derivative" / "respdict.json", json.dumps(counts))
     for participant, recordings in dataset.recordings.items():
         for name, recording in recordings.items():
@@ -217,7 +218,7 @@ def write_lebel2023(
     write_sidecars(folder, dataset)
     return folder
 
-# %% ../../nbs/13_data.lebel2023.ipynb #27c35ba7
+# %% ../../nbs/13_data.lebel2023.ipynb #731f7ff8
 def check_lebel2023(
     folder,              # holds `derivative`
 ) -> list:               # findings, one sentence each; empty when all is well

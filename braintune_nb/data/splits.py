@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ROLES', 'Section', 'whole_story', 'blocks', 'Split', 'check_split', 'story_folds']
 
-# %% ../../nbs/12_data.splits.ipynb #b69d448f
+# %% ../../nbs/12_data.splits.ipynb #dc717612
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
-from ..core import ParameterError, SplitError, content_hash, read_json, write_json
+from ..core import SplitError, content_hash, read_json, write_json
 from .stories import Story
 
-# %% ../../nbs/12_data.splits.ipynb #147c29b1
+# %% ../../nbs/12_data.splits.ipynb #8409981b
 @dataclass(frozen=True, eq=False)
 class Section:
     "Rows (TRs) of one story that are used together: a whole story, or a block of it."
@@ -26,14 +26,14 @@ class Section:
     @property
     def times(self) -> np.ndarray: "Mid-points of its TRs, (T_s,), story seconds."; return self.story.clock.times[self.rows]
 
-# %% ../../nbs/12_data.splits.ipynb #fba70dac
+# %% ../../nbs/12_data.splits.ipynb #611c394d
 def whole_story(
     story: Story,
 ) -> Section:  # every row of the story's clock
     "All rows of `story`."
     return Section(story.name, story, np.arange(len(story.clock)))
 
-# %% ../../nbs/12_data.splits.ipynb #e65aa901
+# %% ../../nbs/12_data.splits.ipynb #9437d7d6
 def blocks(
     story: Story,
     n: int,                     # number of blocks
@@ -49,10 +49,10 @@ def blocks(
     note = f"{gap} TRs ({gap * story.clock.tr:g} s) dropped between neighbours, {total - kept} of {total} in all"
     return [Section(f"{story.name}/{i + 1}", story, np.arange(start, start + size), note) for i, (start, size) in enumerate(zip(starts, sizes))]
 
-# %% ../../nbs/12_data.splits.ipynb #02fe6328
+# %% ../../nbs/12_data.splits.ipynb #ed47a2fd
 ROLES = ("tuning", "validation", "encoding", "test")
 
-# %% ../../nbs/12_data.splits.ipynb #f9b41e16
+# %% ../../nbs/12_data.splits.ipynb #b971af59
 @dataclass(frozen=True)
 class Split:
     "Which sections tune, validate, fit the encoding model and test; which participants tune and which are new."
@@ -84,7 +84,7 @@ class Split:
         "Refuse overlap, the same story in two roles, blocks that are too close, unknown names (see `check_split`)."
         return check_split(self, sections, purge)
 
-# %% ../../nbs/12_data.splits.ipynb #0248cacb
+# %% ../../nbs/12_data.splits.ipynb #5143172b
 def _named(split, sections):
     "Section of each name in the split, by role."
     known = sections.values() if isinstance(sections, dict) else sections
@@ -95,7 +95,7 @@ def _named(split, sections):
         if len(set(getattr(split, role))) < len(getattr(split, role)): raise SplitError("A split names a section twice", place=role, found=", ".join(getattr(split, role)), expected="each name once", next_step="remove the second one")
     return {role: [known[name] for name in getattr(split, role)] for role in ROLES}
 
-# %% ../../nbs/12_data.splits.ipynb #b1cdcf8a
+# %% ../../nbs/12_data.splits.ipynb #def96f59
 def _check_pair(role_a, a, role_b, b, purge):
     "Refuse two sections in different roles that share rows, a story, or lie too close."
     places = f"{a.name!r} in {role_a}, {b.name!r} in {role_b}"
@@ -108,7 +108,7 @@ def _check_pair(role_a, a, role_b, b, purge):
     gap = second.times[0] - first.times[-1] - first.story.clock.tr
     if gap < purge - 1e-6: raise SplitError("Two blocks of one story are too close", place=places, found=f"{gap:.1f} s between them", expected=f"at least {purge:g} s (context window + haemodynamic delay)", next_step="cut the story with a larger gap_seconds")
 
-# %% ../../nbs/12_data.splits.ipynb #c057e192
+# %% ../../nbs/12_data.splits.ipynb #00f9e689
 def check_split(
     split: Split,
     sections,             # Sections or Stories, as a list or as a dict by name
@@ -124,7 +124,7 @@ def check_split(
     if both: raise SplitError("A new participant has tuned the model", place="new_participants", found=", ".join(both), expected="none of tune_participants", next_step="remove them from one list")
     return split
 
-# %% ../../nbs/12_data.splits.ipynb #50b21f6e
+# %% ../../nbs/12_data.splits.ipynb #321a8c3f
 def story_folds(
     stories,   # Stories, as a list or as a dict by name
     n: int,    # number of folds

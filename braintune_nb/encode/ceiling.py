@@ -6,12 +6,12 @@
 __all__ = ['check_repeats', 'signal_power', 'ccmax', 'explainable_variance', 'spearman_brown', 'split_half',
            'leave_one_participant_out', 'average_ceiling', 'expected_correlation', 'odd_even_ceiling']
 
-# %% ../../nbs/71_encode.ceiling.ipynb #fbf8fe05
+# %% ../../nbs/71_encode.ceiling.ipynb #387dc29e
 import numpy as np
 from ..core import DataError, ParameterError
 from .score import correlation
 
-# %% ../../nbs/71_encode.ceiling.ipynb #59b43a2a
+# %% ../../nbs/71_encode.ceiling.ipynb #b783f065
 def check_repeats(
     repeats,      # (R, T, V)
     at_least: int = 2,  # repeats needed
@@ -22,7 +22,7 @@ def check_repeats(
         raise ParameterError(f"a ceiling from repeats needs (R, T, V) with R >= {at_least}", found=repeats.shape, next_step="use a story that was played more than once")
     return repeats
 
-# %% ../../nbs/71_encode.ceiling.ipynb #c0b5446b
+# %% ../../nbs/71_encode.ceiling.ipynb #c7976deb
 def signal_power(
     repeats: np.ndarray,   # (R, T, V)
     zscored: bool = True,  # each repeat has variance 1, as in the released noise ceilings; False measures the total power
@@ -39,7 +39,7 @@ def signal_power(
     total = np.where((power > 1e-12).all(0), 1.0 if zscored else power.mean(0), np.nan)
     return (len(y) * y.mean(0).var(0, ddof=1) - total) / (len(y) - 1), total
 
-# %% ../../nbs/71_encode.ceiling.ipynb #1e0520e0
+# %% ../../nbs/71_encode.ceiling.ipynb #3275b176
 def ccmax(
     repeats: np.ndarray,   # (R, T, V)
     zscored: bool = True,  # as in `signal_power`
@@ -49,7 +49,7 @@ def ccmax(
     defined = signal > 0
     return np.where(defined, (1 + (total / np.where(defined, signal, 1) - 1) / len(repeats))**-.5, np.nan)
 
-# %% ../../nbs/71_encode.ceiling.ipynb #c7f5873e
+# %% ../../nbs/71_encode.ceiling.ipynb #50eb170f
 def explainable_variance(
     repeats: np.ndarray,          # (R, T, V)
     bias_correction: bool = True, # take off what averaging R repeats explains of pure noise
@@ -66,7 +66,7 @@ def explainable_variance(
     if bias_correction: ev = ev - (1 - ev) / (len(y) - 1)
     return np.where(varies, ev, np.nan)
 
-# %% ../../nbs/71_encode.ceiling.ipynb #4c4bd597
+# %% ../../nbs/71_encode.ceiling.ipynb #94f05f2d
 def spearman_brown(
     reliability,         # correlation between two parallel measurements, any shape
     factor: float = 2.,  # how many times as much data
@@ -76,7 +76,7 @@ def spearman_brown(
     defined = r >= 0
     return np.where(defined, factor * r / (1 + (factor - 1) * np.where(defined, r, 0)), np.nan)
 
-# %% ../../nbs/71_encode.ceiling.ipynb #53acfafc
+# %% ../../nbs/71_encode.ceiling.ipynb #1d9ec1f6
 def split_half(
     repeats: np.ndarray,  # (R, T, V)
 ) -> np.ndarray:          # correlation of the mean of repeats 1, 3, 5, ... with the mean of 2, 4, 6, ..., (V,)
@@ -85,7 +85,7 @@ def split_half(
     even = len(y) // 2 * 2
     return correlation(y[:even:2].mean(0), y[1:even:2].mean(0))
 
-# %% ../../nbs/71_encode.ceiling.ipynb #79624ee4
+# %% ../../nbs/71_encode.ceiling.ipynb #676bc2da
 def leave_one_participant_out(
     responses: np.ndarray,  # (P, T, V), columns that mean the same in everyone: regions or surface vertices
 ) -> np.ndarray:            # correlation of each participant with the mean of the others, (P, V)
@@ -94,7 +94,7 @@ def leave_one_participant_out(
     total = y.sum(0)
     return np.stack([correlation(x, (total - x) / (len(y) - 1)) for x in y])
 
-# %% ../../nbs/71_encode.ceiling.ipynb #0ddbc5d5
+# %% ../../nbs/71_encode.ceiling.ipynb #79d23a94
 def average_ceiling(
     responses: np.ndarray,  # (P, T, V)
     n: int = 50,            # random splits of participants into two equal halves
@@ -110,7 +110,7 @@ def average_ceiling(
     reliability = spearman_brown(np.mean(r, 0), len(y) / half)
     return np.where(reliability > 0, np.sqrt(np.where(reliability > 0, reliability, 0)), np.nan)
 
-# %% ../../nbs/71_encode.ceiling.ipynb #30edd52e
+# %% ../../nbs/71_encode.ceiling.ipynb #2919efc2
 def expected_correlation(
     reliability,  # reliability of a single repeat, (V,): `explainable_variance` of repeats that are not scored
     m: int = 1,   # repeats in the mean that is scored
@@ -121,7 +121,7 @@ def expected_correlation(
     safe = np.where(defined, rho, 1)
     return np.where(defined, np.sqrt(m * safe / (1 + (m - 1) * safe)), np.nan)
 
-# %% ../../nbs/71_encode.ceiling.ipynb #71aee9ce
+# %% ../../nbs/71_encode.ceiling.ipynb #78618fc5
 def odd_even_ceiling(
     repeats: np.ndarray,     # (R, T, V), R >= 3
     threshold: float = 0.0,  # least ceiling of a voxel that counts

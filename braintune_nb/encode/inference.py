@@ -6,17 +6,17 @@
 __all__ = ['draw_shifts', 'circular_shift_null', 'block_permutation_null', 'null_p', 'fdr', 'holm', 'shift_test', 'block_labels',
            'block_sums', 'correlation_from_sums', 'crossed_interval', 'crossed_bootstrap', 'participant_test']
 
-# %% ../../nbs/73_encode.inference.ipynb #9eeea77a
+# %% ../../nbs/73_encode.inference.ipynb #91a6d4a0
 import numpy as np
 from ..core import ParameterError
 from .score import correlation, same_shape
 
-# %% ../../nbs/73_encode.inference.ipynb #5d8334c7
+# %% ../../nbs/73_encode.inference.ipynb #583f5871
 def draw_shifts(
     groups,           # label of each TR, (T,): story or section; negative numbers are left out; None is one story
     n: int,           # number of draws
     seed: int,        # seed
-    min_shift: int,   # smallest shift either way, in TRs: longer than the memory of features and responses
+    min_shift: int,   # smallest shift either way, in TRs
     n_rows: int = 0,  # T, where `groups` is None
 ) -> tuple:           # list of row indices a group, and shifts (n, groups) in TRs
     "One independent shift a story and draw; a single story is never shifted twice by the same amount."
@@ -30,13 +30,13 @@ def draw_shifts(
     draws = [min_shift + (rng.permutation(m)[:n] if len(rows) == 1 else rng.integers(m, size=n)) for m in room]
     return rows, np.stack(draws, 1)
 
-# %% ../../nbs/73_encode.inference.ipynb #bffdbf3a
+# %% ../../nbs/73_encode.inference.ipynb #7ecb0541
 def circular_shift_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
     n: int = 1000,           # draws
     seed: int = 0,           # seed
-    min_shift: int = 20,     # smallest shift, in TRs
+    min_shift: int = 1,      # smallest shift either way, in TRs; see above before raising it
     groups=None,             # (T,) story labels; each story is shifted within itself; negative numbers are left out
     block: int = 2048,       # columns worked on at once
 ) -> np.ndarray:             # null correlations, (n, V) float32
@@ -49,7 +49,7 @@ def circular_shift_null(
         out[:, cols] = _shifted(np.asarray(prediction[..., cols]), np.asarray(responses[:, cols]), rows, shifts)
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #85952eed
+# %% ../../nbs/73_encode.inference.ipynb #597e128c
 def _standard(x, rows):
     x = np.asarray(x[..., np.concatenate(rows), :], dtype=np.float64)
     x = x - x.mean(-2, keepdims=True)
@@ -65,7 +65,7 @@ def _shifted(prediction, responses, rows, shifts):
         total = total + lagged[..., shifts[:, g], :]
     return total.max(0) if total.ndim == 3 else total
 
-# %% ../../nbs/73_encode.inference.ipynb #550aec74
+# %% ../../nbs/73_encode.inference.ipynb #c54e956d
 def block_permutation_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
@@ -93,7 +93,7 @@ def block_permutation_null(
             out[i, cols] = r.max(0) if r.ndim == 2 else r
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #d6dd4502
+# %% ../../nbs/73_encode.inference.ipynb #c38e5b99
 def null_p(
     observed,  # observed scores, (V,)
     null,      # null scores, (n, V)
@@ -103,7 +103,7 @@ def null_p(
     p = ((null >= observed).sum(0) + 1) / (len(null) + 1)
     return np.where(np.isfinite(observed) & np.isfinite(null).all(0), p, np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #12a8967a
+# %% ../../nbs/73_encode.inference.ipynb #7d233452
 def fdr(
     p,  # p-values, any shape; NaN where there is no test
 ) -> np.ndarray:  # Benjamini-Hochberg adjusted p-values, same shape; NaN stays and is not counted
@@ -114,7 +114,7 @@ def fdr(
     if has.any(): out[has] = false_discovery_control(p[has])
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #e021b231
+# %% ../../nbs/73_encode.inference.ipynb #707c9913
 def holm(
     p: dict,  # name -> p-value, a family of planned tests
 ) -> dict:    # name -> p-value adjusted after Holm
@@ -122,13 +122,13 @@ def holm(
     from statsmodels.stats.multitest import multipletests
     return dict(zip(p, multipletests(list(p.values()), method="holm")[1].tolist()))
 
-# %% ../../nbs/73_encode.inference.ipynb #29c71b07
+# %% ../../nbs/73_encode.inference.ipynb #739c5fb9
 def shift_test(
     prediction,             # (T, V) or (L, T, V)
     responses,              # (T, V)
     n: int = 1000,          # draws
     seed: int = 0,          # seed
-    min_shift: int = 20,    # TRs
+    min_shift: int = 1,     # smallest shift either way, in TRs
     groups=None,            # (T,) story labels
     block: int = 2048,      # columns worked on at once
 ) -> dict:  # r (V,), p (V,), q (V,) after FDR, null_95 (V,): 95 % point of the null; layer (V,) where there are layers
@@ -146,7 +146,7 @@ def shift_test(
         r[cols], p[cols], top[cols] = score, null_p(score, null), np.quantile(null, .95, axis=0)
     return dict(r=r, p=p, q=fdr(p), null_95=top) | (dict(layer=layer) if np.ndim(prediction) == 3 else {})
 
-# %% ../../nbs/73_encode.inference.ipynb #60c0774a
+# %% ../../nbs/73_encode.inference.ipynb #bde4fe2a
 def block_labels(
     stories,            # story of each TR, (T,)
     block_length: int,  # TRs a block
@@ -161,7 +161,7 @@ def block_labels(
         owner += [story] * count
     return labels, np.array(owner)
 
-# %% ../../nbs/73_encode.inference.ipynb #67a72649
+# %% ../../nbs/73_encode.inference.ipynb #30cb246c
 def block_sums(
     prediction: np.ndarray,  # (T, V), or (S, T, V): one prediction a seed
     responses: np.ndarray,   # (T, V)
@@ -179,7 +179,7 @@ def block_sums(
     if (out[:, 0, 0] == 0).any(): raise ParameterError("a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist())
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #e3378e46
+# %% ../../nbs/73_encode.inference.ipynb #c790520e
 def correlation_from_sums(
     sums: np.ndarray,  # (..., 6, V): n, Σp, Σy, Σp², Σy², Σpy
 ) -> np.ndarray:       # r, (..., V); NaN where either side does not vary
@@ -190,7 +190,7 @@ def correlation_from_sums(
         varies = (vp > 1e-12 * pp) & (vy > 1e-12 * yy)
         return np.where(varies, (py - p * y / n) / np.sqrt(np.where(varies, vp * vy, 1)), np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #165220b0
+# %% ../../nbs/73_encode.inference.ipynb #869aef16
 def _region_draws(arms, counts, masks, ceiling, chunk=256):
     "Region means of r (or of a difference of r) for each row of block counts, raw and normalised: (draws, regions, 2)."
     inside = np.flatnonzero(masks.any(0))
@@ -217,7 +217,7 @@ def _draw_counts(stories, n, rng):
         counts[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n)
     return counts
 
-# %% ../../nbs/73_encode.inference.ipynb #c08d8840
+# %% ../../nbs/73_encode.inference.ipynb #66c2c57f
 def crossed_interval(
     values: np.ndarray,    # observed score of each participant, (P,)
     draws: np.ndarray,     # the same scores over block draws shared by all participants, (P, n)
@@ -245,7 +245,7 @@ def crossed_interval(
         p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"), n=people, n_positive=int((values - alone > 0).sum()), n_negative=int((values + alone < 0).sum()),
         covers="participants and stimuli" if people > 1 else "stimuli", people_low=float(mean - spread), people_high=float(mean + spread))
 
-# %% ../../nbs/73_encode.inference.ipynb #d82f70d2
+# %% ../../nbs/73_encode.inference.ipynb #4d516099
 def crossed_bootstrap(
     arm,              # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
     baseline=None,    # the same for a second arm; the result is then the paired difference arm - baseline
@@ -269,7 +269,7 @@ def crossed_bootstrap(
     return {name: {kind: _one(scores[:, :, j, k], blocks, len(np.unique(stories)), level) for k, kind in enumerate(("raw", "normalized")) if k == 0 or ceilings is not None}
         for j, name in enumerate(names)}
 
-# %% ../../nbs/73_encode.inference.ipynb #e6ffa299
+# %% ../../nbs/73_encode.inference.ipynb #557f8dd7
 def _one(scores, blocks, stories, level):
     has = np.isfinite(scores[:, 0])
     if not has.any(): return dict(mean=float("nan"), ci_low=float("nan"), ci_high=float("nan"), n=0, participants=scores[:, 0].tolist())
@@ -277,7 +277,7 @@ def _one(scores, blocks, stories, level):
     draws = np.where(np.isfinite(draws), draws, np.nanmean(draws, axis=1, keepdims=True))
     return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {"participants": scores[:, 0].tolist()}
 
-# %% ../../nbs/73_encode.inference.ipynb #5162826c
+# %% ../../nbs/73_encode.inference.ipynb #180b9751
 def participant_test(
     values,              # one number a participant, (P,), e.g. a gain; average seeds first
     level: float = .95,  # coverage

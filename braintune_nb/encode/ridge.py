@@ -6,15 +6,15 @@
 __all__ = ['Design', 'label_folds', 'VoxelwiseRidge', 'BandedRidge', 'ratio_grid', 'nested_prediction', 'ReducedRank',
            'weight_basis']
 
-# %% ../../nbs/72_encode.ridge.ipynb #53f60512
+# %% ../../nbs/72_encode.ridge.ipynb #1f6657f6
 import numpy as np
 import torch
 from ..core import DataError, ParameterError
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #04ab4ffb
+# %% ../../nbs/72_encode.ridge.ipynb #304c517a
 class Design:
-    "Centred features in one or more bands with their inner products: (F, F) where F <= T (primal), otherwise (T, T) (dual)."
+    "Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T (primal), otherwise (T, T) (dual)."
     def __init__(self,
         bands,            # features (T, F), or dict band -> (T, F_b)
         normalise=False,  # divide each band by the root of its mean squared row norm, so that bands of 6 and 1,536 features start level
@@ -35,7 +35,7 @@ class Design:
         power = [float((x.double()**2).sum() / self.n) for x in self.x]
         self.scale = [p if normalise and p > 0 else 1.0 for p in power]
         self.x = [x / s**.5 for x, s in zip(self.x, self.scale)]
-        self.dual = self.n < sum(self.sizes) if dual is None else dual
+        self.dual = self.n < 1.25 * sum(self.sizes) if dual is None else dual  # a training fold is shorter than T
         if self.dual: self.grams = [_inner(x.T) for x in self.x]
         else: self.stack = self.x[0] if len(self.x) == 1 else torch.cat(self.x, 1); self.gram = _inner(self.stack)
 
@@ -43,7 +43,7 @@ class Design:
     def scaled(self, bands) -> list: "New rows, centred and scaled like the old ones, a list over bands of (T_new, F_b)."; return _scaled(self, bands)
     def moved(self, name, rows) -> "Design": "The design whose band `name` has its rows re-ordered, others as they are."; return _moved(self, name, rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #9cb4576f
+# %% ../../nbs/72_encode.ridge.ipynb #ce7b2994
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
@@ -65,7 +65,7 @@ def _moved(design, name, rows):
         other.gram = _inner(other.stack)
     return other
 
-# %% ../../nbs/72_encode.ridge.ipynb #5ba95e9e
+# %% ../../nbs/72_encode.ridge.ipynb #841205f5
 def _system(design, ratio, train, held=None):
     "Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection (T_held, r)."
     key = (tuple(ratio), train.tobytes())
@@ -99,7 +99,7 @@ def _rotate(design, vectors, train, y):
     "Project training responses (T_train, V) onto the eigenvectors: (r, V)."
     return vectors.T @ (y if design.dual else design.stack[torch.as_tensor(train, device=design.device)].T @ y)
 
-# %% ../../nbs/72_encode.ridge.ipynb #fa9afbed
+# %% ../../nbs/72_encode.ridge.ipynb #07cc5451
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -114,7 +114,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #c2e825b5
+# %% ../../nbs/72_encode.ridge.ipynb #032b70b4
 def _blocks(v, block): return [slice(i, min(i + block, v)) for i in range(0, v, block)]
 
 def _take(design, Y, rows, cols, mean):
@@ -143,7 +143,7 @@ def _search(design, Y, ratios, alphas, folds, mean, block):
         best[better], alpha[better], ratio[better] = low[better], np.asarray(alphas, np.float32)[index[better]], i
     return best, alpha, ratio
 
-# %% ../../nbs/72_encode.ridge.ipynb #09fbbd3f
+# %% ../../nbs/72_encode.ridge.ipynb #62c782df
 def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
     "Coefficients on all training rows: dual (T_train, V) or primal (F, V), float32 on the processor."
     v = Y.shape[1]
@@ -157,7 +157,7 @@ def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
             coef[:, cols] = (vectors @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))).cpu().numpy()
     return coef
 
-# %% ../../nbs/72_encode.ridge.ipynb #f164d8fb
+# %% ../../nbs/72_encode.ridge.ipynb #0436baa4
 class VoxelwiseRidge:
     "Ridge with one penalty a voxel, chosen by leaving out one group (story, section) of the training data at a time."
     names, normalise = None, False
@@ -178,7 +178,7 @@ class VoxelwiseRidge:
     @property
     def weights(self) -> np.ndarray: "Weights on the features as given, (F, V) float32, bands one after the other; made when asked."; return _weights(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #b3ad06fc
+# %% ../../nbs/72_encode.ridge.ipynb #755c54a4
 def _fit(model, X, Y, groups, rows):
     design = X if isinstance(X, Design) else Design(X, model.normalise, model.dual, device=model.device)
     if np.ndim(Y) != 2 or len(Y) != len(design) or len(np.asarray(groups)) != len(design):
@@ -207,7 +207,7 @@ def _moments(Y, rows, block):
         mean[cols], power[cols] = y.mean(0), y.var(0)
     return mean, power
 
-# %% ../../nbs/72_encode.ridge.ipynb #9d4dc20d
+# %% ../../nbs/72_encode.ridge.ipynb #c45fc6ec
 def _predict(model, X):
     "Prediction a band, generator over (T_new, V); the mean goes to the first band."
     design, is_rows = model.design_, not isinstance(X, dict) and np.ndim(X) == 1
@@ -232,7 +232,7 @@ def _weights(model):
         parts.append(w / np.float32(design.scale[b]**.5)); start += size
     return np.concatenate(parts)
 
-# %% ../../nbs/72_encode.ridge.ipynb #32f4b10f
+# %% ../../nbs/72_encode.ridge.ipynb #2bb4b0fa
 class BandedRidge(VoxelwiseRidge):
     "Ridge with a penalty for each band of features and each voxel: a fixed grid of ratios and penalties, so the same data give the same fit."
     normalise = True
@@ -252,7 +252,7 @@ class BandedRidge(VoxelwiseRidge):
     @property
     def penalties_(self) -> np.ndarray: "Penalty on the features as given, (B, V); infinite where a band is left out."; return _penalties(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #c7f6f1f7
+# %% ../../nbs/72_encode.ridge.ipynb #b214e347
 def ratio_grid(
     n_bands: int,            # number of bands B
     levels=(0, .01, .1, 1),  # relative sizes a band may have
@@ -262,7 +262,7 @@ def ratio_grid(
     grid = grid[grid.max(1) == max(levels)]
     return np.unique(grid / grid.sum(1, keepdims=True), axis=0)
 
-# %% ../../nbs/72_encode.ridge.ipynb #48fbc02b
+# %% ../../nbs/72_encode.ridge.ipynb #ee1bced2
 def _parts(model, X):
     parts = list(_predict(model, X))
     return {name: part - (model.mean_ if b == 0 else 0) for b, (name, part) in enumerate(zip(model.design_.names, parts))}
@@ -277,7 +277,7 @@ def _split_scores(model, X, Y):
 def _penalties(model):
     with np.errstate(divide="ignore"): return model.best_alphas_ * np.asarray(model.design_.scale, np.float32)[:, None] / model.ratios_
 
-# %% ../../nbs/72_encode.ridge.ipynb #c5a70d0d
+# %% ../../nbs/72_encode.ridge.ipynb #36502ad9
 def nested_prediction(
     model,   # VoxelwiseRidge or BandedRidge; left fitted to the last fold
     X,       # features (T, F), dict of bands, or a Design
@@ -291,7 +291,7 @@ def nested_prediction(
         out[held] = model.fit(design, Y, groups, rows=train).predict(held)
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #ec9182ac
+# %% ../../nbs/72_encode.ridge.ipynb #b9220655
 class ReducedRank:
     "Ridge of a new participant in the subspace that other participants' weights span."
     def __init__(self,
@@ -320,7 +320,7 @@ class ReducedRank:
     @property
     def weights(self) -> np.ndarray: "Weights on the full features, (F, V)."; return self.basis[:, :self.rank_] @ self.model_.weights
 
-# %% ../../nbs/72_encode.ridge.ipynb #862a7f9d
+# %% ../../nbs/72_encode.ridge.ipynb #be0685d4
 def weight_basis(
     weights,          # list over other participants of ridge weights, (F, V_p) each
     scores,           # list over the same of validation scores, (V_p,) each, e.g. `cv_r2_`; negative and NaN count as 0

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TextInputs', 'text_inputs', 'read_states', 'hidden_states', 'text_features']
 
-# %% ../../nbs/31_features.text.ipynb #4b9bf4ee
+# %% ../../nbs/31_features.text.ipynb #eff25010
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..align.resample import resample, story_weights
 from ..align.windows import word_windows
 from ..model.backbone import Backbone
 
-# %% ../../nbs/31_features.text.ipynb #7f9e4aa3
+# %% ../../nbs/31_features.text.ipynb #b4081a67
 @dataclass(frozen=True, eq=False)
 class TextInputs:
     "The context of each word, as tokens."
@@ -36,7 +36,7 @@ class TextInputs:
         "The same on another device."
         return TextInputs(self.token_ids.to(device), self.attention_mask.to(device), self.position.to(device), self.unknown, self.truncated)
 
-# %% ../../nbs/31_features.text.ipynb #4157c35c
+# %% ../../nbs/31_features.text.ipynb #413b34be
 def _joining(tokenizer, language: str) -> tuple:
     "(what stands before the first word, what stands between words)"
     pieces = lambda text: tokenizer(text, add_special_tokens=False).input_ids
@@ -49,12 +49,13 @@ def _frame(backbone) -> tuple:
     "Token numbers before and after the words: the tokenizer's own frame; for decoders a start and no end."
     tokenizer = backbone.tokenizer
     bare, framed = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+    if not bare: raise ModelError("The tokenizer leaves nothing of the letter a", place=backbone.name, next_step="use a tokenizer with pieces for letters or an unknown-word token")
     at = next(i for i in range(len(framed)) if framed[i:i + len(bare)] == bare)
     before, after = framed[:at], framed[at + len(bare):]
     if not backbone.causal: return before, after
     return before or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), []
 
-# %% ../../nbs/31_features.text.ipynb #c91aae1c
+# %% ../../nbs/31_features.text.ipynb #1fb6cce3
 def text_inputs(
     words,               # Events, (N,) words of one story, all of them, in order
     backbone: Backbone,  # whose tokenizer is used
@@ -67,21 +68,21 @@ def text_inputs(
     contexts = [lead + separator.join(texts[start:stop]) for start, stop in word_windows(texts, n_words)]
     coded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     before, after = _frame(backbone)
-    room, rows, unknown, truncated = backbone.max_length - len(before) - len(after), [], 0, 0
+    room, rows, unknown, truncated = backbone.max_length - len(before) - len(after), [], [], 0
     for i, (ids, offsets) in enumerate(zip(coded.input_ids, coded.offset_mapping)):
         begin = len(contexts[i]) - len(texts[i])
         own = [k for k, (_, end) in zip(ids, offsets) if end > begin]
         if not own or not texts[i]:
             raise DataError("A word leaves no token", place=f"word {i} at {words.onset[i]:.2f} s", found=repr(words.text[i]), next_step="drop the label from the words, or mend it")
-        unknown += all(k == tokenizer.unk_token_id for k in own)
+        if all(k == tokenizer.unk_token_id for k in own): unknown.append(texts[i])
         truncated += len(ids) > room
         rows.append(before + ids[-room:] + after)
-    if unknown > len(rows) / 2:
-        raise ModelError("The tokenizer does not know the words", place=backbone.name, found=f"{unknown} of {len(rows)} words unknown, such as {texts[-1]!r}",
+    if len(unknown) > len(rows) / 2:
+        raise ModelError("The tokenizer does not know the words", place=backbone.name, found=f"{len(unknown)} of {len(rows)} words unknown, such as {unknown[0]!r}",
                          next_step="use a backbone of the story's language")
-    return _padded(rows, len(after), tokenizer.pad_token_id or 0, unknown / max(len(rows), 1), truncated)
+    return _padded(rows, len(after), tokenizer.pad_token_id or 0, len(unknown) / max(len(rows), 1), truncated)
 
-# %% ../../nbs/31_features.text.ipynb #cc76c224
+# %% ../../nbs/31_features.text.ipynb #6809864f
 def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int) -> TextInputs:
     "One table from rows of unequal length."
     length = torch.tensor([len(r) for r in rows], dtype=torch.int64)
@@ -90,7 +91,7 @@ def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int) ->
     mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
     return TextInputs(ids, mask, length - after - 1, unknown, truncated)
 
-# %% ../../nbs/31_features.text.ipynb #24b710bf
+# %% ../../nbs/31_features.text.ipynb #5122dbb1
 def read_states(
     model: torch.nn.Module,        # transformers base model
     token_ids: torch.Tensor,       # (N, K) int64
@@ -105,7 +106,7 @@ def read_states(
     state = out.last_hidden_state if last else out.hidden_states[layer % (layers + 1)]
     return state[torch.arange(len(position), device=position.device), position]
 
-# %% ../../nbs/31_features.text.ipynb #3638257b
+# %% ../../nbs/31_features.text.ipynb #fd7e9962
 def hidden_states(
     backbone: Backbone,
     inputs: TextInputs,      # N contexts
@@ -129,7 +130,7 @@ def hidden_states(
     model.train(training)
     return out
 
-# %% ../../nbs/31_features.text.ipynb #e8b923c5
+# %% ../../nbs/31_features.text.ipynb #a2ad3925
 def text_features(
     story,               # Story: words, language, clock
     backbone: Backbone,
@@ -152,7 +153,7 @@ def text_features(
     weights = story_weights(story, how, preset)
     return np.stack([resample(layer, weights) for layer in states])
 
-# %% ../../nbs/31_features.text.ipynb #22bc65df
+# %% ../../nbs/31_features.text.ipynb #7c7e996c
 def _states_key(backbone, inputs: TextInputs, layers: list) -> str:
     "Hash of all that states depend on."
     weights = [content_hash(name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for name, value in backbone.model.state_dict().items()]

@@ -6,7 +6,7 @@
 __all__ = ['SectionInputs', 'random_backbone', 'section_inputs', 'section_targets', 'activation_gb', 'word_states', 'BrainTuner',
            'freeze_layers', 'save_tuner', 'load_tuner']
 
-# %% ../../nbs/41_model.tuner.ipynb #03a940dd
+# %% ../../nbs/41_model.tuner.ipynb #0c79b98a
 import copy, json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..align.delays import delay
 from .backbone import Backbone, load_backbone, transformer_blocks
 from ..features.text import read_states, text_inputs
 
-# %% ../../nbs/41_model.tuner.ipynb #ba634309
+# %% ../../nbs/41_model.tuner.ipynb #11f0d57c
 @dataclass(frozen=True, eq=False)
 class SectionInputs:
     "What the tuner reads for one section: tokens of the words that matter, and their weight at each TR."
@@ -37,11 +37,13 @@ class SectionInputs:
 
     def __len__(self) -> int: return len(self.keep)
 
-    def to(self, device) -> "SectionInputs":
+    def to(self,
+        device,             # torch device or its name
+    ) -> "SectionInputs":   # the same tensors there
         "The same on another device."
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)})
 
-# %% ../../nbs/41_model.tuner.ipynb #a2b28416
+# %% ../../nbs/41_model.tuner.ipynb #b77c1966
 def random_backbone(
     words,            # words of the vocabulary
     width: int = 32,  # H
@@ -60,10 +62,10 @@ def random_backbone(
         max_position_embeddings=64, initializer_range=0.1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False).eval()
+        model = BertModel(config).eval()
     return Backbone(model, fast, "random", None, layers, width, 64, False)
 
-# %% ../../nbs/41_model.tuner.ipynb #54352dcd
+# %% ../../nbs/41_model.tuner.ipynb #72ea3812
 def _needed_rows(section, delays):
     "The section's rows and as many before them as the longest delay asks for, within the story."
     rows = np.asarray(section.rows)
@@ -72,7 +74,7 @@ def _needed_rows(section, delays):
             expected=f"some of the {len(section.story.clock)} TRs of {section.story.name!r}")
     return np.arange(max(0, rows.min() - max(delays)), rows.max() + 1)
 
-# %% ../../nbs/41_model.tuner.ipynb #b3e7696a
+# %% ../../nbs/41_model.tuner.ipynb #ddfaa47a
 def section_inputs(
     section,               # Section: a story, or a block of one
     backbone,              # Backbone whose tokenizer is used
@@ -92,7 +94,7 @@ def section_inputs(
     return SectionInputs(section.name, parts[0][:, :width].contiguous(), parts[1][:, :width].contiguous(), parts[2],
         torch.as_tensor(weights[:, words], dtype=torch.float32), int(rows[0]), torch.as_tensor(np.asarray(section.rows) - rows[0]))
 
-# %% ../../nbs/41_model.tuner.ipynb #02a2da59
+# %% ../../nbs/41_model.tuner.ipynb #c19bf482
 def section_targets(
     section,                  # Section
     recordings: dict,         # participant -> story name -> Recording, as in Dataset.recordings
@@ -106,7 +108,7 @@ def section_targets(
     rows = {p: recordings[p][section.story.name].responses[np.asarray(section.rows)] for p in chosen if section.story.name in recordings[p]}
     return {p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32)) for p, x in rows.items()}
 
-# %% ../../nbs/41_model.tuner.ipynb #d2ea1e43
+# %% ../../nbs/41_model.tuner.ipynb #95e5b884
 class _Caught(Exception):
     "Carries the input of a block out of a forward pass."
 
@@ -123,7 +125,7 @@ def _states_at(model, token_ids, attention_mask, position, layer):
     except _Caught as caught: return caught.args[0][torch.arange(len(position), device=position.device), position]
     finally: hook.remove()
 
-# %% ../../nbs/41_model.tuner.ipynb #d9dda508
+# %% ../../nbs/41_model.tuner.ipynb #5b12814a
 def activation_gb(
     tokens: tuple,  # (N, K): words and tokens of a context
     config,         # the backbone's configuration
@@ -133,7 +135,7 @@ def activation_gb(
     n, k = tokens
     return n * k * layers * (34 * config.hidden_size + 5 * config.num_attention_heads * k) * 2 / 1e9
 
-# %% ../../nbs/41_model.tuner.ipynb #5ac3b9b2
+# %% ../../nbs/41_model.tuner.ipynb #af669cff
 def word_states(
     model: torch.nn.Module,   # transformers base model
     inputs: SectionInputs,    # on the model's device
@@ -151,7 +153,7 @@ def word_states(
         states.append(checkpoint(_states_at, *part, use_reentrant=False) if again else _states_at(*part))
     return torch.cat(states).float()[torch.argsort(order)]
 
-# %% ../../nbs/41_model.tuner.ipynb #c0146b42
+# %% ../../nbs/41_model.tuner.ipynb #8939906b
 def _over_time(x):
     "(T, F), each column with mean 0 and unbiased standard deviation 1; constant columns become 0."
     return (x - x.mean(0)) / (x.std(0) + 1e-6) if len(x) > 1 else x * 0
@@ -168,7 +170,7 @@ def _heads(outputs, width, kind, seed):
         torch.manual_seed(seed)
         return torch.nn.ModuleList(torch.nn.Linear(width, v) for v in (sizes[:1] if kind == "shared" else sizes))
 
-# %% ../../nbs/41_model.tuner.ipynb #a06d1ee3
+# %% ../../nbs/41_model.tuner.ipynb #3c9cc65f
 class BrainTuner(torch.nn.Module):
     "A backbone that predicts responses: states of words, resampled to TRs, z-scored over time, delayed, read out by linear heads."
     def __init__(self,
@@ -191,13 +193,18 @@ class BrainTuner(torch.nn.Module):
     @property
     def backbone(self): "The backbone as it is now: tuned weights, same tokenizer."; return replace(self._origin, model=self.model)
 
-    def features(self, inputs: SectionInputs) -> torch.Tensor:
+    def features(self,
+        inputs: SectionInputs,  # on the tuner's device
+    ) -> torch.Tensor:          # (T_s, H * D) float32
         "Delayed features of the section's own rows, (T_s, H * D), float32."
         states = self.dropout(word_states(self.model, inputs, self.layer, memory_gb=self.memory_gb))
         with torch.autocast(states.device.type, enabled=False):          # sums over time in full precision
             return delay(_over_time(resample(states, inputs.weights)), self.delays)[inputs.keep]
 
-    def forward(self, inputs: SectionInputs, participants=None) -> dict:
+    def forward(self,
+        inputs: SectionInputs,  # on the tuner's device
+        participants=None,      # whose; default: all
+    ) -> dict:                  # participant -> (T_s, V)
         "participant -> prediction (T_s, V), for all or for those named."
         names = list(self.outputs) if participants is None else list(participants)
         if unknown := [p for p in names if p not in self.outputs]:
@@ -206,14 +213,9 @@ class BrainTuner(torch.nn.Module):
         if self.kind == "shared": return dict.fromkeys(names, self.heads[0](x))
         return {p: self.heads[list(self.outputs).index(p)](x) for p in names}
 
-    def freeze(self, train_layers="all") -> int: "See `freeze_layers`."; return freeze_layers(self, train_layers)
-    def save_pretrained(self, folder) -> Path: "See `save_tuner`."; return save_tuner(self, folder)
-    @classmethod
-    def from_pretrained(cls, folder) -> "BrainTuner": "See `load_tuner`."; return load_tuner(folder)
-
-# %% ../../nbs/41_model.tuner.ipynb #40c7477b
+# %% ../../nbs/41_model.tuner.ipynb #9a7cc7ff
 def freeze_layers(
-    tuner: BrainTuner,
+    tuner: BrainTuner,   # whose backbone
     train_layers="all",  # 'all', 'blocks', 'none', or how many blocks below the read layer (a number, or digits)
 ) -> int:                # how many backbone parameters are trained
     "Choose what is trained in the backbone; heads always are. ParameterError for anything else."
@@ -228,9 +230,12 @@ def freeze_layers(
     for block in chosen: block.requires_grad_(True)
     return sum(p.numel() for p in tuner.model.parameters() if p.requires_grad)
 
-# %% ../../nbs/41_model.tuner.ipynb #d99da02d
+
+BrainTuner.freeze = freeze_layers
+
+# %% ../../nbs/41_model.tuner.ipynb #321dd060
 def save_tuner(
-    tuner: BrainTuner,
+    tuner: BrainTuner, # what to write
     folder,            # made if absent
 ) -> Path:             # the folder
     "Write backbone and tokenizer (Hugging Face form), heads (safetensors) and settings (JSON)."
@@ -244,7 +249,10 @@ def save_tuner(
     write_atomic(folder / "tuner.json", json.dumps(settings, indent=1, ensure_ascii=False))
     return folder
 
-# %% ../../nbs/41_model.tuner.ipynb #cf6b476c
+
+BrainTuner.save_pretrained = save_tuner
+
+# %% ../../nbs/41_model.tuner.ipynb #4bab86d9
 def load_tuner(
     folder,         # what `save_tuner` wrote
 ) -> BrainTuner:    # in eval mode, on the CPU
@@ -260,3 +268,6 @@ def load_tuner(
         raise ModelError("The heads do not fit the settings", file=folder / "heads.safetensors", found=f"{len(saved)} tensors", expected=f"{len(mine)} of the shapes in tuner.json")
     tuner.heads.load_state_dict(saved)
     return tuner.eval()
+
+
+BrainTuner.from_pretrained = staticmethod(load_tuner)

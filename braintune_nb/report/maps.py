@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'OTHERS', 'colour', 'png', 'hemispheres', 'surface_map', 'region_map', 'save_maps', 'map_figures',
            'alignment_figure', 'gain_figure', 'seen_unseen_figure', 'layer_curve', 'training_curves']
 
-# %% ../../nbs/91_report.maps.ipynb #dc486dc0
+# %% ../../nbs/91_report.maps.ipynb #5e034f15
 import io
 from pathlib import Path
 
@@ -15,13 +15,13 @@ import pandas as pd
 
 from ..core import DataError, read_arrays, write_arrays
 from ..data.recordings import Space
-from .tables import alignment_table, gain_table, tidy
+from .tables import _by_region, alignment_table, gain_table, tidy
 
-# %% ../../nbs/91_report.maps.ipynb #002705a1
+# %% ../../nbs/91_report.maps.ipynb #6a3aa258
 COLOURS = {"pretrained": "#6b6b6b", "tuned": "#0072B2", "permuted": "#D55E00", "reduced_rank": "#009E73"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#7b3294")
 
-# %% ../../nbs/91_report.maps.ipynb #1d69e4e0
+# %% ../../nbs/91_report.maps.ipynb #8d0777ae
 def colour(
     arm: str,        # name of an arm
     arms: tuple = (),  # all arms of the figure, so that the ones without a fixed colour get different ones
@@ -30,7 +30,7 @@ def colour(
     others = [a for a in arms if a not in COLOURS]
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS) if arm in others else 0]
 
-# %% ../../nbs/91_report.maps.ipynb #35ac74d8
+# %% ../../nbs/91_report.maps.ipynb #a1d22f1b
 def _axes(panels, width, height, **kwargs):
     import seaborn
     from matplotlib.figure import Figure
@@ -40,9 +40,13 @@ def _axes(panels, width, height, **kwargs):
     for ax in axes: seaborn.despine(ax=ax, left=True)
     return figure, axes
 
+def _legend(figure, ax):
+    named = dict(zip(*ax.get_legend_handles_labels()[::-1]))
+    figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8, frameon=False)
+
 def _label(name): return str(name).replace("_", " ")
 
-# %% ../../nbs/91_report.maps.ipynb #07c2d6d1
+# %% ../../nbs/91_report.maps.ipynb #54337a6d
 def png(
     figure,          # a matplotlib figure
     dpi: int = 110,  # dots per inch
@@ -52,7 +56,7 @@ def png(
     figure.savefig(store, format="png", dpi=dpi)
     return store.getvalue()
 
-# %% ../../nbs/91_report.maps.ipynb #2857d0b5
+# %% ../../nbs/91_report.maps.ipynb #6ac920db
 def hemispheres(
     columns: np.ndarray,          # (V,) vertex numbers on fsaverage5, each once
     scores: np.ndarray,           # (V,) one score a vertex
@@ -66,7 +70,7 @@ def hemispheres(
     whole[columns] = scores
     return {"left": whole[:n], "right": whole[n:]}
 
-# %% ../../nbs/91_report.maps.ipynb #26a3a134
+# %% ../../nbs/91_report.maps.ipynb #eb6ff053
 def surface_map(
     columns: np.ndarray,       # (V,) vertex numbers on fsaverage5
     scores: np.ndarray,        # (V,) scores, e.g. r
@@ -95,7 +99,7 @@ def surface_map(
     figure.text(.01, .97, title, va="top", fontsize=9)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #c47b4571
+# %% ../../nbs/91_report.maps.ipynb #84fa60e9
 def region_map(
     labels,                       # (V,) names of the regions
     scores: np.ndarray,           # (V,) or (P, V) scores
@@ -115,7 +119,7 @@ def region_map(
     ax.set_title(title, loc="left", fontsize=9); ax.tick_params(labelsize=7, length=0, rotation=0)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #d18b5e4e
+# %% ../../nbs/91_report.maps.ipynb #951df46c
 def save_maps(
     path,               # where it goes: run.path('scores/maps.npz')
     space: Space,       # what the V columns are
@@ -129,7 +133,7 @@ def save_maps(
     return write_arrays(path, space=space.name, kind=space.kind, columns=np.asarray(space.columns), labels=np.array(labels, "U"),
                         participants=np.array([str(p) for p in (participants or ())], "U"), **{f"map:{n}": np.asarray(s, "float32") for n, s in maps.items()})
 
-# %% ../../nbs/91_report.maps.ipynb #efcfef8f
+# %% ../../nbs/91_report.maps.ipynb #90ea26b2
 def map_figures(
     path,       # a file that `save_maps` wrote
 ) -> dict:      # map name -> figure; empty for spaces that have no picture here (voxels of one participant)
@@ -145,7 +149,7 @@ def map_figures(
         elif kind == "region": figures[name] = region_map(stored["labels"], scores, people if scores.ndim == 2 and len(people) == len(scores) else None, _label(name), gain)
     return figures
 
-# %% ../../nbs/91_report.maps.ipynb #0c5a9f3c
+# %% ../../nbs/91_report.maps.ipynb #616ff3e6
 def _dots(ax, table, arms, line=None):
     for y, arm in enumerate(arms[::-1]):
         for _, row in table[table.arm == arm].iterrows():
@@ -157,25 +161,24 @@ def _dots(ax, table, arms, line=None):
 def _by_roi(table, kind, line, xlabel):
     table = table[table.kind == kind]
     rois, arms = table.roi.unique(), tuple(table.arm.unique())
-    figure, axes = _axes(max(len(rois), 1), 1.2 + 2.4 * max(len(rois), 1), .75 + .24 * len(arms), sharey=True) if len(rois) <= 3 else _axes(len(rois), 9, .9 + .24 * len(arms), sharey=True)
+    width = 1.2 + 2.4 * len(rois) if len(rois) <= 3 else 9
+    figure, axes = _axes(max(len(rois), 1), width, .8 + .24 * len(arms), sharex=True, sharey=True)   # one scale, so that regions can be compared
     for ax, roi in zip(axes, rois):
         _dots(ax, table[table.roi == roi], arms, line(roi))
         ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel(xlabel, fontsize=8); ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=4)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #637c444b
+# %% ../../nbs/91_report.maps.ipynb #619cf072
 def alignment_figure(
     summary: dict,      # as in summary.json
     kind: str = "raw",  # 'raw': r; 'normalized': r over its ceiling
 ):                      # matplotlib figure
     "Alignment of every arm with its interval, one panel a region, the noise ceiling dashed."
     table = alignment_table(summary)
-    order = ["pretrained", "tuned", *[a for a in table.arm.unique() if a not in ("pretrained", "tuned")]]
-    table = table.assign(o=table.arm.map(order.index)).sort_values("o", kind="stable")
     ceilings = tidy(summary["ceiling"], ("roi",)).set_index("roi")["mean"]
     return _by_roi(table, kind, lambda roi: ceilings.get(roi, np.nan) if kind == "raw" else 1., "r" if kind == "raw" else "r / ceiling")
 
-# %% ../../nbs/91_report.maps.ipynb #ad002069
+# %% ../../nbs/91_report.maps.ipynb #38a01264
 def gain_figure(
     summary: dict,      # as in summary.json
     kind: str = "raw",  # 'raw' or 'normalized'
@@ -183,51 +186,54 @@ def gain_figure(
     "Every arm minus pretrained, tuned first and its controls below, with the line at zero."
     return _by_roi(gain_table(summary), kind, lambda roi: 0., "r minus pretrained" if kind == "raw" else "normalised, minus pretrained")
 
-# %% ../../nbs/91_report.maps.ipynb #bbbde407
+# %% ../../nbs/91_report.maps.ipynb #a4208d1e
 def seen_unseen_figure(
     summary: dict,   # with `seen_unseen[arm]['seen' or 'unseen'][roi]`
 ):                   # matplotlib figure, or None where the run has no such scores
     "Alignment on seen and on unseen concepts, one panel a region; filled is seen, hollow is unseen."
     if not summary.get("seen_unseen"): return None
     table = _leaf_table(summary["seen_unseen"], ("arm", "concepts", "roi"))
+    table = _by_region(table)
     rois, arms = table.roi.unique(), tuple(table.arm.unique())
-    figure, axes = _axes(len(rois), 1.6 + 2.4 * len(rois), .8 + .3 * len(arms), sharey=True)
+    figure, axes = _axes(len(rois), min(2 + 2.4 * len(rois), 9), .8 + .3 * len(arms), sharex=True, sharey=True)
     for ax, roi in zip(axes, rois):
         for row in table[table.roi == roi].itertuples():
             y = len(arms) - 1 - arms.index(row.arm) + (.13 if row.concepts == "seen" else -.13)
             c = colour(row.arm, arms)
             ax.plot([row.ci_low, row.ci_high], [y, y], color=c, lw=2, alpha=.5)
             ax.plot(row.mean, y, "o", color=c, mfc=c if row.concepts == "seen" else "white", ms=6, label=row.concepts if row.arm == arms[0] else None)
-        ax.set(yticks=range(len(arms)), yticklabels=[_label(a) for a in arms[::-1]]); ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel("r", fontsize=8)
-    axes[-1].legend(fontsize=7, frameon=False)
+        ax.set(yticks=range(len(arms)), yticklabels=[_label(a) for a in arms[::-1]], ylim=(-.5, len(arms) - .5)); ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel("r", fontsize=8)
+        ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=4)
+    _legend(figure, axes[0])
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #90b24407
+# %% ../../nbs/91_report.maps.ipynb #e38a572e
 def _leaf_table(tree, names):
     "Rows of a tree whose leaves may be {'raw':…, 'normalized':…}: raw is kept."
     table = tidy(tree, names)
     extra = [c for c in table if c.startswith("level")]
     return table[table[extra[0]] == "raw"].drop(columns=extra) if extra else table
 
-# %% ../../nbs/91_report.maps.ipynb #9ee05187
+# %% ../../nbs/91_report.maps.ipynb #4f2a84c8
 def layer_curve(
     summary: dict,   # with `layers`: rows {arm, layer, roi, mean, ci_low, ci_high}
 ):                   # matplotlib figure, or None where the run has no such scores
     "Alignment by layer, one panel a region, one line an arm."
     if not summary.get("layers"): return None
-    table = pd.DataFrame(summary["layers"])
+    table = _by_region(pd.DataFrame(summary["layers"]))
     arms, rois = tuple(table.arm.unique()), table.roi.unique()
-    figure, axes = _axes(len(rois), 1.6 + 2.4 * len(rois), 2.1, sharey=True)
+    figure, axes = _axes(len(rois), min(2 + 2.4 * len(rois), 9), 2.1, sharey=True)
     for ax, roi in zip(axes, rois):
         for arm in arms:
             rows = table[(table.roi == roi) & (table.arm == arm)].sort_values("layer")
             ax.plot(rows.layer, rows["mean"], "o-", color=colour(arm, arms), ms=4, label=_label(arm))
             if "ci_low" in rows: ax.fill_between(rows.layer, rows.ci_low.astype(float), rows.ci_high.astype(float), color=colour(arm, arms), alpha=.15, lw=0)
         ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel("layer", fontsize=8); ax.set_xticks(sorted(table.layer.unique()))
-    axes[0].set_ylabel("r", fontsize=8); axes[-1].legend(fontsize=7, frameon=False)
+        ax.tick_params(labelsize=8)
+    axes[0].set_ylabel("r", fontsize=8); _legend(figure, axes[0])
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #8732c9f7
+# %% ../../nbs/91_report.maps.ipynb #d3ff970d
 def training_curves(
     summary: dict,   # with `training`: list of {arm, seed, log}; log is a list of rows with `epoch`
 ):                   # matplotlib figure, or None where the run has no such curves
@@ -236,12 +242,12 @@ def training_curves(
     if not runs: return None
     keys = [k for k in dict.fromkeys(k for r in runs for row in r["log"] for k in row) if any(w in k for w in ("loss", "correlation", "score")) and "best" not in k][:3]
     arms = tuple(dict.fromkeys(r["arm"] for r in runs))
-    figure, axes = _axes(max(len(keys), 1), 1. + 2.4 * max(len(keys), 1), 2.1)
+    figure, axes = _axes(max(len(keys), 1), 1.4 + 2.4 * max(len(keys), 1), 2.1)
     for ax, key in zip(axes, keys):
         for run in runs:
             points = [(row.get("epoch", i), row[key]) for i, row in enumerate(run["log"]) if row.get(key) is not None]
             if points: ax.plot(*zip(*points), color=colour(run["arm"], arms), lw=1.3, alpha=.8, marker="." if len(points) < 30 else None, label=_label(run["arm"]))
         ax.set_title(_label(key), loc="left", fontsize=9); ax.set_xlabel("epoch", fontsize=8)
-    handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1]))
-    axes[-1].legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
+        ax.tick_params(labelsize=8)
+    _legend(figure, axes[0])
     return figure

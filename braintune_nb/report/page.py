@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['SAYS', 'STYLE', 'MACROS', 'TOP', 'REST', 'SECTIONS', 'verdict', 'sentences', 'limits', 'duration', 'report']
 
-# %% ../../nbs/92_report.page.ipynb #ce700537
+# %% ../../nbs/92_report.page.ipynb #f506d03b
 import base64
 from pathlib import Path
 
 import numpy as np
 
-from ..core import write_atomic
+from ..core import read_arrays, write_atomic
 from .maps import (alignment_figure, gain_figure, layer_curve, map_figures, png, seen_unseen_figure, training_curves)
-from .tables import alignment_table, gain_table, read_run, tidy
+from .tables import _by_region, alignment_table, gain_table, read_run, split_tables, tidy
 
-# %% ../../nbs/92_report.page.ipynb #2f5ae6ab
+# %% ../../nbs/92_report.page.ipynb #fd5f753c
 def verdict(
     leaf: dict,   # {mean, ci_low, ci_high}
 ) -> str:         # 'higher', 'lower', 'unclear' (zero inside) or 'unknown' (no interval)
@@ -24,15 +24,22 @@ def verdict(
     if low is None or high is None or np.isnan([low, high]).any(): return "unknown"
     return "higher" if low > 0 else "lower" if high < 0 else "unclear"
 
-# %% ../../nbs/92_report.page.ipynb #83944ef9
-def _number(x, sign=False): return "–" if x is None or np.isnan(x) else f"{x:+.3f}".replace("-", "−") if sign else f"{x:.3f}".replace("-", "−")
+# %% ../../nbs/92_report.page.ipynb #572407bb
+def _number(x, sign=False):
+    "Three decimals, a true minus sign, a dash for no number, and no sign on a rounded zero."
+    if x is None or np.isnan(x): return "–"
+    return "0.000" if abs(x) < .0005 else f"{x:{'+' if sign else ''}.3f}".replace("-", "−")
+
+def _range(leaf, sign=False):
+    low, high = _number(leaf.get("ci_low"), sign), _number(leaf.get("ci_high"), sign)
+    return "–" if low == high == "–" else f"{low} to {high}"
 
 def _difference(leaf):
-    return f"{_number(leaf.get('mean'), True)} (interval {_number(leaf.get('ci_low'), True)} to {_number(leaf.get('ci_high'), True)})"
+    return f"{_number(leaf.get('mean'), True)} (interval {_range(leaf, True)})"
 
 SAYS = {"higher": "the interval lies above zero", "lower": "the interval lies below zero", "unclear": "the interval includes zero", "unknown": "no interval was computed"}
 
-# %% ../../nbs/92_report.page.ipynb #98436800
+# %% ../../nbs/92_report.page.ipynb #d18fffd6
 def sentences(
     summary: dict,   # as in summary.json
     roi: str,        # the region spoken about
@@ -40,7 +47,7 @@ def sentences(
     "Say what the gain in one region is worth, from its interval and from its controls."
     gain, permuted = summary["gain"][roi]["raw"], summary["gain_permuted"][roi]["raw"]
     arms = {arm: by[roi]["raw"]["mean"] for arm, by in summary["alignment"].items() if by.get(roi)}
-    v, name = verdict(gain), roi.replace("_", " ")
+    v, name = verdict(gain), f"the {roi.replace('_', ' ')} region"
     lead = {"higher": f"Tuning raised alignment in {name}", "lower": f"Tuning lowered alignment in {name}", "unclear": f"No reliable change of alignment in {name}",
             "unknown": f"Alignment in {name} changed by an amount whose uncertainty is not known"}[v]
     said = [f"{lead}: tuned minus pretrained is {_difference(gain)}; {SAYS[v]}."]
@@ -54,7 +61,7 @@ def sentences(
                     + ("; knowing the subspace is enough to explain the result." if reduced >= tuned and v == "higher" else "."))
     return said
 
-# %% ../../nbs/92_report.page.ipynb #820ed0c2
+# %% ../../nbs/92_report.page.ipynb #ca9ff8f6
 def limits(
     summary: dict,   # as in summary.json
     record: dict,    # as in run.json
@@ -69,7 +76,7 @@ def limits(
     found.append("Other stories, other languages, other backbones and other scanners were not part of this run.")
     return found
 
-# %% ../../nbs/92_report.page.ipynb #789784d9
+# %% ../../nbs/92_report.page.ipynb #8ac10e10
 STYLE = """
 :root{--ink:#1d2430;--soft:#5d6778;--line:#e2e6ec;--paper:#fff;--wash:#f6f8fa;--blue:#0061a4;--good:#00724f;--bad:#a8420a;color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b5;--line:#323a46;--paper:#14181e;--wash:#1c222b;--blue:#7cc0f5;--good:#5fd0a6;--bad:#f2a07b}}
@@ -81,7 +88,7 @@ p,li{max-width:46rem}.soft,figcaption,caption{color:var(--soft);font-size:.875re
 .lead{font-size:1.12rem;border-left:4px solid var(--blue);padding:.2rem 0 .2rem 1rem;margin:1.2rem 0}.lead p{margin:.35rem 0}.lead p+p{font-size:.95rem;color:var(--soft)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.7rem;margin:1.4rem 0}
 .tile{background:var(--wash);border:1px solid var(--line);border-radius:.6rem;padding:.7rem .9rem}.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}
-.tile span{font-size:.8rem;color:var(--soft)}.higher b{color:var(--good)}.lower b{color:var(--bad)}
+.tile span{display:block;font-size:.8rem;line-height:1.35;color:var(--soft)}.higher b{color:var(--good)}.lower b{color:var(--bad)}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;margin:.4rem 0 1rem}caption{text-align:left;padding-bottom:.3rem}
 th,td{text-align:left;padding:.32rem .7rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top}th{font-weight:600;color:var(--soft)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}tr.first td{border-top:2px solid var(--line)}tr.tuned td{font-weight:600}
@@ -91,19 +98,19 @@ nav{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.6rem 0 
 @media print{body{font-size:11pt}main{max-width:none;padding:0}nav{display:none}h2{break-after:avoid}figure,table,.tile{break-inside:avoid}details{display:block}}
 """
 
-# %% ../../nbs/92_report.page.ipynb #e652b5f8
+# %% ../../nbs/92_report.page.ipynb #667bb291
 MACROS = """
-{% macro scores(rows, columns, caption, sign=False) %}<div class="wide"><table><caption>{{ caption }}</caption><thead><tr>
-{% for c in columns %}<th>{{ c }}</th>{% endfor %}<th class="n">r</th><th class="n">interval</th><th class="n">r / ceiling</th><th class="n">interval</th><th class="n">n</th></tr></thead><tbody>
+{% macro scores(rows, columns, caption, sign=False) %}{% set both = rows|selectattr("normalized.mean")|list %}<div class="wide"><table><caption>{{ caption }}</caption><thead><tr>
+{% for c in columns %}<th>{{ c }}</th>{% endfor %}<th class="n">r</th><th class="n">interval</th>{% if both %}<th class="n">r / ceiling</th><th class="n">interval</th>{% endif %}<th class="n">n</th></tr></thead><tbody>
 {% for r in rows %}<tr class="{{ 'first ' if r.first }}{{ r.arm if r.arm == 'tuned' }}">{% for k in r['keys'] %}<td>{{ k|words }}</td>{% endfor %}
-{% for kind in ('raw', 'normalized') %}<td class="n">{{ r[kind].mean|number(sign) }}</td><td class="n">{{ r[kind].ci_low|number(sign) }} to {{ r[kind].ci_high|number(sign) }}</td>{% endfor %}
+{% for kind in ('raw', 'normalized')[:2 if both else 1] %}<td class="n">{{ r[kind].mean|number(sign) }}</td><td class="n">{{ r[kind]|range(sign) }}</td>{% endfor %}
 <td class="n">{{ r.n }}</td></tr>{% endfor %}</tbody></table></div>{% endmacro %}
 {% macro plain(rows, caption) %}<div class="wide"><table><caption>{{ caption }}</caption><tbody>
 {% for name, value in rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></div>{% endmacro %}
 {% macro picture(name, caption) %}{% if pictures[name] %}<figure><img src="data:image/png;base64,{{ pictures[name] }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
 """
 
-# %% ../../nbs/92_report.page.ipynb #03d89fd2
+# %% ../../nbs/92_report.page.ipynb #0353847b
 TOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style|safe }}</style></head><body><main>
 <h1>{{ title }}</h1><p class="soft">{{ when }} · braintune_nb {{ record.package }} · {{ record.seconds|duration }} on {{ record.hardware.cores }} cores, {{ record.peak_memory_mb|round|int }} MB</p>
@@ -116,19 +123,23 @@ TOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="
 {{ picture("gain", "Each arm minus the pretrained model, in r. Dot: mean; bar: interval; line: no change.") }}
 {{ scores(gains, ("region", "arm minus pretrained"), "Differences from the pretrained model, per region.", True) }}
 {% for name, said in others %}<p><b>{{ name|words }}.</b> {{ said|join(" ") }}</p>{% endfor %}
+{% for title, columns, rows in splits %}{{ scores(rows, columns, title + ".", title.startswith("Gain")) }}{% endfor %}
 <h2 id="alignment">Alignment</h2>
 {{ picture("alignment", "Alignment of every arm, r between predicted and measured responses of held-out stories. Dashed: noise ceiling.") }}
 {{ scores(alignment, ("region", "arm"), "Correlation r, and r divided by its noise ceiling; nothing is clipped.") }}
 {{ plain(ceilings, "Noise ceiling of r per region: what a perfect model would reach on these responses.") }}
 """
 
-# %% ../../nbs/92_report.page.ipynb #c1b223f6
+# %% ../../nbs/92_report.page.ipynb #a3402401
 REST = """
-{% if pictures.seen or oracles %}<h2 id="concepts">What a perfect model would know</h2>
+{% if pictures.seen or oracles %}<h2 id="concepts">Seen and unseen concepts, and what a perfect model would know</h2>
 {{ picture("seen", "Alignment on TRs whose concepts occurred in tuning (filled) and on TRs with new ones (hollow).") }}
 {% if seen %}{{ scores(seen, ("region", "arm", "concepts"), "Seen and unseen concepts.") }}{% endif %}
 {% if oracles %}{{ scores(oracles, oracle_columns, "Oracles: the same regression on features that are known to be right. A tuned model has no more to gain than they show.") }}{% endif %}{% endif %}
-{% if maps %}<h2 id="maps">Maps</h2>{% for name in maps %}{{ picture("map " + name, name|words) }}{% endfor %}{% endif %}
+{% for title, columns, rows, beside in free %}{% if loop.first %}<h2 id="more">More of this experiment</h2>{% endif %}
+<div class="wide"><table><caption>{{ title|words }}</caption><thead><tr>{% for c in columns %}<th>{{ c|words }}</th>{% endfor %}</tr></thead><tbody>
+{% for r in rows %}<tr>{% for v in r %}<td>{{ v }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% if beside %}{{ plain(beside, title|words + ", beside the table.") }}{% endif %}{% endfor %}
+{% if maps %}<h2 id="maps">Maps</h2>{% for name in maps %}{{ picture("map " + name, name|words + ": " + ("mean over participants; left lateral and medial, right medial and lateral; grey was not measured." if on_surface else "participants by regions.")) }}{% endfor %}{% endif %}
 {% if pictures.layers or pictures.training %}<h2 id="curves">Layers and training</h2>
 {{ picture("layers", "Alignment by layer.") }}{{ picture("training", "Training and validation, one line a seed.") }}{% endif %}
 {% if participants %}<h2 id="people">Participants</h2>{{ plain(participants, "As reported by the run.") }}{% endif %}
@@ -141,7 +152,7 @@ REST = """
 </main></body></html>
 """
 
-# %% ../../nbs/92_report.page.ipynb #b39ec314
+# %% ../../nbs/92_report.page.ipynb #cfe2dc6c
 def _rows(table, keys):
     "One row per combination of `keys`, raw and normalised beside each other."
     rows, last, order = [], None, {key: i for i, key in enumerate(table[keys[0]].unique())} if len(table) else {}
@@ -150,18 +161,22 @@ def _rows(table, keys):
         kinds = {row["kind"]: row for row in group.to_dict("records")} if "kind" in group else {"raw": group.iloc[0].to_dict()}
         blank = dict.fromkeys(("mean", "ci_low", "ci_high", "n"), float("nan"))
         raw = kinds.get("raw", blank)
-        rows.append({"keys": key, "arm": group["arm"].iloc[0] if "arm" in group else "", "raw": raw, "normalized": kinds.get("normalized", blank),
+        rows.append({"keys": key, "arm": group["arm"].iloc[0] if "arm" in group else "", "raw": raw, "normalized": kinds.get("normalized", dict.fromkeys(blank)),
                      "n": "–" if np.isnan(raw["n"]) else int(raw["n"]), "first": last is not None and key[0] != last})
         last = key[0]
     return rows
 
 def _flat(value):
-    "Anything as one line of text."
+    "Anything as one line of text; an interval as 'mean (low to high)', a long list of numbers as its size and range."
+    if isinstance(value, dict) and {"mean", "ci_low", "ci_high"} <= set(value): return f"{_number(value['mean'])} ({_range(value)})"
     if isinstance(value, dict): return ", ".join(f"{k}: {_flat(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)): return ", ".join(_flat(v) for v in value)
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, (list, tuple)):
+        numbers = [v for v in value if isinstance(v, (int, float))]
+        if len(value) > 12 and len(numbers) == len(value): return f"{len(value)} numbers from {_flat(min(numbers))} to {_flat(max(numbers))}"
+        return ", ".join(_flat(v) for v in value)
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/92_report.page.ipynb #6f094c26
+# %% ../../nbs/92_report.page.ipynb #8d0576f1
 def duration(
     seconds: float,  # wall time, s
 ) -> str:            # e.g. '2 min 5 s'
@@ -169,11 +184,20 @@ def duration(
     s = int(round(seconds))
     return f"{s} s" if s < 60 else f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
 
-# %% ../../nbs/92_report.page.ipynb #0073f958
+# %% ../../nbs/92_report.page.ipynb #5ee19f3b
 def _tree(tree, names):
     "A tidy table of a tree whose leaves may or may not split into raw and normalised."
     table = tidy(tree or {}, names)
     return table.rename(columns={f"level{len(names)}": "kind"})
+
+def _free_tables(summary):
+    "Every other part of a summary that holds a `table`: (title, columns, rows as text, the rest of that part)."
+    found = []
+    for key, part in summary.items():
+        if not (isinstance(part, dict) and isinstance(part.get("table"), list) and part["table"]): continue
+        columns = list(dict.fromkeys(c for row in part["table"] for c in row))
+        found.append((part.get("title") or key, columns, [[_flat(row.get(c)) for c in columns] for row in part["table"]], [(k, _flat(v)) for k, v in part.items() if k not in ("table", "title")]))
+    return found
 
 def _tiles(summary, roi):
     def tile(name, value, mark=""): return {"name": name, "value": value, "verdict": mark}
@@ -184,13 +208,13 @@ def _tiles(summary, roi):
             tile(f"r of the tuned model, {name}", _number(summary["alignment"]["tuned"][roi]["raw"]["mean"])), tile(f"noise ceiling of r, {name}", _number(ceiling)),
             tile("participants or samples", "–" if g.get("n") is None else g["n"])]
 
-# %% ../../nbs/92_report.page.ipynb #db280af2
+# %% ../../nbs/92_report.page.ipynb #fd80d89a
 def _pictures(folder, summary):
     "Every figure of the page as (name -> figure), maps last."
     figures = {"gain": gain_figure(summary), "alignment": alignment_figure(summary), "seen": seen_unseen_figure(summary), "layers": layer_curve(summary), "training": training_curves(summary)}
     maps = folder / "scores" / "maps.npz"
     drawn = map_figures(maps) if maps.exists() else {}
-    return {k: f for k, f in figures.items() if f is not None}, drawn
+    return {k: f for k, f in figures.items() if f is not None}, drawn, maps.exists() and str(read_arrays(maps)["kind"]) == "vertex"
 
 def _provenance(record):
     rows = [("began", record["sessions"][0]["began"] if record.get("sessions") else None), ("wall time", duration(record["seconds"])), ("peak memory", f"{record['peak_memory_mb']:.0f} MB"),
@@ -199,36 +223,35 @@ def _provenance(record):
             ("peak memory of the accelerator", f"{record['gpu_peak_memory_mb']:.0f} MB" if record.get("gpu_peak_memory_mb") else None), ("SHA-256 of the parameters", record.get("parameters_hash"))]
     return [(k, _flat(v)) for k, v in rows if v not in (None, "", [])]
 
-# %% ../../nbs/92_report.page.ipynb #be3cf287
+# %% ../../nbs/92_report.page.ipynb #86682dd2
 def _environment():
     from jinja2 import DictLoader, Environment, StrictUndefined
     env = Environment(autoescape=True, loader=DictLoader({"page": MACROS + TOP + REST}), undefined=StrictUndefined, trim_blocks=True)
-    env.filters.update(number=_number, words=lambda s: str(s).replace("_", " "), duration=duration)
+    env.filters.update(number=_number, range=_range, words=lambda s: str(s).replace("_", " "), duration=duration)
     return env
 
-SECTIONS = (("run", "Run"), ("gain", "Gains"), ("alignment", "Alignment"), ("concepts", "Oracles and concepts"), ("maps", "Maps"), ("curves", "Curves"), ("reading", "Intervals"), ("limits", "Limits"),
+SECTIONS = (("run", "Run"), ("gain", "Gains"), ("alignment", "Alignment"), ("concepts", "Oracles and concepts"), ("more", "More"), ("maps", "Maps"), ("curves", "Curves"), ("reading", "Intervals"), ("limits", "Limits"),
             ("provenance", "Provenance"))
 
-def _context(summary, record, pictures, maps):
-    rois = list(summary["gain"])
-    main = "language" if "language" in rois else rois[0]
+def _context(summary, record, pictures, maps, on_surface):
+    rois = list(gain_table(summary).roi.unique())
+    main = rois[0]
     oracles, seen = _tree(summary.get("oracles"), ("oracle", "roi")), _tree(summary.get("seen_unseen"), ("arm", "concepts", "roi"))
     if "kind" in oracles and not set(oracles.kind) <= {"raw", "normalized"}: oracles = _tree(summary["oracles"], ("oracle", "concepts", "roi"))
     columns = [c for c in ("roi", "oracle", "concepts") if c in oracles]
-    absent = {name for name, there in (("concepts", len(oracles) or len(seen)), ("maps", maps), ("curves", {"layers", "training"} & set(pictures))) if not there}
-    arms = list(dict.fromkeys(["pretrained", "tuned", *summary["alignment"]]))
-    table = alignment_table(summary)
-    table = table.assign(o=table.arm.map(arms.index)).sort_values("o", kind="stable")
+    free = _free_tables(summary)
+    splits = [(title, keys, t) for title, t in split_tables(summary).items() if (keys := list(t.columns[:list(t.columns).index("kind")]))]
+    absent = {name for name, there in (("concepts", len(oracles) or len(seen)), ("more", free), ("maps", maps), ("curves", {"layers", "training"} & set(pictures))) if not there}
     return dict(style=STYLE, title=summary.get("title") or "A brain-tuning run", record=record, when=record["sessions"][0]["began"][:10] if record.get("sessions") else "", lead=sentences(summary, main), notes=summary.get("notes") or [],
         tiles=_tiles(summary, main), sections=[s for s in SECTIONS if s[0] not in absent], parameters=[(k, _flat(v)) for k, v in record["parameters"].items()],
-        gains=_rows(gain_table(summary), ["roi", "arm"]), alignment=_rows(table, ["roi", "arm"]), others=[(roi, sentences(summary, roi)) for roi in rois if roi != main],
-        ceilings=[(k.replace("_", " "), f"{_number(v.get('mean'))} (interval {_number(v.get('ci_low'))} to {_number(v.get('ci_high'))})" if isinstance(v, dict) else _number(v)) for k, v in summary["ceiling"].items()],
-        seen=_rows(seen, ["roi", "arm", "concepts"]) if len(seen) else [], oracles=_rows(oracles, columns) if len(oracles) else [], oracle_columns=["region" if c == "roi" else c for c in columns],
-        maps=list(maps), participants=[(k, _flat(v)) for k, v in (summary["participants"].items() if isinstance(summary.get("participants"), dict) else [("participants", summary["participants"])] if summary.get("participants") else [])],
+        gains=_rows(gain_table(summary), ["roi", "arm"]), alignment=_rows(alignment_table(summary), ["roi", "arm"]), others=[(roi, sentences(summary, roi)) for roi in rois if roi != main],
+        ceilings=[(k.replace("_", " "), f"{_number(v.get('mean'))} (interval {_range(v)})" if isinstance(v, dict) else _number(v)) for k, v in sorted(summary["ceiling"].items(), key=lambda kv: rois.index(kv[0]) if kv[0] in rois else len(rois))],
+        seen=_rows(_by_region(seen), ["roi", "arm", "concepts"]) if len(seen) else [], oracles=_rows(_by_region(oracles), columns) if len(oracles) else [], oracle_columns=["region" if c == "roi" else c for c in columns],
+        splits=[(title, ["region" if k == "roi" else k for k in keys], _rows(t, keys)) for title, keys, t in splits], free=free, maps=list(maps), on_surface=on_surface, participants=[(k, _flat(v)) for k, v in (summary["participants"].items() if isinstance(summary.get("participants"), dict) else [("participants", summary["participants"])] if summary.get("participants") else [])],
         interval=summary.get("interval") or "This run did not state what its intervals cover.", limits=limits(summary, record), provenance=_provenance(record),
         libraries=[(k, _flat(v)) for k, v in record["libraries"].items()], inputs=list(record.get("inputs", {}).items()), stages=[(k, duration(v["seconds"])) for k, v in record.get("stages", {}).items()])
 
-# %% ../../nbs/92_report.page.ipynb #c25c1814
+# %% ../../nbs/92_report.page.ipynb #ebf7c2b8
 def report(
     folder,        # a finished run
     dpi: int = 110,  # resolution of the pictures
@@ -236,10 +259,10 @@ def report(
     "Make report.html and figures/ from the numbers of a finished run."
     folder = Path(folder)
     summary, record = read_run(folder)
-    figures, maps = _pictures(folder, summary)
+    figures, maps, on_surface = _pictures(folder, summary)
     pictures = {name: png(figure, dpi) for name, figure in {**figures, **{f"map {name}": f for name, f in maps.items()}}.items()}
     for name, data in pictures.items(): write_atomic(folder / "figures" / f"{name.replace(' ', '_')}.png", data)
     encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
     blank = dict.fromkeys(("gain", "alignment", "seen", "layers", "training"), "")
-    page = _environment().get_template("page").render(pictures=blank | encoded, **_context(summary, record, pictures, maps))
+    page = _environment().get_template("page").render(pictures=blank | encoded, **_context(summary, record, pictures, maps, on_surface))
     return write_atomic(folder / "report.html", page)

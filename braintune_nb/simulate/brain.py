@@ -7,15 +7,16 @@ __all__ = ['PARCELS', 'GROUPS', 'N_LEFT', 'HZ', 'SIZES', 'FOLLOWS', 'LAGS', 'Kno
            'surface_space', 'stimulus_tracks', 'meaning_tracks', 'hrf', 'lag_windows', 'convolve', 'displaced', 'Brain',
            'make_brain', 'latent_covariance', 'private_meaning', 'signal_parts', 'presentations', 'implied_ceiling']
 
-# %% ../../nbs/36_simulate.brain.ipynb #53dcebc7
+# %% ../../nbs/36_simulate.brain.ipynb #9157b2b1
 import zlib
+from functools import lru_cache
 from dataclasses import dataclass, fields, replace
 import numpy as np
 from ..core import ParameterError
 from ..data.stories import Events
 from ..data.recordings import Space, zscore
 
-# %% ../../nbs/36_simulate.brain.ipynb #5a22feb6
+# %% ../../nbs/36_simulate.brain.ipynb #d16734f2
 @dataclass(frozen=True)
 class Knobs:
     "What the simulated brains are like; the defaults make the quickstart experiment."
@@ -32,19 +33,20 @@ class Knobs:
     peak: tuple = (4.0, 8.0)        # range of haemodynamic peaks over participants and parcels, s
     autocorrelation: float = 0.4    # of the noise from one TR to the next, 0 to 0.95
     drift: float = 0.2              # variance of slow drift relative to that of the noise
-    snr: float = 0.6                # standard deviation of the main response over that of the noise in one presentation, median
+    snr: float = 0.55               # standard deviation of the main response over that of the noise in one presentation, median
     snr_spread: float = 0.2         # standard deviation of log snr, over participants and again over parcels
     repeats: int = 4                # presentations of each test story
+    cue: float = 0.0                # share of words in held-out segments that are seen concepts of the same topic: the only cue to unseen meanings, 0 to 1
 
     def __post_init__(self):
-        limits = dict(map_share=1, latent_overlap=1, language_sharing=1, acoustics=0.8, autocorrelation=0.95)
+        limits = dict(map_share=1, latent_overlap=1, language_sharing=1, cue=1, acoustics=0.8, autocorrelation=0.95)
         for name in (f.name for f in fields(self) if f.name != "peak"):
             value, top = getattr(self, name), limits.get(name, np.inf)
             if not 0 <= value <= top: raise ParameterError("A knob is out of range", place=name, found=value, expected=f"0 to {top}")
         if not (1 <= self.peak[0] <= self.peak[1] <= 12): raise ParameterError("A knob is out of range", place="peak", found=self.peak, expected="two rising numbers, 1 to 12 s")
         if self.snr <= 0 or self.repeats < 2: raise ParameterError("A knob is out of range", place="snr or repeats", found=(self.snr, self.repeats), expected="snr above 0, at least 2 repeats")
 
-# %% ../../nbs/36_simulate.brain.ipynb #1e073370
+# %% ../../nbs/36_simulate.brain.ipynb #ab32fb08
 PARCELS = (  # name, group, centre (x, y, z) mm, radius mm, slow share of meaning
     ("primary auditory", "auditory", (-44, -22, 8), 11, 0.0),
     ("anterior superior temporal", "superior_temporal", (-58, -4, -4), 11, 0.0),
@@ -58,7 +60,7 @@ PARCELS = (  # name, group, centre (x, y, z) mm, radius mm, slow share of meanin
 GROUPS = ("auditory", "superior_temporal", "language", "rest")
 N_LEFT = 10_242  # vertices of one fsaverage5 hemisphere; right vertices follow the left ones
 
-# %% ../../nbs/36_simulate.brain.ipynb #78721da4
+# %% ../../nbs/36_simulate.brain.ipynb #bcba9bea
 def _hemisphere(side):
     "Midthickness coordinates (10242, 3) mm, sphere coordinates (10242, 3) mm and edges of one hemisphere; from nilearn's wheel, no download."
     from nilearn.datasets import fetch_surf_fsaverage
@@ -70,7 +72,7 @@ def _hemisphere(side):
     xyz = np.asarray(sphere.coordinates, float)
     return (np.asarray(white.coordinates) + np.asarray(pial.coordinates)) / 2, 100 * xyz / np.linalg.norm(xyz, axis=1, keepdims=True), edges
 
-# %% ../../nbs/36_simulate.brain.ipynb #920fcf2b
+# %% ../../nbs/36_simulate.brain.ipynb #cf9627a7
 @dataclass(frozen=True, eq=False)
 class Surface:
     "fsaverage5, both hemispheres: 20,484 vertices."
@@ -81,7 +83,7 @@ class Surface:
     group: tuple          # group of each parcel
     slow: np.ndarray      # slow share of meaning of each parcel
 
-# %% ../../nbs/36_simulate.brain.ipynb #d8f6c1f2
+# %% ../../nbs/36_simulate.brain.ipynb #4bc1d461
 def load_surface() -> Surface:
     "fsaverage5 with its parcels; a vertex in reach of two centres belongs to the nearer one."
     from scipy.sparse import coo_matrix
@@ -99,7 +101,7 @@ def load_surface() -> Surface:
         names += [f"{p[0]} {side}" for p in PARCELS]; group += [p[1] for p in PARCELS]; slow += [p[4] for p in PARCELS]
     return Surface(np.concatenate(spheres), np.concatenate(parcel), np.concatenate(rim), tuple(names), tuple(group), np.array(slow))
 
-# %% ../../nbs/36_simulate.brain.ipynb #62d3fc29
+# %% ../../nbs/36_simulate.brain.ipynb #5bc98703
 def surface_columns(
     surface: Surface,
     which="parcels",   # 'parcels' (with a ring of 3 mm), 'all' (20,484 vertices), or a number of voxels: that many columns, each at a vertex
@@ -120,13 +122,13 @@ def surface_space(
     return Space("fsaverage5", "vertex" if len(np.unique(columns)) == len(columns) else "voxel", columns,
         {g: group == g for g in GROUPS}, tuple(np.array(surface.names + ("rest",))[parcel]))
 
-# %% ../../nbs/36_simulate.brain.ipynb #a7835dbe
+# %% ../../nbs/36_simulate.brain.ipynb #26a3486c
 HZ = 10                                                                                                  # samples of a latent track a second
 SIZES = dict(spectrum=8, phones=12, meaning=None, topic=None, rate=1, unmodelled=4, onset=1)             # dimensions; None: as the lexicon
 FOLLOWS = dict(auditory=("spectrum", "unmodelled", "onset"), superior_temporal=("phones", "unmodelled"), # what each group responds to
     language=("meaning", "topic", "rate", "unmodelled", "onset"), rest=())
 
-# %% ../../nbs/36_simulate.brain.ipynb #90637366
+# %% ../../nbs/36_simulate.brain.ipynb #d01c572f
 def _spectrum(audio, rate, n):
     "Cube root of the power in 8 mel bands, 10 frames a second, (n, 8)."
     step = rate // HZ
@@ -143,7 +145,7 @@ def _held(onset, offset, values, n):
     for a, b, row in zip(np.round(onset * HZ).astype(int), np.round(offset * HZ).astype(int), values): track[a:max(b, a + 1)] = row
     return track
 
-# %% ../../nbs/36_simulate.brain.ipynb #fdf138a3
+# %% ../../nbs/36_simulate.brain.ipynb #791a0df5
 def stimulus_tracks(
     audio: np.ndarray,  # mono sound, (n,)
     rate: int,          # Hz
@@ -171,16 +173,19 @@ def meaning_tracks(
     until = np.append(words.onset[1:], words.offset[-1:])
     return dict(meaning=_held(words.onset, words.offset, fast, n).astype(np.float32), topic=_held(words.onset, until, slow, n).astype(np.float32))
 
-# %% ../../nbs/36_simulate.brain.ipynb #c1638e66
+# %% ../../nbs/36_simulate.brain.ipynb #9762075f
 LAGS = np.arange(0, 32, 1 / HZ)  # s
 
+@lru_cache(maxsize=1000)
 def hrf(
     peak: float,       # s
 ) -> np.ndarray:       # (320,) at LAGS, sums to 1
     "Double-gamma haemodynamic response with its peak at `peak`, undershoot ten seconds later."
     from scipy.stats import gamma
     h = gamma.pdf(LAGS, peak + 1) - gamma.pdf(LAGS, peak + 11) / 6
-    return h / h.sum()
+    h /= h.sum()
+    h.flags.writeable = False  # shared between callers
+    return h
 
 def lag_windows(
     track: np.ndarray,  # (n, K) at 10 Hz from story second 0
@@ -198,28 +203,27 @@ def convolve(
     "Haemodynamic response to each dimension, for each peak."
     return np.tensordot(np.stack([hrf(p) for p in peaks]).astype(np.float32), windows, axes=1)
 
-# %% ../../nbs/36_simulate.brain.ipynb #47cf4279
-def _field(points, k, seed, width=12.0, n_features=150):
+# %% ../../nbs/36_simulate.brain.ipynb #b5123292
+def _field(points, k, seed, width=12.0, n_features=100):
     "Smooth Gaussian random field on the sphere, unit variance, (V, k)."
     rng = np.random.default_rng(seed)
     phase = points @ (rng.standard_normal((3, n_features)) / width) + rng.uniform(0, 2 * np.pi, n_features)
     return np.sqrt(2 / n_features) * np.cos(phase) @ rng.standard_normal((n_features, k))
 
 def displaced(
-    surface: Surface,
-    mm: float,           # root mean square displacement
+    points: np.ndarray,  # on the spheres, (V, 3) mm
+    mm: float,           # expected root mean square displacement
     seed,
-) -> np.ndarray:         # (20484, 3) positions on the sphere
+) -> np.ndarray:         # (V, 3) mm
     "Positions moved along the sphere by a smooth random field, width 40 mm."
-    centre = np.where(np.arange(len(surface.sphere)) < N_LEFT, 0, 1000)[:, None]
-    unit = (surface.sphere - centre) / 100
-    move = _field(surface.sphere, 3, seed, width=40.0)
-    move -= (move * unit).sum(1, keepdims=True) * unit
-    move *= mm / np.sqrt((move ** 2).sum(1).mean())
-    moved = 100 * unit + move
+    centre = np.where(points[:, :1] > 500, 1000, 0)
+    unit = (points - centre) / 100
+    move = _field(points, 3, seed, width=40.0)
+    move -= (move * unit).sum(1, keepdims=True) * unit  # two of three dimensions stay
+    moved = 100 * unit + move * mm / np.sqrt(2)
     return centre + 100 * moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
-# %% ../../nbs/36_simulate.brain.ipynb #c283593b
+# %% ../../nbs/36_simulate.brain.ipynb #c1fc4b49
 @dataclass(frozen=True, eq=False)
 class Brain:
     "One simulated participant: where things are, what they follow, how fast and how noisy."
@@ -230,12 +234,12 @@ class Brain:
     noise: np.ndarray    # standard deviation of the noise of one presentation, (V,)
     seed: int
 
-# %% ../../nbs/36_simulate.brain.ipynb #d256b0be
+# %% ../../nbs/36_simulate.brain.ipynb #f5a255df
 def _part_variance(knobs, slow):
     "Variance of each part in a parcel whose meaning is `slow` to that share."
     return dict(spectrum=1, phones=1, meaning=knobs.meaning * (1 - slow), topic=knobs.meaning * slow, rate=knobs.word_rate, unmodelled=knobs.unmodelled, onset=knobs.onset)
 
-# %% ../../nbs/36_simulate.brain.ipynb #9dbb4c52
+# %% ../../nbs/36_simulate.brain.ipynb #38abfd04
 def make_brain(
     name: str,
     number: int,             # number of the participant, part of the seed
@@ -248,15 +252,15 @@ def make_brain(
     "Draw one participant; the group's maps depend on `seed` alone."
     from scipy.spatial import cKDTree
     rng = np.random.default_rng([seed, 362, number])
-    moved = displaced(surface, knobs.misregistration, [seed, 363, number])
-    parcel = surface.parcel[cKDTree(surface.sphere).query(moved[columns])[1]]
+    moved = displaced(surface.sphere[columns], knobs.misregistration, [seed, 363, number])
+    parcel = surface.parcel[cKDTree(surface.sphere).query(moved)[1]]
     group, weights = np.array(surface.group + ("rest",))[parcel], {}
     slow = np.append(surface.slow, 0.0)[parcel]
     for i, (latent, c) in enumerate(sorted(covariance.items())):
         follows = np.array([latent in FOLLOWS[g] for g in group])
         if latent in ("rate", "onset"): w = np.ones((len(columns), 1))
         else:
-            shared, own = _field(moved[columns], len(c), [seed, 364, i]), _field(surface.sphere[columns], len(c), [seed, 365, i, number])
+            shared, own = _field(moved, len(c), [seed, 364, i]), _field(surface.sphere[columns], len(c), [seed, 365, i, number])
             w = np.sqrt(knobs.map_share) * shared + np.sqrt(1 - knobs.map_share) * own
         scale = np.sqrt(np.maximum(np.einsum("vk,kl,vl->v", w, c, w), 1e-12))
         variance = np.broadcast_to(_part_variance(knobs, slow)[latent], len(columns))
@@ -266,7 +270,7 @@ def make_brain(
     log_snr = np.log(knobs.snr) + knobs.snr_spread * (rng.standard_normal() + rng.standard_normal(len(surface.names) + 1))
     return Brain(name, parcel, weights, peaks, np.exp(-log_snr)[parcel], [seed, 366, number])
 
-# %% ../../nbs/36_simulate.brain.ipynb #4315aae4
+# %% ../../nbs/36_simulate.brain.ipynb #024bc31e
 def latent_covariance(
     tracks: list,      # one dictionary of latent tracks a story
     times: list,       # (T,) s for each of them
@@ -276,7 +280,7 @@ def latent_covariance(
     rows = {k: np.concatenate([convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]) for k in tracks[0]}
     return {k: np.atleast_2d(np.cov(x.T)) for k, x in rows.items()}
 
-# %% ../../nbs/36_simulate.brain.ipynb #78df0028
+# %% ../../nbs/36_simulate.brain.ipynb #875fb0c9
 def private_meaning(
     lexicon,              # the true lexicon
     language: str,        # 'en' or 'zh'
@@ -293,7 +297,7 @@ def private_meaning(
     if o < 1: meaning = np.sqrt(o) * meaning + np.sqrt(1 - o) * other(368, number)
     return meaning.astype(np.float32)
 
-# %% ../../nbs/36_simulate.brain.ipynb #0297d932
+# %% ../../nbs/36_simulate.brain.ipynb #13342827
 def signal_parts(
     brain: Brain,
     windows: dict,      # latent -> (320, T, K)
@@ -309,7 +313,7 @@ def signal_parts(
             parts[latent][:, at] = bold[j] @ weight[:, at]
     return parts
 
-# %% ../../nbs/36_simulate.brain.ipynb #42206711
+# %% ../../nbs/36_simulate.brain.ipynb #ca94c9a6
 def _noise_parts(brain, n, tr, loudness, knobs, rng):
     "Motion, drift and noise of one presentation, (T, V) each, and the motion regressors (T, 6)."
     from scipy.signal import lfilter
@@ -325,7 +329,7 @@ def _noise_parts(brain, n, tr, loudness, knobs, rng):
     noise = lfilter([1], [1, -a], white, axis=0)[20:].astype(np.float32) * brain.noise
     return dict(motion=moved.astype(np.float32), drift=slow.astype(np.float32), noise=noise.astype(np.float32)), motion
 
-# %% ../../nbs/36_simulate.brain.ipynb #6b876cf9
+# %% ../../nbs/36_simulate.brain.ipynb #075821e4
 def presentations(
     brain: Brain,
     windows: dict,          # latent -> (320, T, K)
@@ -345,7 +349,7 @@ def presentations(
         if r == 0: parts = {**parts, **extra}
     return np.stack(responses), np.mean(motions, 0).astype(np.float32), parts
 
-# %% ../../nbs/36_simulate.brain.ipynb #6a649ea4
+# %% ../../nbs/36_simulate.brain.ipynb #023a61df
 def implied_ceiling(
     brain: Brain,
     signal: np.ndarray,  # story-locked signal, (T, V)
@@ -353,6 +357,6 @@ def implied_ceiling(
     knobs: Knobs,
 ) -> np.ndarray:         # (V,)
     "Ceiling of the correlation with the mean of `repeats` presentations, as the knobs imply it."
-    s = signal.var(0) + 0.5 * knobs.motion * (signal.var(0) > 0)
+    s = signal.var(0) + 0.5 * knobs.motion  # half of the motion follows the story, on average over columns
     n = brain.noise ** 2 * (1 + knobs.drift) + 0.5 * knobs.motion
     return np.sqrt(s / (s + n / repeats))

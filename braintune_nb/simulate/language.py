@@ -7,7 +7,7 @@ __all__ = ['NOUNS', 'VERBS', 'ADJECTIVES', 'TEMPLATES', 'TOPICS', 'N_TEST_TEMPLA
            'make_lexicon', 'Text', 'fill_template', 'draw_slots', 'topic_concepts', 'write_story', 'translate',
            'meaning_track', 'topic_track', 'linked_concepts', 'exchangeable_sentences']
 
-# %% ../../nbs/34_simulate.language.ipynb #874513c5
+# %% ../../nbs/34_simulate.language.ipynb #760f309d
 import re
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from ..core import ParameterError
 
-# %% ../../nbs/34_simulate.language.ipynb #0c7d58c2
+# %% ../../nbs/34_simulate.language.ipynb #08940c6a
 NOUNS = """
 animals: dog 狗, cat 猫, horse 马, cow 牛, pig 猪, sheep 羊, rabbit 兔子, mouse 老鼠, tiger 老虎, lion 狮子, elephant 大象, monkey 猴子, bear 熊, wolf 狼, fox 狐狸, deer 鹿
-food: bread 面包, rice 米饭, noodles 面条, soup 汤, meat 肉, egg 鸡蛋, milk 牛奶, cheese 奶酪, sugar 糖, salt 盐, cake 蛋糕, tea 茶, coffee 咖啡, honey 蜂蜜, oil 油, wine 酒
+food: bread 面包, rice 米饭, noodles 面条, soup 汤, meat 肉, egg 鸡蛋, milk 牛奶, butter 黄油, sugar 糖, salt 盐, cake 蛋糕, tea 茶, coffee 咖啡, honey 蜂蜜, oil 油, wine 酒
 plants: apple 苹果, banana 香蕉, grape 葡萄, pear 梨, peach 桃子, lemon 柠檬, carrot 胡萝卜, potato 土豆, tomato 西红柿, onion 洋葱, corn 玉米, bean 豆子, tree 树, flower 花, grass 草, leaf 叶子
 tools: hammer 锤子, knife 刀, axe 斧头, rope 绳子, nail 钉子, needle 针, scissors 剪刀, shovel 铲子, ladder 梯子, bucket 水桶, brush 刷子, screw 螺丝, drill 电钻, wrench 扳手, chain 链子, wheel 轮子
 body: hand 手, foot 脚, head 头, eye 眼睛, ear 耳朵, nose 鼻子, mouth 嘴, tooth 牙齿, arm 胳膊, leg 腿, knee 膝盖, shoulder 肩膀, finger 手指, neck 脖子, heart 心脏, stomach 肚子
@@ -26,13 +26,13 @@ places: school 学校, hospital 医院, market 市场, library 图书馆, park �
 vehicles: car 汽车, train 火车, bus 公交车, boat 小船, ship 轮船, plane 飞机, bicycle 自行车, truck 卡车, taxi 出租车, tram 电车, helicopter 直升机, motorcycle 摩托车, ambulance 救护车, tractor 拖拉机, rocket 火箭, subway 地铁
 weather: rain 雨, snow 雪, wind 风, cloud 云, storm 暴风, thunder 雷, lightning 闪电, fog 雾, ice 冰, sun 太阳, moon 月亮, star 星星, sky 天空, rainbow 彩虹, frost 霜, flood 洪水
 clothes: shirt 衬衫, trousers 裤子, skirt 裙子, hat 帽子, shoe 鞋, sock 袜子, coat 大衣, glove 手套, scarf 围巾, belt 腰带, button 纽扣, pocket 口袋, jacket 夹克, sweater 毛衣, boot 靴子, tie 领带
-people: doctor 医生, teacher 老师, farmer 农民, soldier 士兵, king 国王, queen 女王, child 孩子, mother 妈妈, father 爸爸, brother 哥哥, sister 姐姐, friend 朋友, student 学生, nurse 护士, driver 司机, singer 歌手
+people: doctor 医生, teacher 老师, farmer 农民, soldier 士兵, king 国王, queen 女王, child 孩子, mother 妈妈, father 爸爸, brother 哥哥, sister 姐姐, friend 朋友, student 学生, nurse 护士, driver 司机, actor 演员
 home: table 桌子, chair 椅子, bed 床, door 门, window 窗户, wall 墙, floor 地板, roof 屋顶, lamp 灯, mirror 镜子, clock 钟, carpet 地毯, curtain 窗帘, pillow 枕头, sofa 沙发, shelf 架子
-landscape: mountain 山, river 河, lake 湖, sea 大海, forest 森林, desert 沙漠, island 岛, beach 海滩, stone 石头, sand 沙子, cave 山洞, valley 山谷, waterfall 瀑布, field 田野, hill 山坡, soil 泥土
+landscape: mountain 山, river 河, lake 湖, sea 海洋, forest 森林, desert 沙漠, island 岛, beach 海滩, stone 石头, sand 沙子, cave 山洞, valley 山谷, waterfall 瀑布, field 田野, hill 山坡, soil 泥土
 arts: piano 钢琴, guitar 吉他, violin 小提琴, drum 鼓, flute 笛子, song 歌, dance 舞蹈, picture 画, film 电影, poem 诗, book 书, story 故事, theatre 剧院, photo 照片, trumpet 喇叭, concert 音乐会
 feelings: love 爱, fear 恐惧, anger 愤怒, hope 希望, dream 梦, pain 疼痛, joy 快乐, shame 羞耻, pride 骄傲, peace 和平, war 战争, law 法律, truth 真相, lie 谎言, idea 主意, memory 记忆"""
 
-# %% ../../nbs/34_simulate.language.ipynb #402b1e2e
+# %% ../../nbs/34_simulate.language.ipynb #fd3cc64a
 VERBS = """
 moving: carried 搬, pulled 拉, pushed 推, threw 扔, followed 跟着, chased 追, lifted 举起, dragged 拖
 making: built 建造, fixed 修理, cut 切, painted 涂, washed 洗, cooked 煮, opened 打开, broke 打破
@@ -44,7 +44,7 @@ colour: red 红色, blue 蓝色, green 绿色, yellow 黄色, black 黑色, whit
 touch: hot 热, cold 冷, soft 软, hard 硬, wet 湿, dry 干, rough 粗糙, smooth 光滑
 mood: happy 高兴, sad 难过, angry 生气, tired 疲倦, quiet 安静, brave 勇敢, lazy 懒, gentle 温柔"""
 
-# %% ../../nbs/34_simulate.language.ipynb #08b12da9
+# %% ../../nbs/34_simulate.language.ipynb #a43037f4
 @dataclass(frozen=True, eq=False)
 class Lexicon:
     "C concepts: their word in each language, category, word class and meaning."
@@ -57,7 +57,7 @@ class Lexicon:
 
     def __len__(self) -> int: return len(self.category)
 
-# %% ../../nbs/34_simulate.language.ipynb #2b350909
+# %% ../../nbs/34_simulate.language.ipynb #c7924ebb
 def make_lexicon(
     seed: int = 0,                 # seed of the meanings and of the choice of held-out concepts
     n_meaning: int = 8,            # M, dimensions of meaning
@@ -84,7 +84,7 @@ def make_lexicon(
         held_out[rng.permutation(members)[:round(held_out_share * len(members))]] = True
     return Lexicon(dict(en=tuple(english), zh=tuple(chinese)), category, word_class, (meaning / meaning.std(0)).astype(np.float32), held_out, tuple(names))
 
-# %% ../../nbs/34_simulate.language.ipynb #c89937bf
+# %% ../../nbs/34_simulate.language.ipynb #1325244e
 TEMPLATES = tuple(tuple(pair.split(" / ")) for pair in """
 the A1 N1 V1 the N2 / A1 的 N1 V1 那个 N2
 in the N1 the N2 V1 a N3 / 在 N1 里 N2 V1 一个 N3
@@ -124,7 +124,7 @@ arts feelings people
 food vehicles tools""".strip().splitlines())
 N_TEST_TEMPLATES, N_TEST_TOPICS = 4, 7
 
-# %% ../../nbs/34_simulate.language.ipynb #06103e78
+# %% ../../nbs/34_simulate.language.ipynb #448b7bd7
 @dataclass(frozen=True, eq=False)
 class Text:
     "A story as N words, each with the units of text that it belongs to; a Chinese word may have several characters."
@@ -140,7 +140,7 @@ class Text:
 
     def __len__(self) -> int: return len(self.words)
 
-# %% ../../nbs/34_simulate.language.ipynb #571236b9
+# %% ../../nbs/34_simulate.language.ipynb #ccaf6435
 def fill_template(
     lexicon: Lexicon,
     language: str,  # 'en' or 'zh'
@@ -153,7 +153,7 @@ def fill_template(
     words = ["an" if w == "a" and after[0] in "aeiou" else w for w, after in zip(words, words[1:] + ["."])]
     return words, concepts
 
-# %% ../../nbs/34_simulate.language.ipynb #161b1446
+# %% ../../nbs/34_simulate.language.ipynb #b1a42eff
 CLASS_OF_SLOT = dict(N="noun", V="verb", A="adjective")
 
 def draw_slots(
@@ -166,7 +166,7 @@ def draw_slots(
     slots = sorted(s for s in set(TEMPLATES[template][0].split()) if re.fullmatch(r"[NVA]\d", s))
     return {s: int(rng.choice(np.flatnonzero(allowed & (lexicon.word_class == CLASS_OF_SLOT[s[0]])))) for s in slots}
 
-# %% ../../nbs/34_simulate.language.ipynb #852893ee
+# %% ../../nbs/34_simulate.language.ipynb #e351e88f
 def topic_concepts(
     lexicon: Lexicon,
     theme: int,  # index into TOPICS
@@ -176,7 +176,7 @@ def topic_concepts(
     names = (*TOPICS[theme], verbs[theme % 4], adjectives[(theme + theme // 4) % 4])
     return np.isin(lexicon.category, [lexicon.category_names.index(n) for n in names])
 
-# %% ../../nbs/34_simulate.language.ipynb #a3ef8702
+# %% ../../nbs/34_simulate.language.ipynb #f9a46ebf
 def write_story(
     lexicon: Lexicon,
     name: str,                    # name of the story
@@ -214,7 +214,7 @@ def write_story(
     concept, sentence, topic, template, unseen, theme = np.array(rows).T
     return Text(name, language, tuple(words), concept, sentence, topic, template, unseen.astype(bool), theme)
 
-# %% ../../nbs/34_simulate.language.ipynb #a60fc1bf
+# %% ../../nbs/34_simulate.language.ipynb #c32b05dd
 def translate(
     text: Text,
     lexicon: Lexicon,
@@ -230,7 +230,7 @@ def translate(
         words += new; concept += concepts; origin += [index[0]] * len(new)
     return Text(text.name, language, tuple(words), np.array(concept), *(getattr(text, k)[origin] for k in ("sentence", "topic", "template", "held_out", "theme")))
 
-# %% ../../nbs/34_simulate.language.ipynb #8978c7d6
+# %% ../../nbs/34_simulate.language.ipynb #10945188
 def meaning_track(
     text: Text,
     lexicon: Lexicon,
@@ -238,7 +238,7 @@ def meaning_track(
     "Meaning word by word."
     return np.where(text.concept[:, None] >= 0, lexicon.meaning[text.concept], 0).astype(np.float32)
 
-# %% ../../nbs/34_simulate.language.ipynb #46ce3578
+# %% ../../nbs/34_simulate.language.ipynb #4efda227
 def topic_track(
     text: Text,
     lexicon: Lexicon,
@@ -253,7 +253,7 @@ def topic_track(
         if weight > 0: track[n] = total / weight
     return track
 
-# %% ../../nbs/34_simulate.language.ipynb #17731be3
+# %% ../../nbs/34_simulate.language.ipynb #eb976024
 def linked_concepts(
     lexicon: Lexicon,
     link: float,     # share of linked concepts, 0 to 1
@@ -262,7 +262,7 @@ def linked_concepts(
     if not 0 <= link <= 1: raise ParameterError("`link` is a share of concepts", found=link, expected="0 to 1")
     return np.random.default_rng(342).permutation(len(lexicon)) < round(link * len(lexicon))
 
-# %% ../../nbs/34_simulate.language.ipynb #10d68589
+# %% ../../nbs/34_simulate.language.ipynb #01b17d06
 def exchangeable_sentences(
     lexicon: Lexicon,
     language: str,        # language of the sentence, or of the first of a pair

@@ -1,0 +1,317 @@
+"""Scores, ceilings, ridge and nulls against independent implementations, with invariants and faults."""
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from braintune_nb.core import DataError, ParameterError
+from braintune_nb.encode import ceiling, inference, ridge, score
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def problem(T=160, F=40, V=30, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((T, F)).astype(np.float32)
+    Y = (X @ rng.standard_normal((F, V)) * np.linspace(0, .4, V) + rng.standard_normal((T, V))).astype(np.float32)
+    return X - X.mean(0), Y - Y.mean(0), np.repeat(np.arange(4), T // 4)
+
+
+# ---- scores
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_correlation_agrees_with_scipy(dtype):
+    rng = np.random.default_rng(1)
+    x, y = (rng.standard_normal((50, 7)).astype(dtype) * 3 + 100 for _ in range(2))
+    expected = [scipy.stats.pearsonr(x[:, v].astype(float), y[:, v].astype(float)).statistic for v in range(7)]
+    np.testing.assert_allclose(score.correlation(x, y, block=3), expected, atol=1e-6)
+    np.testing.assert_allclose(score.correlation(np.stack([x, -x]), y)[1], -np.array(expected), atol=1e-6)
+
+
+def test_correlation_is_one_with_itself_and_nan_where_constant_or_missing():
+    y = np.random.default_rng(2).standard_normal((20, 4))
+    y[:, 1], y[3, 2] = .1, np.nan
+    np.testing.assert_allclose(score.correlation(y, 5 * y - 2), [1, np.nan, np.nan, 1])
+
+
+def test_r2_agrees_with_sklearn():
+    from sklearn.metrics import r2_score
+    rng = np.random.default_rng(3)
+    y, p = rng.standard_normal((2, 40, 5))
+    np.testing.assert_allclose(score.r2(p, y), r2_score(y, p, multioutput="raw_values"))
+
+
+def test_a15_no_infinite_or_clipped_alignment():
+    got = score.normalised_alignment([.2, .2, .2, .2], [0., -.1, np.nan, .1])
+    np.testing.assert_allclose(got, [np.nan, np.nan, np.nan, 2])
+
+
+# ---- ceilings
+
+def test_ccmax_agrees_with_a_slow_loop():
+    y = np.random.default_rng(4).standard_normal((5, 80, 20)) + np.random.default_rng(5).standard_normal((80, 20))
+    for v, got in enumerate(ceiling.ccmax(y, zscored=False)):
+        N, ybar = 5, y[:, :, v].mean(0)
+        TP = np.mean([np.var(y[n, :, v], ddof=1) for n in range(N)])
+        SP = (N * np.var(ybar, ddof=1) - TP) / (N - 1)
+        expected = 1 / np.sqrt(1 + (TP / SP - 1) / N) if SP > 0 else np.nan
+        np.testing.assert_allclose(got, expected)
+
+
+def test_explainable_variance_agrees_with_the_tutorials_formula():
+    y = np.random.default_rng(6).standard_normal((4, 60, 9)) + np.random.default_rng(7).standard_normal((60, 9))
+    z = scipy.stats.zscore(y, axis=1)
+    residual = z - z.mean(0)
+    expected = 1 - np.mean(np.var(residual, axis=1), axis=0)
+    np.testing.assert_allclose(ceiling.explainable_variance(y, bias_correction=False), expected)
+    np.testing.assert_allclose(ceiling.explainable_variance(y), expected - (1 - expected) / 3)
+
+
+@pytest.mark.parametrize("rho", [.1, .3])
+@pytest.mark.parametrize("R", [4, 10])
+def test_every_ceiling_finds_the_truth(rho, R):
+    rng = np.random.default_rng(int(100 * rho) + R)
+    signal = rng.standard_normal((300, 800))
+    y = rho**.5 * signal + (1 - rho)**.5 * rng.standard_normal((R, 300, 800))
+    truth = np.sqrt(R * rho / (1 + (R - 1) * rho))
+    z = (y - y.mean(1, keepdims=True)) / y.std(1, keepdims=True)
+    names = {"ccmax": ceiling.ccmax(z), "measured power": ceiling.ccmax(3 * y, zscored=False), "split half": np.sqrt(ceiling.spearman_brown(ceiling.split_half(y))),
+             "odd repeats": ceiling.expected_correlation(ceiling.explainable_variance(y[::2]), R), "people": ceiling.average_ceiling(y, n=20)}
+    for name, got in names.items():
+        print(f"rho {rho} R {R} {name}: bias {np.nanmean(got) - truth:+.3f} spread {np.nanstd(got):.3f} undefined {np.isnan(got).mean():.2f}")
+        assert abs(np.nanmean(got) - truth) < .03, name
+
+
+def test_ceilings_are_nan_where_undefined():
+    y = np.random.default_rng(8).standard_normal((3, 100, 50))
+    y[:, :, 0] = 7
+    for got in (ceiling.ccmax(y, zscored=False), ceiling.expected_correlation(ceiling.explainable_variance(y)), ceiling.odd_even_ceiling(y)[0]):
+        assert np.isnan(got[0]) and np.isnan(got).mean() > .2 and not np.isinf(got).any() and not (got == 0).any()
+    with pytest.raises(DataError, match="zscored=False"): ceiling.ccmax(y[:, :, 1:] * 2)
+    with pytest.raises(ParameterError, match="R >= 3"): ceiling.odd_even_ceiling(y[:2])
+
+
+def test_mask_and_ceiling_ignore_the_scored_repeats():
+    y = np.random.default_rng(9).standard_normal((6, 100, 30))
+    changed = y.copy()
+    changed[1::2] *= -3
+    np.testing.assert_array_equal(ceiling.odd_even_ceiling(y)[0], ceiling.odd_even_ceiling(changed)[0])
+
+
+# ---- ridge
+
+@pytest.mark.parametrize("F", [40, 300])
+def test_voxelwise_ridge_agrees_with_himalaya(F):
+    from himalaya.kernel_ridge import KernelRidgeCV
+    from himalaya.ridge import RidgeCV
+    from sklearn.model_selection import PredefinedSplit
+    X, Y, groups = problem(F=F)
+    alphas = np.logspace(0, 5, 11)
+    ours = ridge.VoxelwiseRidge(alphas).fit(X, Y, groups)
+    assert ours.design_.dual == (F > len(X))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = RidgeCV(alphas=alphas, cv=PredefinedSplit(groups)).fit(X, Y)
+        kernel = KernelRidgeCV(alphas=alphas, kernel="linear", cv=PredefinedSplit(groups)).fit(X, Y)
+    np.testing.assert_allclose(ours.best_alphas_, theirs.best_alphas_, rtol=1e-4)
+    np.testing.assert_allclose(ours.weights, theirs.coef_, atol=1e-4)
+    np.testing.assert_allclose(ours.predict(X[:10]), kernel.predict(X[:10]), atol=2e-3)
+    np.testing.assert_allclose(ours.cv_r2_, 1 + theirs.cv_scores_ / Y.var(0), atol=1e-4)
+
+
+def test_primal_dual_blocks_and_memory_map_agree(tmp_path):
+    X, Y, groups = problem()
+    base = ridge.VoxelwiseRidge(dual=False).fit(X, Y, groups)
+    np.save(tmp_path / "y.npy", Y)
+    mapped = np.load(tmp_path / "y.npy", mmap_mode="r", allow_pickle=False)
+    other = ridge.VoxelwiseRidge(dual=True, block=7).fit(X, mapped, groups)
+    np.testing.assert_array_equal(base.best_alphas_, other.best_alphas_)
+    np.testing.assert_allclose(base.predict(X), other.predict(X), atol=1e-4)
+    np.testing.assert_allclose(base.weights, other.weights, atol=1e-4)
+
+
+def test_rows_restrict_the_fit():
+    X, Y, groups = problem()
+    rows = np.flatnonzero(groups > 0)
+    part = ridge.VoxelwiseRidge().fit(ridge.Design(X), Y, groups, rows=rows)
+    gone = np.where(groups > 0, groups, -1)
+    np.testing.assert_array_equal(part.coef_, ridge.VoxelwiseRidge().fit(ridge.Design(X), Y, gone).coef_)
+    changed = Y.copy()
+    changed[groups == 0] = 99
+    np.testing.assert_array_equal(part.coef_, ridge.VoxelwiseRidge().fit(ridge.Design(X), changed, gone).coef_)
+
+
+def banded_problem(seed=3, T=120, V=24):
+    rng = np.random.default_rng(seed)
+    bands = {"low": rng.standard_normal((T, 6)) * 5, "model": rng.standard_normal((T, 200))}
+    Y = np.hstack([bands["low"] @ rng.standard_normal((6, V // 2)) / 12, bands["model"] @ rng.standard_normal((200, V // 2)) / 14]) + rng.standard_normal((T, V))
+    return bands, Y.astype(np.float32), np.repeat(np.arange(4), T // 4)
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_banded_ridge_agrees_with_himalaya(dual):
+    from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
+    from sklearn.model_selection import PredefinedSplit
+    bands, Y, groups = banded_problem()
+    alphas, ratios = np.logspace(-2, 3, 9), np.array([[.01, .99], [.2, .8], [.5, .5], [.9, .1]])
+    Y = Y - Y.mean(0)
+    ours = ridge.BandedRidge(alphas, ratios, dual=dual).fit(bands, Y, groups)
+    kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x]).astype(np.float64)
+    deltas, dual_weights, scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=ratios, alphas=alphas, cv=PredefinedSplit(groups),
+        return_weights="dual", progress_bar=False)[:3]
+    np.testing.assert_allclose(ours.ratios_ / ours.best_alphas_, np.exp(deltas), rtol=1e-3)
+    theirs = sum(np.exp(d) * (k @ dual_weights) for d, k in zip(deltas, kernels))
+    np.testing.assert_allclose(ours.predict(bands), theirs, atol=2e-3)
+
+
+def test_banded_grid_is_no_worse_than_himalayas_random_search():
+    from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
+    from sklearn.model_selection import PredefinedSplit
+    bands, Y, groups = banded_problem()
+    Y = Y - Y.mean(0)
+    ours = ridge.BandedRidge().fit(bands, Y, groups)
+    kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x])
+    scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=50, alphas=ours.alphas, cv=PredefinedSplit(groups), random_state=0, progress_bar=False)[2]
+    theirs = 1 + scores.max(0) / Y.var(0)
+    print(f"cross-validated R²: grid of 7 {ours.cv_r2_.mean():.4f}, random search of 50 {theirs.mean():.4f}")
+    assert ours.cv_r2_.mean() > theirs.mean() - .005
+
+
+def test_banded_parts_and_penalties():
+    bands, Y, groups = banded_problem()
+    model = ridge.BandedRidge().fit(bands, Y, groups)
+    assert model.ratios_[0, :12].mean() > .8 and model.ratios_[1, 12:].mean() > .6
+    total = sum(model.split_scores(bands, Y).values())
+    np.testing.assert_allclose(total, score.r2(model.predict(bands), Y), atol=2e-3)
+    assert np.isinf(model.penalties_[model.ratios_ == 0]).all() and np.isfinite(model.penalties_[model.ratios_ > 0]).all()
+    wide = np.hstack([x - x.mean(0) for x in bands.values()])
+    np.testing.assert_allclose(wide @ model.weights + Y.mean(0), model.predict(bands), atol=2e-3)
+
+
+def test_scale_of_a_band_does_not_matter():
+    bands, Y, groups = banded_problem()
+    model, other = (ridge.BandedRidge().fit(b, Y, groups) for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5}))
+    np.testing.assert_allclose(model.predict(bands), other.predict({"low": bands["low"] * 1000, "model": bands["model"] + 5}), atol=5e-3)
+
+
+@pytest.mark.parametrize("dual", [True, False])
+def test_moved_design_is_the_design_of_moved_features(dual):
+    bands, Y, groups = banded_problem()
+    order = np.roll(np.arange(120), 31)
+    base = ridge.Design(bands, normalise=True, keep=True, dual=dual)
+    ridge.nested_prediction(ridge.BandedRidge(), base, Y, groups)  # fills what the moved design must not use
+    moved = base.moved("model", order)
+    fresh = ridge.Design(bands | {"model": bands["model"][order]}, normalise=True, dual=dual)
+    got = [ridge.nested_prediction(ridge.BandedRidge(), d, Y, groups) for d in (moved, fresh)]
+    np.testing.assert_allclose(*got, atol=2e-3)
+
+
+def test_kept_eigendecompositions_do_not_go_stale():
+    bands, Y, groups = banded_problem()
+    design = ridge.Design(bands, normalise=True, keep=True)
+    first = ridge.nested_prediction(ridge.BandedRidge(), design, Y, groups)
+    ridge.nested_prediction(ridge.BandedRidge(), design, Y[::-1].copy(), groups)
+    ridge.BandedRidge(ratios=[[.3, .7]]).fit(design, Y, groups // 2)
+    np.testing.assert_array_equal(first, ridge.nested_prediction(ridge.BandedRidge(), design, Y, groups))
+
+
+def test_nothing_of_a_held_out_group_reaches_its_prediction():
+    bands, Y, groups = banded_problem()
+    changed = Y.copy()
+    changed[groups == 2] += np.random.default_rng(0).standard_normal(changed[groups == 2].shape) * 10
+    a, b = (ridge.nested_prediction(ridge.BandedRidge(), bands, y, groups) for y in (Y, changed))
+    np.testing.assert_array_equal(a[groups == 2], b[groups == 2])
+    assert np.abs(a - b)[groups != 2].max() > .1
+
+
+def test_weight_basis_is_the_svd_of_all_weights():
+    rng = np.random.default_rng(5)
+    weights, scores = [rng.standard_normal((30, n)) for n in (40, 25)], [rng.random(40), rng.random(25) - .3]
+    stacked = np.hstack([w * np.clip(s, 0, None) for w, s in zip(weights, scores)])
+    expected = np.linalg.svd(stacked)[0][:, :5]
+    got = ridge.weight_basis(weights, scores, rank=5, block=7)
+    np.testing.assert_allclose(np.abs((got * expected).sum(0)), 1, atol=1e-4)
+    with pytest.raises(DataError, match="can be predicted"): ridge.weight_basis(weights, [-s - 1 for s in scores])
+
+
+def test_reduced_rank_weights_predict():
+    X, Y, groups = problem()
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 8)))[0]
+    model = ridge.ReducedRank(basis, (2, 8)).fit(X, Y, groups)
+    np.testing.assert_allclose(X @ model.weights + Y.mean(0), model.predict(X), atol=1e-3)
+    assert model.rank_ == 8 and model.cv_r2_by_rank_[8] > model.cv_r2_by_rank_[2]
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda X, Y, g: ridge.VoxelwiseRidge([0, 1]), "must be positive"),
+    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(X, Y, g * 0), "at least two groups"),
+    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(X, Y[:, 0], g), "share T"),
+    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
+    (lambda X, Y, g: ridge.Design({"a": X, "b": X[:9]}), "same T in every band"),
+    (lambda X, Y, g: ridge.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}), "do not match"),
+])
+def test_faults_are_named(call, message):
+    with pytest.raises((ParameterError, DataError), match=message): call(*problem(T=40, F=5, V=3))
+
+
+# ---- nulls and p-values
+
+def test_c20_fdr_with_gaps_nan_and_nothing_passing():
+    p = np.array([.2, .001, np.nan, .026, .027, .03])
+    np.testing.assert_array_equal(np.nan_to_num(inference.fdr(p), nan=1) <= .05, [False, True, False, True, True, True])
+    assert (inference.fdr([.9, .5]) > .05).all() and np.isnan(inference.fdr([np.nan, np.nan])).all()
+
+
+def test_c20_p_is_never_zero():
+    assert inference.null_p([9.], np.zeros((99, 1)))[0] == .01
+
+
+def test_shift_null_maximum_over_layers_and_blocks_of_columns():
+    rng = np.random.default_rng(7)
+    p, y, groups = rng.standard_normal((3, 60, 5)), rng.standard_normal((60, 5)), np.repeat(["a", "b"], 30)
+    each = np.stack([inference.circular_shift_null(x, y, 20, 3, 1, groups) for x in p])
+    np.testing.assert_allclose(inference.circular_shift_null(p, y, 20, 3, 1, groups, block=2), each.max(0), atol=1e-6)
+    got = inference.shift_test(p, y, 20, 3, 1, groups, block=2)
+    np.testing.assert_allclose(got["r"], score.correlation(p, y).max(0))
+    np.testing.assert_allclose(got["p"], inference.null_p(got["r"], each.max(0)))
+    np.testing.assert_array_equal(got["layer"], score.correlation(p, y).argmax(0))
+
+
+def test_constant_columns_have_no_p():
+    rng = np.random.default_rng(8)
+    y = rng.standard_normal((60, 3)); y[:, 1] = 2
+    got = inference.shift_test(rng.standard_normal((60, 3)), y, 20)
+    assert np.isnan(got["p"][1]) and np.isnan(got["q"][1]) and np.isfinite(got["q"][[0, 2]]).all()
+
+
+def test_block_permutation_moves_whole_blocks_within_stories():
+    p = np.arange(40.)[:, None]
+    y = np.random.default_rng(9).standard_normal((40, 1))
+    null = inference.block_permutation_null(p, y, 5, n=30, seed=1, groups=np.repeat([0, 1], 20))
+    rng, possible = np.random.default_rng(1), []
+    for _ in range(30): possible.append(np.concatenate([start + 5 * b + np.arange(5) for start in (0, 20) for b in rng.permutation(4)]))
+    np.testing.assert_allclose(null[:, 0], [np.corrcoef(p[o, 0], y[:, 0])[0, 1] for o in possible], atol=1e-5)
+
+
+def test_bootstrap_is_the_same_for_the_same_seed_and_honours_masks_seeds_and_ceilings():
+    rng = np.random.default_rng(10)
+    labels, owner = inference.block_labels(np.repeat([0, 1], 60), 12)
+    y = rng.standard_normal((3, 120, 8))
+    sums = [inference.block_sums(np.stack([x + rng.standard_normal(x.shape) for _ in range(2)]), x, labels) for x in y]
+    rois = {"a": np.arange(8) < 3, "b": np.arange(8) >= 3}
+    limits = np.where(np.arange(8) == 0, np.nan, .8)
+    one, two = (inference.crossed_bootstrap(sums, rois=[rois] * 3, ceilings=limits, stories=owner, n=200, seed=5) for _ in range(2))
+    assert one == two
+    r = np.stack([inference.correlation_from_sums(s.sum(1)).mean(0) for s in sums])
+    assert np.isclose(one["a"]["raw"]["mean"], r[:, :3].mean()) and np.isclose(one["a"]["normalized"]["mean"], r[:, 1:3].mean() / .8)
+    assert one["a"]["raw"]["n"] == 3 and one["b"]["raw"]["ci_low"] < one["b"]["raw"]["mean"] < one["b"]["raw"]["ci_high"]
+    alone = inference.crossed_bootstrap(sums[:1], rois=rois, stories=owner, n=200)["a"]["raw"]
+    assert alone["covers"] == "stimuli" and alone["n"] == 1 and np.isfinite(alone["ci_low"])

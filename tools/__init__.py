@@ -1,0 +1,1 @@
+"What makes the package, README, stored outputs and site from the notebooks."
