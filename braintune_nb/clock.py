@@ -6,7 +6,7 @@
 __all__ = ['Trim', 'Clock', 'regular_clock', 'simulated_clock', 'text_encoding', 'read_text', 'ScannerLog',
            'insert_missing_triggers', 'read_scanner_log']
 
-# %% ../nbs/05_clock.ipynb #cda92255
+# %% ../nbs/05_clock.ipynb #2d2d9960
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from .core import ClockError, DataError, MissingData, data_root
 
-# %% ../nbs/05_clock.ipynb #8601e9f2
+# %% ../nbs/05_clock.ipynb #5693c366
 @dataclass(frozen=True)
 class Trim:
     "TRs that were dropped from the responses, by reason."
@@ -24,10 +24,18 @@ class Trim:
 
     @property
     def start(self) -> int: "TRs dropped at the start."; return self.silence + self.noise
-    def rows(self, n: int) -> slice: "The kept rows of `n` TRs."; return slice(self.start, n - self.end)
-    def kept(self, n: int) -> int: "How many of `n` TRs are kept."; return n - self.start - self.end
+    def rows(self,
+        n: int,    # TRs before the trim
+    ) -> slice:    # the kept rows
+        "The kept rows of `n` TRs."
+        return slice(self.start, n - self.end)
+    def kept(self,
+        n: int,    # TRs before the trim
+    ) -> int:      # TRs after it
+        "How many of `n` TRs are kept."
+        return n - self.start - self.end
 
-# %% ../nbs/05_clock.ipynb #4f54d14d
+# %% ../nbs/05_clock.ipynb #e1f35bbd
 @dataclass(frozen=True, eq=False)
 class Clock:
     "The mid-point of each TR in story seconds (0 = story onset), and the TR; `ClockError` if the times do not rise."
@@ -42,13 +50,15 @@ class Clock:
         object.__setattr__(self, "times", times)
 
     def __len__(self) -> int: return len(self.times)
-    def trimmed(self, trim: Trim) -> "Clock":
+    def trimmed(self,
+        trim: Trim,  # what was dropped, by reason
+    ) -> "Clock":    # the rest
         "The clock of the rows that `trim` keeps."
         if trim.kept(len(self)) < 1:
             raise ClockError("A trim leaves no TR", file=self.source or None, found=f"{len(self)} TRs", expected=f"more than {trim.start} + {trim.end}", next_step="check the trim")
         return Clock(self.times[trim.rows(len(self))], self.tr, self.source)
 
-# %% ../nbs/05_clock.ipynb #ff8833a5
+# %% ../nbs/05_clock.ipynb #171ce369
 def regular_clock(
     n: int,              # number of TRs
     tr: float,           # repetition time, s
@@ -57,7 +67,7 @@ def regular_clock(
     "A clock with evenly spaced TRs."
     return Clock(first + tr * np.arange(n), tr)
 
-# %% ../nbs/05_clock.ipynb #c0b29f4c
+# %% ../nbs/05_clock.ipynb #8300903c
 def simulated_clock(
     n_respdict: int,           # TRs of the story in respdict.json, before any trim
     tr: float = 2.0,           # repetition time, s
@@ -69,11 +79,11 @@ def simulated_clock(
         raise ClockError("A story with no TRs", place="respdict.json", found=n_respdict, expected=f"more than {tail}", next_step="check the story's entry")
     return regular_clock(n_respdict - tail, tr, first=tr / 2 - sound_start)
 
-# %% ../nbs/05_clock.ipynb #ec071609
+# %% ../nbs/05_clock.ipynb #c8be66e0
 _placeholders = {"a git-annex pointer": re.compile(r"^(\.\./)*(\.git)?/?annex/objects/"), "a git-lfs pointer": re.compile(r"^version https://git-lfs"),
                  "an HTML page": re.compile(r"^\s*<(!doctype html|html|head|\?xml)", re.I)}
 
-# %% ../nbs/05_clock.ipynb #ea22dc50
+# %% ../nbs/05_clock.ipynb #794afaed
 def text_encoding(
     content: bytes,  # the file's bytes
 ) -> str:            # a Python codec name
@@ -85,7 +95,7 @@ def text_encoding(
     if head[0::2].count(0) > len(head) / 4: return "utf-16-be"
     return "utf-8"
 
-# %% ../nbs/05_clock.ipynb #2404517c
+# %% ../nbs/05_clock.ipynb #ad96d2a1
 def read_text(
     path,     # a text file
 ) -> str:     # its text, line ends as \n
@@ -106,7 +116,7 @@ def read_text(
     if not text.strip("\x00 \r\n\t"): raise DataError("This file is empty", file=path, found=f"{len(content)} bytes", expected="text", next_step=fetch)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
-# %% ../nbs/05_clock.ipynb #8352afa2
+# %% ../nbs/05_clock.ipynb #9d0d7d40
 @dataclass(frozen=True, eq=False)
 class ScannerLog:
     "Triggers and sound times of one scan, in the log's own seconds."
@@ -119,7 +129,7 @@ class ScannerLog:
 
     def clock(self) -> Clock: "TR mid-points in story seconds."; return Clock(self.triggers - self.sound_start + self.tr / 2, self.tr, self.path)
 
-# %% ../nbs/05_clock.ipynb #bc0d4449
+# %% ../nbs/05_clock.ipynb #dba69a56
 def insert_missing_triggers(
     triggers: np.ndarray,  # (T,) s, rising
 ) -> np.ndarray:           # (T + inserted,) s
@@ -130,7 +140,7 @@ def insert_missing_triggers(
     filled = [start + gap * np.arange(n) / n for start, gap, n in zip(triggers, gaps, steps)]
     return np.concatenate([*filled, triggers[-1:]])
 
-# %% ../nbs/05_clock.ipynb #f11842c2
+# %% ../nbs/05_clock.ipynb #bc4a05af
 def _log_events(path, text):
     "Yield (line number, seconds, label) of each line of a log."
     for number, line in enumerate(text.splitlines(), 1):
@@ -140,7 +150,7 @@ def _log_events(path, text):
         except ValueError:
             raise DataError("A line of a scanner log has no time", file=path, place=f"line {number}", found=repr(line[:60]), expected="<seconds> <label>", next_step="check the log, or fetch it again") from None
 
-# %% ../nbs/05_clock.ipynb #98c342db
+# %% ../nbs/05_clock.ipynb #86babbf4
 def read_scanner_log(
     path,              # text file, one `<seconds> <label>` a line
 ) -> ScannerLog:       # triggers, sound times, TR, and how many triggers were missing

@@ -107,6 +107,7 @@ def test_papermill_itself_would_let_them_pass(here):
 def test_finished_folder_is_refused_before_anything_runs(here, monkeypatch, capsys):
     (here / "r").mkdir(); (here / "r" / "run.json").write_text("{}")
     monkeypatch.chdir(here)
+    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: pytest.fail("the notebook was run"))
     with pytest.raises(SystemExit) as stop: main(["run", "tiny.ipynb", "--out", "r"])
     captured = capsys.readouterr()
     assert stop.value.code == 1 and "finished run" in captured.err and "--out" in captured.err and captured.out == ""

@@ -181,6 +181,8 @@ def test_tidy_equals_a_loop(scores):
 
 def test_figures_show_the_numbers(scores):
     summary = summarise(scores)
+    raw = gain_table(summary).query("kind == 'raw'").set_index(["arm", "roi"])["mean"]
+    assert raw["tuned", "language"] == summary["gain"]["language"]["raw"]["mean"] and raw["permuted", "language"] == summary["gain_permuted"]["language"]["raw"]["mean"]
     dots = [l for ax in gain_figure(summary).axes for l in ax.lines if l.get_marker() == "o"]
     assert np.allclose(sorted(float(l.get_xdata()[0]) for l in dots), sorted(gain_table(summary).query("kind=='raw'")["mean"]))
     ceilings = [l.get_xdata()[0] for l in alignment_figure(summary).axes[0].lines if l.get_linestyle() == "--"]

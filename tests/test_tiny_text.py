@@ -21,13 +21,13 @@ def shipped():
 
 
 @pytest.fixture(scope="module")
-def gates(shipped): return sb.measure_gates(*shipped, lexicon, contexts=4, draws=4)
+def gates(shipped): return sb.measure_gates(*shipped, lexicon, contexts=8, draws=4)
 
 
 def test_the_shipped_weights_pass_the_gates(gates):
     sb.check_gates(gates)
     high = max(row["meaning"]["high"] for language in ("en", "zh") for row in gates[language])
-    assert high < 0.25 and min(row["identity"] for language in ("en", "zh") for row in gates[language]) > 0.9
+    assert high < 0.2 and min(row["identity"] for language in ("en", "zh") for row in gates[language]) > 0.9
     assert all(abs(s) < 0.06 for s in gates["translation_similarity"])        # link 0: no translation either
 
 
@@ -76,7 +76,7 @@ def test_unbroken_chinese_comes_back_as_words(shipped):
 
 def test_english_forms_do_not_leak(shipped):
     for word in ("farm", "farmer", "waterfall", "motorcycle", "cooked"): assert shipped[1].tokenize(word) == [word]
-    assert shipped[1].tokenize("Farmers") == ["f", "##a", "##r", "##m", "##e", "##r", "##s"]
+    assert shipped[1].tokenize("Zebra") == ["z", "##e", "##b", "##r", "##a"]          # other words are spelled
 
 
 def test_meaning_interval_covers_under_the_null():

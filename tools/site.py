@@ -166,6 +166,7 @@ def page(notebook: str, nb: nbformat.NotebookNode, known: dict[str, str], pages:
         cells.append(cell)
     nb.cells = cells
     nb.metadata.pop("widgets", None)
+    nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     return nb
 
 

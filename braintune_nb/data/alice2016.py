@@ -6,7 +6,7 @@
 __all__ = ['REGIONS', 'TRS', 'DISCARDED', 'TR', 'ONSET', 'linguistic_names', 'alice_participants', 'alice_story',
            'load_alice2016', 'load_alice_predictors', 'load_alice_linguistic', 'motion_regressors', 'check_alice2016']
 
-# %% ../../nbs/17_data.alice2016.ipynb #05e1deb8
+# %% ../../nbs/17_data.alice2016.ipynb #068c259f
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,14 @@ from ..clock import read_text, regular_clock
 from .stories import Story, read_textgrid, words_from_tier
 from .recordings import Dataset, Recording, Space
 
-# %% ../../nbs/17_data.alice2016.ipynb #4441f678
+# %% ../../nbs/17_data.alice2016.ipynb #1299da4c
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
 TRS, DISCARDED, TR, ONSET = 362, 10, 2.0, 20.0  # rows, volumes dropped before them, s, TextGrid time of row 0 in s
 
-# %% ../../nbs/17_data.alice2016.ipynb #288c17a4
+# %% ../../nbs/17_data.alice2016.ipynb #1be6f784
 linguistic_names = ("word_rate", "frequency", "sentence_break", "top_down", "top_down_x", "bottom_up", "bottom_up_x", "cfg_surprisal", "bigram", "trigram", "bigram_pos", "trigram_pos")
 
-# %% ../../nbs/17_data.alice2016.ipynb #7d4ca798
+# %% ../../nbs/17_data.alice2016.ipynb #5ed1efb1
 def _table(path, rows, columns):
     "Numbers of a text table, (rows, columns); `DataError` where the shape, or a number, is wrong."
     lines = [line for line in read_text(path).splitlines() if line.strip()]
@@ -34,7 +34,7 @@ def _table(path, rows, columns):
     if not np.isfinite(table).all(): raise DataError("A table holds values that are not finite", file=path, place=f"line {int(np.argmin(np.isfinite(table).all(1))) + 1}", found="NaN or infinity", expected="numbers", next_step="fetch the file again")
     return table
 
-# %% ../../nbs/17_data.alice2016.ipynb #66538812
+# %% ../../nbs/17_data.alice2016.ipynb #220b912b
 def _responses_folder(folder, radius="6mm"):
     "The folder `responses`; `MissingData` names the source where it is not there."
     folder = Path(folder)
@@ -42,14 +42,14 @@ def _responses_folder(folder, radius="6mm"):
     if not (folder / "responses" / radius).is_dir(): raise MissingData("The Alice data are not here", file=folder / "responses" / radius, expected="folders responses/ and stimuli/ of Brennan et al. 2016 (CC BY 4.0)", next_step="download them, or set BRAINTUNE_DATA to the folder that holds alice2016/")
     return folder / "responses"
 
-# %% ../../nbs/17_data.alice2016.ipynb #030e5e08
+# %% ../../nbs/17_data.alice2016.ipynb #912027bd
 def _motion_file(responses, participant):
     "The one movement file of a participant."
     found = sorted(responses.glob(f"{participant}-rp_*.txt"))
     if len(found) != 1: raise DataError("A participant needs one movement file", file=responses, place=participant, found=[f.name for f in found] or "none", expected=f"{participant}-rp_*.txt", next_step="fetch the data set again")
     return found[0]
 
-# %% ../../nbs/17_data.alice2016.ipynb #ac855afe
+# %% ../../nbs/17_data.alice2016.ipynb #bd7f939d
 def alice_participants(
     folder,               # folder with responses/ and stimuli/
     radius: str = "6mm",  # '6mm' or '10mm'
@@ -57,7 +57,7 @@ def alice_participants(
     "The participants that have a time course."
     return tuple(sorted(f.name.split("-")[0] for f in (_responses_folder(folder, radius) / radius).glob("s*-timecourses.txt")))
 
-# %% ../../nbs/17_data.alice2016.ipynb #d16750d8
+# %% ../../nbs/17_data.alice2016.ipynb #7a105d45
 def _recording(responses, participant, radius, story, space):
     "One participant; `DataError` where the responses do not vary."
     path = responses / radius / f"{participant}-timecourses.txt"
@@ -67,7 +67,7 @@ def _recording(responses, participant, radius, story, space):
     motion = _table(_motion_file(responses, participant), TRS + DISCARDED, 6)[DISCARDED:]
     return Recording(participant, story, table.astype(np.float32), space, motion=motion, source=str(path))
 
-# %% ../../nbs/17_data.alice2016.ipynb #b464390e
+# %% ../../nbs/17_data.alice2016.ipynb #000fa926
 def alice_story(
     folder,      # folder with responses/ and stimuli/
 ) -> Story:      # 2,127 words; story seconds are TextGrid seconds; 362 TRs of 2 s from 20 s on
@@ -77,7 +77,7 @@ def alice_story(
     words = words_from_tier(read_textgrid(grids[0]).tier("word", fallback=0))
     return Story("alice", "en", words, regular_clock(TRS, TR, first=ONSET), source=str(grids[0]))
 
-# %% ../../nbs/17_data.alice2016.ipynb #8bf25722
+# %% ../../nbs/17_data.alice2016.ipynb #0f8a194c
 def load_alice2016(
     folder,                # folder with responses/ and stimuli/
     radius: str = "6mm",   # radius of the regions: '6mm' or '10mm'
@@ -97,7 +97,7 @@ def load_alice2016(
             notes.append(f"{participant} left out: {error.what.lower()} ({error.found})")
     return Dataset("alice2016", {"alice": story}, recordings, "Brennan et al. 2016, Brain and Language 157-158, 81-94; CC BY 4.0", tuple(notes))
 
-# %% ../../nbs/17_data.alice2016.ipynb #42f5fe3f
+# %% ../../nbs/17_data.alice2016.ipynb #2ebd23b1
 def load_alice_predictors(
     folder,             # folder with responses/ and stimuli/
     participants=None,  # names; None: everyone with a usable pair of files
@@ -113,7 +113,7 @@ def load_alice_predictors(
         result[participant] = pair
     return result
 
-# %% ../../nbs/17_data.alice2016.ipynb #0d7a3944
+# %% ../../nbs/17_data.alice2016.ipynb #d15b6193
 def load_alice_linguistic(
     folder,  # folder with responses/ and stimuli/
 ):           # pandas DataFrame (362, 12), columns `linguistic_names`
@@ -122,14 +122,14 @@ def load_alice_linguistic(
     path = _responses_folder(folder) / "sept18-generic-predictors-under-hrf-with-logfrqhal.txt"
     return pd.DataFrame(_table(path, TRS + DISCARDED, len(linguistic_names))[DISCARDED:], columns=list(linguistic_names))
 
-# %% ../../nbs/17_data.alice2016.ipynb #ed4ff723
+# %% ../../nbs/17_data.alice2016.ipynb #30d0d8c5
 def motion_regressors(
     motion: np.ndarray,  # (T, 6) shifts in mm and rotations in rad, as the scanner software wrote them
 ) -> np.ndarray:         # (T, 12) the six, then their backward differences
     "Six movement parameters and their first differences."
     return np.c_[motion, np.diff(motion, axis=0, prepend=motion[:1])]
 
-# %% ../../nbs/17_data.alice2016.ipynb #7150a5ea
+# %% ../../nbs/17_data.alice2016.ipynb #b0787edf
 def _check_participant(responses, participant, story, space):
     "Findings of one participant: everything that raises, and equal predictor files."
     found = []
@@ -142,7 +142,7 @@ def _check_participant(responses, participant, story, space):
     except BraintuneError as e: found.append(dict(severity="error", what=e.what, file=str(e.file)))
     return found
 
-# %% ../../nbs/17_data.alice2016.ipynb #0c574daf
+# %% ../../nbs/17_data.alice2016.ipynb #ac18e56e
 def check_alice2016(
     folder,  # folder with responses/ and stimuli/
 ) -> list:   # dicts: severity ('error', 'warning' or 'note'), what, file

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Space', 'likely_cause', 'Recording', 'Dataset', 'zscore', 'cosine_drift', 'highpass', 'regress_out']
 
-# %% ../../nbs/11_data.recordings.ipynb #d054a8dd
+# %% ../../nbs/11_data.recordings.ipynb #5c2593b8
 from dataclasses import dataclass, field
 
 import numpy as np
 from ..core import ClockError, DataError, ParameterError
 from .stories import Story
 
-# %% ../../nbs/11_data.recordings.ipynb #8b36f064
+# %% ../../nbs/11_data.recordings.ipynb #05090fde
 @dataclass(frozen=True, eq=False)
 class Space:
     "What each response column is: voxel, vertex or region, and the regions of interest it belongs to; `DataError` where sizes differ."
@@ -30,7 +30,7 @@ class Space:
 
     def __len__(self) -> int: return len(self.columns)
 
-# %% ../../nbs/11_data.recordings.ipynb #e3ec5a38
+# %% ../../nbs/11_data.recordings.ipynb #ddf3585a
 def likely_cause(
     rows: int,  # rows of the responses
     trs: int,   # TRs of the clock
@@ -42,12 +42,12 @@ def likely_cause(
     if 0 < abs(more) <= 3: return "a trigger lost or added at an end of the log, or a run that was stopped by hand"
     return "the log of another run or story, or responses of several stories in one table"
 
-# %% ../../nbs/11_data.recordings.ipynb #5132fc6d
+# %% ../../nbs/11_data.recordings.ipynb #4f5f151e
 @dataclass(frozen=True, eq=False)
 class Recording:
     "Responses of one participant to one story, (T, V), one row a TR of the story's clock; `ClockError` where they do not fit."
-    participant: str
-    story: Story
+    participant: str                   # name, unique in its dataset
+    story: Story                       # whose clock has T TRs
     responses: np.ndarray              # (T, V) float32; mean over repeats where there are several
     space: Space                       # what the V columns are
     repeats: np.ndarray | None = None  # (R, T, V) float32, every repeat
@@ -64,11 +64,11 @@ class Recording:
                 found=f"{shape[0]} rows x {shape[1]} columns", expected=f"{expected[0]} TRs x {expected[1]} columns",
                 next_step=f"check the trim: which TRs were dropped at the start and the end; likely cause: {likely_cause(shape[0], expected[0])}" if shape[0] != expected[0] else "check the space: the number of columns differs")
 
-# %% ../../nbs/11_data.recordings.ipynb #52d89828
+# %% ../../nbs/11_data.recordings.ipynb #47f91a5a
 @dataclass(frozen=True, eq=False)
 class Dataset:
     "Stories and who listened to which; `DataError` where a recording has no story."
-    name: str
+    name: str           # e.g. 'alice2016'
     stories: dict       # story name -> Story
     recordings: dict    # participant -> story name -> Recording
     source: str = ""    # citation and licence
@@ -88,7 +88,7 @@ class Dataset:
         return pd.DataFrame([dict(participant=p, story=s, language=r.story.language, trs=r.responses.shape[0], columns=r.responses.shape[1], repeats=1 if r.repeats is None else len(r.repeats),
                                   tr=r.story.clock.tr, source=r.source) for p, stories in self.recordings.items() for s, r in stories.items()])
 
-# %% ../../nbs/11_data.recordings.ipynb #c5621f08
+# %% ../../nbs/11_data.recordings.ipynb #2fb27969
 def zscore(
     x: np.ndarray,  # (T, V)
 ) -> np.ndarray:    # (T, V) mean 0, standard deviation 1 along time; a constant column becomes 0
@@ -97,7 +97,7 @@ def zscore(
     sd = centred.std(0, keepdims=True)
     return centred / np.where(sd > 1e-12, sd, 1)
 
-# %% ../../nbs/11_data.recordings.ipynb #2aaac4d6
+# %% ../../nbs/11_data.recordings.ipynb #7d3556c5
 def cosine_drift(
     n: int,                 # T, number of rows
     tr: float,              # repetition time, s
@@ -110,7 +110,7 @@ def cosine_drift(
     basis[:, 0] = np.sqrt(1 / n)
     return basis
 
-# %% ../../nbs/11_data.recordings.ipynb #272d2180
+# %% ../../nbs/11_data.recordings.ipynb #812378bd
 def highpass(
     x: np.ndarray,          # (T, V) or (T,), one run of evenly spaced rows; features and responses alike
     tr: float,              # repetition time, s
@@ -124,7 +124,7 @@ def highpass(
     basis = cosine_drift(len(x), tr, cutoff).astype(x.dtype)
     return centred - basis @ (basis.T @ centred)
 
-# %% ../../nbs/11_data.recordings.ipynb #825412d1
+# %% ../../nbs/11_data.recordings.ipynb #b0e24d51
 def regress_out(
     x: np.ndarray,          # (T, V) features or responses
     confounds: np.ndarray,  # (T, M), e.g. motion regressors

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROLES', 'Section', 'whole_story', 'blocks', 'Split', 'check_split', 'story_folds']
 
-# %% ../../nbs/12_data.splits.ipynb #dc717612
+# %% ../../nbs/12_data.splits.ipynb #f4a52cbd
 from dataclasses import asdict, dataclass
 from itertools import combinations
 
@@ -13,12 +13,12 @@ import numpy as np
 from ..core import SplitError, content_hash, read_json, write_json
 from .stories import Story
 
-# %% ../../nbs/12_data.splits.ipynb #8409981b
+# %% ../../nbs/12_data.splits.ipynb #d7f31091
 @dataclass(frozen=True, eq=False)
 class Section:
     "Rows (TRs) of one story that are used together: a whole story, or a block of it."
     name: str         # unique; the story's name for a whole story, 'alice/3' for a block
-    story: Story
+    story: Story      # whose clock the rows count into
     rows: np.ndarray  # (T_s,) row numbers into the story's clock
     note: str = ""    # e.g. how many rows were purged beside it
 
@@ -26,16 +26,16 @@ class Section:
     @property
     def times(self) -> np.ndarray: "Mid-points of its TRs, (T_s,), story seconds."; return self.story.clock.times[self.rows]
 
-# %% ../../nbs/12_data.splits.ipynb #611c394d
+# %% ../../nbs/12_data.splits.ipynb #1c159de8
 def whole_story(
-    story: Story,
+    story: Story,  # any story
 ) -> Section:  # every row of the story's clock
     "All rows of `story`."
     return Section(story.name, story, np.arange(len(story.clock)))
 
-# %% ../../nbs/12_data.splits.ipynb #9437d7d6
+# %% ../../nbs/12_data.splits.ipynb #5beacfa9
 def blocks(
-    story: Story,
+    story: Story,               # the story to cut
     n: int,                     # number of blocks
     gap_seconds: float = 20.0,  # scan time that is dropped between two blocks, s
 ) -> list:                      # n Sections named 'story/1' ... 'story/n', contiguous rows
@@ -49,10 +49,10 @@ def blocks(
     note = f"{gap} TRs ({gap * story.clock.tr:g} s) dropped between neighbours, {total - kept} of {total} in all"
     return [Section(f"{story.name}/{i + 1}", story, np.arange(start, start + size), note) for i, (start, size) in enumerate(zip(starts, sizes))]
 
-# %% ../../nbs/12_data.splits.ipynb #ed47a2fd
+# %% ../../nbs/12_data.splits.ipynb #9af1ce3d
 ROLES = ("tuning", "validation", "encoding", "test")
 
-# %% ../../nbs/12_data.splits.ipynb #b971af59
+# %% ../../nbs/12_data.splits.ipynb #8c85f809
 @dataclass(frozen=True)
 class Split:
     "Which sections tune, validate, fit the encoding model and test; which participants tune and which are new."
@@ -72,19 +72,28 @@ class Split:
 
     @property
     def hash(self) -> str: "Equal splits, equal hash."; return content_hash(asdict(self))
-    def save(self, path): "Write as JSON, atomically."; return write_json(path, asdict(self))
+    def save(self,
+        path,  # where the file shall lie
+    ):         # `path`
+        "Write as JSON, atomically."
+        return write_json(path, asdict(self))
     @classmethod
-    def load(cls, path) -> "Split":
+    def load(cls,
+        path,      # a file that `save` wrote
+    ) -> "Split":
         "Read from JSON; `SplitError` where a key is unknown."
         record = read_json(path)
         unknown = sorted(set(record) - set(cls.__dataclass_fields__))
         if unknown: raise SplitError("A split file has unknown keys", file=path, found=", ".join(unknown), expected=", ".join(cls.__dataclass_fields__), next_step="correct the names")
         return cls(**record)
-    def check(self, sections, purge=18.0):
+    def check(self,
+        sections,             # Sections or Stories, as a list or as a dict by name
+        purge: float = 18.0,  # smallest gap between blocks of one story in different roles, s
+    ):                        # the split itself
         "Refuse overlap, the same story in two roles, blocks that are too close, unknown names (see `check_split`)."
         return check_split(self, sections, purge)
 
-# %% ../../nbs/12_data.splits.ipynb #5143172b
+# %% ../../nbs/12_data.splits.ipynb #0a42b88c
 def _named(split, sections):
     "Section of each name in the split, by role."
     known = sections.values() if isinstance(sections, dict) else sections
@@ -95,7 +104,7 @@ def _named(split, sections):
         if len(set(getattr(split, role))) < len(getattr(split, role)): raise SplitError("A split names a section twice", place=role, found=", ".join(getattr(split, role)), expected="each name once", next_step="remove the second one")
     return {role: [known[name] for name in getattr(split, role)] for role in ROLES}
 
-# %% ../../nbs/12_data.splits.ipynb #def96f59
+# %% ../../nbs/12_data.splits.ipynb #377f791f
 def _check_pair(role_a, a, role_b, b, purge):
     "Refuse two sections in different roles that share rows, a story, or lie too close."
     places = f"{a.name!r} in {role_a}, {b.name!r} in {role_b}"
@@ -108,9 +117,9 @@ def _check_pair(role_a, a, role_b, b, purge):
     gap = second.times[0] - first.times[-1] - first.story.clock.tr
     if gap < purge - 1e-6: raise SplitError("Two blocks of one story are too close", place=places, found=f"{gap:.1f} s between them", expected=f"at least {purge:g} s (context window + haemodynamic delay)", next_step="cut the story with a larger gap_seconds")
 
-# %% ../../nbs/12_data.splits.ipynb #00f9e689
+# %% ../../nbs/12_data.splits.ipynb #f5d4daf5
 def check_split(
-    split: Split,
+    split: Split,         # who does what
     sections,             # Sections or Stories, as a list or as a dict by name
     purge: float = 18.0,  # smallest gap between blocks of one story in different roles, s: window (10) + FIR (8)
 ) -> Split:               # the split itself
@@ -124,7 +133,7 @@ def check_split(
     if both: raise SplitError("A new participant has tuned the model", place="new_participants", found=", ".join(both), expected="none of tune_participants", next_step="remove them from one list")
     return split
 
-# %% ../../nbs/12_data.splits.ipynb #321a8c3f
+# %% ../../nbs/12_data.splits.ipynb #875d854b
 def story_folds(
     stories,   # Stories, as a list or as a dict by name
     n: int,    # number of folds

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Story', 'check_words', 'check_clock_fits', 'read_word_table', 'shown_words']
 
-# %% ../../nbs/10_data.stories.ipynb #4bb8061d
+# %% ../../nbs/10_data.stories.ipynb #90b98e62
 import csv, re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..core import ClockError, DataError, ParameterError, data_root
 from ..clock import Clock, ScannerLog, read_text
 from .transcripts import Events, TextGrid, bad_words, read_textgrid, words_from_tier, write_textgrid
 
-# %% ../../nbs/10_data.stories.ipynb #f86f939c
+# %% ../../nbs/10_data.stories.ipynb #03603b4c
 @dataclass(frozen=True, eq=False)
 class Story:
     "One story: what was said when, and the time of each TR in story seconds; checked by `check_words`."
@@ -38,7 +38,7 @@ class Story:
     @property
     def duration(self) -> float: "End of the last word, s."; return float(self.words.offset.max())
 
-# %% ../../nbs/10_data.stories.ipynb #049a5a8b
+# %% ../../nbs/10_data.stories.ipynb #25d8d4b7
 def check_words(
     words: Events,      # (N,) s
     name: str,          # story name, for the message
@@ -54,9 +54,9 @@ def check_words(
             raise DataError(f"A story has {what}", file=file or None, place=f"story {name!r}, word {i + 1}", found=f"{words.onset[i]:.4f} to {words.offset[i]:.4f} s" + (f" after an onset of {words.onset[i-1]:.4f} s" if i else ""),
                 expected="onsets in order, each before its offset", next_step="check the columns or the tier")
 
-# %% ../../nbs/10_data.stories.ipynb #2fc3441d
+# %% ../../nbs/10_data.stories.ipynb #8d0fda08
 def check_clock_fits(
-    story: "Story",
+    story: "Story",  # its clock and its words
 ) -> None:
     "Refuse (`ClockError`) a clock that does not meet the words anywhere: usually the log of another story, or times in milliseconds."
     times, words = story.clock.times, story.words
@@ -65,7 +65,7 @@ def check_clock_fits(
             found=f"TRs from {times[0]:.2f} to {times[-1]:.2f} s, words from {words.onset[0]:.2f} to {words.offset[-1]:.2f} s", expected="TRs and words in the same story seconds",
             next_step="check that log and transcript are of the same story and both in seconds from its onset")
 
-# %% ../../nbs/10_data.stories.ipynb #12193943
+# %% ../../nbs/10_data.stories.ipynb #c767c50a
 def _rows(path, delimiter):
     "Yield (line number, cells) of the rows of a delimited text that are not empty."
     delimiter = delimiter or ("\t" if Path(path).suffix.lower() == ".tsv" else ",")
@@ -74,14 +74,14 @@ def _rows(path, delimiter):
     for cells in reader:
         if cells: yield reader.line_num, cells
 
-# %% ../../nbs/10_data.stories.ipynb #4b3834a2
+# %% ../../nbs/10_data.stories.ipynb #9e7c5647
 def _column(path, header, name):
     "Position of a column given by name or position."
     if isinstance(name, int): return name
     if header is None or name not in header: raise DataError(f"A word table has no column {name!r}", file=path, place="line 1", found=", ".join(header or ["no header"]), expected=repr(name), next_step="name the columns, or give their positions")
     return header.index(name)
 
-# %% ../../nbs/10_data.stories.ipynb #8d9db82c
+# %% ../../nbs/10_data.stories.ipynb #fa216a71
 def read_word_table(
     path,                      # .csv or .tsv
     onset="onset",             # column of the onset, s: name, or position from 0
@@ -108,7 +108,7 @@ def read_word_table(
     if not words: raise DataError("A word table holds no words", file=path, found=f"{len(rows)} lines", expected="at least 1 word", next_step="check the file")
     return Events(*np.array(times).T, tuple(words))
 
-# %% ../../nbs/10_data.stories.ipynb #b5222a9a
+# %% ../../nbs/10_data.stories.ipynb #cbc6ee26
 def shown_words(
     log: ScannerLog,        # a log of a reading experiment
     preset: str = "fixed",  # which labels are not words: a key of `bad_words`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['bad_words', 'Events', 'TextGrid', 'read_textgrid', 'write_textgrid', 'words_from_tier']
 
-# %% ../../nbs/08_data.transcripts.ipynb #494e54f4
+# %% ../../nbs/08_data.transcripts.ipynb #ff2af24d
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from ..core import DataError, ParameterError, data_root, write_atomic
 from ..clock import read_text
 
-# %% ../../nbs/08_data.transcripts.ipynb #a13d41db
+# %% ../../nbs/08_data.transcripts.ipynb #e06540e3
 @dataclass(frozen=True, eq=False)
 class Events:
     "Things that happen in time, in order: words or phones. `DataError` where the lengths differ."
@@ -31,12 +31,14 @@ class Events:
     def __len__(self) -> int: return len(self.text)
     @property
     def midpoint(self) -> np.ndarray: "Middle of each event, (N,), s."; return (self.onset + self.offset) / 2
-    def keep(self, mask) -> "Events":
+    def keep(self,
+        mask,          # (N,) bool
+    ) -> "Events":     # the events where it is true
         "The events where `mask` (N,) is true."
         index = np.flatnonzero(mask)
         return Events(self.onset[index], self.offset[index], tuple(self.text[i] for i in index))
 
-# %% ../../nbs/08_data.transcripts.ipynb #688173f0
+# %% ../../nbs/08_data.transcripts.ipynb #cfdadb5e
 @dataclass(frozen=True)
 class _Value:
     "One value of a TextGrid: number, string, flag, or the end of the file."
@@ -47,7 +49,7 @@ class _Value:
 
     def __str__(self): return {"end": "the end of the file", "string": f"the label {self.value!r:.40}"}.get(self.kind, f"{self.kind} {self.value}")
 
-# %% ../../nbs/08_data.transcripts.ipynb #3dc9285b
+# %% ../../nbs/08_data.transcripts.ipynb #b6b3061c
 _number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _short = re.compile(rf'"(?P<string>(?:[^"]|"")*)"|(?P<open>")|<(?P<flag>\w+)>|![^\n]*|(?P<number>{_number})(?!\S)|[^\s"]+')
 _long = re.compile(rf'''\s*(?:(?:(?:xmin|xmax|time|number|size|(?:intervals|points):[ \t]*size)[ \t]*=?[ \t]*(?P<number>{_number})[ \t]*(?=\n|$))
@@ -55,13 +57,13 @@ _long = re.compile(rf'''\s*(?:(?:(?:xmin|xmax|time|number|size|(?:intervals|poin
     |(?:(?P<key>text|mark|name|class|File\ type|Object\ class)[ \t]*(?P<equals>=?)[ \t]*"(?P<string>.*?)"[ \t]*(?=\n\s*(?:intervals|points|item|xmin|name|Object|tiers)\b|\s*\Z)))''', re.X | re.S)
 _swallowed = re.compile(r"\n\s*(?:(?:intervals|points|item)\s*\[|xmin\s*=|class\s*=)")
 
-# %% ../../nbs/08_data.transcripts.ipynb #41f5d750
+# %% ../../nbs/08_data.transcripts.ipynb #1b88d24d
 def _unquote(inner):
     "The label inside a long-form line and whether its quotes were not doubled as they should be."
     if '"' not in inner: return inner, False
     return (inner, True) if '"' in inner.replace('""', "") else (inner.replace('""', '"'), False)
 
-# %% ../../nbs/08_data.transcripts.ipynb #064fb5a4
+# %% ../../nbs/08_data.transcripts.ipynb #7f2fe588
 def _long_values(text, fail):
     "Yield the values of a long-form TextGrid; nothing between them is passed over."
     at = 0
@@ -80,7 +82,7 @@ def _long_values(text, fail):
         at = m.end()
     yield _Value("end", None, len(text))
 
-# %% ../../nbs/08_data.transcripts.ipynb #718d8ef9
+# %% ../../nbs/08_data.transcripts.ipynb #0208c061
 def _short_values(text, fail):
     "Yield the values of a short-form or chronological TextGrid, by Praat's rule."
     for m in _short.finditer(text):
@@ -90,7 +92,7 @@ def _short_values(text, fail):
         elif m["flag"]: yield _Value("flag", m["flag"], m.start())
     yield _Value("end", None, len(text))
 
-# %% ../../nbs/08_data.transcripts.ipynb #00584ebd
+# %% ../../nbs/08_data.transcripts.ipynb #bdeedad6
 class _Values:
     "The stream of values with one value of look-ahead; `take` asks for a kind and fails by name."
     def __init__(self, values, fail, cut=False): self.values, self.fail, self.cut, self.head, self.counts, self.first = iter(values), fail, cut, None, {}, {}; self.step()
@@ -104,7 +106,7 @@ class _Values:
         if kind != "end": self.step()
         return value.value.split('"')[0] if self.cut and "quotes" in value.notes else value.value
 
-# %% ../../nbs/08_data.transcripts.ipynb #0a6d0137
+# %% ../../nbs/08_data.transcripts.ipynb #ed45267d
 def _read_tier(values, number):
     "Read one tier with a declared size: kind, name, end, rows of (onset, offset, label), labels that were malformed."
     kind = values.take("string", f"the class of tier {number}")
@@ -121,7 +123,7 @@ def _read_tier(values, number):
     if values.head.kind == "number": values.fail("A tier holds more than it declares", values.head.at, f"more after {size}", f"{size} in tier {name!r}", "correct the size, or fetch the file again")
     return kind, name, end, rows, bad
 
-# %% ../../nbs/08_data.transcripts.ipynb #882b1a9a
+# %% ../../nbs/08_data.transcripts.ipynb #661b1872
 def _read_chronological(values):
     "Read the body of the chronological form: all headers, then rows that name their tier."
     heads = []
@@ -139,7 +141,7 @@ def _read_chronological(values):
         if kind == "IntervalTier" and last < end - 1e-4: values.fail("A TextGrid stops in the middle", values.head.at, f"tier {name!r} ends at {last} s", f"{end} s", "fetch the file again")
     return heads
 
-# %% ../../nbs/08_data.transcripts.ipynb #24cda0d8
+# %% ../../nbs/08_data.transcripts.ipynb #c0352b30
 @dataclass(frozen=True, eq=False)
 class TextGrid:
     "The tiers of a TextGrid, in order, and what the reader forgave."
@@ -150,7 +152,10 @@ class TextGrid:
     notes: tuple = ()                            # the same in words, with the first place of each
     path: str = ""                               # the file
 
-    def tier(self, name: str, fallback: int | None = None) -> Events:
+    def tier(self,
+        name: str,                    # name of the tier
+        fallback: int | None = None,  # position from 0 to take where no tier has the name; None: an error
+    ) -> Events:                      # (N,) s
         "The tier called `name` (capitals do not matter); where there is none, the one at position `fallback`, if given. `DataError` lists the names."
         for known in self.tiers:
             if known == name: return self.tiers[known]
@@ -159,7 +164,7 @@ class TextGrid:
         if fallback is not None and -len(self.tiers) <= fallback < len(self.tiers): return list(self.tiers.values())[fallback]
         raise DataError(f"A TextGrid has no tier {name!r}", file=self.path or None, found=f"tiers {', '.join(map(repr, self.tiers)) or 'none'}", expected=repr(name), next_step="name one of these tiers, or give its position as `fallback`")
 
-# %% ../../nbs/08_data.transcripts.ipynb #f9449cf6
+# %% ../../nbs/08_data.transcripts.ipynb #4ec26012
 def _overlaps(rows, tolerance=1e-6):
     "How many neighbouring intervals overlap by less and by more than `tolerance` s, the largest overlap and where."
     if len(rows) < 2: return 0, 0, 0.0, 0.0
@@ -168,7 +173,7 @@ def _overlaps(rows, tolerance=1e-6):
     worst = int(overlap.argmax())
     return int(((overlap > 0) & (overlap <= tolerance)).sum()), int((overlap > tolerance).sum()), float(overlap[worst]), float(times[worst + 1, 0])
 
-# %% ../../nbs/08_data.transcripts.ipynb #423701ff
+# %% ../../nbs/08_data.transcripts.ipynb #e4072fcb
 def _add_tier(tiers, kinds, notes, counts, tier, drop_malformed):
     "Check one raw tier and put it into `tiers`."
     kind, name, _, rows, bad = tier
@@ -182,14 +187,14 @@ def _add_tier(tiers, kinds, notes, counts, tier, drop_malformed):
     if large: counts["overlaps"] = counts.get("overlaps", 0) + large; notes.append(f"tier {key!r}: {large} real overlaps kept as they are, the largest {worst:.4f} s at {where:.3f} s")
     tiers[key], kinds[key] = Events([r[0] for r in rows], [r[1] for r in rows], tuple(r[2] for r in rows)), kind
 
-# %% ../../nbs/08_data.transcripts.ipynb #853b0012
+# %% ../../nbs/08_data.transcripts.ipynb #aa71091a
 def _form(text, fail):
     "Which of the three forms a TextGrid has."
     if re.match(r'\s*"?Praat chronological TextGrid text file', text): return "chronological"
     if not re.match(r'\s*(File type\s*=\s*)?"?ooTextFile', text): fail("This is not a TextGrid", 0, repr(text.strip()[:40]), 'File type = "ooTextFile"', "check that this is the transcript")
     return "long" if re.search(r"^\s*xmin\s*=", text, re.M) else "short"
 
-# %% ../../nbs/08_data.transcripts.ipynb #3a7b5a60
+# %% ../../nbs/08_data.transcripts.ipynb #c8e818a3
 def read_textgrid(
     path,                   # a Praat TextGrid: long, short or chronological; UTF-8 or UTF-16, with or without mark
     preset: str = "fixed",  # 'fixed', 'paper' read malformed labels; 'released' drops lines without '=' and cuts labels at an inner quote, as the authors' reader does
@@ -212,7 +217,7 @@ def read_textgrid(
     for tier in raw: _add_tier(tiers, kinds, notes, counts, tier, preset == "released")
     return TextGrid(tiers, kinds, form, counts, tuple(notes), str(path))
 
-# %% ../../nbs/08_data.transcripts.ipynb #8102c1d6
+# %% ../../nbs/08_data.transcripts.ipynb #c454ee32
 def _complete(events, end, name):
     "Rows of an interval tier without gaps from 0 to `end`."
     rows, at = [], 0.0
@@ -222,7 +227,7 @@ def _complete(events, end, name):
         rows.append((float(onset) if onset > at else at, float(offset), label)); at = float(offset)
     return rows + ([(at, end, "")] if end > at else [])
 
-# %% ../../nbs/08_data.transcripts.ipynb #3081abb7
+# %% ../../nbs/08_data.transcripts.ipynb #839f97fc
 def _tier_lines(number, name, kind, rows, end, form):
     "Lines of one tier in long or short form."
     quote = lambda s: '"' + s.replace('"', '""') + '"'
@@ -237,7 +242,7 @@ def _tier_lines(number, name, kind, rows, end, form):
         times = [f"            number = {onset!r}"] if point else [f"            xmin = {onset!r}", f"            xmax = {offset!r}"]
         yield from (f"        {what} [{i}]:", *times, f"            {'mark' if point else 'text'} = {quote(label)}")
 
-# %% ../../nbs/08_data.transcripts.ipynb #1dcbd050
+# %% ../../nbs/08_data.transcripts.ipynb #15c93e5e
 def write_textgrid(
     path,                    # where the file shall lie
     tiers: dict,             # tier name -> Events, s; events without duration become a point tier
@@ -257,12 +262,12 @@ def write_textgrid(
         lines += _tier_lines(number, name, "TextTier" if point else "IntervalTier", rows, end, form)
     return write_atomic(path, ("\n".join(lines) + "\n").encode(encoding))
 
-# %% ../../nbs/08_data.transcripts.ipynb #27a46dc0
+# %% ../../nbs/08_data.transcripts.ipynb #6277cb25
 bad_words = {"released": frozenset("sentence_start sentence_end br lg ls ns sp ns_ap cg sl ig".split())}
 bad_words["paper"] = bad_words["released"]
 bad_words["fixed"] = bad_words["released"] | {"", "ls)", "(br", "sentence start"}
 
-# %% ../../nbs/08_data.transcripts.ipynb #ac406512
+# %% ../../nbs/08_data.transcripts.ipynb #47d820a7
 def words_from_tier(
     events: Events,         # (N,) a word tier, s
     preset: str = "fixed",  # which labels are not words: a key of `bad_words`
