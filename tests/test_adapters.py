@@ -106,7 +106,7 @@ def test_wrong_number_of_rows_names_both_numbers(layout, function, tmp_path):
     full = 23 if layout == "lebel2023" else 43
     change(path, key, function)
     wrong = len(function(np.zeros(full)))
-    with pytest.raises(ClockError) as error: load(tmp_path)
+    with pytest.raises(ClockError, match="respdict.json" if layout == "lebel2023" else "scanner log") as error: load(tmp_path)
     assert str(wrong) in str(error.value.found) and str(full) in str(error.value.expected) and str(path) in str(error.value)
     assert any(str(wrong) in f for f in check(tmp_path))
 

@@ -57,6 +57,7 @@ def test_events_are_merged_by_text_position():
     words = S._words_of(("我们", "去", "银行"), spans, events, np.array([.9]), 1000, "zh")
     assert np.allclose(words.onset, [0, .2, .3]) and np.allclose(words.offset, [.2, .3, .9])
     with pytest.raises(DataError, match="gave a word no time"): S._words_of(("我们", "去", "银行"), spans, events[:2] + events[3:], np.array([.9]), 1000, "zh")
+    with pytest.raises(DataError, match="gave a word no time"): S._words_of(("我们", "去", "银行"), spans, events[:2] + [(1, spans[1, 1], 200, "")] + events[3:], np.array([.9]), 1000, "zh")
     with pytest.raises(DataError, match="do not rise"): S._words_of(("我们", "去", "银行"), spans, events[:2] + [(1, spans[1, 0], 0, "")] + events[3:], np.array([.9]), 1000, "zh")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['BILINGUAL_TRIM', 'BILINGUAL_SOURCE', 'MODALITIES', 'write_scanner_log', 'load_bilingual', 'write_bilingual',
            'check_bilingual']
 
-# %% ../../nbs/14_data.bilingual.ipynb #ee29b3b8
+# %% ../../nbs/14_data.bilingual.ipynb #f7fcc8db
 from pathlib import Path
 import numpy as np
 from ..core import ClockError, DataError, MissingData, ParameterError, write_atomic
@@ -15,14 +15,14 @@ from .stories import Story
 from .recordings import Dataset, Recording
 from .lebel2023 import (hdf_keys, read_array, read_motion, read_space, read_story, read_story_notes, require_content, write_sidecars, write_story_files)
 
-# %% ../../nbs/14_data.bilingual.ipynb #f764df1a
+# %% ../../nbs/14_data.bilingual.ipynb #f759d14d
 BILINGUAL_TRIM = Trim(silence=5, noise=5, end=10)  # TRs dropped from one row a trigger
 BILINGUAL_SOURCE = "layout of the Gallant-lab narratives on GIN (reading, listening, bilingual zh-en)"
 MODALITIES = ("reading", "listening")
 
-# %% ../../nbs/14_data.bilingual.ipynb #2aa5f558
+# %% ../../nbs/14_data.bilingual.ipynb #cb0b71c4
 def write_scanner_log(
-    path,
+    path,                          # where the file shall lie
     clock: Clock,                  # mid-points of the kept TRs, (T,), s
     trim: Trim = BILINGUAL_TRIM,   # TRs that the log has beyond them
 ) -> Path:
@@ -34,7 +34,7 @@ def write_scanner_log(
     lines = [(t, "first trigger" if i == 0 else "trigger") for i, t in enumerate(triggers)] + [(sound, "sound-start")]
     return write_atomic(path, "".join(f"{t:.9f} {label}\n" for t, label in sorted(lines)))
 
-# %% ../../nbs/14_data.bilingual.ipynb #1335ab9d
+# %% ../../nbs/14_data.bilingual.ipynb #54d7c1e0
 def _files_of(folder, modality):
     "language -> participant -> role -> path, of what is there."
     if modality not in MODALITIES: raise ParameterError("Unknown modality", found=repr(modality), expected=" or ".join(MODALITIES))
@@ -52,7 +52,7 @@ def _keys_of(files):
 def _log_of(folder, language, name): return Path(folder) / language / "reports" / f"{name}.report"
 def _grid_of(folder, language, name): return Path(folder) / language / "TextGrids" / f"{name}.TextGrid"
 
-# %% ../../nbs/14_data.bilingual.ipynb #1832230e
+# %% ../../nbs/14_data.bilingual.ipynb #cdbddeb4
 def _read_rows(path, key, role, n_triggers, trim, participant):
     "Responses (T, V) and repeats (R, T, V) or None, trimmed."
     data = read_array(path, key)
@@ -63,7 +63,7 @@ def _read_rows(path, key, role, n_triggers, trim, participant):
     data = data[..., trim.rows(n_triggers), :]
     return (data, None) if role == "trn" else (data.mean(0), data)
 
-# %% ../../nbs/14_data.bilingual.ipynb #2c57c06f
+# %% ../../nbs/14_data.bilingual.ipynb #836193c6
 def load_bilingual(
     folder,                        # holds `en` and `zh`, or one of them
     participants=None,             # names, such as ['subject01']; None: all
@@ -93,7 +93,7 @@ def load_bilingual(
                 recordings[participant][name] = Recording(participant, told[name], data, read_space(folder, participant, data.shape[1]), repeats, read_motion(folder, participant, name), str(path))
     return Dataset(about["name"] or "bilingual", told, recordings, BILINGUAL_SOURCE)
 
-# %% ../../nbs/14_data.bilingual.ipynb #93e92894
+# %% ../../nbs/14_data.bilingual.ipynb #58f7fa77
 def _base_of(story):
     "Name without the language."
     if not story.name.endswith(f"_{story.language}"): raise DataError("This layout needs the language at the end of a story's name", place=story.name, found=story.language, expected=f"{story.name}_{story.language}", next_step="rename the story")
@@ -103,11 +103,11 @@ def _untrimmed(rows, trim):
     "Rows with NaN where the trim dropped some, (..., T + start + end, V)."
     return np.pad(rows.astype(np.float32, copy=False), [(0, 0)] * (rows.ndim - 2) + [(trim.start, trim.end), (0, 0)], constant_values=np.nan)
 
-# %% ../../nbs/14_data.bilingual.ipynb #98f00097
+# %% ../../nbs/14_data.bilingual.ipynb #a938d562
 def write_bilingual(
     folder,                        # made if need be
     dataset: Dataset,              # stories named '<name>_en', '<name>_zh'
-    modality: str = "listening",
+    modality: str = "listening",   # or 'reading'
     trim: Trim = BILINGUAL_TRIM,   # TRs that the clocks of the stories lack
     told: bool = True,             # write TextGrids, logs and sounds too; False when they are there, to add participants one by one
 ) -> Path:                         # the folder
@@ -132,11 +132,11 @@ def write_bilingual(
     write_sidecars(folder, dataset, bases.get)
     return folder
 
-# %% ../../nbs/14_data.bilingual.ipynb #2cb94498
+# %% ../../nbs/14_data.bilingual.ipynb #736b290e
 def check_bilingual(
     folder,                       # holds `en`, `zh`
     modality: str = "listening",  # or 'reading'
-    trim: Trim = BILINGUAL_TRIM,
+    trim: Trim = BILINGUAL_TRIM,  # TRs that the loader drops
 ) -> list:                        # findings, one sentence each; empty when all is well
     "Every fault of a folder of bilingual narratives, by name; NaN in kept rows is one."
     findings, there, known = [], _files_of(folder, modality), {}

@@ -7,7 +7,7 @@ __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'lebel_clock', 'req
            'write_sidecars', 'write_npz', 'read_space', 'read_motion', 'read_story_notes', 'read_story',
            'write_story_files', 'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
 
-# %% ../../nbs/13_data.lebel2023.ipynb #eeeaf8f2
+# %% ../../nbs/13_data.lebel2023.ipynb #3666ac03
 import json, shutil
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..clock import Clock, Trim, simulated_clock, read_text
 from .stories import Events, Story, bad_words, read_textgrid, words_from_tier, write_textgrid
 from .recordings import Dataset, Recording, Space
 
-# %% ../../nbs/13_data.lebel2023.ipynb #553ec689
+# %% ../../nbs/13_data.lebel2023.ipynb #be8d9dbe
 LEBEL_TRIM = Trim(silence=5, noise=5, end=5)  # TRs dropped from the clock of `respdict - 5` TRs
 RESPDICT_SURPLUS = 20                         # respdict counts this many TRs more than a response file has rows
 LEBEL_SOURCE = "ds003020 layout, LeBel et al. 2023, Scientific Data 10:555, CC0"
@@ -27,7 +27,7 @@ def lebel_clock(
     "When the rows of a response file were measured."
     return simulated_clock(n_respdict).trimmed(LEBEL_TRIM)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #7949fbef
+# %% ../../nbs/13_data.lebel2023.ipynb #b3027211
 def require_content(
     path,       # a data file
 ) -> Path:      # the same path
@@ -62,8 +62,12 @@ def hdf_keys(
         with h5py.File(require_content(path), "r") as f: return tuple(f)
     except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
 
-# %% ../../nbs/13_data.lebel2023.ipynb #39d6bcf9
-def write_sidecars(folder, dataset, story_key=lambda name: name):
+# %% ../../nbs/13_data.lebel2023.ipynb #ce3aa7ee
+def write_sidecars(
+    folder,                        # root of the dataset
+    dataset,                       # Dataset
+    story_key=lambda name: name,   # name of a story -> its key in braintune.json
+):
     "What the layout has no place for: languages, spaces, motion."
     folder = Path(folder)
     stories = {story_key(s.name): dict(language=s.language, identity=s.identity, source=s.source) for s in dataset.stories.values()}
@@ -73,7 +77,10 @@ def write_sidecars(folder, dataset, story_key=lambda name: name):
         if recordings: _write_space(folder / "braintune" / f"{participant}_space.npz", next(iter(recordings.values())).space)
         if motion: write_npz(folder / "braintune" / f"{participant}_motion.npz", **motion)
 
-def write_npz(path, **arrays):
+def write_npz(
+    path,      # where the file shall lie
+    **arrays,  # name -> array
+):             # the path
     "Write arrays atomically."
     def write(temporary):
         with open(temporary, "wb") as f: np.savez(f, **arrays)
@@ -84,7 +91,11 @@ def _write_space(path, space):
     labels = {} if space.labels is None else dict(labels=np.array(space.labels))
     write_npz(path, name=np.array(space.name), kind=np.array(space.kind), columns=space.columns, **rois, **labels)
 
-def read_space(folder, participant, n_columns):
+def read_space(
+    folder,       # root of the dataset
+    participant,  # name
+    n_columns,    # V, used where there is no file
+):                # Space
     "The space from our own file, or numbered voxels."
     path = Path(folder) / "braintune" / f"{participant}_space.npz"
     if not path.exists(): return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
@@ -92,26 +103,32 @@ def read_space(folder, participant, n_columns):
         rois = {k[4:]: f[k] for k in f.files if k.startswith("roi ")}
         return Space(str(f["name"]), str(f["kind"]), f["columns"], rois, tuple(str(x) for x in f["labels"]) if "labels" in f.files else None)
 
-def read_motion(folder, participant, story):
+def read_motion(
+    folder,       # root of the dataset
+    participant,  # name
+    story,        # name
+):                # (T, M), or None
     "Motion regressors from our own file, or None."
     path = Path(folder) / "braintune" / f"{participant}_motion.npz"
     if not path.exists(): return None
     with np.load(path, allow_pickle=False) as f: return f[story] if story in f.files else None
 
-def read_story_notes(folder):
+def read_story_notes(
+    folder,  # root of the dataset
+):           # dictionary with 'name' and 'stories'
     "braintune.json: story -> language, identity, source; empty where it is absent."
     path = Path(folder) / "braintune.json"
     return json.loads(read_text(path)) if path.exists() else dict(name=None, stories={})
 
-# %% ../../nbs/13_data.lebel2023.ipynb #10ec77be
+# %% ../../nbs/13_data.lebel2023.ipynb #62d3ad90
 def read_story(
     name: str,          # name in the dataset
     grid,               # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
     clock: Clock,       # TR times of the kept rows
     audio,              # path of its sound, which may be absent
-    language: str = "en",
-    identity: str | None = None,
-    source: str = "",
+    language: str = "en",         # 'en' or 'zh'
+    identity: str | None = None,  # same for the same story in another language
+    source: str = "",             # where text and times come from; default: the grid
 ) -> Story:
     "A story from its files; phones without pauses."
     tiers = read_textgrid(require_content(grid))
@@ -121,7 +138,7 @@ def read_story(
     return Story(name, language, words_from_tier(tiers.tier("word", 1)), clock, phones if len(phones) else None, audio if audio.exists() else None, source or str(grid), identity)
 
 def write_story_files(
-    story: Story,
+    story: Story,   # what is written
     grid,           # where its TextGrid goes
     audio,          # where its sound goes, if it has any
 ) -> None:
@@ -132,7 +149,7 @@ def write_story_files(
         Path(audio).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(story.audio, audio)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #7fd9304e
+# %% ../../nbs/13_data.lebel2023.ipynb #d0b6ea7b
 def _respdict(folder):
     path = Path(folder) / "derivative" / "respdict.json"
     if not path.exists(): raise MissingData("This folder is not laid out as ds003020", file=path, found="no derivative/respdict.json", expected="the number of TRs of each story", next_step="pass the folder that holds `derivative`")
@@ -154,7 +171,7 @@ def _wanted(folder, participants, stories):
             if story not in names: raise MissingData("A story is missing", file=root / participant / f"{story}.hf5", place=f"{participant}, {story}", found=f"{len(names)} stories", next_step="fetch it, or leave the story or the participant out")
     return {p: list(stories) for p in chosen}
 
-# %% ../../nbs/13_data.lebel2023.ipynb #2acdb5fe
+# %% ../../nbs/13_data.lebel2023.ipynb #e486c135
 def _read_responses(folder, participant, story, n_respdict):
     "Responses (T, V), repeats (R, T, V) or None; the number of rows is checked."
     path = _responses_of(folder) / participant / f"{story}.hf5"
@@ -167,7 +184,7 @@ def _read_responses(folder, participant, story, n_respdict):
     if repeats is not None and repeats.shape[1:] != data.shape: raise ClockError("Repeats do not fit the responses", file=path, place="individual_repeats", found=f"shape {repeats.shape}", expected=f"(R, {data.shape[0]}, {data.shape[1]})", next_step="fetch the file again")
     return data, repeats, str(path)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #22ded8c9
+# %% ../../nbs/13_data.lebel2023.ipynb #424989dc
 def load_lebel2023(
     folder,                # holds `derivative`
     participants=None,     # names, such as ['UTS01']; None: all
@@ -193,10 +210,10 @@ def load_lebel2023(
         if absent := [n for n in names if n not in its]: notes.append(f"{participant} has no responses to {len(absent)} of {len(names)} stories: {', '.join(absent[:5])}")
     return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, tuple(notes))
 
-# %% ../../nbs/13_data.lebel2023.ipynb #6750a280
+# %% ../../nbs/13_data.lebel2023.ipynb #c9aecfc8
 def write_lebel2023(
     folder,             # made if need be
-    dataset: Dataset,
+    dataset: Dataset,   # what is written
     told: bool = True,  # write TextGrids and sounds too; False when they are there, to add participants one by one
 ) -> Path:              # the folder
     "Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout cannot express."
@@ -218,7 +235,7 @@ def write_lebel2023(
     write_sidecars(folder, dataset)
     return folder
 
-# %% ../../nbs/13_data.lebel2023.ipynb #731f7ff8
+# %% ../../nbs/13_data.lebel2023.ipynb #84103a0b
 def check_lebel2023(
     folder,              # holds `derivative`
 ) -> list:               # findings, one sentence each; empty when all is well

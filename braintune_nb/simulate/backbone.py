@@ -8,7 +8,7 @@ __all__ = ['GATES', 'build_tokenizer', 'build_text_model', 'corpus_ids', 'draw_w
            'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates', 'text_model_card',
            'save_text_model']
 
-# %% ../../nbs/38_simulate.backbone.ipynb #13d25727
+# %% ../../nbs/38_simulate.backbone.ipynb #98f6eccf
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from ..core import ModelError, ParameterError, RunError, seed_everything, write_atomic, write_json
 from .language import TEMPLATES, Lexicon, exchangeable_sentences
 
-# %% ../../nbs/38_simulate.backbone.ipynb #e588565d
+# %% ../../nbs/38_simulate.backbone.ipynb #3409759e
 def build_tokenizer(
     lexicon: Lexicon,
 ):  # fast tokenizer of `transformers`, both languages in one vocabulary
@@ -38,7 +38,7 @@ def build_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(**frame, special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=256)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #ac876a7e
+# %% ../../nbs/38_simulate.backbone.ipynb #8058d5e5
 def build_text_model(
     n_tokens: int,     # size of the vocabulary
     width: int = 96,   # H, hidden size
@@ -57,7 +57,7 @@ def build_text_model(
     position.data, position.requires_grad = 0.05 * torch.cat([angle.sin(), angle.cos()], 1), False
     return model
 
-# %% ../../nbs/38_simulate.backbone.ipynb #fed0b3b3
+# %% ../../nbs/38_simulate.backbone.ipynb #dd1c80f6
 def corpus_ids(
     lexicon: Lexicon,
     tokenizer,
@@ -80,7 +80,7 @@ def corpus_ids(
         rows.append((np.array(ids), np.array(ends)))
     return rows
 
-# %% ../../nbs/38_simulate.backbone.ipynb #29acf321
+# %% ../../nbs/38_simulate.backbone.ipynb #ce81d477
 def draw_windows(
     rows: list,         # from `corpus_ids`
     n: int,             # B, number of windows
@@ -102,7 +102,7 @@ def draw_windows(
     ids[np.flatnonzero(sep), (cls + length)[sep]] = tokenizer.sep_token_id
     return ids, ids != tokenizer.pad_token_id, text
 
-# %% ../../nbs/38_simulate.backbone.ipynb #685a4ae1
+# %% ../../nbs/38_simulate.backbone.ipynb #3949e639
 def mask_tokens(
     ids,        # (B, K) int64 token numbers
     text,       # (B, K) bool, tokens that may be asked for
@@ -116,7 +116,7 @@ def mask_tokens(
     given = np.where(ask & (kind >= 0.6) & (kind < 0.75), rng.integers(5, len(tokenizer), ids.shape), given)
     return given, np.where(ask, ids, -100)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #075ba23a
+# %% ../../nbs/38_simulate.backbone.ipynb #68844957
 def token_logits(
     model,      # DistilBertForMaskedLM
     ids,        # (B, K) int64 token numbers
@@ -127,7 +127,7 @@ def token_logits(
     hidden = model.distilbert(input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(attention).long()).last_hidden_state[torch.as_tensor(where)]
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #2086b2c0
+# %% ../../nbs/38_simulate.backbone.ipynb #574c9a05
 def pretrain_text(
     lexicon: Lexicon,
     steps: int = 1500,            # optimiser steps
@@ -163,7 +163,7 @@ def pretrain_text(
         if step % 50 == 49: bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
     return model.eval(), tokenizer, np.array(log)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #c7f98f44
+# %% ../../nbs/38_simulate.backbone.ipynb #6e98b1d0
 def concept_states(
     model,                # DistilBertForMaskedLM, or any model with hidden states
     tokenizer,
@@ -183,7 +183,7 @@ def concept_states(
     with torch.no_grad(): hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
     return np.array(concept), np.stack([h[:, -1].numpy() for h in hidden])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #2527aec8
+# %% ../../nbs/38_simulate.backbone.ipynb #77c2a2a3
 def mean_states(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -191,7 +191,7 @@ def mean_states(
     "Mean state of every concept."
     return np.stack([states[concept == c].mean(0) for c in range(concept.max() + 1)])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #283db5b7
+# %% ../../nbs/38_simulate.backbone.ipynb #39b9bb98
 def meaning_probe(
     concept,             # (K,) int
     states,              # (K, H) states of one layer
@@ -206,7 +206,7 @@ def meaning_probe(
     half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
     return dict(r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #b7a696b8
+# %% ../../nbs/38_simulate.backbone.ipynb #6026aa15
 def identity_probe(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -219,7 +219,7 @@ def identity_probe(
     distance = (centre ** 2).sum(1) - 2 * states[~first] @ centre.T
     return float((distance.argmin(1) == concept[~first]).mean())
 
-# %% ../../nbs/38_simulate.backbone.ipynb #b3c2062b
+# %% ../../nbs/38_simulate.backbone.ipynb #2c84495c
 def label_probe(
     concept,      # (K,) int
     states,       # (K, H) states of one layer
@@ -235,7 +235,7 @@ def label_probe(
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
     return float(balanced_accuracy_score(y, cross_val_predict(RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter)))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #93c9de4a
+# %% ../../nbs/38_simulate.backbone.ipynb #6b8bb53b
 def translation_similarity(
     english,           # (C, H) mean states of English words
     chinese,           # (C, H) mean states of Chinese words
@@ -250,7 +250,7 @@ def translation_similarity(
         total += list(np.diag(cosine) - (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1))
     return float(np.mean(total))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #612445e3
+# %% ../../nbs/38_simulate.backbone.ipynb #800a9e9f
 def masked_perplexity(
     model,
     tokenizer,
@@ -268,7 +268,7 @@ def masked_perplexity(
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[asked])).exp().item()
     return dict(model=float(loss), unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #bad8a5e2
+# %% ../../nbs/38_simulate.backbone.ipynb #ec2f92f6
 def measure_gates(
     model,
     tokenizer,
@@ -290,7 +290,7 @@ def measure_gates(
     result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
     return result
 
-# %% ../../nbs/38_simulate.backbone.ipynb #26c0d957
+# %% ../../nbs/38_simulate.backbone.ipynb #b920e30c
 GATES = dict(meaning_high=0.2, meaning_draws=0.05, category=0.16, identity=0.9, word_class=0.9, perplexity_ratio=0.5)
 
 def check_gates(
@@ -308,7 +308,7 @@ def check_gates(
         need(row["category"] < GATES["category"], place + "category of unseen nouns", row["category"], f"below {GATES['category']}, chance 0.07")
         for name in ("identity", "word_class"): need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
 
-# %% ../../nbs/38_simulate.backbone.ipynb #10ecff3d
+# %% ../../nbs/38_simulate.backbone.ipynb #98351ccc
 def text_model_card(
     gates: dict,  # from `measure_gates`
     facts: dict,  # how it was trained: name -> value
@@ -326,7 +326,7 @@ def text_model_card(
         f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of word frequencies: {gates['perplexity']['unigram']:.0f}.", "", "## Training", "",
         *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code that trains.", ""])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #0376024d
+# %% ../../nbs/38_simulate.backbone.ipynb #3f658d5f
 def save_text_model(
     folder,                  # where the model shall lie
     model,                   # DistilBertForMaskedLM

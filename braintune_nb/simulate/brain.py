@@ -7,7 +7,7 @@ __all__ = ['PARCELS', 'GROUPS', 'N_LEFT', 'HZ', 'SIZES', 'FOLLOWS', 'LAGS', 'Kno
            'surface_space', 'stimulus_tracks', 'meaning_tracks', 'hrf', 'lag_windows', 'convolve', 'displaced', 'Brain',
            'make_brain', 'latent_covariance', 'private_meaning', 'signal_parts', 'presentations', 'implied_ceiling']
 
-# %% ../../nbs/36_simulate.brain.ipynb #9157b2b1
+# %% ../../nbs/36_simulate.brain.ipynb #889220b4
 import zlib
 from functools import lru_cache
 from dataclasses import dataclass, fields, replace
@@ -16,7 +16,7 @@ from ..core import ParameterError
 from ..data.stories import Events
 from ..data.recordings import Space, zscore
 
-# %% ../../nbs/36_simulate.brain.ipynb #d16734f2
+# %% ../../nbs/36_simulate.brain.ipynb #10ed7044
 @dataclass(frozen=True)
 class Knobs:
     "What the simulated brains are like; the defaults make the quickstart experiment."
@@ -46,7 +46,7 @@ class Knobs:
         if not (1 <= self.peak[0] <= self.peak[1] <= 12): raise ParameterError("A knob is out of range", place="peak", found=self.peak, expected="two rising numbers, 1 to 12 s")
         if self.snr <= 0 or self.repeats < 2: raise ParameterError("A knob is out of range", place="snr or repeats", found=(self.snr, self.repeats), expected="snr above 0, at least 2 repeats")
 
-# %% ../../nbs/36_simulate.brain.ipynb #ab32fb08
+# %% ../../nbs/36_simulate.brain.ipynb #26904a21
 PARCELS = (  # name, group, centre (x, y, z) mm, radius mm, slow share of meaning
     ("primary auditory", "auditory", (-44, -22, 8), 11, 0.0),
     ("anterior superior temporal", "superior_temporal", (-58, -4, -4), 11, 0.0),
@@ -60,7 +60,7 @@ PARCELS = (  # name, group, centre (x, y, z) mm, radius mm, slow share of meanin
 GROUPS = ("auditory", "superior_temporal", "language", "rest")
 N_LEFT = 10_242  # vertices of one fsaverage5 hemisphere; right vertices follow the left ones
 
-# %% ../../nbs/36_simulate.brain.ipynb #bcba9bea
+# %% ../../nbs/36_simulate.brain.ipynb #80f710aa
 def _hemisphere(side):
     "Midthickness coordinates (10242, 3) mm, sphere coordinates (10242, 3) mm and edges of one hemisphere; from nilearn's wheel, no download."
     from nilearn.datasets import fetch_surf_fsaverage
@@ -72,7 +72,7 @@ def _hemisphere(side):
     xyz = np.asarray(sphere.coordinates, float)
     return (np.asarray(white.coordinates) + np.asarray(pial.coordinates)) / 2, 100 * xyz / np.linalg.norm(xyz, axis=1, keepdims=True), edges
 
-# %% ../../nbs/36_simulate.brain.ipynb #cf9627a7
+# %% ../../nbs/36_simulate.brain.ipynb #cc24c7cf
 @dataclass(frozen=True, eq=False)
 class Surface:
     "fsaverage5, both hemispheres: 20,484 vertices."
@@ -83,7 +83,7 @@ class Surface:
     group: tuple          # group of each parcel
     slow: np.ndarray      # slow share of meaning of each parcel
 
-# %% ../../nbs/36_simulate.brain.ipynb #4bc1d461
+# %% ../../nbs/36_simulate.brain.ipynb #40c9a76f
 def load_surface() -> Surface:
     "fsaverage5 with its parcels; a vertex in reach of two centres belongs to the nearer one."
     from scipy.sparse import coo_matrix
@@ -101,9 +101,9 @@ def load_surface() -> Surface:
         names += [f"{p[0]} {side}" for p in PARCELS]; group += [p[1] for p in PARCELS]; slow += [p[4] for p in PARCELS]
     return Surface(np.concatenate(spheres), np.concatenate(parcel), np.concatenate(rim), tuple(names), tuple(group), np.array(slow))
 
-# %% ../../nbs/36_simulate.brain.ipynb #5bc98703
+# %% ../../nbs/36_simulate.brain.ipynb #52f38e6a
 def surface_columns(
-    surface: Surface,
+    surface: Surface,     # from load_surface
     which="parcels",   # 'parcels' (with a ring of 3 mm), 'all' (20,484 vertices), or a number of voxels: that many columns, each at a vertex
 ) -> np.ndarray:       # (V,) vertex numbers; with a number above 20,484 vertices come more than once
     "Which vertices the response columns lie at."
@@ -113,7 +113,7 @@ def surface_columns(
     return np.sort(np.resize(np.random.default_rng(which).permutation(len(surface.parcel)), which))
 
 def surface_space(
-    surface: Surface,
+    surface: Surface,     # from load_surface
     columns: np.ndarray,  # (V,) vertex numbers
 ) -> Space:               # regions 'auditory', 'superior_temporal', 'language' and 'rest'; labels: the parcel of each column
     "The regions as an anatomist would draw them: the same for every participant, wherever their function lies."
@@ -122,13 +122,13 @@ def surface_space(
     return Space("fsaverage5", "vertex" if len(np.unique(columns)) == len(columns) else "voxel", columns,
         {g: group == g for g in GROUPS}, tuple(np.array(surface.names + ("rest",))[parcel]))
 
-# %% ../../nbs/36_simulate.brain.ipynb #26a3486c
+# %% ../../nbs/36_simulate.brain.ipynb #0a089324
 HZ = 10                                                                                                  # samples of a latent track a second
 SIZES = dict(spectrum=8, phones=12, meaning=None, topic=None, rate=1, unmodelled=4, onset=1)             # dimensions; None: as the lexicon
 FOLLOWS = dict(auditory=("spectrum", "unmodelled", "onset"), superior_temporal=("phones", "unmodelled"), # what each group responds to
     language=("meaning", "topic", "rate", "unmodelled", "onset"), rest=())
 
-# %% ../../nbs/36_simulate.brain.ipynb #d01c572f
+# %% ../../nbs/36_simulate.brain.ipynb #0e99d8ee
 def _spectrum(audio, rate, n):
     "Cube root of the power in 8 mel bands, 10 frames a second, (n, 8)."
     step = rate // HZ
@@ -145,7 +145,7 @@ def _held(onset, offset, values, n):
     for a, b, row in zip(np.round(onset * HZ).astype(int), np.round(offset * HZ).astype(int), values): track[a:max(b, a + 1)] = row
     return track
 
-# %% ../../nbs/36_simulate.brain.ipynb #791a0df5
+# %% ../../nbs/36_simulate.brain.ipynb #bdb8d113
 def stimulus_tracks(
     audio: np.ndarray,  # mono sound, (n,)
     rate: int,          # Hz
@@ -173,7 +173,7 @@ def meaning_tracks(
     until = np.append(words.onset[1:], words.offset[-1:])
     return dict(meaning=_held(words.onset, words.offset, fast, n).astype(np.float32), topic=_held(words.onset, until, slow, n).astype(np.float32))
 
-# %% ../../nbs/36_simulate.brain.ipynb #9762075f
+# %% ../../nbs/36_simulate.brain.ipynb #e4c4e7aa
 LAGS = np.arange(0, 32, 1 / HZ)  # s
 
 @lru_cache(maxsize=1000)
@@ -203,7 +203,7 @@ def convolve(
     "Haemodynamic response to each dimension, for each peak."
     return np.tensordot(np.stack([hrf(p) for p in peaks]).astype(np.float32), windows, axes=1)
 
-# %% ../../nbs/36_simulate.brain.ipynb #b5123292
+# %% ../../nbs/36_simulate.brain.ipynb #27f3ff79
 def _field(points, k, seed, width=12.0, n_features=100):
     "Smooth Gaussian random field on the sphere, unit variance, (V, k)."
     rng = np.random.default_rng(seed)
@@ -213,7 +213,7 @@ def _field(points, k, seed, width=12.0, n_features=100):
 def displaced(
     points: np.ndarray,  # on the spheres, (V, 3) mm
     mm: float,           # expected root mean square displacement
-    seed,
+    seed,                # what numpy's default_rng takes
 ) -> np.ndarray:         # (V, 3) mm
     "Positions moved along the sphere by a smooth random field, width 40 mm."
     centre = np.where(points[:, :1] > 500, 1000, 0)
@@ -223,31 +223,31 @@ def displaced(
     moved = 100 * unit + move * mm / np.sqrt(2)
     return centre + 100 * moved / np.linalg.norm(moved, axis=1, keepdims=True)
 
-# %% ../../nbs/36_simulate.brain.ipynb #c1fc4b49
+# %% ../../nbs/36_simulate.brain.ipynb #c816e399
 @dataclass(frozen=True, eq=False)
 class Brain:
     "One simulated participant: where things are, what they follow, how fast and how noisy."
-    name: str
+    name: str            # of the participant
     parcel: np.ndarray   # functional parcel of each column, (V,), -1: none; displaced from the anatomical one
     weights: dict        # latent -> (K, V) float32, scaled so that variances are those of the knobs
     peaks: np.ndarray    # haemodynamic peak of each parcel, (J,) s
     noise: np.ndarray    # standard deviation of the noise of one presentation, (V,)
-    seed: int
+    seed: list           # numbers that seed this participant's noise
 
-# %% ../../nbs/36_simulate.brain.ipynb #f5a255df
+# %% ../../nbs/36_simulate.brain.ipynb #972824f6
 def _part_variance(knobs, slow):
     "Variance of each part in a parcel whose meaning is `slow` to that share."
     return dict(spectrum=1, phones=1, meaning=knobs.meaning * (1 - slow), topic=knobs.meaning * slow, rate=knobs.word_rate, unmodelled=knobs.unmodelled, onset=knobs.onset)
 
-# %% ../../nbs/36_simulate.brain.ipynb #38abfd04
+# %% ../../nbs/36_simulate.brain.ipynb #e2fdffe8
 def make_brain(
-    name: str,
+    name: str,               # of the participant
     number: int,             # number of the participant, part of the seed
-    surface: Surface,
+    surface: Surface,     # from load_surface
     columns: np.ndarray,     # (V,) vertex numbers
     covariance: dict,        # latent -> (K, K), of the latents after the haemodynamic response, over all stories
-    knobs: Knobs,
-    seed: int,
+    knobs: Knobs,            # what brains are like
+    seed: int,               # of the experiment
 ) -> Brain:
     "Draw one participant; the group's maps depend on `seed` alone."
     from scipy.spatial import cKDTree
@@ -270,7 +270,7 @@ def make_brain(
     log_snr = np.log(knobs.snr) + knobs.snr_spread * (rng.standard_normal() + rng.standard_normal(len(surface.names) + 1))
     return Brain(name, parcel, weights, peaks, np.exp(-log_snr)[parcel], [seed, 366, number])
 
-# %% ../../nbs/36_simulate.brain.ipynb #024bc31e
+# %% ../../nbs/36_simulate.brain.ipynb #432843cc
 def latent_covariance(
     tracks: list,      # one dictionary of latent tracks a story
     times: list,       # (T,) s for each of them
@@ -280,13 +280,13 @@ def latent_covariance(
     rows = {k: np.concatenate([convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]) for k in tracks[0]}
     return {k: np.atleast_2d(np.cov(x.T)) for k, x in rows.items()}
 
-# %% ../../nbs/36_simulate.brain.ipynb #875fb0c9
+# %% ../../nbs/36_simulate.brain.ipynb #16b7cda1
 def private_meaning(
     lexicon,              # the true lexicon
     language: str,        # 'en' or 'zh'
     number: int,          # participant
-    knobs: Knobs,
-    seed: int,
+    knobs: Knobs,            # what brains are like
+    seed: int,            # of the experiment
 ) -> np.ndarray:          # (C, M) float32, variance 1 per dimension
     "Meanings of the concepts for one participant in one language."
     from braintune_nb.simulate.language import make_lexicon
@@ -297,9 +297,9 @@ def private_meaning(
     if o < 1: meaning = np.sqrt(o) * meaning + np.sqrt(1 - o) * other(368, number)
     return meaning.astype(np.float32)
 
-# %% ../../nbs/36_simulate.brain.ipynb #13342827
+# %% ../../nbs/36_simulate.brain.ipynb #b184f58e
 def signal_parts(
-    brain: Brain,
+    brain: Brain,         # the participant
     windows: dict,      # latent -> (320, T, K)
 ) -> dict:              # latent -> (T, V) float32
     "The parts of the response that are locked to the story."
@@ -313,7 +313,7 @@ def signal_parts(
             parts[latent][:, at] = bold[j] @ weight[:, at]
     return parts
 
-# %% ../../nbs/36_simulate.brain.ipynb #ca94c9a6
+# %% ../../nbs/36_simulate.brain.ipynb #1f735851
 def _noise_parts(brain, n, tr, loudness, knobs, rng):
     "Motion, drift and noise of one presentation, (T, V) each, and the motion regressors (T, 6)."
     from scipy.signal import lfilter
@@ -329,13 +329,13 @@ def _noise_parts(brain, n, tr, loudness, knobs, rng):
     noise = lfilter([1], [1, -a], white, axis=0)[20:].astype(np.float32) * brain.noise
     return dict(motion=moved.astype(np.float32), drift=slow.astype(np.float32), noise=noise.astype(np.float32)), motion
 
-# %% ../../nbs/36_simulate.brain.ipynb #075821e4
+# %% ../../nbs/36_simulate.brain.ipynb #cdca1f24
 def presentations(
-    brain: Brain,
+    brain: Brain,         # the participant
     windows: dict,          # latent -> (320, T, K)
     repeats: int,           # R, number of presentations
     tr: float,              # s
-    knobs: Knobs,
+    knobs: Knobs,            # what brains are like
     story_seed: int,        # part of the seed of the noise
 ) -> tuple:                 # responses (R, T, V) float32, z-scored; motion (T, 6), mean over repeats; parts of the first presentation, name -> (T, V)
     "Let a participant listen `repeats` times; cost: T x V x R random numbers."
@@ -349,12 +349,12 @@ def presentations(
         if r == 0: parts = {**parts, **extra}
     return np.stack(responses), np.mean(motions, 0).astype(np.float32), parts
 
-# %% ../../nbs/36_simulate.brain.ipynb #023a61df
+# %% ../../nbs/36_simulate.brain.ipynb #0023a906
 def implied_ceiling(
-    brain: Brain,
+    brain: Brain,         # the participant
     signal: np.ndarray,  # story-locked signal, (T, V)
     repeats: int,        # m, presentations that are averaged
-    knobs: Knobs,
+    knobs: Knobs,            # what brains are like
 ) -> np.ndarray:         # (V,)
     "Ceiling of the correlation with the mean of `repeats` presentations, as the knobs imply it."
     s = signal.var(0) + 0.5 * knobs.motion  # half of the motion follows the story, on average over columns

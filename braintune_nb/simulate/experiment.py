@@ -6,7 +6,7 @@
 __all__ = ['ROLES', 'SIZES', 'LAYOUTS', 'TIMESCALE', 'LOUDNESS', 'Size', 'word_loudness', 'segment_rows', 'simulate_experiment',
            'Truth', 'load_simulated', 'oracle_features']
 
-# %% ../../nbs/37_simulate.experiment.ipynb #3c56280b
+# %% ../../nbs/37_simulate.experiment.ipynb #d744d53a
 import json, os, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,17 +23,17 @@ from .speech import VOICES, speak
 from .brain import (Knobs, implied_ceiling, lag_windows, latent_covariance, load_surface, make_brain, meaning_tracks, presentations,
     private_meaning, stimulus_tracks, surface_columns, surface_space)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #eb89293a
+# %% ../../nbs/37_simulate.experiment.ipynb #6e43b9e6
 ROLES = ("tuning", "validation", "encoding", "test")
 
 @dataclass(frozen=True)
 class Size:
     "How large a simulated experiment is."
-    participants: int
-    tuning: int        # stories of each role
-    validation: int
-    encoding: int
-    test: int
+    participants: int  # how many people listen
+    tuning: int        # stories that tune the model
+    validation: int    # stories that stop it
+    encoding: int      # stories that fit the voxelwise models
+    test: int          # stories that are scored
     words: int         # words of an English story
 
 SIZES = dict(smoke=Size(3, 3, 1, 2, 2, 420), quickstart=Size(8, 8, 2, 4, 3, 660), study=Size(8, 30, 3, 12, 6, 1800))
@@ -41,12 +41,12 @@ LAYOUTS = ("lebel2023", "bilingual")
 TIMESCALE = 30        # words: memory of the topic track
 LOUDNESS = 2.5        # dB: standard deviation of the loudness of words
 
-# %% ../../nbs/37_simulate.experiment.ipynb #d994c0ac
+# %% ../../nbs/37_simulate.experiment.ipynb #911d2cad
 def word_loudness(
-    text: Text,
-    lexicon: Lexicon,
+    text: Text,           # words with their concepts and topics
+    lexicon: Lexicon,     # with the meanings
     correlation: float,   # with the first dimension of meaning, 0 to 0.8
-    seed: int,
+    seed: int,            # of the loudness that meaning does not explain
 ) -> np.ndarray:          # (N,) dB
     "Loudness of each word; function words vary as much, without meaning."
     z = np.random.default_rng([seed, 371]).standard_normal(len(text))
@@ -54,7 +54,7 @@ def word_loudness(
     mixed = np.where(text.concept >= 0, correlation * m + np.sqrt(1 - correlation ** 2) * z, z)
     return LOUDNESS * np.clip(mixed, -2.5, 2.5)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #9652338b
+# %% ../../nbs/37_simulate.experiment.ipynb #ec048697
 def _plan(size, languages, seed):
     "name without language -> role, number, kind and voice of each story."
     plan, number = {}, 0
@@ -73,7 +73,7 @@ def _write_text(lexicon, base, entry, size, knobs, seed):
     more = dict(sentences=(8, 12), cue=knobs.cue) if entry["kind"] == "mixed" else {}
     return write_story(lexicon, base, "en", size.words, _story_seed(seed, entry["number"]), kind=entry["kind"], **more)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #cdc107d7
+# %% ../../nbs/37_simulate.experiment.ipynb #9fb12159
 def _tell(folder, lexicon, text, name, base, entry, language, layout, knobs, seed):
     "Speak one text: the Story with its sound on disk, and its latent tracks without meaning."
     import soundfile
@@ -93,9 +93,9 @@ def _with_meaning(tracks, story, text, lexicon):
     "Add meaning and topic to the tracks of a story."
     return tracks | meaning_tracks(story.words, meaning_track(text, lexicon), topic_track(text, lexicon, TIMESCALE), len(tracks["rate"]))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #18153111
+# %% ../../nbs/37_simulate.experiment.ipynb #29bfdf68
 def segment_rows(
-    text: Text,
+    text: Text,           # words with their concepts and topics
     story: Story,          # with times for the words of `text`
     held_out: bool,        # segments with held-out concepts, or those without
     purge: float = 10.0,   # s after the start of a segment
@@ -109,7 +109,7 @@ def segment_rows(
         rows |= (story.clock.times >= story.words.onset[words[0]] + purge + lag[1]) & (story.clock.times <= story.words.offset[words[-1]] + lag[0])
     return rows
 
-# %% ../../nbs/37_simulate.experiment.ipynb #75e52551
+# %% ../../nbs/37_simulate.experiment.ipynb #268edc49
 def _check_request(folder, size, languages, layout):
     if size not in SIZES and not isinstance(size, Size): raise ParameterError("Unknown size", found=repr(size), expected=f"one of {tuple(SIZES)} or a Size")
     if layout not in LAYOUTS: raise ParameterError("Unknown layout", found=repr(layout), expected=f"one of {LAYOUTS}")
@@ -118,7 +118,7 @@ def _check_request(folder, size, languages, layout):
 
 def _story_name(base, language, layout, languages): return base if layout == "lebel2023" and languages == ("en",) else f"{base}_{language}"
 
-# %% ../../nbs/37_simulate.experiment.ipynb #386d64df
+# %% ../../nbs/37_simulate.experiment.ipynb #b1b64857
 def _tell_all(folder, lexicon, size, languages, layout, knobs, seed):
     "name -> (story, tracks without meaning, text, role) of all stories in all languages."
     told = {}
@@ -142,7 +142,7 @@ def _listen(brain, number, lexicon, told, space, knobs, seed):
         recordings[name] = Recording(brain.name, story, responses.mean(0), space, responses if n > 1 else None, motion, "simulated")
     return recordings, np.mean(ceilings, axis=0)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #d306af2e
+# %% ../../nbs/37_simulate.experiment.ipynb #be8ae99e
 def _write_truth(folder, lexicon, told):
     "Everything about the stories that a model may not know."
     write_npz(folder / "truth" / "lexicon.npz", meaning=lexicon.meaning, category=lexicon.category, word_class=lexicon.word_class, held_out=lexicon.held_out,
@@ -153,7 +153,7 @@ def _write_truth(folder, lexicon, told):
             **{k: getattr(text, k) for k in ("concept", "sentence", "topic", "template", "held_out", "theme")}, meaning=meaning_track(text, lexicon), topic_meaning=topic_track(text, lexicon, TIMESCALE),
             seen_rows=segment_rows(text, story, False), unseen_rows=segment_rows(text, story, True), **{f"track_{k}": v for k, v in full.items()})
 
-# %% ../../nbs/37_simulate.experiment.ipynb #547b0a4b
+# %% ../../nbs/37_simulate.experiment.ipynb #1ed2d715
 def simulate_experiment(
     folder,                         # where it goes; must be empty or absent
     size: str | Size = "quickstart",# 'smoke', 'quickstart', 'study', or a Size of your own
@@ -188,14 +188,14 @@ def simulate_experiment(
     os.replace(work, folder)
     return folder
 
-# %% ../../nbs/37_simulate.experiment.ipynb #693b3ae2
+# %% ../../nbs/37_simulate.experiment.ipynb #449d7f2c
 @dataclass(frozen=True, eq=False)
 class Truth:
     "What the simulation knows and no model may."
-    knobs: Knobs
-    seed: int
+    knobs: Knobs         # what the brains are like
+    seed: int            # of the experiment
     roles: dict          # 'tuning', 'validation', 'encoding', 'test' -> names of stories
-    lexicon: Lexicon
+    lexicon: Lexicon     # concepts, their words and meanings
     texts: dict          # story -> Text: per word concept, topic, sentence, template, held_out
     meaning: dict        # story -> (N, M) float32, meaning of each word, 0 for function words
     topic_meaning: dict  # story -> (N, M) float32, running topic
@@ -205,7 +205,7 @@ class Truth:
     participants: dict   # participant -> 'parcel' (V,), 'peaks' (J,), 'noise' (V,), 'ceiling' (V,), 'weights_<latent>' (K, V)
     parcels: tuple       # names of the parcels that 'parcel' counts
 
-# %% ../../nbs/37_simulate.experiment.ipynb #61dc7b09
+# %% ../../nbs/37_simulate.experiment.ipynb #1ebff5d2
 def _read_npz(path):
     if not path.exists(): raise MissingData("A file of the simulated truth is missing", file=path, next_step="make the experiment again")
     with np.load(path, allow_pickle=False) as f: return {k: f[k] for k in f.files}
@@ -213,7 +213,7 @@ def _read_npz(path):
 def _read_text_truth(name, a):
     return Text(name, str(a["language"]), tuple(str(w) for w in a["words"]), *(a[k] for k in ("concept", "sentence", "topic", "template", "held_out", "theme")))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #f3a0cdbe
+# %% ../../nbs/37_simulate.experiment.ipynb #bfe68f72
 def load_simulated(
     folder,            # made by simulate_experiment
     participants=None, # names; None: all
@@ -236,9 +236,9 @@ def load_simulated(
         {n: {k[6:]: v for k, v in a.items() if k.startswith("track_")} for n, a in files.items()},
         {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants}, tuple(record["parcels"]))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #57439016
+# %% ../../nbs/37_simulate.experiment.ipynb #44dc7500
 def oracle_features(
-    truth: Truth,
+    truth: Truth,    # of the experiment
     story: Story,    # of the same experiment
     which: str,      # 'word_identity' or 'meaning'
 ) -> np.ndarray:     # (T, C) concept rate, or (T, 2M) word and topic meaning
