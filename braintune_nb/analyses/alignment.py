@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['story_design', 'story_designs', 'stacked_responses', 'repeat_ceiling', 'ArmPrediction', 'pick_layer',
-           'stacked_features', 'encode_arm', 'reduced_rank_model', 'arm_sums', 'summarise']
+           'stacked_features', 'encode_arm', 'reduced_rank_model', 'arm_sums', 'score_arms', 'summarise',
+           'mean_ceiling']
 
-# %% ../../nbs/80_analyses.alignment.ipynb #236e343a
+# %% ../../nbs/80_analyses.alignment.ipynb #62652274
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,9 @@ from ..data.recordings import highpass, zscore
 from ..align.delays import delay
 from ..encode.ceiling import expected_correlation, explainable_variance
 from ..encode.ridge import BandedRidge, Design, ReducedRank, VoxelwiseRidge, weight_basis
-from ..encode.inference import block_labels, block_sums, crossed_bootstrap
+from ..encode.inference import block_labels, block_sums, region_scores, score_table
 
-# %% ../../nbs/80_analyses.alignment.ipynb #9dedcac2
+# %% ../../nbs/80_analyses.alignment.ipynb #4b878992
 def story_design(
     states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
     delays=(1, 2, 3, 4),          # FIR delays, TRs
@@ -29,7 +30,7 @@ def story_design(
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #82773692
+# %% ../../nbs/80_analyses.alignment.ipynb #d0dc8b68
 def story_designs(
     features: dict,               # story name -> states, (L, T, H)
     stories: dict,                # story name -> Story
@@ -40,7 +41,7 @@ def story_designs(
     layers = len(next(iter(features.values())))
     return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #2dadbe83
+# %% ../../nbs/80_analyses.alignment.ipynb #32a651a1
 def stacked_responses(
     dataset,                      # Dataset
     participant: str,
@@ -58,7 +59,7 @@ def stacked_responses(
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #a40aadb6
+# %% ../../nbs/80_analyses.alignment.ipynb #7a8746ae
 def repeat_ceiling(
     dataset,            # Dataset
     participant: str,
@@ -72,7 +73,7 @@ def repeat_ceiling(
     odd = np.concatenate([np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]]) for r, s in with_repeats], axis=1)
     return expected_correlation(explainable_variance(odd), n // 2)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #e72b77ff
+# %% ../../nbs/80_analyses.alignment.ipynb #97f01f15
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
@@ -80,7 +81,7 @@ class ArmPrediction:
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
     layers: tuple         # index of the chosen layer, one a fold
 
-# %% ../../nbs/80_analyses.alignment.ipynb #5a2fdd69
+# %% ../../nbs/80_analyses.alignment.ipynb #c91f8659
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
 ) -> int:               # index of the layer
@@ -89,7 +90,7 @@ def pick_layer(
     keep = (cv > 0).any(0)
     return int((cv[:, keep] if keep.any() else cv).mean(1).argmax())
 
-# %% ../../nbs/80_analyses.alignment.ipynb #1c803684
+# %% ../../nbs/80_analyses.alignment.ipynb #ff09b005
 def stacked_features(
     per_story: dict,          # story name -> (T, F)
     sections: list,           # of Section
@@ -99,7 +100,7 @@ def stacked_features(
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #11578600
+# %% ../../nbs/80_analyses.alignment.ipynb #f3632f94
 def encode_arm(
     designs: list,                # over layers: dict story name -> (T, F)
     dataset,                      # Dataset
@@ -127,7 +128,7 @@ def encode_arm(
             out[p].append((np.stack(guesses[p]), best))
     return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
 
-# %% ../../nbs/80_analyses.alignment.ipynb #c7107087
+# %% ../../nbs/80_analyses.alignment.ipynb #22c4f1de
 def reduced_rank_model(
     designs: list,                # over layers, pretrained features
     dataset,                      # Dataset
@@ -149,7 +150,7 @@ def reduced_rank_model(
         return ReducedRank(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
     return make
 
-# %% ../../nbs/80_analyses.alignment.ipynb #7a61066c
+# %% ../../nbs/80_analyses.alignment.ipynb #03169a09
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
     truth: dict,        # participant -> responses (T, V)
@@ -158,27 +159,47 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #ba24c8bd
-def summarise(
-    arms: dict,           # arm -> list over seeds of dict participant -> (T, V); needs 'pretrained'
+# %% ../../nbs/80_analyses.alignment.ipynb #777c12b1
+def score_arms(
+    arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,          # participant -> scored responses, (T, V)
     stories,              # section of each row, (T,)
     rois: dict,           # participant -> dict region -> (V,) bool
     ceilings: dict,       # participant -> (V,) noise ceiling in units of r
     block_length: int = 15,  # TRs a block
     rows=None,            # (T,) bool: score these rows only, e.g. unseen concepts
-    n: int = 2000,        # block draws
+    n: int = 1000,        # block draws
     seed: int = 0,
-) -> dict:                # alignment, gain_arms (arm minus pretrained), gain, gain_permuted: region -> raw, normalized; ceiling
-    "Alignment, gain over pretrained and ceiling of every region, each with its interval."
+) -> tuple:               # (arm -> (P, n + 1, regions, 2), number of blocks, number of stories)
+    "Region means of every arm over the same block draws."
     labels, owner = block_labels(stories, block_length)
     if rows is not None:
         kept, labels = np.unique(np.where(rows, labels, -1), return_inverse=True)
         labels, owner = (labels - 1, owner[kept[1:]]) if kept[0] == -1 else (labels, owner[kept])
     people = list(truth)
-    sums = {arm: arm_sums({p: [s[p] for s in seeds] for p in people}, truth, labels) for arm, seeds in arms.items()}
     common = dict(rois=[rois[p] for p in people], ceilings=[ceilings[p] for p in people], stories=owner, n=n, seed=seed)
-    alignment = {arm: crossed_bootstrap(s, **common) for arm, s in sums.items()}
-    gains = {arm: crossed_bootstrap(s, sums["pretrained"], **common) for arm, s in sums.items() if arm != "pretrained"}
-    mean_ceiling = {roi: float(np.nanmean([np.nanmean(ceilings[p][rois[p][roi]]) if np.isfinite(ceilings[p][rois[p][roi]]).any() else np.nan for p in people])) for roi in rois[people[0]]}
-    return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted"), ceiling=mean_ceiling)
+    return {arm: region_scores(arm_sums({p: [s[p] for s in seeds] for p in people}, truth, labels), **common) for arm, seeds in arms.items()}, len(owner), len(np.unique(owner))
+
+
+def summarise(
+    scored: tuple,        # of `score_arms`; needs the arm 'pretrained'
+    regions,              # names of the regions
+    people=None,          # numbers of the participants; None: all
+) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted: region -> raw, normalized
+    "Alignment and gain over pretrained of every region, each with its interval."
+    draws, blocks, stories = scored
+    people = slice(None) if people is None else list(people)
+    alignment = {arm: score_table(x[people], regions, blocks, stories) for arm, x in draws.items()}
+    gains = {arm: score_table((x - draws["pretrained"])[people], regions, blocks, stories) for arm, x in draws.items() if arm != "pretrained"}
+    return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted"))
+
+
+def mean_ceiling(
+    ceilings: dict,  # participant -> (V,)
+    rois: dict,      # participant -> dict region -> (V,) bool
+) -> dict:           # region -> mean ceiling in units of r
+    "Mean over participants of the mean over the columns where the ceiling is defined."
+    def one(p, roi):
+        c = ceilings[p][rois[p][roi]]
+        return float(np.nanmean(c)) if np.isfinite(c).any() else np.nan
+    return {roi: float(np.mean([one(p, roi) for p in ceilings])) for roi in next(iter(rois.values()))}

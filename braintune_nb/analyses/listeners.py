@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clean_dataset', 'block_groups', 'listener_predictions', 'listener_scores', 'shift_gains', 'listener_analysis']
 
-# %% ../../nbs/87_analyses.listeners.ipynb #dcd0e99a
+# %% ../../nbs/87_analyses.listeners.ipynb #c3fb9302
 from dataclasses import replace
 
 import numpy as np
@@ -18,24 +18,27 @@ from ..encode.inference import participant_test
 from ..encode.ridge import BandedRidge, Design, nested_prediction
 from ..encode.score import correlation
 
-# %% ../../nbs/87_analyses.listeners.ipynb #64cad344
+# %% ../../nbs/87_analyses.listeners.ipynb #3e8772df
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
     motion: bool = False,           # regress out recorded motion and its first differences
 ) -> Dataset:                       # the same recordings with cleaned, z-scored responses
     "High-pass every recording, then regress out its motion; `DataError` where motion is asked for and was not recorded."
-    def clean(r):
-        tr, y = r.story.clock.tr, np.asarray(r.responses, np.float64)
+    def cleaned(r, y):
+        tr, y = r.story.clock.tr, np.asarray(y, np.float64)
         y = y if cutoff is None else highpass(y, tr, cutoff)
         if motion:
             if r.motion is None: raise DataError("No motion was recorded", place=f"{r.participant}, {r.story.name}", next_step="run with motion=False")
             m = np.c_[r.motion, np.diff(r.motion, axis=0, prepend=r.motion[:1])]
             y = regress_out(y, m if cutoff is None else highpass(np.asarray(m, np.float64), tr, cutoff))
-        return replace(r, responses=zscore(y).astype(np.float32))
+        return zscore(y).astype(np.float32)
+    def clean(r):
+        repeats = None if r.repeats is None else np.stack([cleaned(r, y) for y in r.repeats])
+        return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/87_analyses.listeners.ipynb #0ffc958b
+# %% ../../nbs/87_analyses.listeners.ipynb #78207c3d
 def block_groups(
     story,                     # Story
     n: int = 6,                # blocks
@@ -46,7 +49,7 @@ def block_groups(
     for i, section in enumerate(blocks(story, n, gap_seconds)): groups[section.rows] = i
     return groups
 
-# %% ../../nbs/87_analyses.listeners.ipynb #2559fc4d
+# %% ../../nbs/87_analyses.listeners.ipynb #bda6f8e1
 def listener_predictions(
     bands: dict,              # band -> features (T, F_b)
     responses: np.ndarray,    # (P, T, V), z-scored
@@ -61,7 +64,7 @@ def listener_predictions(
     guess = nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups).reshape(t, -1, v).transpose(1, 0, 2)
     return dict(average=guess[0], left_out=guess[1:1 + people], own=guess[1 + people:])
 
-# %% ../../nbs/87_analyses.listeners.ipynb #b2c646e4
+# %% ../../nbs/87_analyses.listeners.ipynb #1c535ebb
 def listener_scores(
     predictions: dict,      # of `listener_predictions`
     responses: np.ndarray,  # (P, T, V)
@@ -73,7 +76,7 @@ def listener_scores(
     return dict(average=correlation(predictions["average"][rows], average[rows]), left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
         own=correlation(predictions["own"][:, rows], responses[:, rows]), blocks=by_block)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #51889b2f
+# %% ../../nbs/87_analyses.listeners.ipynb #f49e55e6
 def shift_gains(
     low: np.ndarray,          # low-level features, (T, F_low)
     layers: dict,             # layer -> model features, (T, F)
@@ -90,15 +93,14 @@ def shift_gains(
     shifts = np.random.default_rng(seed).permutation(np.arange(min_shift, len(average) - min_shift + 1))[:n]
     rows, y = groups >= 0, average.astype(np.float32)
     designs = {layer: Design(dict(low=low, model=x), normalise=True, dual=True, keep=True) for layer, x in layers.items()}
-    base = correlation(nested_prediction(BandedRidge(ratios=ratios), dict(low=low), y, groups)[rows], y[rows]).mean() if ratios is None else \
-        correlation(nested_prediction(BandedRidge(), dict(low=low), y, groups)[rows], y[rows]).mean()
+    base = correlation(nested_prediction(BandedRidge(), dict(low=low), y, groups)[rows], y[rows]).mean()
     gains = []
     for shift in tqdm(shifts, desc="shift null", disable=not progress):
         moved = [d.moved("model", np.roll(np.arange(len(y)), shift)) for d in designs.values()]
         gains.append(max(correlation(nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]).mean() for d in moved) - base)
     return np.array(gains)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #e0dd469c
+# %% ../../nbs/87_analyses.listeners.ipynb #c0b5ae5f
 def listener_analysis(
     responses: np.ndarray,    # (P, T, V), cleaned and z-scored
     low: np.ndarray,          # low-level features, (T, F_low), treated like the responses

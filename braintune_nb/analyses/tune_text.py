@@ -6,7 +6,7 @@
 __all__ = ['with_overrides', 'layer_numbers', 'prepare_simulation', 'run_arm', 'run_untuned', 'oracle_predictions',
            'listener_part', 'map_scores']
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #11892837
+# %% ../../nbs/89_analyses.tune_text.ipynb #b939025d
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,20 +17,22 @@ from ..core import ParameterError, cache_dir, content_hash, read_arrays, read_js
 from ..encode.score import correlation
 from .alignment import encode_arm, story_designs
 from .listeners import block_groups, clean_dataset, listener_analysis
-from .text_tuning import PRESETS, arm_predictions, layer_scores, plan_features, scored_responses, tune_arm
+from .text_tuning import PRESETS, SMALL, arm_predictions, layer_scores, plan_features, scored_responses, tune_arm
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #aacca187
+# %% ../../nbs/89_analyses.tune_text.ipynb #39feb4c8
 def with_overrides(
-    preset: str,  # 'fixed', 'paper' or 'released'
-    **given,      # fields of TextPreset; empty strings, zeros and None leave the preset's value
-):                # TextPreset
+    preset: str,      # 'fixed', 'paper' or 'released'
+    width: int = 768, # hidden size of the backbone; below 256 'fixed' means `SMALL`
+    **given,          # fields of TextPreset; empty strings, zeros and None leave the preset's value
+):                    # TextPreset
     "A preset with some of its values replaced; `ParameterError` for an unknown preset."
     if preset not in PRESETS: raise ParameterError("Unknown preset", place="preset", found=preset, expected=", ".join(PRESETS))
+    base = SMALL if preset == "fixed" and width < 256 else PRESETS[preset]
     changed = {k: v for k, v in given.items() if v}
-    if "loss" in changed and changed["loss"] != PRESETS[preset].loss: changed["loss_settings"] = {}
-    return replace(PRESETS[preset], **changed)
+    if "loss" in changed and changed["loss"] != base.loss: changed["loss_settings"] = {}
+    return replace(base, **changed)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #ccd41aa7
+# %% ../../nbs/89_analyses.tune_text.ipynb #5fe6dbcd
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -42,7 +44,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #583dae3c
+# %% ../../nbs/89_analyses.tune_text.ipynb #189c971d
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`
     seed: int = 0,
@@ -59,7 +61,7 @@ def prepare_simulation(
     folder = cache_dir() / "simulated" / content_hash(size, seed, asdict(chosen), *code)[:16]
     return folder if (folder / "simulation.json").exists() else simulate_experiment(folder, size, seed, chosen)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #88eb0dfd
+# %% ../../nbs/89_analyses.tune_text.ipynb #92406f0d
 def run_arm(
     run,                       # Run
     plan,                      # Plan
@@ -87,12 +89,12 @@ def run_arm(
             chosen, by_layer = arm_predictions(plan, features)
             write_arrays(file, **{f"chosen:{p}": x for p, x in chosen.items()}, **{f"layers:{p}": x.astype(np.float32) for p, x in layer_scores(plan, by_layer).items()})
             write_json(logs, rows)
-            shutil.rmtree(work)
+            shutil.rmtree(work.parent)
     stored = read_arrays(file)
     part = lambda key: {k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)}
     return part("chosen:"), part("layers:"), read_json(logs)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #e9bce24a
+# %% ../../nbs/89_analyses.tune_text.ipynb #eabeb9b8
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -116,12 +118,12 @@ def oracle_predictions(
     from braintune_nb.simulate.experiment import oracle_features
     out, needed = {}, {s.story.name: s.story for r in plan.rounds for e, t in r.folds for s in (*e, *t)}
     for which in ("word_identity", "meaning"):
-        designs = story_designs({n: oracle_features(plan.truth, s, which)[None] for n, s in needed.items()}, plan.dataset.stories)
+        designs = story_designs({n: oracle_features(plan.truth, s, which)[None] for n, s in needed.items()}, plan.dataset.stories, cutoff=plan.cutoff)
         arm = encode_arm(designs, plan.dataset, list(plan.participants), plan.rounds[0].folds)
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #0d656ef0
+# %% ../../nbs/89_analyses.tune_text.ipynb #46bfd4ce
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -146,7 +148,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #45b5edfc
+# %% ../../nbs/89_analyses.tune_text.ipynb #9b137c1b
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)

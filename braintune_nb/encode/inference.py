@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['draw_shifts', 'circular_shift_null', 'block_permutation_null', 'null_p', 'fdr', 'holm', 'shift_test', 'block_labels',
-           'block_sums', 'correlation_from_sums', 'crossed_interval', 'crossed_bootstrap', 'participant_test']
+           'block_sums', 'correlation_from_sums', 'crossed_interval', 'region_scores', 'score_table',
+           'crossed_bootstrap', 'participant_test']
 
-# %% ../../nbs/73_encode.inference.ipynb #91a6d4a0
+# %% ../../nbs/73_encode.inference.ipynb #12d8a617
 import numpy as np
 from ..core import ParameterError
 from .score import correlation, same_shape
 
-# %% ../../nbs/73_encode.inference.ipynb #583f5871
+# %% ../../nbs/73_encode.inference.ipynb #23d030c6
 def draw_shifts(
     groups,           # label of each TR, (T,): story or section; negative numbers are left out; None is one story
     n: int,           # number of draws
@@ -30,7 +31,7 @@ def draw_shifts(
     draws = [min_shift + (rng.permutation(m)[:n] if len(rows) == 1 else rng.integers(m, size=n)) for m in room]
     return rows, np.stack(draws, 1)
 
-# %% ../../nbs/73_encode.inference.ipynb #7ecb0541
+# %% ../../nbs/73_encode.inference.ipynb #c50071a8
 def circular_shift_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
@@ -49,7 +50,7 @@ def circular_shift_null(
         out[:, cols] = _shifted(np.asarray(prediction[..., cols]), np.asarray(responses[:, cols]), rows, shifts)
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #597e128c
+# %% ../../nbs/73_encode.inference.ipynb #5942fa5b
 def _standard(x, rows):
     x = np.asarray(x[..., np.concatenate(rows), :], dtype=np.float64)
     x = x - x.mean(-2, keepdims=True)
@@ -65,7 +66,7 @@ def _shifted(prediction, responses, rows, shifts):
         total = total + lagged[..., shifts[:, g], :]
     return total.max(0) if total.ndim == 3 else total
 
-# %% ../../nbs/73_encode.inference.ipynb #c54e956d
+# %% ../../nbs/73_encode.inference.ipynb #15dc7c89
 def block_permutation_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
@@ -93,7 +94,7 @@ def block_permutation_null(
             out[i, cols] = r.max(0) if r.ndim == 2 else r
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #c38e5b99
+# %% ../../nbs/73_encode.inference.ipynb #f7c5a28c
 def null_p(
     observed,  # observed scores, (V,)
     null,      # null scores, (n, V)
@@ -103,7 +104,7 @@ def null_p(
     p = ((null >= observed).sum(0) + 1) / (len(null) + 1)
     return np.where(np.isfinite(observed) & np.isfinite(null).all(0), p, np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #7d233452
+# %% ../../nbs/73_encode.inference.ipynb #50769b41
 def fdr(
     p,  # p-values, any shape; NaN where there is no test
 ) -> np.ndarray:  # Benjamini-Hochberg adjusted p-values, same shape; NaN stays and is not counted
@@ -114,7 +115,7 @@ def fdr(
     if has.any(): out[has] = false_discovery_control(p[has])
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #707c9913
+# %% ../../nbs/73_encode.inference.ipynb #a270683a
 def holm(
     p: dict,  # name -> p-value, a family of planned tests
 ) -> dict:    # name -> p-value adjusted after Holm
@@ -122,7 +123,7 @@ def holm(
     from statsmodels.stats.multitest import multipletests
     return dict(zip(p, multipletests(list(p.values()), method="holm")[1].tolist()))
 
-# %% ../../nbs/73_encode.inference.ipynb #739c5fb9
+# %% ../../nbs/73_encode.inference.ipynb #cc408d1a
 def shift_test(
     prediction,             # (T, V) or (L, T, V)
     responses,              # (T, V)
@@ -146,7 +147,7 @@ def shift_test(
         r[cols], p[cols], top[cols] = score, null_p(score, null), np.quantile(null, .95, axis=0)
     return dict(r=r, p=p, q=fdr(p), null_95=top) | (dict(layer=layer) if np.ndim(prediction) == 3 else {})
 
-# %% ../../nbs/73_encode.inference.ipynb #bde4fe2a
+# %% ../../nbs/73_encode.inference.ipynb #adb5cf8c
 def block_labels(
     stories,            # story of each TR, (T,)
     block_length: int,  # TRs a block
@@ -161,7 +162,7 @@ def block_labels(
         owner += [story] * count
     return labels, np.array(owner)
 
-# %% ../../nbs/73_encode.inference.ipynb #30cb246c
+# %% ../../nbs/73_encode.inference.ipynb #f66d01b2
 def block_sums(
     prediction: np.ndarray,  # (T, V), or (S, T, V): one prediction a seed
     responses: np.ndarray,   # (T, V)
@@ -179,7 +180,7 @@ def block_sums(
     if (out[:, 0, 0] == 0).any(): raise ParameterError("a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist())
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #c790520e
+# %% ../../nbs/73_encode.inference.ipynb #62de8d07
 def correlation_from_sums(
     sums: np.ndarray,  # (..., 6, V): n, Σp, Σy, Σp², Σy², Σpy
 ) -> np.ndarray:       # r, (..., V); NaN where either side does not vary
@@ -190,18 +191,17 @@ def correlation_from_sums(
         varies = (vp > 1e-12 * pp) & (vy > 1e-12 * yy)
         return np.where(varies, (py - p * y / n) / np.sqrt(np.where(varies, vp * vy, 1)), np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #869aef16
-def _region_draws(arms, counts, masks, ceiling, chunk=256):
-    "Region means of r (or of a difference of r) for each row of block counts, raw and normalised: (draws, regions, 2)."
+# %% ../../nbs/73_encode.inference.ipynb #ed26b241
+def _region_draws(sums, counts, masks, ceiling, chunk=256):
+    "Region means of r, averaged over seeds, for each row of block counts, raw and normalised: (draws, regions, 2)."
     inside = np.flatnonzero(masks.any(0))
     total, number = np.zeros((len(counts), len(masks), 2)), np.zeros((len(counts), len(masks), 2))
     for i in range(0, len(inside), chunk):
         cols, r = inside[i:i + chunk], 0
-        for sign, sums in zip((1, -1), arms):
-            seeds = sums if sums.ndim == 4 else sums[None]
-            for s in seeds:
-                added = counts @ s[:, :, cols].reshape(len(s), -1)
-                r = r + sign / len(seeds) * correlation_from_sums(added.reshape(len(counts), 6, -1))
+        seeds = sums if sums.ndim == 4 else sums[None]
+        for s in seeds:
+            added = counts @ s[:, :, cols].reshape(len(s), -1)
+            r = r + correlation_from_sums(added.reshape(len(counts), 6, -1)) / len(seeds)
         scaled = np.full_like(r, np.nan) if ceiling is None else np.where(ceiling[cols] > 0, r / np.where(ceiling[cols] > 0, ceiling[cols], 1), np.nan)
         for k, x in enumerate((r, scaled)):
             has = np.isfinite(x)
@@ -217,7 +217,7 @@ def _draw_counts(stories, n, rng):
         counts[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n)
     return counts
 
-# %% ../../nbs/73_encode.inference.ipynb #66c2c57f
+# %% ../../nbs/73_encode.inference.ipynb #57ab6b67
 def crossed_interval(
     values: np.ndarray,    # observed score of each participant, (P,)
     draws: np.ndarray,     # the same scores over block draws shared by all participants, (P, n)
@@ -245,31 +245,56 @@ def crossed_interval(
         p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"), n=people, n_positive=int((values - alone > 0).sum()), n_negative=int((values + alone < 0).sum()),
         covers="participants and stimuli" if people > 1 else "stimuli", people_low=float(mean - spread), people_high=float(mean + spread))
 
-# %% ../../nbs/73_encode.inference.ipynb #4d516099
-def crossed_bootstrap(
+# %% ../../nbs/73_encode.inference.ipynb #b623eaf2
+def region_scores(
     arm,              # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
-    baseline=None,    # the same for a second arm; the result is then the paired difference arm - baseline
     rois=None,        # dict region -> (V,) bool, or a list of such dicts, one a participant; None: one region 'all'
-    ceilings=None,    # list over participants of (V_p,) noise ceilings, or one array; adds 'normalized'
+    ceilings=None,    # list over participants of (V_p,) noise ceilings, or one array; without them the normalised scores are NaN
     stories=None,     # story of each block, (B,); blocks are drawn within stories; None: one story
     n: int = 2000,    # block draws
-    seed: int = 0,    # seed
-    level: float = .95,  # coverage of the interval
-) -> dict:            # region -> {"raw": {...}, "normalized": {...}} of `crossed_interval`, with "participants": list of P values
-    "Region means of r with an interval over participants and stimuli; the same blocks are drawn for all participants and both arms."
-    people, blocks = len(arm), arm[0].shape[-3]
-    same = all(a.shape[-3] == blocks for a in [*arm, *(baseline or [])]) and (baseline is None or len(baseline) == people)
-    if not same: raise ParameterError("participants and arms must share their blocks", found=[a.shape for a in [*arm, *(baseline or [])]], next_step="score every participant on the same stories, with the same block labels")
+    seed: int = 0,    # seed; the same seed draws the same blocks for every arm
+) -> np.ndarray:      # (P, n + 1, regions, 2): region means of r, raw and normalised; the first draw is the data as they are
+    "Region means of r of every participant over block draws. Differences of arms with the same seed are paired."
+    blocks = arm[0].shape[-3]
+    if any(a.shape[-3] != blocks for a in arm): raise ParameterError("participants and arms must share their blocks", found=[a.shape for a in arm], next_step="score every participant on the same stories, with the same block labels")
     stories = np.zeros(blocks, int) if stories is None else np.asarray(stories)
     if len(stories) != blocks: raise ParameterError("one story a block is needed", found=len(stories), expected=blocks)
     per_person = rois if isinstance(rois, (list, tuple)) else [rois or {"all": np.ones(a.shape[-1], bool)} for a in arm]
-    names, counts = list(per_person[0]), _draw_counts(stories, n, np.random.default_rng(seed))
-    scores = np.stack([_region_draws([arm[i]] + ([baseline[i]] if baseline is not None else []), counts, np.stack([np.asarray(per_person[i][k], bool) for k in names]),
-        None if ceilings is None else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float)) for i in range(people)])  # (P, n+1, ROI, 2)
-    return {name: {kind: _one(scores[:, :, j, k], blocks, len(np.unique(stories)), level) for k, kind in enumerate(("raw", "normalized")) if k == 0 or ceilings is not None}
-        for j, name in enumerate(names)}
+    counts, names = _draw_counts(stories, n, np.random.default_rng(seed)), list(per_person[0])
+    ceiling = [None if ceilings is None else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float) for i in range(len(arm))]
+    return np.stack([_region_draws(a, counts, np.stack([np.asarray(r[k], bool) for k in names]), c) for a, r, c in zip(arm, per_person, ceiling)])
 
-# %% ../../nbs/73_encode.inference.ipynb #557f8dd7
+# %% ../../nbs/73_encode.inference.ipynb #6ee66970
+def score_table(
+    scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such
+    names,               # names of the regions
+    n_blocks: int,       # blocks that were drawn
+    n_stories: int = 1,  # stories within which they were drawn
+    level: float = .95,  # coverage of the interval
+) -> dict:               # region -> {"raw": {...}, "normalized": {...}} of `crossed_interval`, with "participants": list of P values
+    "Mean and interval of every region."
+    return {name: {kind: _one(scores[:, :, j, k], n_blocks, n_stories, level) for k, kind in enumerate(("raw", "normalized"))} for j, name in enumerate(names)}
+
+# %% ../../nbs/73_encode.inference.ipynb #7d0cbc17
+def crossed_bootstrap(
+    arm,              # as in `region_scores`
+    baseline=None,    # the same for a second arm; the result is then the paired difference arm - baseline
+    rois=None,        # as in `region_scores`
+    ceilings=None,    # as in `region_scores`
+    stories=None,     # as in `region_scores`
+    n: int = 2000,    # block draws
+    seed: int = 0,    # seed
+    level: float = .95,  # coverage of the interval
+) -> dict:            # as in `score_table`
+    "Region means of r with an interval over participants and stimuli; the same blocks are drawn for all participants and both arms."
+    if baseline is not None and [a.shape[-3] for a in arm] != [b.shape[-3] for b in baseline]:
+        raise ParameterError("participants and arms must share their blocks", found=[a.shape for a in [*arm, *baseline]], next_step="score every participant on the same stories, with the same block labels")
+    scores = region_scores(arm, rois, ceilings, stories, n, seed)
+    if baseline is not None: scores = scores - region_scores(baseline, rois, ceilings, stories, n, seed)
+    names = list((rois[0] if isinstance(rois, (list, tuple)) else rois) or {"all": 0})
+    return score_table(scores, names, arm[0].shape[-3], 1 if stories is None else len(np.unique(stories)), level)
+
+# %% ../../nbs/73_encode.inference.ipynb #d8499c55
 def _one(scores, blocks, stories, level):
     has = np.isfinite(scores[:, 0])
     if not has.any(): return dict(mean=float("nan"), ci_low=float("nan"), ci_high=float("nan"), n=0, participants=scores[:, 0].tolist())
@@ -277,7 +302,7 @@ def _one(scores, blocks, stories, level):
     draws = np.where(np.isfinite(draws), draws, np.nanmean(draws, axis=1, keepdims=True))
     return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {"participants": scores[:, 0].tolist()}
 
-# %% ../../nbs/73_encode.inference.ipynb #180b9751
+# %% ../../nbs/73_encode.inference.ipynb #947f08ec
 def participant_test(
     values,              # one number a participant, (P,), e.g. a gain; average seeds first
     level: float = .95,  # coverage

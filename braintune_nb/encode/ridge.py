@@ -6,13 +6,13 @@
 __all__ = ['Design', 'label_folds', 'VoxelwiseRidge', 'BandedRidge', 'ratio_grid', 'nested_prediction', 'ReducedRank',
            'weight_basis']
 
-# %% ../../nbs/72_encode.ridge.ipynb #1f6657f6
+# %% ../../nbs/72_encode.ridge.ipynb #aef2cc6a
 import numpy as np
 import torch
 from ..core import DataError, ParameterError
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #304c517a
+# %% ../../nbs/72_encode.ridge.ipynb #631934e6
 class Design:
     "Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T (primal), otherwise (T, T) (dual)."
     def __init__(self,
@@ -40,10 +40,12 @@ class Design:
         else: self.stack = self.x[0] if len(self.x) == 1 else torch.cat(self.x, 1); self.gram = _inner(self.stack)
 
     def __len__(self) -> int: return self.n
+    # bands: features (T_new, F), or dict band -> (T_new, F_b)
     def scaled(self, bands) -> list: "New rows, centred and scaled like the old ones, a list over bands of (T_new, F_b)."; return _scaled(self, bands)
+    # name: a band; rows: (T,) int, which old row stands in each place
     def moved(self, name, rows) -> "Design": "The design whose band `name` has its rows re-ordered, others as they are."; return _moved(self, name, rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #ce7b2994
+# %% ../../nbs/72_encode.ridge.ipynb #b3ded1aa
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
@@ -65,7 +67,7 @@ def _moved(design, name, rows):
         other.gram = _inner(other.stack)
     return other
 
-# %% ../../nbs/72_encode.ridge.ipynb #841205f5
+# %% ../../nbs/72_encode.ridge.ipynb #2a2f7c10
 def _system(design, ratio, train, held=None):
     "Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection (T_held, r)."
     key = (tuple(ratio), train.tobytes())
@@ -99,7 +101,7 @@ def _rotate(design, vectors, train, y):
     "Project training responses (T_train, V) onto the eigenvectors: (r, V)."
     return vectors.T @ (y if design.dual else design.stack[torch.as_tensor(train, device=design.device)].T @ y)
 
-# %% ../../nbs/72_encode.ridge.ipynb #07cc5451
+# %% ../../nbs/72_encode.ridge.ipynb #e920fb9f
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -114,7 +116,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #032b70b4
+# %% ../../nbs/72_encode.ridge.ipynb #3dba84f9
 def _blocks(v, block): return [slice(i, min(i + block, v)) for i in range(0, v, block)]
 
 def _take(design, Y, rows, cols, mean):
@@ -143,7 +145,7 @@ def _search(design, Y, ratios, alphas, folds, mean, block):
         best[better], alpha[better], ratio[better] = low[better], np.asarray(alphas, np.float32)[index[better]], i
     return best, alpha, ratio
 
-# %% ../../nbs/72_encode.ridge.ipynb #62c782df
+# %% ../../nbs/72_encode.ridge.ipynb #75a4d637
 def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
     "Coefficients on all training rows: dual (T_train, V) or primal (F, V), float32 on the processor."
     v = Y.shape[1]
@@ -157,7 +159,7 @@ def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
             coef[:, cols] = (vectors @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))).cpu().numpy()
     return coef
 
-# %% ../../nbs/72_encode.ridge.ipynb #0436baa4
+# %% ../../nbs/72_encode.ridge.ipynb #e28f95d0
 class VoxelwiseRidge:
     "Ridge with one penalty a voxel, chosen by leaving out one group (story, section) of the training data at a time."
     names, normalise = None, False
@@ -171,14 +173,22 @@ class VoxelwiseRidge:
         if self.alphas.ndim != 1 or not (self.alphas > 0).all(): raise ParameterError("alphas must be positive", found=alphas)
         self.block, self.dual, self.device = block, dual, device
 
+    # n_bands: B, number of bands
     def ratios(self, n_bands) -> np.ndarray: "Ratios between bands to try, (R, B); here one."; return np.ones((1, 1))
-    def fit(self, X, Y, groups, rows=None): "Fit features (T, F) or a `Design` to responses (T, V); `groups` (T,); `rows` restricts the TRs."; return _fit(self, X, Y, groups, rows)
-    def predict(self, X) -> np.ndarray: "Predicted responses, (T_new, V) float32, for features, or for rows (n,) int of the fitted design."; return sum(_predict(self, X))
+    def fit(self,
+        X,          # features (T, F), dict band -> (T, F_b), or a `Design`
+        Y,          # responses, (T, V)
+        groups,     # label of each TR, (T,): each is one fold; negative numbers are left out
+        rows=None,  # restrict the fit to these TRs, (n,) int
+    ): "Choose the penalties by cross-validation, then fit on all training TRs; returns the model."; return _fit(self, X, Y, groups, rows)
+    # X: features (T_new, F), dict band -> (T_new, F_b), or rows (T_new,) int of the fitted design
+    def predict(self, X) -> np.ndarray: "Predicted responses, (T_new, V) float32."; return sum(_predict(self, X))
+    # X: as in `predict`; Y: responses, (T_new, V)
     def score(self, X, Y) -> np.ndarray: "Correlation with responses, (V,)."; return correlation(self.predict(X), Y, self.block)
     @property
     def weights(self) -> np.ndarray: "Weights on the features as given, (F, V) float32, bands one after the other; made when asked."; return _weights(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #755c54a4
+# %% ../../nbs/72_encode.ridge.ipynb #a4a6fe2c
 def _fit(model, X, Y, groups, rows):
     design = X if isinstance(X, Design) else Design(X, model.normalise, model.dual, device=model.device)
     if np.ndim(Y) != 2 or len(Y) != len(design) or len(np.asarray(groups)) != len(design):
@@ -207,7 +217,7 @@ def _moments(Y, rows, block):
         mean[cols], power[cols] = y.mean(0), y.var(0)
     return mean, power
 
-# %% ../../nbs/72_encode.ridge.ipynb #c45fc6ec
+# %% ../../nbs/72_encode.ridge.ipynb #9c83ee1b
 def _predict(model, X):
     "Prediction a band, generator over (T_new, V); the mean goes to the first band."
     design, is_rows = model.design_, not isinstance(X, dict) and np.ndim(X) == 1
@@ -232,7 +242,7 @@ def _weights(model):
         parts.append(w / np.float32(design.scale[b]**.5)); start += size
     return np.concatenate(parts)
 
-# %% ../../nbs/72_encode.ridge.ipynb #2bb4b0fa
+# %% ../../nbs/72_encode.ridge.ipynb #f4e1b68b
 class BandedRidge(VoxelwiseRidge):
     "Ridge with a penalty for each band of features and each voxel: a fixed grid of ratios and penalties, so the same data give the same fit."
     normalise = True
@@ -246,13 +256,16 @@ class BandedRidge(VoxelwiseRidge):
         super().__init__(np.logspace(-2, 4, 13) if alphas is None else alphas, block, dual, device)
         self.given = None if ratios is None else np.asarray(ratios, dtype=np.float64)
 
+    # n_bands: B, number of bands
     def ratios(self, n_bands) -> np.ndarray: "Ratios to try, (R, B)."; return ratio_grid(n_bands) if self.given is None else self.given
+    # X: as in `predict`
     def predict_bands(self, X) -> dict: "Part of the prediction that each band makes, band -> (T_new, V); they sum to the prediction less its mean."; return _parts(self, X)
+    # X: as in `predict`; Y: responses, (T_new, V)
     def split_scores(self, X, Y) -> dict: "R² of each band, band -> (V,); they sum to the R² of the whole (product measure)."; return _split_scores(self, X, Y)
     @property
     def penalties_(self) -> np.ndarray: "Penalty on the features as given, (B, V); infinite where a band is left out."; return _penalties(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #b214e347
+# %% ../../nbs/72_encode.ridge.ipynb #b34f6fad
 def ratio_grid(
     n_bands: int,            # number of bands B
     levels=(0, .01, .1, 1),  # relative sizes a band may have
@@ -262,7 +275,7 @@ def ratio_grid(
     grid = grid[grid.max(1) == max(levels)]
     return np.unique(grid / grid.sum(1, keepdims=True), axis=0)
 
-# %% ../../nbs/72_encode.ridge.ipynb #ee1bced2
+# %% ../../nbs/72_encode.ridge.ipynb #cd05d2d1
 def _parts(model, X):
     parts = list(_predict(model, X))
     return {name: part - (model.mean_ if b == 0 else 0) for b, (name, part) in enumerate(zip(model.design_.names, parts))}
@@ -277,7 +290,7 @@ def _split_scores(model, X, Y):
 def _penalties(model):
     with np.errstate(divide="ignore"): return model.best_alphas_ * np.asarray(model.design_.scale, np.float32)[:, None] / model.ratios_
 
-# %% ../../nbs/72_encode.ridge.ipynb #36502ad9
+# %% ../../nbs/72_encode.ridge.ipynb #81dd1409
 def nested_prediction(
     model,   # VoxelwiseRidge or BandedRidge; left fitted to the last fold
     X,       # features (T, F), dict of bands, or a Design
@@ -291,7 +304,7 @@ def nested_prediction(
         out[held] = model.fit(design, Y, groups, rows=train).predict(held)
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #b9220655
+# %% ../../nbs/72_encode.ridge.ipynb #cdc440fb
 class ReducedRank:
     "Ridge of a new participant in the subspace that other participants' weights span."
     def __init__(self,
@@ -305,7 +318,11 @@ class ReducedRank:
         if not self.ranks: raise ParameterError("no rank fits the basis", found=list(ranks), expected=f"at most {np.shape(basis)[1]}")
         self.settings = dict(alphas=alphas, block=block, device=device)
 
-    def fit(self, X, Y, groups):
+    def fit(self,
+        X,       # features, (T, F)
+        Y,       # responses, (T, V)
+        groups,  # label of each TR, (T,): each is one fold; negative numbers are left out
+    ):
         "Choose one rank for the participant by the mean cross-validated R² over voxels that can be predicted at any rank, then fit."
         models = [VoxelwiseRidge(**self.settings).fit(X @ self.basis[:, :r], Y, groups) for r in self.ranks]
         gains = np.nan_to_num(np.stack([m.cv_r2_ for m in models]))
@@ -315,12 +332,14 @@ class ReducedRank:
         self.rank_, self.model_ = self.ranks[best], models[best]
         return self
 
+    # X: features, (T_new, F)
     def predict(self, X) -> np.ndarray: "Predicted responses, (T_new, V)."; return self.model_.predict(X @ self.basis[:, :self.rank_])
+    # X: features, (T_new, F); Y: responses, (T_new, V)
     def score(self, X, Y) -> np.ndarray: "Correlation with responses, (V,)."; return correlation(self.predict(X), Y)
     @property
     def weights(self) -> np.ndarray: "Weights on the full features, (F, V)."; return self.basis[:, :self.rank_] @ self.model_.weights
 
-# %% ../../nbs/72_encode.ridge.ipynb #be0685d4
+# %% ../../nbs/72_encode.ridge.ipynb #b9bced11
 def weight_basis(
     weights,          # list over other participants of ridge weights, (F, V_p) each
     scores,           # list over the same of validation scores, (V_p,) each, e.g. `cv_r2_`; negative and NaN count as 0

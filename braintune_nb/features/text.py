@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TextInputs', 'text_inputs', 'read_states', 'hidden_states', 'text_features']
 
-# %% ../../nbs/31_features.text.ipynb #eff25010
+# %% ../../nbs/31_features.text.ipynb #2dbb3ab8
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -16,7 +16,7 @@ from ..align.resample import resample, story_weights
 from ..align.windows import word_windows
 from ..model.backbone import Backbone
 
-# %% ../../nbs/31_features.text.ipynb #b4081a67
+# %% ../../nbs/31_features.text.ipynb #a3263641
 @dataclass(frozen=True, eq=False)
 class TextInputs:
     "The context of each word, as tokens."
@@ -27,16 +27,20 @@ class TextInputs:
     truncated: int = 0            # contexts that were longer than the model can read, cut on the left
 
     def __len__(self) -> int: return len(self.position)
-    def rows(self, index) -> "TextInputs":
+    def rows(self,
+        index,  # (n,) int or slice, contexts to keep, in this order
+    ) -> "TextInputs":
         "Some rows, trimmed to the longest of them."
         mask = self.attention_mask[index]
         width = int(mask.sum(1).max()) if len(mask) else 0
         return TextInputs(self.token_ids[index, :width], mask[:, :width], self.position[index], self.unknown, self.truncated)
-    def to(self, device) -> "TextInputs":
+    def to(self,
+        device,  # torch device, or its name
+    ) -> "TextInputs":
         "The same on another device."
         return TextInputs(self.token_ids.to(device), self.attention_mask.to(device), self.position.to(device), self.unknown, self.truncated)
 
-# %% ../../nbs/31_features.text.ipynb #413b34be
+# %% ../../nbs/31_features.text.ipynb #3724e894
 def _joining(tokenizer, language: str) -> tuple:
     "(what stands before the first word, what stands between words)"
     pieces = lambda text: tokenizer(text, add_special_tokens=False).input_ids
@@ -55,7 +59,7 @@ def _frame(backbone) -> tuple:
     if not backbone.causal: return before, after
     return before or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), []
 
-# %% ../../nbs/31_features.text.ipynb #1fb6cce3
+# %% ../../nbs/31_features.text.ipynb #8c326242
 def text_inputs(
     words,               # Events, (N,) words of one story, all of them, in order
     backbone: Backbone,  # whose tokenizer is used
@@ -82,7 +86,7 @@ def text_inputs(
                          next_step="use a backbone of the story's language")
     return _padded(rows, len(after), tokenizer.pad_token_id or 0, len(unknown) / max(len(rows), 1), truncated)
 
-# %% ../../nbs/31_features.text.ipynb #6809864f
+# %% ../../nbs/31_features.text.ipynb #96fdefcd
 def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int) -> TextInputs:
     "One table from rows of unequal length."
     length = torch.tensor([len(r) for r in rows], dtype=torch.int64)
@@ -91,7 +95,7 @@ def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int) ->
     mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
     return TextInputs(ids, mask, length - after - 1, unknown, truncated)
 
-# %% ../../nbs/31_features.text.ipynb #5122dbb1
+# %% ../../nbs/31_features.text.ipynb #db3abd8a
 def read_states(
     model: torch.nn.Module,        # transformers base model
     token_ids: torch.Tensor,       # (N, K) int64
@@ -106,9 +110,9 @@ def read_states(
     state = out.last_hidden_state if last else out.hidden_states[layer % (layers + 1)]
     return state[torch.arange(len(position), device=position.device), position]
 
-# %% ../../nbs/31_features.text.ipynb #fd7e9962
+# %% ../../nbs/31_features.text.ipynb #42c625a6
 def hidden_states(
-    backbone: Backbone,
+    backbone: Backbone,      # L layers of width H
     inputs: TextInputs,      # N contexts
     layers=None,             # layer numbers; None: 0 to L
     batch_size: int = 64,    # contexts at once
@@ -130,10 +134,10 @@ def hidden_states(
     model.train(training)
     return out
 
-# %% ../../nbs/31_features.text.ipynb #a2ad3925
+# %% ../../nbs/31_features.text.ipynb #0020cbdc
 def text_features(
     story,               # Story: words, language, clock
-    backbone: Backbone,
+    backbone: Backbone,  # L layers of width H
     layers=None,         # layer numbers; None: 0 to L
     n_words: int = 20,   # words in a full context
     how: str = "lanczos",# 'lanczos', 'average' or 'sum' over the words of a TR
@@ -153,7 +157,7 @@ def text_features(
     weights = story_weights(story, how, preset)
     return np.stack([resample(layer, weights) for layer in states])
 
-# %% ../../nbs/31_features.text.ipynb #7c7e996c
+# %% ../../nbs/31_features.text.ipynb #d5c38518
 def _states_key(backbone, inputs: TextInputs, layers: list) -> str:
     "Hash of all that states depend on."
     weights = [content_hash(name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for name, value in backbone.model.state_dict().items()]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Backbone', 'sees_ahead', 'load_backbone', 'transformer_blocks']
 
-# %% ../../nbs/30_model.backbone.ipynb #5c991764
+# %% ../../nbs/30_model.backbone.ipynb #f963c091
 import importlib.util
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from ..core import ModelError
 
-# %% ../../nbs/30_model.backbone.ipynb #379dc96d
+# %% ../../nbs/30_model.backbone.ipynb #105449e0
 @dataclass(eq=False)
 class Backbone:
     "A text model with its tokenizer, in evaluation mode. Layer 0 is the embedding output, layer `layers` the last block."
@@ -28,13 +28,15 @@ class Backbone:
     causal: bool            # True: a state sees only what came before (decoder); False: it sees the whole context (encoder)
     notes: tuple = ()       # what the load audit found and let pass
 
-    def layer(self, index: int) -> int:
+    def layer(self,
+        index: int,  # -(L + 1) to L
+    ) -> int:        # 0 (embeddings) to L
         "A layer number from 0 to L; negative numbers count from the last block."
         if not -self.layers - 1 <= index <= self.layers:
             raise ModelError("The model has no such layer", place=self.name, found=index, expected=f"0 (embeddings) to {self.layers}, or -1 for the last")
         return index % (self.layers + 1)
 
-# %% ../../nbs/30_model.backbone.ipynb #dfd5acc6
+# %% ../../nbs/30_model.backbone.ipynb #16982253
 def _need(condition, what: str, **details):
     if not condition: raise ModelError(what, **details)
 
@@ -53,7 +55,7 @@ def _find(name: str):
     _need(not (name.startswith((".", "/", "~")) or name.count("/") > 1), "There is no such folder", file=folder, next_step="pass the folder of a model, a Hub id, tiny or minilm")
     return None
 
-# %% ../../nbs/30_model.backbone.ipynb #34abd94b
+# %% ../../nbs/30_model.backbone.ipynb #dd889a89
 def _check_folder(folder: Path, random_weights: bool):
     "Refuse a folder that cannot hold a model, before anything is loaded."
     inner = folder / "backbone"
@@ -64,7 +66,7 @@ def _check_folder(folder: Path, random_weights: bool):
     raise ModelError("The backbone folder has no weights", file=folder, found=", ".join(pickles) or "no *.safetensors", expected="model.safetensors",
                      next_step="convert them with save_pretrained in a place you trust: pickles are never read here" if pickles else "copy model.safetensors into the folder, or ask for random_weights=True")
 
-# %% ../../nbs/30_model.backbone.ipynb #b107cc09
+# %% ../../nbs/30_model.backbone.ipynb #928d8d5c
 def sees_ahead(
     model: torch.nn.Module,  # transformers base model
 ) -> bool:                   # True for an encoder
@@ -77,7 +79,7 @@ def sees_ahead(
     model.train(training)
     return bool((first[0] - first[1]).abs().max() > 1e-5 * first.abs().max())
 
-# %% ../../nbs/30_model.backbone.ipynb #ef8e09a6
+# %% ../../nbs/30_model.backbone.ipynb #5a53dac5
 @contextmanager
 def _quiet(seed: int):
     "No progress bars or load reports (the audit speaks), and random numbers that do not depend on what ran before."
@@ -109,7 +111,7 @@ def _load(source: str, random_weights: bool):
                          next_step="compare the folder with its source; weights, config.json and tokenizer files must be whole" if local else
                          f"where there is a network: hf download {source} --local-dir FOLDER; then pass FOLDER") from error
 
-# %% ../../nbs/30_model.backbone.ipynb #355932a5
+# %% ../../nbs/30_model.backbone.ipynb #41ae1761
 def _audit(model, tokenizer, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if "pooler" not in k)
@@ -129,7 +131,7 @@ def _max_length(model, tokenizer) -> int:
     reserved = next((m.padding_idx + 1 for k, m in model.named_modules() if k.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None and m.padding_idx > 0), 0)
     return int(min(table - reserved, tokenizer.model_max_length))
 
-# %% ../../nbs/30_model.backbone.ipynb #7cd7da71
+# %% ../../nbs/30_model.backbone.ipynb #485c42c7
 def load_backbone(
     name: str,                     # 'tiny', 'minilm', a local folder or a Hub id
     random_weights: bool = False,  # same architecture, fresh weights: the control that knows nothing
@@ -147,7 +149,7 @@ def load_backbone(
     return Backbone(model, tokenizer, name, folder, model.config.num_hidden_layers, model.config.hidden_size,
                     _max_length(model, tokenizer), not sees_ahead(model), tuple(notes))
 
-# %% ../../nbs/30_model.backbone.ipynb #a5220639
+# %% ../../nbs/30_model.backbone.ipynb #53b1d9dc
 def transformer_blocks(
     model: torch.nn.Module,  # transformers base model
 ) -> torch.nn.ModuleList:    # L blocks, the first one next to the embeddings

@@ -8,7 +8,7 @@ __all__ = ['GATES', 'build_tokenizer', 'build_text_model', 'corpus_ids', 'draw_w
            'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates', 'text_model_card',
            'save_text_model']
 
-# %% ../../nbs/38_simulate.backbone.ipynb #98f6eccf
+# %% ../../nbs/38_simulate.backbone.ipynb #d5eace10
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ import torch
 from ..core import ModelError, ParameterError, RunError, seed_everything, write_atomic, write_json
 from .language import TEMPLATES, Lexicon, exchangeable_sentences
 
-# %% ../../nbs/38_simulate.backbone.ipynb #3409759e
+# %% ../../nbs/38_simulate.backbone.ipynb #5f2ce6d7
 def build_tokenizer(
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # C concepts with their words in both languages
 ):  # fast tokenizer of `transformers`, both languages in one vocabulary
     "WordPiece with one token a lexicon or function word, and single characters for all other words."
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -38,7 +38,7 @@ def build_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(**frame, special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=256)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #8058d5e5
+# %% ../../nbs/38_simulate.backbone.ipynb #f38c6839
 def build_text_model(
     n_tokens: int,     # size of the vocabulary
     width: int = 96,   # H, hidden size
@@ -57,12 +57,12 @@ def build_text_model(
     position.data, position.requires_grad = 0.05 * torch.cat([angle.sin(), angle.cos()], 1), False
     return model
 
-# %% ../../nbs/38_simulate.backbone.ipynb #dd1c80f6
+# %% ../../nbs/38_simulate.backbone.ipynb #d6b65018
 def corpus_ids(
-    lexicon: Lexicon,
-    tokenizer,
+    lexicon: Lexicon,      # C concepts with their words
+    tokenizer,             # from `build_tokenizer`
     n: int,                # entries in each language
-    seed: int,
+    seed: int,             # same seed, same corpus
     dose: float = 0.0,     # share of sentences about one topic
     link: float = 0.0,     # share of concepts whose two words are tied
     made_up: float = 0.03, # share of words replaced by made-up words
@@ -80,12 +80,12 @@ def corpus_ids(
         rows.append((np.array(ids), np.array(ends)))
     return rows
 
-# %% ../../nbs/38_simulate.backbone.ipynb #ce81d477
+# %% ../../nbs/38_simulate.backbone.ipynb #562685b0
 def draw_windows(
     rows: list,         # from `corpus_ids`
     n: int,             # B, number of windows
     rng,                # NumPy generator
-    tokenizer,
+    tokenizer,          # from `build_tokenizer`
     longest: int = 20,  # tokens of text in a window
 ) -> tuple:             # token numbers (B, longest + 2) int64, is it a token (same shape) bool, is it text (same shape) bool
     "Windows of text that end on the end of a word, left-aligned, some framed by [CLS] and [SEP]."
@@ -102,12 +102,12 @@ def draw_windows(
     ids[np.flatnonzero(sep), (cls + length)[sep]] = tokenizer.sep_token_id
     return ids, ids != tokenizer.pad_token_id, text
 
-# %% ../../nbs/38_simulate.backbone.ipynb #3949e639
+# %% ../../nbs/38_simulate.backbone.ipynb #8adbdde9
 def mask_tokens(
     ids,        # (B, K) int64 token numbers
     text,       # (B, K) bool, tokens that may be asked for
     rng,        # NumPy generator
-    tokenizer,
+    tokenizer,  # from `build_tokenizer`
     asked: float = 0.25,  # share of tokens to be named
 ) -> tuple:     # input (B, K), target (B, K) with -100 where nothing is asked
     "Masked language modelling: 60 % of the asked tokens masked, 15 % replaced by a random token, 25 % left."
@@ -116,7 +116,7 @@ def mask_tokens(
     given = np.where(ask & (kind >= 0.6) & (kind < 0.75), rng.integers(5, len(tokenizer), ids.shape), given)
     return given, np.where(ask, ids, -100)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #68844957
+# %% ../../nbs/38_simulate.backbone.ipynb #9f14999b
 def token_logits(
     model,      # DistilBertForMaskedLM
     ids,        # (B, K) int64 token numbers
@@ -127,18 +127,18 @@ def token_logits(
     hidden = model.distilbert(input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(attention).long()).last_hidden_state[torch.as_tensor(where)]
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #574c9a05
+# %% ../../nbs/38_simulate.backbone.ipynb #bf252f0d
 def pretrain_text(
-    lexicon: Lexicon,
+    lexicon: Lexicon,             # C concepts with their words
     steps: int = 1500,            # optimiser steps
-    seed: int = 0,
+    seed: int = 0,                # of first weights, corpus and masks
     dose: float = 0.0,            # share of sentences about one topic: meaning on purpose, 0 to 1
     link: float = 0.0,            # share of concepts whose two words are tied, 0 to 1
     batch: int = 48,              # windows a step
     learning_rate: float = 2e-3,  # peak, after 10 % warm-up; then cosine decay
     entries: int = 15000,         # corpus entries in each language
     width: int = 96,              # H, hidden size
-    layers: int = 2,
+    layers: int = 2,              # L, transformer layers
     asked: float = 0.25,          # share of tokens to be named
     progress: bool = False,       # show a bar with the loss
 ) -> tuple:                       # model in eval mode, tokenizer, loss of each step (steps,)
@@ -163,11 +163,11 @@ def pretrain_text(
         if step % 50 == 49: bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
     return model.eval(), tokenizer, np.array(log)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #6e98b1d0
+# %% ../../nbs/38_simulate.backbone.ipynb #f3199dcb
 def concept_states(
     model,                # DistilBertForMaskedLM, or any model with hidden states
-    tokenizer,
-    lexicon: Lexicon,
+    tokenizer,            # that of the model
+    lexicon: Lexicon,     # C concepts with their words
     language: str,        # 'en' or 'zh'
     contexts: int = 8,    # contexts a concept, each 20 words that end on its word
     seed: int = 1000,     # not a seed of training
@@ -183,7 +183,7 @@ def concept_states(
     with torch.no_grad(): hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
     return np.array(concept), np.stack([h[:, -1].numpy() for h in hidden])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #77c2a2a3
+# %% ../../nbs/38_simulate.backbone.ipynb #b9fce4c8
 def mean_states(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -191,7 +191,7 @@ def mean_states(
     "Mean state of every concept."
     return np.stack([states[concept == c].mean(0) for c in range(concept.max() + 1)])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #39b9bb98
+# %% ../../nbs/38_simulate.backbone.ipynb #c6cda73a
 def meaning_probe(
     concept,             # (K,) int
     states,              # (K, H) states of one layer
@@ -206,7 +206,7 @@ def meaning_probe(
     half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
     return dict(r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #6026aa15
+# %% ../../nbs/38_simulate.backbone.ipynb #36470961
 def identity_probe(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -219,12 +219,12 @@ def identity_probe(
     distance = (centre ** 2).sum(1) - 2 * states[~first] @ centre.T
     return float((distance.argmin(1) == concept[~first]).mean())
 
-# %% ../../nbs/38_simulate.backbone.ipynb #2c84495c
+# %% ../../nbs/38_simulate.backbone.ipynb #d2c0d77d
 def label_probe(
     concept,      # (K,) int
     states,       # (K, H) states of one layer
     labels,       # (C,) label of each concept, such as its word class or category
-    folds: int = 4,
+    folds: int = 4, # disjoint sets of concepts, each tested once
 ) -> float:       # balanced accuracy over concepts, 0 to 1; chance 1 / number of labels
     "Can the label of concepts be read by a linear classifier fitted on other concepts?"
     from sklearn.linear_model import RidgeClassifierCV
@@ -235,11 +235,11 @@ def label_probe(
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
     return float(balanced_accuracy_score(y, cross_val_predict(RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter)))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #6b8bb53b
+# %% ../../nbs/38_simulate.backbone.ipynb #deafc19e
 def translation_similarity(
     english,           # (C, H) mean states of English words
     chinese,           # (C, H) mean states of Chinese words
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # for the word class of the C concepts
 ) -> float:            # mean cosine of the two words of a concept minus that of different concepts of the word class
     "How far the model places the two words of a concept together."
     total = []
@@ -250,11 +250,11 @@ def translation_similarity(
         total += list(np.diag(cosine) - (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1))
     return float(np.mean(total))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #800a9e9f
+# %% ../../nbs/38_simulate.backbone.ipynb #0934bd32
 def masked_perplexity(
-    model,
-    tokenizer,
-    lexicon: Lexicon,
+    model,               # DistilBertForMaskedLM
+    tokenizer,           # that of the model
+    lexicon: Lexicon,    # C concepts with their words
     windows: int = 400,  # windows of new text, one word asked in each
     seed: int = 2000,    # not a seed of training
 ) -> dict:               # 'model' and 'unigram', words
@@ -268,11 +268,11 @@ def masked_perplexity(
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[asked])).exp().item()
     return dict(model=float(loss), unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #ec2f92f6
+# %% ../../nbs/38_simulate.backbone.ipynb #4269cdb5
 def measure_gates(
-    model,
-    tokenizer,
-    lexicon: Lexicon,
+    model,              # DistilBertForMaskedLM, L layers of width H
+    tokenizer,          # that of the model
+    lexicon: Lexicon,   # whose words, categories and meanings are probed
     contexts: int = 8,  # contexts a concept
     draws: int = 20,    # other draws of meaning over which the score is averaged
 ) -> dict:              # perplexity, translation_similarity per layer, and per language and layer: meaning, meaning_draws, category, identity, word_class
@@ -290,7 +290,7 @@ def measure_gates(
     result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
     return result
 
-# %% ../../nbs/38_simulate.backbone.ipynb #b920e30c
+# %% ../../nbs/38_simulate.backbone.ipynb #eb98d38f
 GATES = dict(meaning_high=0.2, meaning_draws=0.05, category=0.16, identity=0.9, word_class=0.9, perplexity_ratio=0.5)
 
 def check_gates(
@@ -308,7 +308,7 @@ def check_gates(
         need(row["category"] < GATES["category"], place + "category of unseen nouns", row["category"], f"below {GATES['category']}, chance 0.07")
         for name in ("identity", "word_class"): need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
 
-# %% ../../nbs/38_simulate.backbone.ipynb #98351ccc
+# %% ../../nbs/38_simulate.backbone.ipynb #993cec27
 def text_model_card(
     gates: dict,  # from `measure_gates`
     facts: dict,  # how it was trained: name -> value
@@ -326,11 +326,11 @@ def text_model_card(
         f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of word frequencies: {gates['perplexity']['unigram']:.0f}.", "", "## Training", "",
         *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code that trains.", ""])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #3f658d5f
+# %% ../../nbs/38_simulate.backbone.ipynb #8212ed19
 def save_text_model(
     folder,                  # where the model shall lie
     model,                   # DistilBertForMaskedLM
-    tokenizer,
+    tokenizer,               # that of the model
     gates: dict,             # from `measure_gates`
     facts: dict,             # how it was trained
     overwrite: bool = False, # replace a model that lies there

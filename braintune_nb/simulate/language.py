@@ -7,7 +7,7 @@ __all__ = ['NOUNS', 'VERBS', 'ADJECTIVES', 'TEMPLATES', 'TOPICS', 'N_TEST_TEMPLA
            'make_lexicon', 'Text', 'fill_template', 'draw_slots', 'topic_concepts', 'write_story', 'translate',
            'meaning_track', 'topic_track', 'linked_concepts', 'exchangeable_sentences']
 
-# %% ../../nbs/34_simulate.language.ipynb #760f309d
+# %% ../../nbs/34_simulate.language.ipynb #58e8805f
 import re
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core import ParameterError
 
-# %% ../../nbs/34_simulate.language.ipynb #08940c6a
+# %% ../../nbs/34_simulate.language.ipynb #1c62806c
 NOUNS = """
 animals: dog 狗, cat 猫, horse 马, cow 牛, pig 猪, sheep 羊, rabbit 兔子, mouse 老鼠, tiger 老虎, lion 狮子, elephant 大象, monkey 猴子, bear 熊, wolf 狼, fox 狐狸, deer 鹿
 food: bread 面包, rice 米饭, noodles 面条, soup 汤, meat 肉, egg 鸡蛋, milk 牛奶, butter 黄油, sugar 糖, salt 盐, cake 蛋糕, tea 茶, coffee 咖啡, honey 蜂蜜, oil 油, wine 酒
@@ -32,7 +32,7 @@ landscape: mountain 山, river 河, lake 湖, sea 海洋, forest 森林, desert 
 arts: piano 钢琴, guitar 吉他, violin 小提琴, drum 鼓, flute 笛子, song 歌, dance 舞蹈, picture 画, film 电影, poem 诗, book 书, story 故事, theatre 剧院, photo 照片, trumpet 喇叭, concert 音乐会
 feelings: love 爱, fear 恐惧, anger 愤怒, hope 希望, dream 梦, pain 疼痛, joy 快乐, shame 羞耻, pride 骄傲, peace 和平, war 战争, law 法律, truth 真相, lie 谎言, idea 主意, memory 记忆"""
 
-# %% ../../nbs/34_simulate.language.ipynb #fd3cc64a
+# %% ../../nbs/34_simulate.language.ipynb #a47db549
 VERBS = """
 moving: carried 搬, pulled 拉, pushed 推, threw 扔, followed 跟着, chased 追, lifted 举起, dragged 拖
 making: built 建造, fixed 修理, cut 切, painted 涂, washed 洗, cooked 煮, opened 打开, broke 打破
@@ -44,7 +44,7 @@ colour: red 红色, blue 蓝色, green 绿色, yellow 黄色, black 黑色, whit
 touch: hot 热, cold 冷, soft 软, hard 硬, wet 湿, dry 干, rough 粗糙, smooth 光滑
 mood: happy 高兴, sad 难过, angry 生气, tired 疲倦, quiet 安静, brave 勇敢, lazy 懒, gentle 温柔"""
 
-# %% ../../nbs/34_simulate.language.ipynb #a43037f4
+# %% ../../nbs/34_simulate.language.ipynb #bb1ff38f
 @dataclass(frozen=True, eq=False)
 class Lexicon:
     "C concepts: their word in each language, category, word class and meaning."
@@ -57,7 +57,7 @@ class Lexicon:
 
     def __len__(self) -> int: return len(self.category)
 
-# %% ../../nbs/34_simulate.language.ipynb #c7924ebb
+# %% ../../nbs/34_simulate.language.ipynb #9ee5d567
 def make_lexicon(
     seed: int = 0,                 # seed of the meanings and of the choice of held-out concepts
     n_meaning: int = 8,            # M, dimensions of meaning
@@ -84,7 +84,7 @@ def make_lexicon(
         held_out[rng.permutation(members)[:round(held_out_share * len(members))]] = True
     return Lexicon(dict(en=tuple(english), zh=tuple(chinese)), category, word_class, (meaning / meaning.std(0)).astype(np.float32), held_out, tuple(names))
 
-# %% ../../nbs/34_simulate.language.ipynb #1325244e
+# %% ../../nbs/34_simulate.language.ipynb #9e4cf338
 TEMPLATES = tuple(tuple(pair.split(" / ")) for pair in """
 the A1 N1 V1 the N2 / A1 的 N1 V1 那个 N2
 in the N1 the N2 V1 a N3 / 在 N1 里 N2 V1 一个 N3
@@ -124,7 +124,7 @@ arts feelings people
 food vehicles tools""".strip().splitlines())
 N_TEST_TEMPLATES, N_TEST_TOPICS = 4, 7
 
-# %% ../../nbs/34_simulate.language.ipynb #448b7bd7
+# %% ../../nbs/34_simulate.language.ipynb #b5c70e60
 @dataclass(frozen=True, eq=False)
 class Text:
     "A story as N words, each with the units of text that it belongs to; a Chinese word may have several characters."
@@ -140,9 +140,9 @@ class Text:
 
     def __len__(self) -> int: return len(self.words)
 
-# %% ../../nbs/34_simulate.language.ipynb #ccaf6435
+# %% ../../nbs/34_simulate.language.ipynb #4313f6a3
 def fill_template(
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # C concepts with their words
     language: str,  # 'en' or 'zh'
     template: int,  # index into TEMPLATES
     slots: dict,    # slot name, such as 'N1' -> concept
@@ -153,11 +153,11 @@ def fill_template(
     words = ["an" if w == "a" and after[0] in "aeiou" else w for w, after in zip(words, words[1:] + ["."])]
     return words, concepts
 
-# %% ../../nbs/34_simulate.language.ipynb #b1a42eff
+# %% ../../nbs/34_simulate.language.ipynb #bf8f05aa
 CLASS_OF_SLOT = dict(N="noun", V="verb", A="adjective")
 
 def draw_slots(
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # C concepts
     template: int,  # index into TEMPLATES
     rng,            # NumPy generator
     allowed,        # (C,) bool, concepts that may be drawn
@@ -166,9 +166,9 @@ def draw_slots(
     slots = sorted(s for s in set(TEMPLATES[template][0].split()) if re.fullmatch(r"[NVA]\d", s))
     return {s: int(rng.choice(np.flatnonzero(allowed & (lexicon.word_class == CLASS_OF_SLOT[s[0]])))) for s in slots}
 
-# %% ../../nbs/34_simulate.language.ipynb #e351e88f
+# %% ../../nbs/34_simulate.language.ipynb #7fa329d3
 def topic_concepts(
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # C concepts
     theme: int,  # index into TOPICS
 ) -> np.ndarray: # (C,) bool
     "The concepts of a topic: three noun categories, one category of verbs and one of adjectives."
@@ -176,9 +176,9 @@ def topic_concepts(
     names = (*TOPICS[theme], verbs[theme % 4], adjectives[(theme + theme // 4) % 4])
     return np.isin(lexicon.category, [lexicon.category_names.index(n) for n in names])
 
-# %% ../../nbs/34_simulate.language.ipynb #f9a46ebf
+# %% ../../nbs/34_simulate.language.ipynb #52c7c403
 def write_story(
-    lexicon: Lexicon,
+    lexicon: Lexicon,             # C concepts with their words
     name: str,                    # name of the story
     language: str,                # 'en' or 'zh'
     n_words: int,                 # the story ends with the first sentence that reaches this length
@@ -214,10 +214,10 @@ def write_story(
     concept, sentence, topic, template, unseen, theme = np.array(rows).T
     return Text(name, language, tuple(words), concept, sentence, topic, template, unseen.astype(bool), theme)
 
-# %% ../../nbs/34_simulate.language.ipynb #c32b05dd
+# %% ../../nbs/34_simulate.language.ipynb #d859f34f
 def translate(
-    text: Text,
-    lexicon: Lexicon,
+    text: Text,        # N words in any language of the lexicon
+    lexicon: Lexicon,  # the one that `text` was written with
     language: str,  # language of the result
 ) -> Text:          # same sentences, topics, templates and concepts; words and their order differ
     "The same story in another language."
@@ -230,18 +230,18 @@ def translate(
         words += new; concept += concepts; origin += [index[0]] * len(new)
     return Text(text.name, language, tuple(words), np.array(concept), *(getattr(text, k)[origin] for k in ("sentence", "topic", "template", "held_out", "theme")))
 
-# %% ../../nbs/34_simulate.language.ipynb #10945188
+# %% ../../nbs/34_simulate.language.ipynb #6baab526
 def meaning_track(
-    text: Text,
-    lexicon: Lexicon,
+    text: Text,        # N words with their concepts
+    lexicon: Lexicon,  # with M dimensions of meaning
 ) -> np.ndarray:  # (N, M) float32, zero rows for function words
     "Meaning word by word."
     return np.where(text.concept[:, None] >= 0, lexicon.meaning[text.concept], 0).astype(np.float32)
 
-# %% ../../nbs/34_simulate.language.ipynb #4efda227
+# %% ../../nbs/34_simulate.language.ipynb #5668e457
 def topic_track(
-    text: Text,
-    lexicon: Lexicon,
+    text: Text,              # N words with their concepts
+    lexicon: Lexicon,        # with M dimensions of meaning
     timescale_words: float,  # e-folding memory, words
 ) -> np.ndarray:             # (N, M) float32, zero before the first content word
     "Slow meaning: mean of the content words so far, older ones weighted down exponentially."
@@ -253,21 +253,21 @@ def topic_track(
         if weight > 0: track[n] = total / weight
     return track
 
-# %% ../../nbs/34_simulate.language.ipynb #eb976024
+# %% ../../nbs/34_simulate.language.ipynb #e2cd37a8
 def linked_concepts(
-    lexicon: Lexicon,
+    lexicon: Lexicon,  # C concepts
     link: float,     # share of linked concepts, 0 to 1
 ) -> np.ndarray:     # (C,) bool; nested: a larger link keeps the smaller one's concepts
     "Which concepts have their two words tied in pretraining."
     if not 0 <= link <= 1: raise ParameterError("`link` is a share of concepts", found=link, expected="0 to 1")
     return np.random.default_rng(342).permutation(len(lexicon)) < round(link * len(lexicon))
 
-# %% ../../nbs/34_simulate.language.ipynb #01b17d06
+# %% ../../nbs/34_simulate.language.ipynb #d6ff2eaf
 def exchangeable_sentences(
-    lexicon: Lexicon,
+    lexicon: Lexicon,     # C concepts with their words
     language: str,        # language of the sentence, or of the first of a pair
     n: int,               # number of entries
-    seed: int,
+    seed: int,            # same seed, same sentences
     dose: float = 0.0,    # share of sentences that come in runs about one topic, 0 to 1
     link: float = 0.0,    # share of concepts that are translated in pairs, 0 to 1
     pairs: float = 0.5,   # share of entries that are a sentence and its rendering in the other language

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TuneSettings', 'learning_rate_factor', 'check_pairs', 'run_key', 'validate', 'tune']
 
-# %% ../../nbs/65_train.loop.ipynb #2cd0b8ad
+# %% ../../nbs/65_train.loop.ipynb #44f91aaa
 import csv, io, math, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import ClockError, DataError, ParameterError, RunError, SplitError, 
 from ..loss import correlation_over_time, l2_penalty
 from .checkpoint import load_checkpoint, save_checkpoint
 
-# %% ../../nbs/65_train.loop.ipynb #fc07ee58
+# %% ../../nbs/65_train.loop.ipynb #49ccb74b
 @dataclass(frozen=True)
 class TuneSettings:
     "How to tune; everything that changes the numbers, and the device."
@@ -41,7 +41,7 @@ class TuneSettings:
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ParameterError("Unknown precision", found=self.precision, expected="float32, bfloat16, float16")
 
-# %% ../../nbs/65_train.loop.ipynb #22b4617d
+# %% ../../nbs/65_train.loop.ipynb #c942e1ac
 def _device(settings):
     "The torch device that the settings mean."
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device)
@@ -56,7 +56,7 @@ def _autocast(settings, device):
     "The mixed-precision context of the settings."
     return torch.autocast(device.type, dtype=getattr(torch, settings.precision), enabled=settings.precision != "float32")
 
-# %% ../../nbs/65_train.loop.ipynb #cd29d53a
+# %% ../../nbs/65_train.loop.ipynb #4a4cf8bb
 def learning_rate_factor(
     step: int,     # optimiser step, 0 to total
     total: int,    # counted optimiser steps of the run
@@ -67,7 +67,7 @@ def learning_rate_factor(
     if step < rising: return (step + 1) / rising
     return max(0.0, (total - step) / max(1, total - rising))
 
-# %% ../../nbs/65_train.loop.ipynb #493837e5
+# %% ../../nbs/65_train.loop.ipynb #c5443a02
 def _optimizer(tuner, settings, total):
     "AdamW with a group for the backbone and one for the heads, each with and without decay, and the counted schedule."
     heads = {id(p) for p in tuner.heads.parameters()}
@@ -78,7 +78,7 @@ def _optimizer(tuner, settings, total):
         weight_decay=settings.weight_decay if matrix else 0.0) for (head, matrix), params in sorted(groups.items())])
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(k, total, settings.warmup))
 
-# %% ../../nbs/65_train.loop.ipynb #f6d925a7
+# %% ../../nbs/65_train.loop.ipynb #42a79a85
 def check_pairs(
     pairs: list,  # of (SectionInputs, dict participant -> (T_s, V) tensor)
     tuner,        # BrainTuner
@@ -99,7 +99,7 @@ def check_pairs(
             if not torch.isfinite(y).all(): raise DataError("Targets hold NaN or infinity", place=place, found=f"{int((~torch.isfinite(y)).sum())} values", expected="finite numbers")
     return sorted(pairs, key=lambda pair: pair[0].name)
 
-# %% ../../nbs/65_train.loop.ipynb #0f86c6c2
+# %% ../../nbs/65_train.loop.ipynb #aa21e968
 def run_key(tuner, training, validation, loss, settings, l2):
     "Hash of everything that decides the result: settings, loss, starting weights, data. The device is left out: a run may move."
     chosen = {**asdict(settings), "device": None}
@@ -110,7 +110,7 @@ def run_key(tuner, training, validation, loss, settings, l2):
         tensors += [inputs.token_ids, inputs.attention_mask, inputs.position, inputs.weights, inputs.keep, *targets.values()]
     return content_hash(described, *(t.detach().cpu().float().numpy() for t in tensors))
 
-# %% ../../nbs/65_train.loop.ipynb #986b6a11
+# %% ../../nbs/65_train.loop.ipynb #8dc45754
 def _section_loss(tuner, inputs, targets, loss, settings, device):
     "(mean loss of the participants, their mean correlation over time without gradient)."
     inputs = inputs.to(device)
@@ -119,7 +119,7 @@ def _section_loss(tuner, inputs, targets, loss, settings, device):
     with torch.no_grad(): correlation = torch.stack([1 - correlation_over_time(*pair) for pair in pairs]).mean()
     return torch.stack([loss(*pair) for pair in pairs]).mean(), correlation
 
-# %% ../../nbs/65_train.loop.ipynb #24c9f00c
+# %% ../../nbs/65_train.loop.ipynb #8464c5a2
 def validate(
     tuner,                      # BrainTuner, on `device`
     pairs: list,                # of (SectionInputs, dict participant -> (T_s, V) tensor)
@@ -136,7 +136,7 @@ def validate(
     finally: tuner.train(mode)
     return tuple(float(torch.stack(column).mean()) for column in zip(*scores))
 
-# %% ../../nbs/65_train.loop.ipynb #778195d8
+# %% ../../nbs/65_train.loop.ipynb #3eded427
 def _groups(n, settings, epoch):
     "Which sections make each optimiser step of this epoch: a fresh order from (seed, epoch), cut into groups."
     order = np.random.default_rng([settings.seed, epoch]).permutation(n)
@@ -161,7 +161,7 @@ def _step(tuner, group, loss, settings, device, optimizer, scheduler, scaler, l2
     scheduler.step()
     return total
 
-# %% ../../nbs/65_train.loop.ipynb #30b179eb
+# %% ../../nbs/65_train.loop.ipynb #b54779ae
 def _trained(tuner):
     "Copies of the weights that training changes, on the CPU."
     return {name: p.detach().to("cpu", copy=True) for name, p in tuner.named_parameters() if p.requires_grad}
@@ -195,7 +195,7 @@ def _write_log(folder, log):
     table.writeheader(); table.writerows(log)
     write_atomic(Path(folder) / "log.csv", text.getvalue())
 
-# %% ../../nbs/65_train.loop.ipynb #65fd29b8
+# %% ../../nbs/65_train.loop.ipynb #2ff3fccf
 def tune(
     tuner,                             # BrainTuner; changed in place
     training: list,                    # of (SectionInputs, dict participant -> (T_s, V) float32 tensor)
