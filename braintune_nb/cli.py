@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'CHECKS', 'experiments', 'find_experimen
            'check_parameters', 'run_experiment', 'quickstart', 'run', 'list_experiments', 'check', 'make_report',
            'main']
 
-# %% ../nbs/95_cli.ipynb #1624a2a6
+# %% ../nbs/95_cli.ipynb #28fbb9ba
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #0feeec18
+# %% ../nbs/95_cli.ipynb #35806776
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #fc4c5c92
+# %% ../nbs/95_cli.ipynb #5326d1de
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #731379e0
+# %% ../nbs/95_cli.ipynb #b4fdff35
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #ab3b56e7
+# %% ../nbs/95_cli.ipynb #b7b90de5
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #fe0186fc
+# %% ../nbs/95_cli.ipynb #b54ac41d
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -98,7 +98,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #7876e623
+# %% ../nbs/95_cli.ipynb #78b6caee
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +108,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #e7e5f7db
+# %% ../nbs/95_cli.ipynb #6da21fbb
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +122,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #880740b9
+# %% ../nbs/95_cli.ipynb #69632ed8
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,8 +136,13 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #5ba1f872
+# %% ../nbs/95_cli.ipynb #adc24686
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
+
+def _environment():
+    "Settings of the kernel that the user has not made."
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "10"})
+    return {k: v for k, v in wanted.items() if k not in os.environ}
 
 @contextmanager
 def _kernel():
@@ -146,14 +151,14 @@ def _kernel():
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / name / "kernel.json"
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40", f"--IPKernelApp.exec_lines={TEXT_BARS}"]
-        core.write_json(spec, {"argv": argv, "display_name": "braintune", "language": "python"})
+        core.write_json(spec, {"argv": argv, "display_name": "braintune", "language": "python", "env": _environment()})
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try: yield name
         finally:
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #46d37d44
+# %% ../nbs/95_cli.ipynb #a27a2082
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -164,7 +169,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #60fa43b9
+# %% ../nbs/95_cli.ipynb #cedcd4ad
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -194,7 +199,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #b721f838
+# %% ../nbs/95_cli.ipynb #9f16434a
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -207,7 +212,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #6560acfb
+# %% ../nbs/95_cli.ipynb #11da8c23
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -223,7 +228,7 @@ def _show(folder):
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #de3b1dfb
+# %% ../nbs/95_cli.ipynb #6448f220
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -232,7 +237,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #cf9c12e0
+# %% ../nbs/95_cli.ipynb #0d020d6b
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("braintune_quickstart"),   # folder of the finished run
@@ -245,7 +250,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #bc3434b0
+# %% ../nbs/95_cli.ipynb #9165fcc6
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -264,13 +269,13 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #929855de
+# %% ../nbs/95_cli.ipynb #8cfe5510
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #58b13a9f
+# %% ../nbs/95_cli.ipynb #99bfa321
 CHECKS = {"alice2016": "check_alice2016", "lebel2023": "check_lebel2023", "bilingual": "check_bilingual"}
 
 def _finding(found):
@@ -278,7 +283,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #4c4cc293
+# %% ../nbs/95_cli.ipynb #3b877ea8
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023 or bilingual.")],  # which layout
@@ -295,7 +300,7 @@ def check(
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #bc809e83
+# %% ../nbs/95_cli.ipynb #921b1c3f
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -304,7 +309,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #63fa6684
+# %% ../nbs/95_cli.ipynb #32227d34
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -320,7 +325,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #a5451903
+# %% ../nbs/95_cli.ipynb #e6e0409f
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -330,5 +335,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #a8a64daf
+# %% ../nbs/95_cli.ipynb #39729b9f
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -13,6 +13,7 @@ import ast
 import hashlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -95,9 +96,10 @@ def execute(path: Path, root: Path = ROOT) -> None:
     from nbdev.clean import nbdev_clean
     from traitlets.config import Config
 
-    quiet = Config(KernelManager={"transport": "ipc"})  # over TCP every kernel prints a warning
     before, nb = fingerprint(path, root), nbformat.read(path, as_version=4)
-    NotebookClient(nb, timeout=1800, kernel_name="python3", config=quiet, resources={"metadata": {"path": str(path.parent)}}).execute()
+    with tempfile.TemporaryDirectory() as sockets:  # over TCP every kernel prints a warning; relative addresses would lie in two working folders
+        quiet = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        NotebookClient(nb, timeout=1800, kernel_name="python3", config=quiet, resources={"metadata": {"path": str(path.parent)}}).execute()
     nb.metadata["braintune"] = {"executed": before}
     nbformat.write(nb, path)
     nbdev_clean.__wrapped__(str(path))

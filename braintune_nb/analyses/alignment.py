@@ -7,7 +7,7 @@ __all__ = ['story_design', 'story_designs', 'stacked_responses', 'repeat_ceiling
            'stacked_features', 'encode_arm', 'reduced_rank_model', 'arm_sums', 'score_arms', 'summarise',
            'mean_ceiling']
 
-# %% ../../nbs/80_analyses.alignment.ipynb #62652274
+# %% ../../nbs/80_analyses.alignment.ipynb #6255cbad
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..encode.ceiling import expected_correlation, explainable_variance
 from ..encode.ridge import BandedRidge, Design, ReducedRank, VoxelwiseRidge, weight_basis
 from ..encode.inference import block_labels, block_sums, region_scores, score_table
 
-# %% ../../nbs/80_analyses.alignment.ipynb #4b878992
+# %% ../../nbs/80_analyses.alignment.ipynb #783431d1
 def story_design(
     states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
     delays=(1, 2, 3, 4),          # FIR delays, TRs
@@ -30,7 +30,7 @@ def story_design(
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #d0dc8b68
+# %% ../../nbs/80_analyses.alignment.ipynb #3d605d3e
 def story_designs(
     features: dict,               # story name -> states, (L, T, H)
     stories: dict,                # story name -> Story
@@ -41,10 +41,10 @@ def story_designs(
     layers = len(next(iter(features.values())))
     return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #32a651a1
+# %% ../../nbs/80_analyses.alignment.ipynb #aa38a92c
 def stacked_responses(
     dataset,                      # Dataset
-    participant: str,
+    participant: str,  # name of the participant
     sections: list,               # of Section
     cutoff: float | None = None,  # longest period kept, s; acts on the whole story
     repeats: slice | None = None, # which repeats are averaged, e.g. slice(1, None, 2); None: the responses as they are
@@ -59,10 +59,10 @@ def stacked_responses(
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #7a8746ae
+# %% ../../nbs/80_analyses.alignment.ipynb #cb5fea15
 def repeat_ceiling(
     dataset,            # Dataset
-    participant: str,
+    participant: str,  # name of the participant
     sections: list,     # scored sections
 ) -> np.ndarray:        # largest r of a perfect model with the mean of the even repeats, (V,); NaN where undefined or without 3 repeats
     "Noise ceiling of the scored sections from their odd repeats, which are not scored."
@@ -73,7 +73,7 @@ def repeat_ceiling(
     odd = np.concatenate([np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]]) for r, s in with_repeats], axis=1)
     return expected_correlation(explainable_variance(odd), n // 2)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #97f01f15
+# %% ../../nbs/80_analyses.alignment.ipynb #2de8c0fd
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
@@ -81,7 +81,7 @@ class ArmPrediction:
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
     layers: tuple         # index of the chosen layer, one a fold
 
-# %% ../../nbs/80_analyses.alignment.ipynb #c91f8659
+# %% ../../nbs/80_analyses.alignment.ipynb #1f05318e
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
 ) -> int:               # index of the layer
@@ -90,7 +90,7 @@ def pick_layer(
     keep = (cv > 0).any(0)
     return int((cv[:, keep] if keep.any() else cv).mean(1).argmax())
 
-# %% ../../nbs/80_analyses.alignment.ipynb #ff09b005
+# %% ../../nbs/80_analyses.alignment.ipynb #f7ca7161
 def stacked_features(
     per_story: dict,          # story name -> (T, F)
     sections: list,           # of Section
@@ -100,7 +100,7 @@ def stacked_features(
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #f3632f94
+# %% ../../nbs/80_analyses.alignment.ipynb #2f491806
 def encode_arm(
     designs: list,                # over layers: dict story name -> (T, F)
     dataset,                      # Dataset
@@ -128,7 +128,7 @@ def encode_arm(
             out[p].append((np.stack(guesses[p]), best))
     return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
 
-# %% ../../nbs/80_analyses.alignment.ipynb #22c4f1de
+# %% ../../nbs/80_analyses.alignment.ipynb #2f23f4ac
 def reduced_rank_model(
     designs: list,                # over layers, pretrained features
     dataset,                      # Dataset
@@ -150,7 +150,7 @@ def reduced_rank_model(
         return ReducedRank(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
     return make
 
-# %% ../../nbs/80_analyses.alignment.ipynb #03169a09
+# %% ../../nbs/80_analyses.alignment.ipynb #e3b3a498
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
     truth: dict,        # participant -> responses (T, V)
@@ -159,7 +159,7 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #777c12b1
+# %% ../../nbs/80_analyses.alignment.ipynb #ca284a22
 def score_arms(
     arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,          # participant -> scored responses, (T, V)
@@ -169,7 +169,7 @@ def score_arms(
     block_length: int = 15,  # TRs a block
     rows=None,            # (T,) bool: score these rows only, e.g. unseen concepts
     n: int = 1000,        # block draws
-    seed: int = 0,
+    seed: int = 0,  # seed of the draws
 ) -> tuple:               # (arm -> (P, n + 1, regions, 2), number of blocks, number of stories)
     "Region means of every arm over the same block draws."
     labels, owner = block_labels(stories, block_length)
@@ -185,13 +185,14 @@ def summarise(
     scored: tuple,        # of `score_arms`; needs the arm 'pretrained'
     regions,              # names of the regions
     people=None,          # numbers of the participants; None: all
-) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted: region -> raw, normalized
+) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_reduced_rank: region -> raw, normalized
     "Alignment and gain over pretrained of every region, each with its interval."
     draws, blocks, stories = scored
     people = slice(None) if people is None else list(people)
     alignment = {arm: score_table(x[people], regions, blocks, stories) for arm, x in draws.items()}
     gains = {arm: score_table((x - draws["pretrained"])[people], regions, blocks, stories) for arm, x in draws.items() if arm != "pretrained"}
-    return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted"))
+    over = {"gain_over_reduced_rank": score_table((draws["tuned"] - draws["reduced_rank"])[people], regions, blocks, stories)} if {"tuned", "reduced_rank"} <= set(draws) else {}
+    return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted")) | over
 
 
 def mean_ceiling(

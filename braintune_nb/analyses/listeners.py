@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clean_dataset', 'block_groups', 'listener_predictions', 'listener_scores', 'shift_gains', 'listener_analysis']
 
-# %% ../../nbs/87_analyses.listeners.ipynb #c3fb9302
+# %% ../../nbs/87_analyses.listeners.ipynb #8621d7ed
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..encode.inference import participant_test
 from ..encode.ridge import BandedRidge, Design, nested_prediction
 from ..encode.score import correlation
 
-# %% ../../nbs/87_analyses.listeners.ipynb #3e8772df
+# %% ../../nbs/87_analyses.listeners.ipynb #9da170c8
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -38,7 +38,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/87_analyses.listeners.ipynb #78207c3d
+# %% ../../nbs/87_analyses.listeners.ipynb #fdf1aa0e
 def block_groups(
     story,                     # Story
     n: int = 6,                # blocks
@@ -49,7 +49,7 @@ def block_groups(
     for i, section in enumerate(blocks(story, n, gap_seconds)): groups[section.rows] = i
     return groups
 
-# %% ../../nbs/87_analyses.listeners.ipynb #bda6f8e1
+# %% ../../nbs/87_analyses.listeners.ipynb #23a8556f
 def listener_predictions(
     bands: dict,              # band -> features (T, F_b)
     responses: np.ndarray,    # (P, T, V), z-scored
@@ -64,7 +64,7 @@ def listener_predictions(
     guess = nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups).reshape(t, -1, v).transpose(1, 0, 2)
     return dict(average=guess[0], left_out=guess[1:1 + people], own=guess[1 + people:])
 
-# %% ../../nbs/87_analyses.listeners.ipynb #1c535ebb
+# %% ../../nbs/87_analyses.listeners.ipynb #b0b6986e
 def listener_scores(
     predictions: dict,      # of `listener_predictions`
     responses: np.ndarray,  # (P, T, V)
@@ -76,7 +76,7 @@ def listener_scores(
     return dict(average=correlation(predictions["average"][rows], average[rows]), left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
         own=correlation(predictions["own"][:, rows], responses[:, rows]), blocks=by_block)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #f49e55e6
+# %% ../../nbs/87_analyses.listeners.ipynb #d9173f8b
 def shift_gains(
     low: np.ndarray,          # low-level features, (T, F_low)
     layers: dict,             # layer -> model features, (T, F)
@@ -84,9 +84,9 @@ def shift_gains(
     groups: np.ndarray,       # (T,)
     n: int = 200,             # shifts
     min_shift: int = 20,      # smallest shift either way, TRs
-    seed: int = 0,
+    seed: int = 0,  # seed of the draws
     ratios=None,              # as in the fit that is tested
-    progress: bool = True,
+    progress: bool = True,  # show a bar
 ) -> np.ndarray:              # (n,) largest mean gain over the layers, for each shift
     "Gain of the banded over the low-level model when the model's features are moved around the story, maximum over layers."
     from tqdm.auto import tqdm
@@ -100,15 +100,15 @@ def shift_gains(
         gains.append(max(correlation(nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]).mean() for d in moved) - base)
     return np.array(gains)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #c0b5ae5f
+# %% ../../nbs/87_analyses.listeners.ipynb #e1b53846
 def listener_analysis(
     responses: np.ndarray,    # (P, T, V), cleaned and z-scored
     low: np.ndarray,          # low-level features, (T, F_low), treated like the responses
     layers: dict,             # layer -> delayed model features, (T, F), treated like the responses
     groups: np.ndarray,       # (T,) from `block_groups`
     null_draws: int = 200,    # circular shifts; 0: no null
-    seed: int = 0,
-    progress: bool = True,
+    seed: int = 0,  # seed of the draws
+    progress: bool = True,  # show a bar
 ) -> dict:                    # see the cell below for its keys
     "Low-level, model alone and banded, for average, left-out and own listener, with reliability, gain per block and the shift null."
     average = zscore(responses.sum(0))

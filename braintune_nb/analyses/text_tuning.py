@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'PRESETS', 'TextPreset', 'Round', 'Plan', 'share_participant
            'plan_features', 'arm_predictions', 'with_low', 'scored_responses', 'plan_ceilings', 'layer_scores',
            'layer_rows', 'plan_summary', 'concept_scores']
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #e0680d1f
+# %% ../../nbs/88_analyses.text_tuning.ipynb #7e0fd017
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from ..train.controls import permute_blocks
 from .alignment import encode_arm, mean_ceiling, reduced_rank_model, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 from .listeners import clean_dataset
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #4f8ae392
+# %% ../../nbs/88_analyses.text_tuning.ipynb #31b6bf9f
 @dataclass(frozen=True)
 class TextPreset:
     "Settings of text tuning that belong together."
     loss: str = "correlation_over_time"  # see `loss.LOSSES`
-    loss_settings: dict = field(default_factory=dict)
-    epochs: int = 10
+    loss_settings: dict = field(default_factory=dict)  # arguments of the loss
+    epochs: int = 10  # passes over the tuning sections
     learning_rate: float = 5e-5          # backbone, peak
     head_learning_rate: float = 1e-3     # heads, peak
     weight_decay: float = 0.01           # AdamW, matrices
@@ -47,7 +47,7 @@ PRESETS = {
     "released": TextPreset("ntxent_over_time", dict(temperature=.5, mask_within=0), 20, 1e-4, 1e-4, 1e-3, .2, (0, 1, 2, 3), 20, 10**6),
 }
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #eb141c37
+# %% ../../nbs/88_analyses.text_tuning.ipynb #31ef16b0
 @dataclass(frozen=True, eq=False)
 class Round:
     "One tuning and what it is scored on."
@@ -59,9 +59,9 @@ class Round:
 @dataclass(frozen=True, eq=False)
 class Plan:
     "Who tunes on what, and who is scored on what."
-    dataset: Dataset
+    dataset: Dataset                # stories and recordings, clean
     rounds: list                    # of Round
-    tune_participants: tuple
+    tune_participants: tuple  # names of those whose responses tune
     new_participants: tuple         # never seen by the tuned model
     regions: tuple = ()             # columns that tune: names of regions; empty: all columns
     cutoff: float | None = None     # high-pass of the features, s (responses are clean already)
@@ -79,7 +79,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out."; return {p: {k: m for k, m in next(iter(r.values())).space.rois.items() if k != "rest"} for p, r in self.dataset.recordings.items()}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #9963b032
+# %% ../../nbs/88_analyses.text_tuning.ipynb #5698d125
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -95,7 +95,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #01e4e731
+# %% ../../nbs/88_analyses.text_tuning.ipynb #f30037dc
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -107,7 +107,7 @@ def roles_plan(
     part = {role: [sections[n] for n in getattr(split, role)] for role in ("tuning", "validation", "encoding", "test")}
     return Plan(dataset, [Round(part["tuning"], part["validation"], [(part["encoding"], part["test"])])], split.tune_participants, split.new_participants, **more)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #04779024
+# %% ../../nbs/88_analyses.text_tuning.ipynb #8edbe784
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -123,7 +123,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff,
         note="The brains and the speech are simulated; the answer is known.")
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #10e3ac8b
+# %% ../../nbs/88_analyses.text_tuning.ipynb #a1ccbe79
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -147,7 +147,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #b914100a
+# %% ../../nbs/88_analyses.text_tuning.ipynb #862dbcec
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -170,7 +170,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #bf1b16a5
+# %% ../../nbs/88_analyses.text_tuning.ipynb #07f8c989
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -192,12 +192,12 @@ def load_plan(
     else: from braintune_nb.data.bilingual import load_bilingual as load
     return roles_plan(load(data_dir), Split.load(split), regions=named)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #7d731ecf
+# %% ../../nbs/88_analyses.text_tuning.ipynb #b33f12ad
 def tuning_pairs(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     sections: list,        # of Section
     backbone,              # Backbone
-    preset: TextPreset,
+    preset: TextPreset,  # settings of the tuning
     permute: bool = False, # permute blocks of ten TRs
     seed: int = 0,         # of the permutation
 ) -> list:                 # of (SectionInputs, dict participant -> (T, V) tensor), for `tune`
@@ -213,28 +213,28 @@ def tuning_pairs(
 
 
 def tuning_columns(
-    plan: Plan,
-    participant: str,
+    plan: Plan,  # who tunes and who is scored on what
+    participant: str,  # name of the participant
 ) -> np.ndarray:  # (V,) bool
     "Which columns of a participant tune; `ParameterError` for an unknown region."
     rois = plan.rois[participant]
     if unknown := [r for r in plan.regions if r not in rois]: raise ParameterError("Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois))
     return np.any([rois[r] for r in plan.regions or rois], axis=0) if rois else np.ones(len(next(iter(plan.dataset.recordings[participant].values())).space), bool)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #b0362d76
+# %% ../../nbs/88_analyses.text_tuning.ipynb #28679ba5
 def tune_arm(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     number: int,             # of the round
     backbone,                # Backbone; its weights are copied
-    preset: TextPreset,
+    preset: TextPreset,  # settings of the tuning
     arm: str = "tuned",      # 'tuned' or 'permuted'
-    seed: int = 0,
+    seed: int = 0,  # seed of the draws
     layer: int = -1,         # layer that is read while tuning
-    train_layers: str = "all",
-    precision: str = "float32",
-    device: str = "auto",
+    train_layers: str = "all",  # see `freeze_layers`
+    precision: str = "float32",  # 'float32', 'bfloat16' or 'float16'
+    device: str = "auto",  # 'auto', 'cpu' or 'cuda'
     folder=None,             # checkpoints and log; resumed if it holds them
-    progress: bool = True,
+    progress: bool = True,  # show a bar
 ) -> tuple:                  # (BrainTuner, log)
     "Tune one arm on one round."
     from braintune_nb.core import seed_everything
@@ -251,22 +251,22 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), settings, folder=folder, progress=progress)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #b36d1d03
+# %% ../../nbs/88_analyses.text_tuning.ipynb #f0ae665d
 def plan_features(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     backbone,            # Backbone
     layers: list,        # layers to read
     n_words: int = 10,   # words of context
-    progress: bool = False,
+    progress: bool = False,  # show a bar
 ) -> dict:               # story name -> (L, T, H)
     "Layer states at the TRs of every story that is encoded, tuned on for the reduced-rank control, or scored."
     from braintune_nb.features.text import text_features
     needed = {s.story.name for r in plan.rounds for s in (*r.tuning, *(x for encoding, test in r.folds for x in (*encoding, *test)))}
     return {n: text_features(s, backbone, layers, n_words) for n, s in plan.dataset.stories.items() if n in needed}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #2f7f8a7c
+# %% ../../nbs/88_analyses.text_tuning.ipynb #843689fd
 def arm_predictions(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     features: list,                 # one entry a round: dict story name -> (L, T, H)
     delays=(1, 2, 3, 4),            # FIR delays of the encoding model, TRs
     reduced_rank: bool = False,     # the control
@@ -282,7 +282,7 @@ def arm_predictions(
             by_layer.setdefault(p, []).append(a.by_layer)
     return {p: np.concatenate(x) for p, x in chosen.items()}, {p: np.concatenate(x, 1) for p, x in by_layer.items()}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #5561e4f2
+# %% ../../nbs/88_analyses.text_tuning.ipynb #852428d6
 def with_low(
     low: np.ndarray,   # low-level features, (T, F_low), z-scored
     x: np.ndarray,     # design of the model, (T, F), z-scored
@@ -290,16 +290,16 @@ def with_low(
     "Both bands side by side with equal total power."
     return np.concatenate([low * (x.shape[1] / low.shape[1]) ** .5, x], 1).astype(np.float32)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #721da847
+# %% ../../nbs/88_analyses.text_tuning.ipynb #f701df72
 def scored_responses(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
     "What predictions are scored against."
     return {p: stacked_responses(plan.dataset, p, plan.test_sections, repeats=slice(1, None, 2)) for p in (*plan.participants, *plan.groups)}
 
 
 def plan_ceilings(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (V,) in units of r
     "Noise ceilings of the scored rows."
     if not plan.groups: return {p: repeat_ceiling(plan.dataset, p, plan.test_sections) for p in plan.participants}
@@ -309,9 +309,9 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: own for p in plan.participants} | group
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #c52649e8
+# %% ../../nbs/88_analyses.text_tuning.ipynb #46e55a10
 def layer_scores(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
 ) -> dict:           # participant or group -> r, (L, V)
     "Correlation of every layer's prediction with the scored responses."
@@ -320,8 +320,8 @@ def layer_scores(
 
 
 def layer_rows(
-    plan: Plan,
-    arm: str,
+    plan: Plan,  # who tunes and who is scored on what
+    arm: str,  # name of the arm
     layers: list,     # layer numbers
     r: dict,          # participant -> (L, V)
 ) -> list:            # rows arm, layer, roi, mean, ci_low, ci_high
@@ -334,9 +334,9 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #8792e001
+# %% ../../nbs/88_analyses.text_tuning.ipynb #1bff3359
 def plan_summary(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
     oracles: dict | None = None,  # oracle -> dict participant -> (T, V)
     curves: dict | None = None,   # arm -> list over seeds of dict participant -> r by layer, (L, V)
@@ -353,8 +353,10 @@ def plan_summary(
     out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois), oracles={k: both["alignment"][k] for k in oracles or {}})
     groups = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}
     parts = {name: summarise(whole, regions, [people.index(p) for p in members]) for name, members in groups.items() if members}
-    out["by_group"] = {name: {k: part[k] for k in ("gain", "gain_permuted")} for name, part in parts.items()}
+    out["by_group"] = {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank") if k in part} for name, part in parts.items()}
     if plan.groups: out["average_listeners"] = {g: summarise(scored([g]), regions) | dict(ceiling=mean_ceiling({g: ceilings[g]}, plan.rois)) for g in plan.groups}
+    if plan.groups: out["limits"] = ["One story of twelve minutes: nothing here says that tuning on it carries over to other stories, and each half of the story tunes what the other half scores.",
+        "The interval over listeners does not speak of other stories, and the shift null does not speak of other listeners."]
     if plan.truth is not None: out |= concept_scores(plan, lambda rows: summarise(scored(people, everything, rows), regions))
     out["layers"] = [row for arm, seeds in (curves or {}).items() for row in layer_rows(plan, arm, layers, {p: np.mean([c[p] for c in seeds], 0) for p in plan.participants})]
     out |= dict(participants={"tuning": plan.tune_participants, "new": plan.new_participants}, notes=[plan.note],
@@ -363,7 +365,7 @@ def plan_summary(
 
 
 def concept_scores(
-    plan: Plan,
+    plan: Plan,  # who tunes and who is scored on what
     score,     # rows (T,) bool -> tables of `summarise`
 ) -> dict:     # 'seen_unseen', 'gain_seen_unseen', 'scored_trs'
     "Scores on TRs of seen and of unseen concepts."

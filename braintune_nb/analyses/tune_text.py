@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['with_overrides', 'layer_numbers', 'prepare_simulation', 'run_arm', 'run_untuned', 'oracle_predictions',
-           'listener_part', 'map_scores']
+           'listener_part', 'map_scores', 'tune_row']
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #b939025d
+# %% ../../nbs/89_analyses.tune_text.ipynb #7169b72a
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from .alignment import encode_arm, story_designs
 from .listeners import block_groups, clean_dataset, listener_analysis
 from .text_tuning import PRESETS, SMALL, arm_predictions, layer_scores, plan_features, scored_responses, tune_arm
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #39feb4c8
+# %% ../../nbs/89_analyses.tune_text.ipynb #b19aaac6
 def with_overrides(
     preset: str,      # 'fixed', 'paper' or 'released'
     width: int = 768, # hidden size of the backbone; below 256 'fixed' means `SMALL`
@@ -32,7 +32,7 @@ def with_overrides(
     if "loss" in changed and changed["loss"] != base.loss: changed["loss_settings"] = {}
     return replace(base, **changed)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #5fe6dbcd
+# %% ../../nbs/89_analyses.tune_text.ipynb #9e1fb3a9
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -44,10 +44,10 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #189c971d
+# %% ../../nbs/89_analyses.tune_text.ipynb #026e8f5e
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`
-    seed: int = 0,
+    seed: int = 0,  # seed of the draws
     knobs: dict | None = None,  # knobs that differ from their defaults
 ) -> Path:                      # folder of the experiment, in the cache
     "The simulated experiment with these parameters, made if it is not in the cache yet."
@@ -61,19 +61,19 @@ def prepare_simulation(
     folder = cache_dir() / "simulated" / content_hash(size, seed, asdict(chosen), *code)[:16]
     return folder if (folder / "simulation.json").exists() else simulate_experiment(folder, size, seed, chosen)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #92406f0d
+# %% ../../nbs/89_analyses.tune_text.ipynb #e8fe10a1
 def run_arm(
     run,                       # Run
     plan,                      # Plan
     backbone,                  # Backbone
     preset,                    # TextPreset
     arm: str,                  # 'tuned' or 'permuted'
-    seed: int,
+    seed: int,  # seed of the draws
     layers: list,              # layers that are encoded
     read_layer: int = -1,      # layer that is read while tuning
-    train_layers: str = "all",
-    precision: str = "float32",
-    device: str = "auto",
+    train_layers: str = "all",  # see `freeze_layers`
+    precision: str = "float32",  # 'float32', 'bfloat16' or 'float16'
+    device: str = "auto",  # 'auto', 'cpu' or 'cuda'
 ) -> tuple:                    # (participant -> (T, V), participant -> r by layer (L, V), training logs)
     "Tune, encode and store one arm with one seed, or read it back."
     name, file = f"{arm}_seed{seed}", run.path(f"scores/{arm}_seed{seed}.npz")
@@ -94,7 +94,7 @@ def run_arm(
     part = lambda key: {k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)}
     return part("chosen:"), part("layers:"), read_json(logs)
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #eabeb9b8
+# %% ../../nbs/89_analyses.tune_text.ipynb #83ac4e2a
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -123,7 +123,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #46bfd4ce
+# %% ../../nbs/89_analyses.tune_text.ipynb #007a8a18
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -148,7 +148,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.tune_text.ipynb #9b137c1b
+# %% ../../nbs/89_analyses.tune_text.ipynb #0258f5c3
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -159,3 +159,30 @@ def map_scores(
     r = {arm: np.stack([np.mean([correlation(s[p], truth[p]) for s in seeds], 0) for p in people]) for arm, seeds in predictions.items() if arm in ("pretrained", "tuned", "permuted")}
     maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
     return space, maps, people
+
+# %% ../../nbs/89_analyses.tune_text.ipynb #a08f1a17
+def tune_row(
+    simulation_seed: int,  # of the simulated stories and brains
+    knobs: dict,           # knobs that differ from their defaults
+    seed: int = 0,         # of the tuning
+    size: str = "quickstart",  # 'smoke', 'quickstart' or 'study'
+    region: str = "language",  # region of the row
+) -> dict:                 # seeds, knobs, ceiling, r of every arm, gains with interval and n-of-N
+    "Tune the tiny model on one simulated experiment and return the row."
+    from braintune_nb.analyses.text_tuning import plan_summary, simulated_plan
+    from braintune_nb.model.backbone import load_backbone
+    plan, model = simulated_plan(prepare_simulation(size, simulation_seed, knobs)), load_backbone("tiny")
+    preset, layers = with_overrides("fixed", model.width), layer_numbers(model)
+    features = plan_features(plan, model, layers, preset.n_words)
+    arms = {"pretrained": [arm_predictions(plan, [features])[0]], "reduced_rank": [arm_predictions(plan, [features], reduced_rank=True)[0]]}
+    for arm in ("tuned", "permuted"):
+        tuner, _ = tune_arm(plan, 0, model, preset, arm, seed, progress=False)
+        arms[arm] = [arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, preset.n_words)])[0]]
+    s = plan_summary(plan, arms, oracle_predictions(plan))
+    row = dict(simulation_seed=simulation_seed, seed=seed, language="en", knobs=" ".join(f"{k}={v}" for k, v in knobs.items()) or "default", region=region, ceiling=s["ceiling"][region])
+    row |= {f"r_{arm}": s["alignment"][arm][region]["raw"]["mean"] for arm in arms} | {f"r_{k}": v[region]["raw"]["mean"] for k, v in s["oracles"].items()}
+    for name, gain in dict(gain=s["gain"], gain_permuted=s["gain_permuted"], gain_reduced_rank=s["gain_arms"]["reduced_rank"], gain_new=s["by_group"]["new participants"]["gain"],
+                           gain_seen=s["gain_seen_unseen"]["seen"], gain_unseen=s["gain_seen_unseen"]["unseen"]).items():
+        g = gain[region]["raw"]
+        row |= {name: g["mean"], f"{name}_low": g["ci_low"], f"{name}_high": g["ci_high"], f"{name}_n_positive": g["n_positive"], f"{name}_n": g["n"]}
+    return row
