@@ -28,5 +28,5 @@ def real_data() -> Path:
     "The folder named by BRAINTUNE_DATA; the test is skipped, and says why, where there is none."
     folder = os.environ.get("BRAINTUNE_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("BRAINTUNE_DATA does not name a folder with real data (OpenNeuro ds002322, ds003020, ds002345; see the data chapters)")
+        pytest.skip("BRAINTUNE_DATA does not name a folder with real data (public sources: Alice, Brennan et al. 2016; Moth TextGrids, denizenslab/brain-informed-fine-tuning; Narratives, OpenNeuro ds002345; see the data chapters)")
     return Path(folder)

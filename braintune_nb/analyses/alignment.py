@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['story_design', 'story_designs', 'stacked_responses', 'repeat_ceiling', 'ArmPrediction', 'pick_layer',
-           'stacked_features', 'encode_arm', 'reduced_rank_model', 'arm_sums', 'score_arms', 'summarise',
-           'mean_ceiling']
+           'stacked_features', 'encode_arm', 'BandedReducedRank', 'reduced_rank_model', 'arm_sums', 'score_arms',
+           'summarise', 'mean_ceiling']
 
-# %% ../../nbs/80_analyses.alignment.ipynb #6255cbad
+# %% ../../nbs/80_analyses.alignment.ipynb #73c976ea
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..encode.ceiling import expected_correlation, explainable_variance
 from ..encode.ridge import BandedRidge, Design, ReducedRank, VoxelwiseRidge, weight_basis
 from ..encode.inference import block_labels, block_sums, region_scores, score_table
 
-# %% ../../nbs/80_analyses.alignment.ipynb #783431d1
+# %% ../../nbs/80_analyses.alignment.ipynb #2a81de55
 def story_design(
     states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
     delays=(1, 2, 3, 4),          # FIR delays, TRs
@@ -30,7 +30,7 @@ def story_design(
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #3d605d3e
+# %% ../../nbs/80_analyses.alignment.ipynb #6dd6546c
 def story_designs(
     features: dict,               # story name -> states, (L, T, H)
     stories: dict,                # story name -> Story
@@ -41,7 +41,7 @@ def story_designs(
     layers = len(next(iter(features.values())))
     return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #aa38a92c
+# %% ../../nbs/80_analyses.alignment.ipynb #5a2ad33f
 def stacked_responses(
     dataset,                      # Dataset
     participant: str,  # name of the participant
@@ -59,21 +59,24 @@ def stacked_responses(
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #cb5fea15
+# %% ../../nbs/80_analyses.alignment.ipynb #868f6a4e
 def repeat_ceiling(
     dataset,            # Dataset
     participant: str,  # name of the participant
     sections: list,     # scored sections
-) -> np.ndarray:        # largest r of a perfect model with the mean of the even repeats, (V,); NaN where undefined or without 3 repeats
+) -> np.ndarray:        # largest r of a perfect model with what is scored, (V,); NaN where undefined or where no section has 4 repeats
     "Noise ceiling of the scored sections from their odd repeats, which are not scored."
     heard = [dataset.recordings[participant][s.story.name] for s in sections]
     with_repeats = [(r, s) for r, s in zip(heard, sections) if r.repeats is not None and len(r.repeats) >= 4]
     if not with_repeats: return np.full(heard[0].responses.shape[1], np.nan)
     n = min(len(r.repeats) for r, _ in with_repeats)
     odd = np.concatenate([np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]]) for r, s in with_repeats], axis=1)
-    return expected_correlation(explainable_variance(odd), n // 2)
+    reliability = explainable_variance(odd)
+    scored = [1 if r.repeats is None else max(1, len(r.repeats) // 2) for r in heard]        # repeats in the mean that is scored
+    squares = [expected_correlation(reliability, m)**2 for m in scored]
+    return np.sqrt(np.average(squares, axis=0, weights=[len(s) for s in sections]))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #2de8c0fd
+# %% ../../nbs/80_analyses.alignment.ipynb #caf5e941
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
@@ -81,7 +84,7 @@ class ArmPrediction:
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
     layers: tuple         # index of the chosen layer, one a fold
 
-# %% ../../nbs/80_analyses.alignment.ipynb #1f05318e
+# %% ../../nbs/80_analyses.alignment.ipynb #16a9141a
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
 ) -> int:               # index of the layer
@@ -90,7 +93,7 @@ def pick_layer(
     keep = (cv > 0).any(0)
     return int((cv[:, keep] if keep.any() else cv).mean(1).argmax())
 
-# %% ../../nbs/80_analyses.alignment.ipynb #f7ca7161
+# %% ../../nbs/80_analyses.alignment.ipynb #ba8fe6fa
 def stacked_features(
     per_story: dict,          # story name -> (T, F)
     sections: list,           # of Section
@@ -100,14 +103,14 @@ def stacked_features(
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #2f491806
+# %% ../../nbs/80_analyses.alignment.ipynb #d54b2030
 def encode_arm(
     designs: list,                # over layers: dict story name -> (T, F)
     dataset,                      # Dataset
     participants: list,           # names
     folds: list,                  # of (encoding sections, test sections)
     cutoff: float | None = None,  # high-pass of the responses, s
-    model=None,                   # (layer index, participant) -> unfitted model, for other models than `VoxelwiseRidge`
+    model=None,                   # (layer index, participant, is it banded) -> unfitted model, instead of ridge or banded ridge
     low: dict | None = None,      # story name -> low-level features (T, F_low): a second band with its own penalty
 ) -> dict:                        # participant -> ArmPrediction; rows: test sections of all folds in order
     "Fit on the encoding sections of each fold, predict its test sections, for every participant and layer."
@@ -120,7 +123,7 @@ def encode_arm(
             x, new = stacked_features(per_story, encoding, low), stacked_features(per_story, test, low)
             shared = Design(x, normalise=low is not None, keep=True) if model is None else x
             for p in participants:
-                fitted = (model(layer, p) if model else VoxelwiseRidge() if low is None else BandedRidge()).fit(shared, train[p], groups)
+                fitted = (model(layer, p, low is not None) if model else VoxelwiseRidge() if low is None else BandedRidge()).fit(shared, train[p], groups)
                 guesses[p].append(fitted.predict(new))
                 cv[p].append(getattr(fitted, "model_", fitted).cv_r2_)
         for p in participants:
@@ -128,7 +131,31 @@ def encode_arm(
             out[p].append((np.stack(guesses[p]), best))
     return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
 
-# %% ../../nbs/80_analyses.alignment.ipynb #2f23f4ac
+# %% ../../nbs/80_analyses.alignment.ipynb #d47f1f54
+class BandedReducedRank:
+    "Banded ridge of low-level features and of the model's features in a subspace, with the rank chosen inside the training data."
+    def __init__(self,
+        basis,                  # orthonormal columns, (F, R), from `weight_basis`
+        ranks=(4, 8, 16, 32),   # ranks to try; those above R are left out
+    ):
+        self.basis, self.ranks = np.asarray(basis, np.float32), [r for r in ranks if r <= basis.shape[1]] or [basis.shape[1]]
+
+    def fit(self,
+        X,       # dict of the bands 'low' (T, F_low) and 'model' (T, F)
+        Y,       # responses, (T, V)
+        groups,  # section of each row, (T,)
+    ):
+        "Choose one rank by the mean cross-validated R² over the columns that any rank predicts."
+        models = [BandedRidge().fit(self._bands(X, r), Y, groups) for r in self.ranks]
+        best = pick_layer(np.stack([m.cv_r2_ for m in models]))
+        self.rank_, self.model_ = self.ranks[best], models[best]
+        return self
+
+    def _bands(self, X, rank): return dict(low=X["low"], model=X["model"] @ self.basis[:, :rank])
+    # X: dict of both bands, as in `fit`
+    def predict(self, X) -> np.ndarray: "Predicted responses, (T, V)."; return self.model_.predict(self._bands(X, self.rank_))
+
+# %% ../../nbs/80_analyses.alignment.ipynb #22dd5913
 def reduced_rank_model(
     designs: list,                # over layers, pretrained features
     dataset,                      # Dataset
@@ -136,7 +163,7 @@ def reduced_rank_model(
     sections: list,               # sections on which those weights are fitted (the tuning sections)
     cutoff: float | None = None,  # high-pass of the responses, s
     rank: int = 32,               # directions kept
-):                                # (layer index, participant) -> ReducedRank, for `encode_arm`
+):                                # (layer index, participant, banded) -> ReducedRank or BandedReducedRank, for `encode_arm`
     "Fit the others once a layer; return what makes the control model of one participant."
     if len(others) < 2: raise ParameterError("The reduced-rank control needs at least two other participants", found=len(others))
     groups = np.concatenate([np.full(len(s), i) for i, s in enumerate(sections)])
@@ -145,12 +172,12 @@ def reduced_rank_model(
         shared = Design(np.concatenate([per_story[s.story.name][s.rows] for s in sections]), keep=True)
         models = {p: VoxelwiseRidge().fit(shared, stacked_responses(dataset, p, sections, cutoff), groups) for p in others}
         fitted.append({p: (m.weights, m.cv_r2_) for p, m in models.items()})
-    def make(layer, participant):
+    def make(layer, participant, banded=False):
         rest = [fitted[layer][p] for p in others if p != participant]
-        return ReducedRank(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
+        return (BandedReducedRank if banded else ReducedRank)(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
     return make
 
-# %% ../../nbs/80_analyses.alignment.ipynb #e3b3a498
+# %% ../../nbs/80_analyses.alignment.ipynb #8a773780
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
     truth: dict,        # participant -> responses (T, V)
@@ -159,7 +186,7 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #ca284a22
+# %% ../../nbs/80_analyses.alignment.ipynb #ea72be2a
 def score_arms(
     arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,          # participant -> scored responses, (T, V)

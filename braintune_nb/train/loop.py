@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TuneSettings', 'learning_rate_factor', 'check_pairs', 'run_key', 'validate', 'tune']
 
-# %% ../../nbs/65_train.loop.ipynb #44f91aaa
+# %% ../../nbs/65_train.loop.ipynb #028f559b
 import csv, io, math, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..core import ClockError, DataError, ParameterError, RunError, SplitError, 
 from ..loss import correlation_over_time, l2_penalty
 from .checkpoint import load_checkpoint, save_checkpoint
 
-# %% ../../nbs/65_train.loop.ipynb #49ccb74b
+# %% ../../nbs/65_train.loop.ipynb #64a621ef
 @dataclass(frozen=True)
 class TuneSettings:
     "How to tune; everything that changes the numbers, and the device."
@@ -41,7 +41,7 @@ class TuneSettings:
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ParameterError("Unknown precision", found=self.precision, expected="float32, bfloat16, float16")
 
-# %% ../../nbs/65_train.loop.ipynb #c942e1ac
+# %% ../../nbs/65_train.loop.ipynb #04fee877
 def _device(settings):
     "The torch device that the settings mean."
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device)
@@ -56,7 +56,7 @@ def _autocast(settings, device):
     "The mixed-precision context of the settings."
     return torch.autocast(device.type, dtype=getattr(torch, settings.precision), enabled=settings.precision != "float32")
 
-# %% ../../nbs/65_train.loop.ipynb #4a4cf8bb
+# %% ../../nbs/65_train.loop.ipynb #2d8f3d53
 def learning_rate_factor(
     step: int,     # optimiser step, 0 to total
     total: int,    # counted optimiser steps of the run
@@ -67,7 +67,7 @@ def learning_rate_factor(
     if step < rising: return (step + 1) / rising
     return max(0.0, (total - step) / max(1, total - rising))
 
-# %% ../../nbs/65_train.loop.ipynb #c5443a02
+# %% ../../nbs/65_train.loop.ipynb #4fde574c
 def _optimizer(tuner, settings, total):
     "AdamW with a group for the backbone and one for the heads, each with and without decay, and the counted schedule."
     heads = {id(p) for p in tuner.heads.parameters()}
@@ -78,7 +78,7 @@ def _optimizer(tuner, settings, total):
         weight_decay=settings.weight_decay if matrix else 0.0) for (head, matrix), params in sorted(groups.items())])
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: learning_rate_factor(k, total, settings.warmup))
 
-# %% ../../nbs/65_train.loop.ipynb #42a79a85
+# %% ../../nbs/65_train.loop.ipynb #91438728
 def check_pairs(
     pairs: list,  # of (SectionInputs, dict participant -> (T_s, V) tensor)
     tuner,        # BrainTuner
@@ -99,7 +99,7 @@ def check_pairs(
             if not torch.isfinite(y).all(): raise DataError("Targets hold NaN or infinity", place=place, found=f"{int((~torch.isfinite(y)).sum())} values", expected="finite numbers")
     return sorted(pairs, key=lambda pair: pair[0].name)
 
-# %% ../../nbs/65_train.loop.ipynb #aa21e968
+# %% ../../nbs/65_train.loop.ipynb #9a350917
 def run_key(tuner, training, validation, loss, settings, l2):
     "Hash of everything that decides the result: settings, loss, starting weights, data. The device is left out: a run may move."
     chosen = {**asdict(settings), "device": None}
@@ -110,7 +110,7 @@ def run_key(tuner, training, validation, loss, settings, l2):
         tensors += [inputs.token_ids, inputs.attention_mask, inputs.position, inputs.weights, inputs.keep, *targets.values()]
     return content_hash(described, *(t.detach().cpu().float().numpy() for t in tensors))
 
-# %% ../../nbs/65_train.loop.ipynb #8dc45754
+# %% ../../nbs/65_train.loop.ipynb #4849a1c7
 def _section_loss(tuner, inputs, targets, loss, settings, device):
     "(mean loss of the participants, their mean correlation over time without gradient)."
     inputs = inputs.to(device)
@@ -119,7 +119,7 @@ def _section_loss(tuner, inputs, targets, loss, settings, device):
     with torch.no_grad(): correlation = torch.stack([1 - correlation_over_time(*pair) for pair in pairs]).mean()
     return torch.stack([loss(*pair) for pair in pairs]).mean(), correlation
 
-# %% ../../nbs/65_train.loop.ipynb #8464c5a2
+# %% ../../nbs/65_train.loop.ipynb #99573263
 def validate(
     tuner,                      # BrainTuner, on `device`
     pairs: list,                # of (SectionInputs, dict participant -> (T_s, V) tensor)
@@ -136,7 +136,7 @@ def validate(
     finally: tuner.train(mode)
     return tuple(float(torch.stack(column).mean()) for column in zip(*scores))
 
-# %% ../../nbs/65_train.loop.ipynb #3eded427
+# %% ../../nbs/65_train.loop.ipynb #bc3ee2ea
 def _groups(n, settings, epoch):
     "Which sections make each optimiser step of this epoch: a fresh order from (seed, epoch), cut into groups."
     order = np.random.default_rng([settings.seed, epoch]).permutation(n)
@@ -161,7 +161,7 @@ def _step(tuner, group, loss, settings, device, optimizer, scheduler, scaler, l2
     scheduler.step()
     return total
 
-# %% ../../nbs/65_train.loop.ipynb #b54779ae
+# %% ../../nbs/65_train.loop.ipynb #1ed328d1
 def _trained(tuner):
     "Copies of the weights that training changes, on the CPU."
     return {name: p.detach().to("cpu", copy=True) for name, p in tuner.named_parameters() if p.requires_grad}
@@ -195,7 +195,7 @@ def _write_log(folder, log):
     table.writeheader(); table.writerows(log)
     write_atomic(Path(folder) / "log.csv", text.getvalue())
 
-# %% ../../nbs/65_train.loop.ipynb #2ff3fccf
+# %% ../../nbs/65_train.loop.ipynb #032cc960
 def tune(
     tuner,                             # BrainTuner; changed in place
     training: list,                    # of (SectionInputs, dict participant -> (T_s, V) float32 tensor)
@@ -206,6 +206,7 @@ def tune(
     progress: bool = True,             # show a bar with loss and time left
     save_every: int | None = None,     # optimiser steps between checkpoints; default: one an epoch
     l2: float = 0.0,                   # weight of loss.l2_penalty
+    stop_epoch: int | None = None,     # stop after so many epochs of the schedule, e.g. to match the steps of another arm
 ) -> list:                             # one dict an epoch: losses, validation correlation, rate, seconds
     "Tune backbone and heads; best weights by validation are in `tuner` afterwards. SplitError, ClockError, DataError, RunError say what does not fit."
     seed_everything(settings.seed)
@@ -216,6 +217,7 @@ def tune(
     if shared := {i.name for i, _ in training} & {i.name for i, _ in validation}:
         raise SplitError("Sections are in training and in validation", found=", ".join(sorted(shared)))
     key = run_key(tuner, training, validation, loss, settings, l2) if folder else ""
+    last = min(settings.epochs, stop_epoch or settings.epochs)
     tuner.to(device).train()
     total = settings.epochs * math.ceil(len(training) / settings.accumulate)
     optimizer, scheduler = _optimizer(tuner, settings, total)
@@ -231,7 +233,7 @@ def tune(
         save_checkpoint(Path(folder) / "checkpoints", tuner, optimizer, scheduler, state, key, best)
 
     bar = tqdm(total=total, initial=state["step"], disable=not progress, desc="tuning", unit="step")
-    while state["epoch"] < settings.epochs and not state["stopped"]:
+    while state["epoch"] < last and not state["stopped"]:
         started, before = time.perf_counter(), state["seconds"]
         for group in _groups(len(training), settings, state["epoch"])[state["group"]:]:
             value = _step(tuner, [training[i] for i in group], loss, settings, device, optimizer, scheduler, scaler, l2)

@@ -1,0 +1,175 @@
+"""Every experiment runs at its smallest size, through the command, from an empty folder; a killed run goes on and ends with the same numbers.
+
+Workers of pytest-xdist share one run of `tune_text`, made by whichever comes first.
+"""
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from filelock import FileLock
+
+ARMS, LEAF = {"pretrained", "tuned", "permuted", "reduced_rank"}, {"mean", "ci_low", "ci_high", "n"}
+TUNE = ("run", "tune_text", "-p", "size", "smoke", "-p", "epochs", "1", "--out", "result")
+OTHERS = {  # experiment -> parameters of its smallest run; every experiment but tune_text must be here
+    "pretrain_text": ("steps", "4", "entries", "200", "width", "32", "dose", "0.5"),  # with a dose the gates are reported, not asserted
+    "robustness": ("size", "smoke", "seeds", "1", "extra_seeds", "0"),
+}
+
+
+def start(folder, cache, *words):
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BRAINTUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "braintune_nb.cli", *words], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def ended(process):
+    "(exit status, stdout, stderr)"
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory):
+    "(folder of a finished run of tune_text, what it printed, cache), one for all workers."
+    top = tmp_path_factory.getbasetemp()
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+    folder, cache, said = top / "tune_text", top / "experiments_cache", top / "tune_text.txt"
+    with FileLock(top / "tune_text.lock"):
+        if not said.exists():
+            code, out, err = ended(start(folder, cache, *TUNE))
+            assert code == 0, err[-3000:]
+            said.write_text(out, encoding="utf8")
+    return folder / "result", said.read_text(encoding="utf8"), cache
+
+
+def summary_of(folder): return json.loads((folder / "summary.json").read_text(encoding="utf8"))
+
+
+def broken_leaves(tree, regions):
+    "Places below region -> kind that do not hold a mean inside its interval and a number of participants."
+    wrong = [f"regions {sorted(tree)}"] if set(tree) != regions else []
+    for region, kinds in tree.items():
+        for kind in ("raw", "normalized"):
+            leaf = kinds.get(kind, {})
+            if not LEAF <= set(leaf) or leaf["n"] < 1 or not leaf["ci_low"] <= leaf["mean"] <= leaf["ci_high"]: wrong.append(f"{region} {kind}: {leaf}")
+    return wrong
+
+
+def test_tune_text_keeps_the_contract_of_summary_json(tuned):
+    folder, said, _ = tuned
+    summary, run = summary_of(folder), json.loads((folder / "run.json").read_text())
+    regions = set(summary["ceiling"])
+    assert ARMS <= set(summary["alignment"]) and {"language", "auditory"} <= regions
+    assert [w for arm in ARMS for w in broken_leaves(summary["alignment"][arm], regions)] == []
+    assert broken_leaves(summary["gain"], regions) + broken_leaves(summary["gain_permuted"], regions) == []
+    for region in regions:
+        for arm, gain in (("tuned", "gain"), ("permuted", "gain_permuted")):
+            difference = summary["alignment"][arm][region]["raw"]["mean"] - summary["alignment"]["pretrained"][region]["raw"]["mean"]
+            assert summary[gain][region]["raw"]["mean"] == pytest.approx(difference, abs=1e-9)
+    assert all(0 < c <= 1 for c in summary["ceiling"].values()) and summary["seconds"] > 0 and summary["peak_memory_mb"] > 100
+    assert run["parameters"]["epochs"] == 1 and run["parameters"]["size"] == "smoke"
+    assert str(folder / "report.html") in said and sorted(p.name for p in folder.parent.iterdir()) == ["result"]
+
+
+def test_broken_contracts_are_seen():
+    leaf = dict(mean=.1, ci_low=0., ci_high=.2, n=3)
+    assert broken_leaves({"a": dict(raw=leaf, normalized=leaf)}, {"a"}) == []
+    assert broken_leaves({"a": dict(raw=leaf, normalized={**leaf, "ci_low": .15})}, {"a"}) and broken_leaves({"a": dict(raw=leaf)}, {"a"}) and broken_leaves({}, {"a"})
+
+
+def loaded(html): return re.findall(r"""(?:<(?!a\b)[^>]*\b(?:src|href)\s*=\s*["']?|url\(\s*["']?|@import\s+["']?)(https?:[^"' >)]+|//[^"' >)]+|(?!data:|#|https?:)[^"' >)]+)""", html)
+
+
+def test_the_report_is_one_self_contained_page(tuned):
+    html = (tuned[0] / "report.html").read_text(encoding="utf8")
+    assert loaded(html) == [] and "data:image/png;base64," in html and "noise ceiling" in html.lower()
+
+
+def test_what_a_page_loads_is_seen():
+    page = '<script src="https://x.org/a.js"></script><img src=figures/a.png><link href="//x.org/b.css"><style>b {background: url(https://x.org/c)}</style>'
+    assert loaded(page) == ["https://x.org/a.js", "figures/a.png", "//x.org/b.css", "https://x.org/c"]
+    assert loaded('<a href="https://x.org">x</a><img src="data:image/png;base64,AA"><use href="#b">') == []
+
+
+def test_the_tuned_backbone_loads_without_this_package(tuned, tmp_path):
+    code = """import sys
+from transformers import AutoModel, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model, info = AutoModel.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not info["missing_keys"] and "braintune_nb" not in sys.modules, info
+print(tuple(model(**tokenizer("the cat", return_tensors="pt")).last_hidden_state.shape[::2]))"""
+    done = subprocess.run([sys.executable, "-c", code, str(tuned[0] / "model" / "backbone")], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == "(1, 96)", done.stderr
+
+
+def test_the_tuned_backbone_has_moved(tuned):
+    from safetensors.numpy import load_file
+    before, after = (load_file(f / "model.safetensors") for f in (ROOT / "braintune_nb/weights/tiny_text", tuned[0] / "model" / "backbone"))
+    moved = {k for k in after if (match := next((b for b in before if b.endswith(k)), None)) and before[match].shape == after[k].shape and abs(before[match] - after[k]).max() > 1e-5}
+    assert any("attention" in k for k in moved), sorted(after)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(tuned, monkeypatch, capsys):
+    from braintune_nb.cli import main
+    folder = tuned[0]
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(SystemExit) as stop: main(list(TUNE))
+    assert stop.value.code == 1 and "finished run" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tuned, tmp_path):
+    finished, _, cache = tuned
+    process = start(tmp_path / "again", cache, *TUNE)
+    state = tmp_path / "again" / "result.partial" / "state.json"
+    while process.poll() is None and not (state.exists() and "tuned_seed0" in state.read_text()): time.sleep(.02)
+    now = json.loads(state.read_text())
+    assert process.poll() is None and "tuned_seed0" in now["stages"] and "permuted_seed0" not in now["stages"]
+    os.kill(now["owner"]["pid"], signal.SIGKILL)                                       # the process that computes
+    code, _, err = ended(process)
+    assert code == 1 and "repeat the command" in err and not (tmp_path / "again" / "result").exists()
+    stored = state.parent / "scores" / "tuned_seed0.npz"
+    before = stored.stat().st_mtime_ns
+    code, _, err = ended(start(tmp_path / "again", cache, *TUNE))
+    assert code == 0, err[-3000:]
+    result = tmp_path / "again" / "result"
+    assert (result / "scores" / "tuned_seed0.npz").stat().st_mtime_ns == before        # not computed again
+    one, two = summary_of(finished), summary_of(result)
+    for key in ("alignment", "gain", "gain_permuted", "ceiling", "seen_unseen", "layers"): assert one[key] == two[key], key
+    assert len(json.loads((result / "run.json").read_text())["sessions"]) == 2
+
+
+def test_every_experiment_is_run_here():
+    assert {p.stem for p in (ROOT / "nbs/experiments").glob("[!._]*.ipynb")} == {"tune_text", *OTHERS}
+
+
+def small_run(name, tmp_path, cache):
+    pairs = [w for pair in zip(OTHERS[name][::2], OTHERS[name][1::2]) for w in ("-p", *pair)]
+    code, _, err = ended(start(tmp_path / "here", cache, "run", name, *pairs, "--out", "result"))
+    assert code == 0, err[-3000:]
+    assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["result"]
+    return tmp_path / "here" / "result", summary_of(tmp_path / "here" / "result")
+
+
+def test_pretrain_text(tmp_path):
+    from braintune_nb.model.backbone import load_backbone
+    folder, summary = small_run("pretrain_text", tmp_path, tmp_path / "cache")
+    assert {"perplexity", "en", "zh"} <= set(summary["gates"]) and summary["training"]["steps"] == 4
+    model = load_backbone(folder / "model")
+    assert (model.width, model.layers) == (32, 2)
+
+
+def test_robustness(tuned, tmp_path):
+    folder, summary = small_run("robustness", tmp_path, tuned[2])
+    with open(folder / "scores" / "rows.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert summary["rows"] == len(rows) == 1 and rows[0]["knobs"] == "default"
+    assert all(-1 < float(rows[0][f"r_{arm}"]) < 1 for arm in ARMS) and float(rows[0]["gain_low"]) <= float(rows[0]["gain"]) <= float(rows[0]["gain_high"])
