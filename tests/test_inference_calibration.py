@@ -29,7 +29,7 @@ def percentile(result_arms, owner, rng, n=200):
     from braintune_nb.encode.inference import _draw_counts, _region_draws
     counts = _draw_counts(owner, n, rng)
     mask = np.ones((1, result_arms[0][0].shape[-1]), bool)
-    scores = np.stack([_region_draws(pair, counts, mask, None)[1:, 0, 0] for pair in zip(*result_arms)])
+    scores = np.stack([(_region_draws(a, counts, mask, None) - _region_draws(b, counts, mask, None))[1:, 0, 0] for a, b in zip(*result_arms)])
     people = rng.integers(len(scores), size=(n, len(scores)))
     return np.quantile(scores[people, np.arange(n)[:, None]].mean(1), [.025, .975])
 

@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'PRESETS', 'LEAST_CEILING', 'TextPreset', 'regions_of', 'Rou
            'tuning_pairs', 'tuning_columns', 'tune_arm', 'plan_features', 'arm_predictions', 'scored_responses',
            'plan_ceilings', 'layer_scores', 'layer_rows', 'plan_summary', 'concept_scores']
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #1713cbea
+# %% ../../nbs/88_analyses.text_tuning.ipynb #f384407d
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..train.controls import permute_blocks
 from .alignment import encode_arm, mean_ceiling, reduced_rank_model, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 from .listeners import clean_dataset
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #68746731
+# %% ../../nbs/88_analyses.text_tuning.ipynb #91c5f5c2
 @dataclass(frozen=True)
 class TextPreset:
     "Settings of text tuning that belong together."
@@ -40,14 +40,14 @@ class TextPreset:
     accumulate: int = 1                  # sections an optimiser step
     patience: int = 5                    # epochs
 
-SMALL = TextPreset(learning_rate=1e-2, weight_decay=.5, n_words=10)  # `fixed` for models narrower than 256, such as `tiny`
+SMALL = TextPreset(learning_rate=1e-2, weight_decay=2., n_words=10)  # `fixed` for models narrower than 256, such as `tiny`
 PRESETS = {
     "fixed": TextPreset(),
     "paper": TextPreset("ntxent_over_time", dict(temperature=.5, mask_within=0), 30, 1e-4, 1e-4, 1e-3, .2, (1, 2, 3, 4), 20),
     "released": TextPreset("ntxent_over_time", dict(temperature=.5, mask_within=0), 20, 1e-4, 1e-4, 1e-3, .2, (0, 1, 2, 3), 20, 10**6),
 }
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #f41bf1c0
+# %% ../../nbs/88_analyses.text_tuning.ipynb #a60e09d5
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -86,7 +86,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known."; return {p: regions_of(next(iter(r.values())).space) for p, r in self.dataset.recordings.items()}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #644f2a6f
+# %% ../../nbs/88_analyses.text_tuning.ipynb #6b9df23d
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -102,7 +102,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #7b3c29ff
+# %% ../../nbs/88_analyses.text_tuning.ipynb #f69ada90
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -115,7 +115,7 @@ def roles_plan(
     part = {role: [sections[n] for n in getattr(split, role)] for role in ("tuning", "validation", "encoding", "test")}
     return Plan(dataset, [Round(part["tuning"], part["validation"], [(part["encoding"], part["test"])])], split.tune_participants, split.new_participants, **more)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #7a5f5c3f
+# %% ../../nbs/88_analyses.text_tuning.ipynb #7c5697b3
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -130,7 +130,7 @@ def check_people(
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #9cd4b4ee
+# %% ../../nbs/88_analyses.text_tuning.ipynb #652de64d
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -148,7 +148,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #df901e35
+# %% ../../nbs/88_analyses.text_tuning.ipynb #be70ec92
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -173,7 +173,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #3165adc1
+# %% ../../nbs/88_analyses.text_tuning.ipynb #b0384126
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -196,7 +196,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #05c3d67a
+# %% ../../nbs/88_analyses.text_tuning.ipynb #75eea8a1
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -218,7 +218,7 @@ def load_plan(
     else: from braintune_nb.data.bilingual import load_bilingual as load
     return roles_plan(load(data_dir), Split.load(split), regions=named)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #7c639555
+# %% ../../nbs/88_analyses.text_tuning.ipynb #74de5840
 def tuning_pairs(
     plan: Plan,  # who tunes and who is scored on what
     sections: list,        # of Section
@@ -247,7 +247,7 @@ def tuning_columns(
     if unknown := [r for r in plan.regions if r not in rois]: raise ParameterError("Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois))
     return np.any([rois[r] for r in plan.regions or rois], axis=0) if rois else np.ones(len(next(iter(plan.dataset.recordings[participant].values())).space), bool)
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #e4a121cf
+# %% ../../nbs/88_analyses.text_tuning.ipynb #1297d733
 def tune_arm(
     plan: Plan,  # who tunes and who is scored on what
     number: int,             # of the round
@@ -279,7 +279,7 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), settings, folder=folder, progress=progress, stop_epoch=stop_epoch)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #b221a225
+# %% ../../nbs/88_analyses.text_tuning.ipynb #a71ec8d1
 def plan_features(
     plan: Plan,  # who tunes and who is scored on what
     backbone,            # Backbone
@@ -292,7 +292,7 @@ def plan_features(
     needed = {s.story.name for r in plan.rounds for s in (*r.tuning, *(x for encoding, test in r.folds for x in (*encoding, *test)))}
     return {n: text_features(s, backbone, layers, n_words) for n, s in plan.dataset.stories.items() if n in needed}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #c7daaf19
+# %% ../../nbs/88_analyses.text_tuning.ipynb #91648486
 def arm_predictions(
     plan: Plan,  # who tunes and who is scored on what
     features: list,                 # one entry a round: dict story name -> (L, T, H)
@@ -309,7 +309,7 @@ def arm_predictions(
             by_layer.setdefault(p, []).append(a.by_layer)
     return {p: np.concatenate(x) for p, x in chosen.items()}, {p: np.concatenate(x, 1) for p, x in by_layer.items()}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #d7f3c6da
+# %% ../../nbs/88_analyses.text_tuning.ipynb #1df038a0
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -332,7 +332,7 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #4b791015
+# %% ../../nbs/88_analyses.text_tuning.ipynb #a05a9d38
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -357,7 +357,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/88_analyses.text_tuning.ipynb #746cbc86
+# %% ../../nbs/88_analyses.text_tuning.ipynb #c6283977
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
