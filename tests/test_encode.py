@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 from braintune_nb.core import DataError, ParameterError
-from braintune_nb.encode import ceiling, inference, ridge, score
+from braintune_nb.encode import banded, ceiling, inference, reduced, ridge, score
 
 
 @pytest.fixture(autouse=True)
@@ -106,48 +106,7 @@ def test_mask_and_ceiling_ignore_the_scored_repeats():
     np.testing.assert_array_equal(ceiling.odd_even_ceiling(y)[0], ceiling.odd_even_ceiling(changed)[0])
 
 
-# ---- ridge
-
-@pytest.mark.parametrize("F", [40, 300])
-def test_voxelwise_ridge_agrees_with_himalaya(F):
-    from himalaya.kernel_ridge import KernelRidgeCV
-    from himalaya.ridge import RidgeCV
-    from sklearn.model_selection import PredefinedSplit
-    X, Y, groups = problem(F=F)
-    alphas = np.logspace(0, 5, 11)
-    ours = ridge.VoxelwiseRidge(alphas).fit(X, Y, groups)
-    assert ours.design_.dual == (F > len(X))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = RidgeCV(alphas=alphas, cv=PredefinedSplit(groups)).fit(X, Y)
-        kernel = KernelRidgeCV(alphas=alphas, kernel="linear", cv=PredefinedSplit(groups)).fit(X, Y)
-    np.testing.assert_allclose(ours.best_alphas_, theirs.best_alphas_, rtol=1e-4)
-    np.testing.assert_allclose(ours.weights, theirs.coef_, atol=1e-4)
-    np.testing.assert_allclose(ours.predict(X[:10]), kernel.predict(X[:10]), atol=2e-3)
-    np.testing.assert_allclose(ours.cv_r2_, 1 + theirs.cv_scores_ / Y.var(0), atol=1e-4)
-
-
-def test_primal_dual_blocks_and_memory_map_agree(tmp_path):
-    X, Y, groups = problem()
-    base = ridge.VoxelwiseRidge(dual=False).fit(X, Y, groups)
-    np.save(tmp_path / "y.npy", Y)
-    mapped = np.load(tmp_path / "y.npy", mmap_mode="r", allow_pickle=False)
-    other = ridge.VoxelwiseRidge(dual=True, block=7).fit(X, mapped, groups)
-    np.testing.assert_array_equal(base.best_alphas_, other.best_alphas_)
-    np.testing.assert_allclose(base.predict(X), other.predict(X), atol=1e-4)
-    np.testing.assert_allclose(base.weights, other.weights, atol=1e-4)
-
-
-def test_rows_restrict_the_fit():
-    X, Y, groups = problem()
-    rows = np.flatnonzero(groups > 0)
-    part = ridge.VoxelwiseRidge().fit(ridge.Design(X), Y, groups, rows=rows)
-    gone = np.where(groups > 0, groups, -1)
-    np.testing.assert_array_equal(part.coef_, ridge.VoxelwiseRidge().fit(ridge.Design(X), Y, gone).coef_)
-    changed = Y.copy()
-    changed[groups == 0] = 99
-    np.testing.assert_array_equal(part.coef_, ridge.VoxelwiseRidge().fit(ridge.Design(X), changed, gone).coef_)
-
+# ---- banded ridge
 
 def banded_problem(seed=3, T=120, V=24):
     rng = np.random.default_rng(seed)
@@ -163,7 +122,7 @@ def test_banded_ridge_agrees_with_himalaya(dual):
     bands, Y, groups = banded_problem()
     alphas, ratios = np.logspace(-2, 3, 9), np.array([[.01, .99], [.2, .8], [.5, .5], [.9, .1]])
     Y = Y - Y.mean(0)
-    ours = ridge.BandedRidge(alphas, ratios, dual=dual).fit(bands, Y, groups)
+    ours = banded.BandedRidge(alphas, ratios, dual=dual).fit(bands, Y, groups)
     kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x]).astype(np.float64)
     deltas, dual_weights, scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=ratios, alphas=alphas, cv=PredefinedSplit(groups),
         return_weights="dual", progress_bar=False)[:3]
@@ -177,7 +136,7 @@ def test_banded_grid_is_no_worse_than_himalayas_random_search():
     from sklearn.model_selection import PredefinedSplit
     bands, Y, groups = banded_problem()
     Y = Y - Y.mean(0)
-    ours = ridge.BandedRidge().fit(bands, Y, groups)
+    ours = banded.BandedRidge().fit(bands, Y, groups)
     kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x])
     scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=50, alphas=ours.alphas, cv=PredefinedSplit(groups), random_state=0, progress_bar=False)[2]
     theirs = 1 + scores.max(0) / Y.var(0)
@@ -187,7 +146,7 @@ def test_banded_grid_is_no_worse_than_himalayas_random_search():
 
 def test_banded_parts_and_penalties():
     bands, Y, groups = banded_problem()
-    model = ridge.BandedRidge().fit(bands, Y, groups)
+    model = banded.BandedRidge().fit(bands, Y, groups)
     assert model.ratios_[0, :12].mean() > .8 and model.ratios_[1, 12:].mean() > .6
     total = sum(model.split_scores(bands, Y).values())
     np.testing.assert_allclose(total, score.r2(model.predict(bands), Y), atol=2e-3)
@@ -198,7 +157,7 @@ def test_banded_parts_and_penalties():
 
 def test_scale_of_a_band_does_not_matter():
     bands, Y, groups = banded_problem()
-    model, other = (ridge.BandedRidge().fit(b, Y, groups) for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5}))
+    model, other = (banded.BandedRidge().fit(b, Y, groups) for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5}))
     np.testing.assert_allclose(model.predict(bands), other.predict({"low": bands["low"] * 1000, "model": bands["model"] + 5}), atol=5e-3)
 
 
@@ -206,28 +165,28 @@ def test_scale_of_a_band_does_not_matter():
 def test_moved_design_is_the_design_of_moved_features(dual):
     bands, Y, groups = banded_problem()
     order = np.roll(np.arange(120), 31)
-    base = ridge.Design(bands, normalise=True, keep=True, dual=dual)
-    ridge.nested_prediction(ridge.BandedRidge(), base, Y, groups)  # fills what the moved design must not use
+    base = banded.Design(bands, normalise=True, keep=True, dual=dual)
+    banded.nested_prediction(banded.BandedRidge(), base, Y, groups)  # fills what the moved design must not use
     moved = base.moved("model", order)
-    fresh = ridge.Design(bands | {"model": bands["model"][order]}, normalise=True, dual=dual)
-    got = [ridge.nested_prediction(ridge.BandedRidge(), d, Y, groups) for d in (moved, fresh)]
+    fresh = banded.Design(bands | {"model": bands["model"][order]}, normalise=True, dual=dual)
+    got = [banded.nested_prediction(banded.BandedRidge(), d, Y, groups) for d in (moved, fresh)]
     np.testing.assert_allclose(*got, atol=2e-3)
 
 
 def test_kept_eigendecompositions_do_not_go_stale():
     bands, Y, groups = banded_problem()
-    design = ridge.Design(bands, normalise=True, keep=True)
-    first = ridge.nested_prediction(ridge.BandedRidge(), design, Y, groups)
-    ridge.nested_prediction(ridge.BandedRidge(), design, Y[::-1].copy(), groups)
-    ridge.BandedRidge(ratios=[[.3, .7]]).fit(design, Y, groups // 2)
-    np.testing.assert_array_equal(first, ridge.nested_prediction(ridge.BandedRidge(), design, Y, groups))
+    design = banded.Design(bands, normalise=True, keep=True)
+    first = banded.nested_prediction(banded.BandedRidge(), design, Y, groups)
+    banded.nested_prediction(banded.BandedRidge(), design, Y[::-1].copy(), groups)
+    banded.BandedRidge(ratios=[[.3, .7]]).fit(design, Y, groups // 2)
+    np.testing.assert_array_equal(first, banded.nested_prediction(banded.BandedRidge(), design, Y, groups))
 
 
 def test_nothing_of_a_held_out_group_reaches_its_prediction():
     bands, Y, groups = banded_problem()
     changed = Y.copy()
     changed[groups == 2] += np.random.default_rng(0).standard_normal(changed[groups == 2].shape) * 10
-    a, b = (ridge.nested_prediction(ridge.BandedRidge(), bands, y, groups) for y in (Y, changed))
+    a, b = (banded.nested_prediction(banded.BandedRidge(), bands, y, groups) for y in (Y, changed))
     np.testing.assert_array_equal(a[groups == 2], b[groups == 2])
     assert np.abs(a - b)[groups != 2].max() > .1
 
@@ -237,26 +196,22 @@ def test_weight_basis_is_the_svd_of_all_weights():
     weights, scores = [rng.standard_normal((30, n)) for n in (40, 25)], [rng.random(40), rng.random(25) - .3]
     stacked = np.hstack([w * np.clip(s, 0, None) for w, s in zip(weights, scores)])
     expected = np.linalg.svd(stacked)[0][:, :5]
-    got = ridge.weight_basis(weights, scores, rank=5, block=7)
+    got = reduced.weight_basis(weights, scores, rank=5, block=7)
     np.testing.assert_allclose(np.abs((got * expected).sum(0)), 1, atol=1e-4)
-    with pytest.raises(DataError, match="can be predicted"): ridge.weight_basis(weights, [-s - 1 for s in scores])
+    with pytest.raises(DataError, match="can be predicted"): reduced.weight_basis(weights, [-s - 1 for s in scores])
 
 
 def test_reduced_rank_weights_predict():
     X, Y, groups = problem()
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 8)))[0]
-    model = ridge.ReducedRank(basis, (2, 8)).fit(X, Y, groups)
-    np.testing.assert_allclose(X @ model.weights + Y.mean(0), model.predict(X), atol=1e-3)
-    assert model.rank_ == 8 and model.cv_r2_by_rank_[8] > model.cv_r2_by_rank_[2]
+    model = reduced.ReducedRank(basis, (2, 8)).fit(X, Y, groups)
+    np.testing.assert_allclose(X @ model.coef_ + Y.mean(0), model.predict(X), atol=1e-3)
+    assert model.rank_ == 8 and model.cv_scores_by_rank_[8] > model.cv_scores_by_rank_[2]
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda X, Y, g: ridge.VoxelwiseRidge([0, 1]), "must be positive"),
-    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(X, Y, g * 0), "at least two groups"),
-    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(X, Y[:, 0], g), "share T"),
-    (lambda X, Y, g: ridge.VoxelwiseRidge().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
-    (lambda X, Y, g: ridge.Design({"a": X, "b": X[:9]}), "same T in every band"),
-    (lambda X, Y, g: ridge.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}), "do not match"),
+    (lambda X, Y, g: banded.Design({"a": X, "b": X[:9]}), "same T in every band"),
+    (lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}), "do not match"),
 ])
 def test_faults_are_named(call, message):
     with pytest.raises((ParameterError, DataError), match=message): call(*problem(T=40, F=5, V=3))

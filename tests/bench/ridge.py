@@ -1,107 +1,175 @@
-"""Time and peak memory of VoxelwiseRidge beside himalaya and scikit-learn in the same run, and growth in T, F and V.
+"""Time and peak memory of RidgeCV beside himalaya's RidgeCV and the bootstrap ridge of papers A and B in the same run, same folds, same grid.
 
-python tests/bench/ridge.py [--repeats 3] [--growth] [--threads 1]
+    python tests/bench/ridge.py                   the two comparison sizes with 15 and 30 penalties (an hour on two cores, nearly all of it the peers)
+    python tests/bench/ridge.py --quick           one small size, for a look
+    python tests/bench/ridge.py --growth          how time and memory grow in T, F, V and the number of penalties
+    python tests/bench/ridge.py --device cuda     the same on an accelerator, and the full size 9,461 x 3,072 x 95,556 (not run so far: no GPU was at hand)
 
-Every fit runs in a process of its own; memory is the peak resident size above that after data and libraries were loaded. Absolute seconds depend on the machine: read the ratios.
-scikit-learn has no penalty a voxel under grouped folds, so its entry is the loop a user would write: Ridge for every fold and penalty, then Ridge per chosen penalty.
+Every fit runs in a process of its own; memory is the peak above what data and libraries took. Rounds go through all solvers in turn. Read the ratios, not the seconds.
+Features have a power-law spectrum, voxels a signal-to-noise from nothing to strong. Writes nbs/experiments/results/ridge_speed.csv (and ridge_growth.csv).
 """
 import argparse
+import csv
 import json
 import os
+import pathlib
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 
+import numpy as np
 
-def fit_ours(X, Y, groups, alphas):
-    from braintune_nb.encode.ridge import VoxelwiseRidge
-    return lambda: VoxelwiseRidge(alphas).fit(X, Y, groups).best_alphas_
+RESULTS = pathlib.Path(__file__).resolve().parents[2] / "nbs" / "experiments" / "results"
+SIZES = [(3000, 1536, 6000), (6000, 3072, 10000)]
 
 
-def fit_himalaya(X, Y, groups, alphas, kernel=False):
-    from himalaya.kernel_ridge import KernelRidgeCV
+def data(T, F, V, extra=500):
+    "Features and responses of T training and `extra` test rows."
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((T + extra, F), dtype=np.float32) * np.arange(1, F + 1, dtype=np.float32)**-.5
+    X = X @ np.linalg.qr(rng.standard_normal((F, F), dtype=np.float32))[0]
+    X /= X.std()
+    Y = X @ rng.standard_normal((F, V), dtype=np.float32)
+    Y *= np.linspace(0, .5, V, dtype=np.float32) / Y.std()
+    Y += rng.standard_normal((T + extra, V), dtype=np.float32)
+    mean, scale = Y[:T].mean(0), Y[:T].std(0)
+    return X - X[:T].mean(0), (Y - mean) / scale
+
+
+def ours(alphas, folds, device, exact=False):
+    from braintune_nb.encode.ridge import RidgeCV
+    return RidgeCV(alphas, folds, "r2", fit_intercept=False, device=device, **(dict(tolerance=0, precision="float32") if exact else {}))
+
+
+def exact(*args): return ours(*args, exact=True)
+
+
+def himalaya(alphas, folds, device):
+    from himalaya.backend import set_backend
     from himalaya.ridge import RidgeCV
-    from sklearn.model_selection import PredefinedSplit
-    cv = PredefinedSplit(groups)
-    model = KernelRidgeCV(alphas=alphas, kernel="linear", cv=cv) if kernel else RidgeCV(alphas=alphas, cv=cv)
-    return lambda: model.fit(X, Y).best_alphas_
+    from himalaya.scoring import r2_score
+    set_backend("torch_cuda" if device != "cpu" else "torch")
+    return RidgeCV(alphas=np.asarray(alphas, np.float32), cv=folds, solver_params=dict(score_func=r2_score))
 
 
-def fit_himalaya_kernel(*args): return fit_himalaya(*args, kernel=True)
+class Bootstrap:
+    "The papers' ridge as they run it, in float64."
+    def __init__(self, alphas, folds): self.alphas, self.folds = np.sqrt(alphas), folds
+    def fit(self, X, Y):
+        import bootstrap_ridge
+        alpha, _, self.coef_ = bootstrap_ridge.fit(X, Y, self.alphas, self.folds)
+        self.best_alphas_ = alpha**2
+        return self
+    def predict(self, X): return X @ self.coef_
 
 
-def fit_sklearn(X, Y, groups, alphas):
-    import numpy as np
-    from sklearn.linear_model import Ridge
-    def run():
-        loss = np.zeros((len(alphas), Y.shape[1]))
-        for g in np.unique(groups):
-            for a, alpha in enumerate(alphas):
-                model = Ridge(alpha=alpha, fit_intercept=False).fit(X[groups != g], Y[groups != g])
-                loss[a] += ((Y[groups == g] - model.predict(X[groups == g]))**2).mean(0)
-        best = np.asarray(alphas)[loss.argmin(0)]
-        for alpha in np.unique(best): Ridge(alpha=alpha, fit_intercept=False).fit(X, Y[:, best == alpha])
-        return best
-    return run
+def bootstrap(alphas, folds, device): return Bootstrap(alphas, folds)
 
 
-FITS = dict(ours=fit_ours, himalaya=fit_himalaya, himalaya_kernel=fit_himalaya_kernel, sklearn=fit_sklearn)
+def ours_paper(alphas, folds, device):
+    from braintune_nb.encode.ridge import RidgeCV
+    return RidgeCV(alphas, folds, "signed_root_r2", fit_intercept=False, device=device)
 
 
-def one(name, T, F, V, threads):
-    "Fit once in this process; print seconds, peak megabytes and the mean log10 penalty."
-    import numpy as np
+def one(name, T, F, V, n_alphas, threads, device, out):
+    "Fit once in this process and predict the test rows; print seconds, peak megabytes, and write penalties and test correlations."
     import torch
     torch.set_num_threads(threads)
     warnings.simplefilter("ignore")
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((T, F), dtype=np.float32)
-    Y = X[:, :20] @ rng.standard_normal((20, V), dtype=np.float32) * np.linspace(0, 1, V, dtype=np.float32) + 3 * rng.standard_normal((T, V), dtype=np.float32)
-    X -= X.mean(0); Y -= Y.mean(0)
-    run = FITS[name](X, Y, np.arange(T) * 4 // T, np.logspace(0, 8, 20))
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    X, Y = data(T, F, V)
+    paper = name in ("bootstrap", "ours_paper")
+    if paper:
+        from braintune_nb.encode.ridge import chunk_folds
+        alphas, folds = np.logspace(1, 4, n_alphas)**2, chunk_folds(T)
+        if name == "bootstrap": X, Y = X.astype(np.float64), Y.astype(np.float64)
+    else:
+        from braintune_nb.encode.ridge import block_folds
+        alphas, folds = np.logspace(0, 7, n_alphas), block_folds(T, 5)
+    model = globals()[name](alphas, folds, device)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    best = np.asarray(run())
+    model.fit(X[:T], Y[:T])
+    guess = model.predict(X[T:])
+    guess = guess.cpu().numpy() if torch.is_tensor(guess) else guess
     seconds = time.perf_counter() - start
-    print(json.dumps(dict(seconds=seconds, mb=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, alpha=float(np.log10(best).mean()))))
+    mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    if device != "cpu": mb = torch.cuda.max_memory_allocated() / 2**20
+    z = lambda a: (a - a.mean(0)) / np.maximum(a.std(0), 1e-12)
+    np.savez(out, alpha=np.asarray(model.best_alphas_, np.float64), r=(z(guess) * z(Y[T:])).mean(0))
+    print(json.dumps(dict(seconds=seconds, mb=mb)))
 
 
-def measure(name, T, F, V, threads, repeats):
+def measure(name, T, F, V, n_alphas, threads, device):
     env = os.environ | {k: str(threads) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    command = [sys.executable, __file__, "--one", name, str(T), str(F), str(V), "--threads", str(threads)]
-    found = [json.loads(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.splitlines()[-1]) for _ in range(repeats)]
-    return min(f["seconds"] for f in found), max(f["mb"] for f in found), found[0]["alpha"]
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/fit.npz"
+        command = [sys.executable, __file__, "--one", name, *map(str, (T, F, V, n_alphas)), "--threads", str(threads), "--device", device, "--out", out]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode: raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+        with np.load(out) as z: return json.loads(done.stdout.splitlines()[-1]) | dict(alpha=z["alpha"], r=z["r"])
 
 
-def compare(T, F, V, names, threads, repeats):
-    "Rounds go through all solvers in turn, so that a busy machine is busy for everyone."
-    rounds = [{n: measure(n, T, F, V, threads, 1) for n in names} for _ in range(repeats)]
-    print(f"\nT = {T}, F = {F}, V = {V}, 20 penalties, 4 folds, {threads} thread(s), best of {repeats}")
-    print(f"{'solver':18}{'seconds':>9}{'x ours':>8}{'peak MB':>9}{'x ours':>8}{'mean log10 penalty':>20}")
-    best = {n: (min(r[n][0] for r in rounds), max(r[n][1] for r in rounds), rounds[0][n][2]) for n in names}
-    for n, (s, mb, alpha) in best.items(): print(f"{n:18}{s:9.2f}{s / best['ours'][0]:8.2f}{mb:9.0f}{mb / max(best['ours'][1], 1):8.2f}{alpha:20.3f}", flush=True)
+def compare(T, F, V, n_alphas, pairs, threads, device, repeats):
+    "Rows of the table: each peer against ours; best of `repeats`."
+    rows = []
+    for mine, peer in pairs:
+        found = {}
+        for i in range(repeats):
+            for name in dict.fromkeys((mine, peer)):
+                if name in found and name == peer and peer != mine and i and found[name]["seconds"] > 300: continue
+                print(f"  {name} ...", file=sys.stderr, flush=True)
+                new = measure(name, T, F, V, n_alphas, threads, device)
+                if name not in found or new["seconds"] < found[name]["seconds"]: found[name] = new
+        a, b = found[mine], found[peer]
+        rows.append(dict(T=T, F=F, V=V, alphas=n_alphas, threads=threads, device=device, solver=mine, peer=peer, seconds=round(a["seconds"], 2), peer_seconds=round(b["seconds"], 2),
+            times_faster=round(b["seconds"] / a["seconds"], 2), mb=round(a["mb"]), peer_mb=round(b["mb"]), memory_share=round(a["mb"] / b["mb"], 3),
+            same_alpha=round(float(np.isclose(a["alpha"], b["alpha"], rtol=1e-3).mean()), 4), r=round(float(a["r"].mean()), 5), peer_r=round(float(b["r"].mean()), 5),
+            largest_r_difference=round(float(np.abs(a["r"] - b["r"]).max()), 5)))
+        print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    return rows
 
 
-def growth(threads):
-    base = dict(T=600, F=256, V=2000)
-    print(f"\ngrowth of VoxelwiseRidge from T = 600, F = 256, V = 2000\n{'':12}{'seconds':>9}{'peak MB':>9}")
-    for change in [{}] + [{k: base[k] * m} for k in base for m in (2, 4)]:
-        seconds, mb, _ = measure("ours", **(base | change), threads=threads, repeats=2)
-        print(f"{', '.join(f'{k} = {v}' for k, v in change.items()) or 'base':12}{seconds:9.2f}{mb:9.0f}", flush=True)
+def growth(threads, device):
+    base, rows = dict(T=2000, F=1024, V=4000, n_alphas=15), []
+    for change in [{}] + [{k: base[k] * m} for k in base for m in (2, 4)] + [dict(F=4096, T=1000)]:
+        size = base | change
+        found = min((measure("ours", **size, threads=threads, device=device) for _ in range(2)), key=lambda f: f["seconds"])
+        rows.append(size | dict(threads=threads, device=device, seconds=round(found["seconds"], 2), mb=round(found["mb"])))
+        print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    return rows
+
+
+def write(name, rows):
+    from datetime import date
+    with open(RESULTS / name, "w", newline="") as f:
+        table = csv.DictWriter(f, ["date", "hardware", *rows[0]])
+        table.writeheader()
+        cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "") if os.path.exists("/proc/cpuinfo") else ""
+        table.writerows([dict(date=date.today().isoformat(), hardware=f"{cpu}, {os.cpu_count()} cores") | r for r in rows])
+    print("wrote", RESULTS / name)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--growth", action="store_true")
     args = parser.parse_args()
-    if args.one: one(args.one[0], *map(int, args.one[1:]), args.threads)
+    if args.one: one(args.one[0], *map(int, args.one[1:]), args.threads, args.device, args.out)
+    elif args.growth: write("ridge_growth.csv", growth(args.threads, args.device))
+    elif args.quick: compare(800, 400, 1500, 15, [("ours", "himalaya"), ("exact", "himalaya"), ("ours_paper", "bootstrap")], args.threads, args.device, 2)
     else:
-        compare(600, 512, 1000, list(FITS), args.threads, args.repeats)
-        compare(300, 1536, 1000, list(FITS), args.threads, args.repeats)
-        compare(2400, 512, 4000, ["ours", "himalaya", "himalaya_kernel"], args.threads, 1)
-        if args.growth: growth(args.threads)
+        rows = []
+        for size in SIZES:
+            for n in (15, 30): rows += compare(*size, n, [("ours", "himalaya")], args.threads, args.device, args.repeats)
+            rows += compare(*size, 15, [("ours_paper", "bootstrap")], args.threads, args.device, args.repeats)
+        if args.device != "cpu": rows += compare(9461, 3072, 95556, 15, [("ours", "himalaya")], args.threads, args.device, args.repeats)
+        write("ridge_speed.csv", rows)
