@@ -6,7 +6,7 @@
 __all__ = ['SCORINGS', 'label_folds', 'block_folds', 'chunk_folds', 'shared_filters', 'RidgeDesign', 'fast_bfloat16', 'RidgePlan',
            'plan_ridge', 'free_memory', 'RidgeCV', 'paper_ridge']
 
-# %% ../../nbs/72_encode.ridge.ipynb #3bc27397
+# %% ../../nbs/72_encode.ridge.ipynb #fc8bfbb7
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..core import DataError, ParameterError
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #02ecaa42
+# %% ../../nbs/72_encode.ridge.ipynb #ea06fa3d
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -33,7 +33,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #d24ab43e
+# %% ../../nbs/72_encode.ridge.ipynb #dc221b29
 def block_folds(
     n_rows: int,   # T
     n: int = 5,    # folds
@@ -46,7 +46,7 @@ def block_folds(
             next_step="fewer folds, a smaller gap, or more TRs")
     return [(rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b]) for a, b in zip(edges[:-1], edges[1:])]
 
-# %% ../../nbs/72_encode.ridge.ipynb #905d57a5
+# %% ../../nbs/72_encode.ridge.ipynb #81f308b8
 def chunk_folds(
     n_rows: int,          # T
     chunk: int = 20,      # TRs a chunk
@@ -63,7 +63,7 @@ def chunk_folds(
         out.append((np.flatnonzero(~held), np.flatnonzero(held)))
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #6b20746d
+# %% ../../nbs/72_encode.ridge.ipynb #d1a7bb4a
 def _folds(cv, n_rows, groups):
     "What `cv` means, as a list of (training rows, held-out rows)."
     if groups is not None and len(groups) != n_rows: raise ParameterError("groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows)
@@ -85,11 +85,11 @@ def _grouped(folds, n):
     held, every = [np.sort(np.concatenate(h)) for h in held], np.sort(np.concatenate([h for _, h in folds]))
     return [(np.setdiff1d(every, h), h) for h in held]
 
-# %% ../../nbs/72_encode.ridge.ipynb #abb4bdc7
+# %% ../../nbs/72_encode.ridge.ipynb #8294876b
 def shared_filters(
     alphas,                  # penalties to try, (A,)
     spectrum,                # eigenvalues of the inner products of training rows, (r,)
-    tolerance: float = .02,  # largest relative error of a penalty's predictions, in the mean over directions; 0: every penalty for itself
+    tolerance: float = .01,  # largest relative error of a penalty's predictions, in the mean over directions; 0: every penalty for itself
 ) -> tuple:                  # nodes (N,) penalties to solve for, mix (N, J) to J basis filters, weights (J, A) of every penalty in them
     "Few basis filters from which the filter 1/(s+α) of every penalty is a weighted sum."
     alphas, s = np.asarray(alphas, float), np.asarray(spectrum, float)
@@ -108,7 +108,7 @@ def shared_filters(
             if error.max() <= tolerance: return nodes, right[keep].T / values[keep] / size[:, None], weights
     return alphas, np.eye(len(alphas)), np.eye(len(alphas))
 
-# %% ../../nbs/72_encode.ridge.ipynb #53ea5537
+# %% ../../nbs/72_encode.ridge.ipynb #b3669be6
 class RidgeDesign:
     "Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and operators from training to held-out rows. Serves any number of fits."
     def __init__(self,
@@ -116,7 +116,7 @@ class RidgeDesign:
         folds: list,            # of (training rows, held-out rows)
         alphas,                 # penalties to try, (A,)
         fit_intercept: bool = True,  # centre features and responses on the training rows
-        tolerance: float = .02, # of `shared_filters`
+        tolerance: float = .01, # of `shared_filters`
         precision: str = "auto",# of the products that choose the penalty: 'bfloat16', 'float32', or 'auto': bfloat16 where the processor has it
         device: str = "cpu",    # torch device
     ):
@@ -140,7 +140,7 @@ class RidgeDesign:
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
         self.partition = len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts]))) == len(rest) == len(self.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #02f9224d
+# %% ../../nbs/72_encode.ridge.ipynb #8cac6c76
 def fast_bfloat16(
     device,   # torch device
 ) -> bool:    # True where products in bfloat16 are done by the hardware
@@ -172,19 +172,22 @@ def _training_spectrum(design, x, gram):
     rest[train] = False
     return torch.linalg.eigvalsh((gram - _inner(x[rest])).float()).cpu().numpy()
 
-# %% ../../nbs/72_encode.ridge.ipynb #cdc669ab
+# %% ../../nbs/72_encode.ridge.ipynb #8c8f1498
 def _held_out_operator(design, train, held, chunk=256):
-    "Matrix (J·T_held, r) that maps the training rows' cross-products to J basis predictions of the held-out rows."
+    "Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their responses, to J basis predictions of the held-out rows."
     rest = np.setdiff1d(design.rows, train)                       # held-out rows and those of the gaps
     rows = torch.as_tensor(np.searchsorted(design.rows, rest), device=design.device)
     left, inside = design.left[rows], torch.as_tensor(np.searchsorted(rest, held), device=design.device)
     filters = [1 / torch.cat([design.values + node, torch.ones(int(design.fit_intercept), device=design.device)]) for node in design.nodes]
     kept = [torch.cholesky_inverse(torch.linalg.cholesky(_one_minus_hat(design, rows, left, float(node))))[inside].float() for node in design.nodes]
-    out = torch.empty(design.mix.shape[1], len(held), left.shape[1], device=design.device, dtype=design.low)
+    by_row = len(train) < 1.25 * left.shape[1]                    # act on responses, not on cross-products: then shorter, and without cancellation
+    across = design.left[torch.as_tensor(np.searchsorted(design.rows, train), device=design.device)].T if by_row else None
+    out = torch.empty(design.mix.shape[1], len(held), across.shape[1] if by_row else left.shape[1], device=design.device, dtype=design.low)
     for start in range(0, len(held), chunk):
         part = torch.stack([k[start:start + chunk] @ left * f for k, f in zip(kept, filters)])
-        out[:, start:start + chunk] = torch.tensordot(design.mix.T, part, 1).to(design.low)
-    return dict(rest=np.searchsorted(design.rows, rest), inside=inside, operator=out.flatten(0, 1), train=len(train))
+        part = torch.tensordot(design.mix.T, part, 1)
+        out[:, start:start + chunk] = (part @ across if by_row else part).to(design.low)
+    return dict(rest=np.searchsorted(design.rows, rest), inside=inside, operator=out.flatten(0, 1), train=np.searchsorted(design.rows, train), by_row=by_row)
 
 def _one_minus_hat(design, rows, left, node):
     "I - H of these rows, (n, n) float64, where H is the hat matrix of a fit on all rows with penalty `node`."
@@ -195,7 +198,7 @@ def _one_minus_hat(design, rows, left, node):
     half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(exact)
     return torch.eye(len(rows), dtype=torch.float64, device=left.device) - (half @ half.T).double() - design.fit_intercept / len(design.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #f4300437
+# %% ../../nbs/72_encode.ridge.ipynb #4f5231cc
 def _r2(cov, power, variance, offset): return 1 - (variance - 2 * cov + power + offset**2) / variance
 def _correlation(cov, power, variance, offset): return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
 def _signed_root(cov, power, variance, offset):
@@ -204,7 +207,7 @@ def _signed_root(cov, power, variance, offset):
 
 SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 
-# %% ../../nbs/72_encode.ridge.ipynb #04a3b99d
+# %% ../../nbs/72_encode.ridge.ipynb #a29622ea
 @dataclass(frozen=True)
 class RidgePlan:
     "Memory of a fit, stated before it starts."
@@ -214,7 +217,7 @@ class RidgePlan:
     def __str__(self):
         return f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: " + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items()) + f"; {self.block} voxels at once"
 
-# %% ../../nbs/72_encode.ridge.ipynb #b3db9e18
+# %% ../../nbs/72_encode.ridge.ipynb #cbc3ff3d
 def plan_ridge(
     T: int,              # TRs
     F: int,              # features
@@ -242,7 +245,7 @@ def plan_ridge(
             next_step="fewer features or folds, coef=False, a machine with more memory, or some voxels at a time; Y itself may be a memory map")
     return plan
 
-# %% ../../nbs/72_encode.ridge.ipynb #fbfa577e
+# %% ../../nbs/72_encode.ridge.ipynb #27eeb39c
 def free_memory(
     device="cpu",  # torch device
 ) -> float:        # bytes
@@ -253,7 +256,7 @@ def free_memory(
         return 1024 * float(lines["MemAvailable"].split()[0])
     except (OSError, KeyError): return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
 
-# %% ../../nbs/72_encode.ridge.ipynb #a56d328d
+# %% ../../nbs/72_encode.ridge.ipynb #2c340c1c
 class RidgeCV(BaseEstimator):
     "Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous blocks. Follows scikit-learn's conventions; scores are per voxel."
     def __init__(self,
@@ -261,7 +264,7 @@ class RidgeCV(BaseEstimator):
         cv=None,                    # folds: a number, pairs (training rows, held-out rows), or a scikit-learn splitter; None: leave one group out, or 5 blocks without groups
         scoring: str = "r2",        # what the penalty maximises on held-out rows: 'r2', 'correlation', or 'signed_root_r2' as released with papers A and B
         fit_intercept: bool = True, # centre features and responses on the training rows of each fold
-        tolerance: float = .02,     # relative error of predictions while choosing; 0 is exact and slower; the final fit is always exact
+        tolerance: float = .01,     # relative error of predictions while choosing; 0 is exact and slower; the final fit is always exact
         precision: str = "auto",    # of the products that choose: 'bfloat16', 'float32', 'auto'; the final fit is float32
         coef: bool = True,          # False: only choose and score, no weights are made
         memory: float | None = None,# bytes the fit may take; default 80 % of what is free
@@ -287,7 +290,7 @@ class RidgeCV(BaseEstimator):
     @property
     def coef_(self) -> np.ndarray: "Weights on the features, (F, V) float32; made when asked where the fit is dual."; return _coef(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #00f7c821
+# %% ../../nbs/72_encode.ridge.ipynb #d0968bda
 def _design(model, X, groups):
     if np.ndim(X) != 2: raise ParameterError("features must be (T, F)", found=np.shape(X))
     alphas = np.asarray(np.logspace(0, 8, 17) if model.alphas is None else model.alphas, float)
@@ -317,7 +320,7 @@ def _fit(model, X, Y, groups):
     _report(model, V)
     return model
 
-# %% ../../nbs/72_encode.ridge.ipynb #7368e434
+# %% ../../nbs/72_encode.ridge.ipynb #edb8d117
 def _block(design, Y, cols):
     "Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot be fitted."
     y = _rows(Y[:, cols], design.rows, design.device).T.contiguous()
@@ -331,9 +334,10 @@ def _block(design, Y, cols):
 def _fit_block(model, design, Y, cols, reasons):
     "Choose penalties and solve for one block of voxels."
     y, mean, finite, constant = _block(design, Y, cols)
-    removed = [y[:, part["rest"]] @ design.left[part["rest"]] for part in design.parts]
+    some = design.partition or not all(part["by_row"] for part in design.parts)
+    removed = [y[:, part["rest"]] @ design.left[part["rest"]] if some else None for part in design.parts]
     total = sum(removed) if design.partition else y @ design.left                             # (v, r) cross-products in eigenvector coordinates
-    score = sum(_fold_score(design, SCORINGS[model.scoring], y, total - gone, part) for gone, part in zip(removed, design.parts)) / len(design.parts)
+    score = sum(_fold_score(design, SCORINGS[model.scoring], y, y[:, part["train"]] if part["by_row"] else total - gone, part) for gone, part in zip(removed, design.parts)) / len(design.parts)
     del removed
     bad = ~finite | constant
     score[bad] = float("nan")
@@ -361,11 +365,11 @@ def _fold_score(design, scoring, y, cross, part):
     weights = torch.as_tensor(design.weights, device=design.device, dtype=torch.float32)       # (J, A)
     cov = torch.bmm(guess, truth[:, :, None])[:, :, 0] @ weights / held
     power = ((torch.bmm(guess, guess.transpose(1, 2)) @ weights) * weights).sum(1) / held
-    base = -y[:, part["rest"]].sum(1) / part["train"] if design.fit_intercept else torch.zeros(v, device=y.device)  # mean of the training rows; all rows have mean 0
+    base = -y[:, part["rest"]].sum(1) / len(part["train"]) if design.fit_intercept else torch.zeros(v, device=y.device)  # mean of the training rows; all rows have mean 0
     offset = base[:, None] + (middle - base[:, None] * design.mix.sum(0)) @ weights - level[:, None]
     return scoring(cov, power.clamp_min(0), truth.square().mean(1)[:, None], offset)
 
-# %% ../../nbs/72_encode.ridge.ipynb #f9202641
+# %% ../../nbs/72_encode.ridge.ipynb #0056ced2
 def _coef(model):
     if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
     w = model.solution_ if not model.design_.dual else model.solution_ @ model.design_.x.cpu().numpy()
@@ -404,7 +408,7 @@ def _report(model, V):
     for side, share in model.at_edge_.items():
         if len(alphas) > 1 and share > .05: warnings.warn(f"{share:.0%} of the voxels that can be predicted take the {side} penalty, {alphas.min() if side == 'lowest' else alphas.max():.3g}: widen the grid", stacklevel=4)
 
-# %% ../../nbs/72_encode.ridge.ipynb #1fb65987
+# %% ../../nbs/72_encode.ridge.ipynb #0752539f
 def paper_ridge(
     n_rows: int,          # T, for the chunks
     seed: int = 0,        # seed of the chunks; the released code draws them unseeded
