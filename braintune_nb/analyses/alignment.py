@@ -7,7 +7,7 @@ __all__ = ['story_design', 'story_designs', 'stacked_responses', 'repeat_ceiling
            'stacked_features', 'encode_arm', 'BandedReducedRank', 'reduced_rank_model', 'arm_sums', 'score_arms',
            'summarise', 'mean_ceiling']
 
-# %% ../../nbs/80_analyses.alignment.ipynb #0232725e
+# %% ../../nbs/80_analyses.alignment.ipynb #24a3be1d
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..encode.banded import BandedRidge, Design
 from ..encode.reduced import ReducedRank, weight_basis
 from ..encode.inference import block_labels, block_sums, region_scores, score_table
 
-# %% ../../nbs/80_analyses.alignment.ipynb #955f6513
+# %% ../../nbs/80_analyses.alignment.ipynb #fbfd5d27
 def story_design(
     states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
     delays=(1, 2, 3, 4),          # FIR delays, TRs
@@ -32,7 +32,7 @@ def story_design(
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #03e35906
+# %% ../../nbs/80_analyses.alignment.ipynb #02a11d79
 def story_designs(
     features: dict,               # story name -> states, (L, T, H)
     stories: dict,                # story name -> Story
@@ -43,7 +43,7 @@ def story_designs(
     layers = len(next(iter(features.values())))
     return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #26f0bb8d
+# %% ../../nbs/80_analyses.alignment.ipynb #caec0c9a
 def stacked_responses(
     dataset,                      # Dataset
     participant: str,  # name of the participant
@@ -61,7 +61,7 @@ def stacked_responses(
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #b6a284dd
+# %% ../../nbs/80_analyses.alignment.ipynb #ff4b4fb9
 def repeat_ceiling(
     dataset,            # Dataset
     participant: str,  # name of the participant
@@ -78,7 +78,7 @@ def repeat_ceiling(
     squares = [expected_correlation(reliability, m)**2 for m in scored]
     return np.sqrt(np.average(squares, axis=0, weights=[len(s) for s in sections]))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #8ac9c6b0
+# %% ../../nbs/80_analyses.alignment.ipynb #2e8c3a25
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
@@ -86,14 +86,12 @@ class ArmPrediction:
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
     layers: tuple         # index of the chosen layer, one a fold
 
-# %% ../../nbs/80_analyses.alignment.ipynb #3832b205
+# %% ../../nbs/80_analyses.alignment.ipynb #15de218e
 def plain_ridge() -> RidgeCV:  # unfitted
     "Ridge as the analyses use it: exact while choosing too, since their problems are small and their numbers should not depend on the processor."
     return RidgeCV(tolerance=0, precision="float32")
 
-def _cv(m): return m.cv_scores_ if hasattr(m, "cv_scores_") else m.cv_r2_
-
-# %% ../../nbs/80_analyses.alignment.ipynb #afcb1ed7
+# %% ../../nbs/80_analyses.alignment.ipynb #dbf1eb0a
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
 ) -> int:               # index of the layer
@@ -102,7 +100,7 @@ def pick_layer(
     keep = (cv > 0).any(0)
     return int((cv[:, keep] if keep.any() else cv).mean(1).argmax())
 
-# %% ../../nbs/80_analyses.alignment.ipynb #59cacb7d
+# %% ../../nbs/80_analyses.alignment.ipynb #80780a00
 def stacked_features(
     per_story: dict,          # story name -> (T, F)
     sections: list,           # of Section
@@ -112,7 +110,7 @@ def stacked_features(
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #f5dba538
+# %% ../../nbs/80_analyses.alignment.ipynb #2eabbf7a
 def encode_arm(
     designs: list,                # over layers: dict story name -> (T, F)
     dataset,                      # Dataset
@@ -134,13 +132,13 @@ def encode_arm(
             for p in participants:
                 fitted = (model(layer, p, low is not None) if model else plain_ridge() if low is None else BandedRidge()).fit(shared, train[p], groups)
                 guesses[p].append(fitted.predict(new))
-                cv[p].append(_cv(getattr(fitted, "model_", fitted)))
+                cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
         for p in participants:
             best = pick_layer(np.stack(cv[p]))
             out[p].append((np.stack(guesses[p]), best))
     return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
 
-# %% ../../nbs/80_analyses.alignment.ipynb #153fc31a
+# %% ../../nbs/80_analyses.alignment.ipynb #cbe8b077
 class BandedReducedRank:
     "Banded ridge of low-level features and of the model's features in a subspace, with the rank chosen inside the training data."
     def __init__(self,
@@ -156,7 +154,7 @@ class BandedReducedRank:
     ):
         "Choose one rank by the mean cross-validated R² over the columns that any rank predicts."
         models = [BandedRidge().fit(self._bands(X, r), Y, groups) for r in self.ranks]
-        best = pick_layer(np.stack([_cv(m) for m in models]))
+        best = pick_layer(np.stack([m.cv_scores_ for m in models]))
         self.rank_, self.model_ = self.ranks[best], models[best]
         return self
 
@@ -164,7 +162,7 @@ class BandedReducedRank:
     # X: dict of both bands, as in `fit`
     def predict(self, X) -> np.ndarray: "Predicted responses, (T, V)."; return self.model_.predict(self._bands(X, self.rank_))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #417f9372
+# %% ../../nbs/80_analyses.alignment.ipynb #536d663c
 def reduced_rank_model(
     designs: list,                # over layers, pretrained features
     dataset,                      # Dataset
@@ -186,7 +184,7 @@ def reduced_rank_model(
         return (BandedReducedRank if banded else ReducedRank)(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
     return make
 
-# %% ../../nbs/80_analyses.alignment.ipynb #d6428f0e
+# %% ../../nbs/80_analyses.alignment.ipynb #1bc6140f
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
     truth: dict,        # participant -> responses (T, V)
@@ -195,7 +193,7 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #a668b740
+# %% ../../nbs/80_analyses.alignment.ipynb #845457e5
 def score_arms(
     arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,          # participant -> scored responses, (T, V)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['clean_dataset', 'block_groups', 'listener_predictions', 'listener_scores', 'shift_gains', 'listener_analysis']
 
-# %% ../../nbs/87_analyses.listeners.ipynb #c2ca8d11
+# %% ../../nbs/87_analyses.listeners.ipynb #e0613e58
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..encode.inference import participant_test
 from ..encode.banded import BandedRidge, Design, nested_prediction
 from ..encode.score import correlation
 
-# %% ../../nbs/87_analyses.listeners.ipynb #6aa73caf
+# %% ../../nbs/87_analyses.listeners.ipynb #be20c0dd
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -38,7 +38,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/87_analyses.listeners.ipynb #24a6d2b6
+# %% ../../nbs/87_analyses.listeners.ipynb #d0dd0ec2
 def block_groups(
     story,                     # Story
     n: int = 6,                # blocks
@@ -49,7 +49,7 @@ def block_groups(
     for i, section in enumerate(blocks(story, n, gap_seconds)): groups[section.rows] = i
     return groups
 
-# %% ../../nbs/87_analyses.listeners.ipynb #264c505a
+# %% ../../nbs/87_analyses.listeners.ipynb #a797ff0d
 def listener_predictions(
     bands: dict,              # band -> features (T, F_b)
     responses: np.ndarray,    # (P, T, V), z-scored
@@ -64,7 +64,7 @@ def listener_predictions(
     guess = nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups).reshape(t, -1, v).transpose(1, 0, 2)
     return dict(average=guess[0], left_out=guess[1:1 + people], own=guess[1 + people:])
 
-# %% ../../nbs/87_analyses.listeners.ipynb #1a540e4f
+# %% ../../nbs/87_analyses.listeners.ipynb #b09d11fa
 def listener_scores(
     predictions: dict,      # of `listener_predictions`
     responses: np.ndarray,  # (P, T, V)
@@ -76,7 +76,7 @@ def listener_scores(
     return dict(average=correlation(predictions["average"][rows], average[rows]), left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
         own=correlation(predictions["own"][:, rows], responses[:, rows]), blocks=by_block)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #a777b4ea
+# %% ../../nbs/87_analyses.listeners.ipynb #ee37dd0d
 def shift_gains(
     low: np.ndarray,          # low-level features, (T, F_low)
     layers: dict,             # layer -> model features, (T, F)
@@ -100,7 +100,7 @@ def shift_gains(
         gains.append(max(correlation(nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]).mean() for d in moved) - base)
     return np.array(gains)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #f9875ff5
+# %% ../../nbs/87_analyses.listeners.ipynb #10fd4258
 def listener_analysis(
     responses: np.ndarray,    # (P, T, V), cleaned and z-scored
     low: np.ndarray,          # low-level features, (T, F_low), treated like the responses

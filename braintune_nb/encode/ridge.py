@@ -6,19 +6,18 @@
 __all__ = ['SCORINGS', 'label_folds', 'block_folds', 'chunk_folds', 'shared_filters', 'RidgeDesign', 'fast_bfloat16', 'RidgePlan',
            'plan_ridge', 'free_memory', 'RidgeCV', 'paper_ridge']
 
-# %% ../../nbs/72_encode.ridge.ipynb #fc8bfbb7
-import os
+# %% ../../nbs/72_encode.ridge.ipynb #479d6ee0
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 import numpy as np
+import psutil
 import torch
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
 from ..core import DataError, ParameterError
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #ea06fa3d
+# %% ../../nbs/72_encode.ridge.ipynb #926fe6cc
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -33,7 +32,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #dc221b29
+# %% ../../nbs/72_encode.ridge.ipynb #b88ea114
 def block_folds(
     n_rows: int,   # T
     n: int = 5,    # folds
@@ -46,7 +45,7 @@ def block_folds(
             next_step="fewer folds, a smaller gap, or more TRs")
     return [(rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b]) for a, b in zip(edges[:-1], edges[1:])]
 
-# %% ../../nbs/72_encode.ridge.ipynb #81f308b8
+# %% ../../nbs/72_encode.ridge.ipynb #053bc36a
 def chunk_folds(
     n_rows: int,          # T
     chunk: int = 20,      # TRs a chunk
@@ -63,7 +62,7 @@ def chunk_folds(
         out.append((np.flatnonzero(~held), np.flatnonzero(held)))
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #d1a7bb4a
+# %% ../../nbs/72_encode.ridge.ipynb #5b2b96ea
 def _folds(cv, n_rows, groups):
     "What `cv` means, as a list of (training rows, held-out rows)."
     if groups is not None and len(groups) != n_rows: raise ParameterError("groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows)
@@ -85,7 +84,7 @@ def _grouped(folds, n):
     held, every = [np.sort(np.concatenate(h)) for h in held], np.sort(np.concatenate([h for _, h in folds]))
     return [(np.setdiff1d(every, h), h) for h in held]
 
-# %% ../../nbs/72_encode.ridge.ipynb #8294876b
+# %% ../../nbs/72_encode.ridge.ipynb #543dd9ad
 def shared_filters(
     alphas,                  # penalties to try, (A,)
     spectrum,                # eigenvalues of the inner products of training rows, (r,)
@@ -108,7 +107,7 @@ def shared_filters(
             if error.max() <= tolerance: return nodes, right[keep].T / values[keep] / size[:, None], weights
     return alphas, np.eye(len(alphas)), np.eye(len(alphas))
 
-# %% ../../nbs/72_encode.ridge.ipynb #b3669be6
+# %% ../../nbs/72_encode.ridge.ipynb #d9d69807
 class RidgeDesign:
     "Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and operators from training to held-out rows. Serves any number of fits."
     def __init__(self,
@@ -140,7 +139,7 @@ class RidgeDesign:
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
         self.partition = len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts]))) == len(rest) == len(self.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #8cac6c76
+# %% ../../nbs/72_encode.ridge.ipynb #6f29beff
 def fast_bfloat16(
     device,   # torch device
 ) -> bool:    # True where products in bfloat16 are done by the hardware
@@ -150,7 +149,8 @@ def fast_bfloat16(
 
 def _rows(a, rows, device):
     "These rows as a float32 tensor; arrays, memory maps, HDF5 data sets and tensors."
-    return (a[torch.as_tensor(rows)] if torch.is_tensor(a) else torch.from_numpy(np.asarray(a)[rows])).to(device, torch.float32)
+    if not torch.is_tensor(a): a = torch.from_numpy(np.array(a, dtype=np.float32))
+    return (a if len(rows) == len(a) else a[torch.as_tensor(rows)]).to(device, torch.float32)
 
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
@@ -172,14 +172,14 @@ def _training_spectrum(design, x, gram):
     rest[train] = False
     return torch.linalg.eigvalsh((gram - _inner(x[rest])).float()).cpu().numpy()
 
-# %% ../../nbs/72_encode.ridge.ipynb #8c8f1498
+# %% ../../nbs/72_encode.ridge.ipynb #645eea7c
 def _held_out_operator(design, train, held, chunk=256):
     "Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their responses, to J basis predictions of the held-out rows."
     rest = np.setdiff1d(design.rows, train)                       # held-out rows and those of the gaps
     rows = torch.as_tensor(np.searchsorted(design.rows, rest), device=design.device)
     left, inside = design.left[rows], torch.as_tensor(np.searchsorted(rest, held), device=design.device)
     filters = [1 / torch.cat([design.values + node, torch.ones(int(design.fit_intercept), device=design.device)]) for node in design.nodes]
-    kept = [torch.cholesky_inverse(torch.linalg.cholesky(_one_minus_hat(design, rows, left, float(node))))[inside].float() for node in design.nodes]
+    kept = [_inverse(design, rows, left, float(node))[inside].float() for node in design.nodes]
     by_row = len(train) < 1.25 * left.shape[1]                    # act on responses, not on cross-products: then shorter, and without cancellation
     across = design.left[torch.as_tensor(np.searchsorted(design.rows, train), device=design.device)].T if by_row else None
     out = torch.empty(design.mix.shape[1], len(held), across.shape[1] if by_row else left.shape[1], device=design.device, dtype=design.low)
@@ -189,16 +189,22 @@ def _held_out_operator(design, train, held, chunk=256):
         out[:, start:start + chunk] = (part @ across if by_row else part).to(design.low)
     return dict(rest=np.searchsorted(design.rows, rest), inside=inside, operator=out.flatten(0, 1), train=np.searchsorted(design.rows, train), by_row=by_row)
 
-def _one_minus_hat(design, rows, left, node):
+def _inverse(design, rows, left, node):
+    "Inverse of I - H of these rows, (n, n) float64; products in float32 unless the matrix is nearly singular."
+    for precision in (torch.float32, torch.float64):
+        factor, failed = torch.linalg.cholesky_ex(_one_minus_hat(design, rows, left, node, precision))
+        if not failed and factor.diagonal().min()**2 > 1e-3: break
+    return torch.cholesky_inverse(factor)
+
+def _one_minus_hat(design, rows, left, node, precision):
     "I - H of these rows, (n, n) float64, where H is the hat matrix of a fit on all rows with penalty `node`."
-    exact = torch.float64 if node < 1e-4 * float(design.values.max()) else torch.float32
     if design.dual:                                                # a sum without cancellation; the constant is in no eigenvector
-        half = (design.vectors[rows] * (node / (design.values + node)).sqrt()).to(exact)
+        half = (design.vectors[rows] * (node / (design.values + node)).sqrt()).to(precision)
         return (half @ half.T).double()
-    half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(exact)
+    half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(precision)
     return torch.eye(len(rows), dtype=torch.float64, device=left.device) - (half @ half.T).double() - design.fit_intercept / len(design.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #4f5231cc
+# %% ../../nbs/72_encode.ridge.ipynb #b03c3b46
 def _r2(cov, power, variance, offset): return 1 - (variance - 2 * cov + power + offset**2) / variance
 def _correlation(cov, power, variance, offset): return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
 def _signed_root(cov, power, variance, offset):
@@ -207,7 +213,7 @@ def _signed_root(cov, power, variance, offset):
 
 SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 
-# %% ../../nbs/72_encode.ridge.ipynb #a29622ea
+# %% ../../nbs/72_encode.ridge.ipynb #e98d10af
 @dataclass(frozen=True)
 class RidgePlan:
     "Memory of a fit, stated before it starts."
@@ -217,7 +223,7 @@ class RidgePlan:
     def __str__(self):
         return f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: " + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items()) + f"; {self.block} voxels at once"
 
-# %% ../../nbs/72_encode.ridge.ipynb #cbc3ff3d
+# %% ../../nbs/72_encode.ridge.ipynb #f9338062
 def plan_ridge(
     T: int,              # TRs
     F: int,              # features
@@ -234,7 +240,7 @@ def plan_ridge(
     basis = min(n_alphas, 10)                                                   # J of `shared_filters`, at most
     parts = {"features and their eigenvectors": 4 * (2 * T * r + r * r + (T * F if F > T else 0)),
              "while decomposing": 8 * 4 * r * r,
-             "held-out operators": 2 * basis * r * sum(len(held) for _, held in folds) + 8 * 2 * rest * rest + 4 * basis * rest * rest,
+             "held-out operators": 2 * basis * sum(len(held) * (len(train) if len(train) < 1.25 * r else r) for train, held in folds) + 4 * (4 + basis) * rest * rest,
              "weights": 4 * V * r * coef, "scores": 8 * V * (n_alphas + 2)}
     column = 4 * (3 * T + (len(folds) + 4) * r + F) + 8 * basis * max(len(held) for _, held in folds)
     fixed = sum(parts.values())
@@ -245,18 +251,15 @@ def plan_ridge(
             next_step="fewer features or folds, coef=False, a machine with more memory, or some voxels at a time; Y itself may be a memory map")
     return plan
 
-# %% ../../nbs/72_encode.ridge.ipynb #27eeb39c
+# %% ../../nbs/72_encode.ridge.ipynb #5219adac
 def free_memory(
     device="cpu",  # torch device
 ) -> float:        # bytes
     "Memory that is free on the machine or the accelerator."
     if str(device) != "cpu": return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return 1024 * float(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError): return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
+    return psutil.virtual_memory().available
 
-# %% ../../nbs/72_encode.ridge.ipynb #2c340c1c
+# %% ../../nbs/72_encode.ridge.ipynb #81f769ae
 class RidgeCV(BaseEstimator):
     "Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous blocks. Follows scikit-learn's conventions; scores are per voxel."
     def __init__(self,
@@ -290,7 +293,7 @@ class RidgeCV(BaseEstimator):
     @property
     def coef_(self) -> np.ndarray: "Weights on the features, (F, V) float32; made when asked where the fit is dual."; return _coef(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #d0968bda
+# %% ../../nbs/72_encode.ridge.ipynb #34828a45
 def _design(model, X, groups):
     if np.ndim(X) != 2: raise ParameterError("features must be (T, F)", found=np.shape(X))
     alphas = np.asarray(np.logspace(0, 8, 17) if model.alphas is None else model.alphas, float)
@@ -320,7 +323,7 @@ def _fit(model, X, Y, groups):
     _report(model, V)
     return model
 
-# %% ../../nbs/72_encode.ridge.ipynb #edb8d117
+# %% ../../nbs/72_encode.ridge.ipynb #89a1f87b
 def _block(design, Y, cols):
     "Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot be fitted."
     y = _rows(Y[:, cols], design.rows, design.device).T.contiguous()
@@ -369,7 +372,7 @@ def _fold_score(design, scoring, y, cross, part):
     offset = base[:, None] + (middle - base[:, None] * design.mix.sum(0)) @ weights - level[:, None]
     return scoring(cov, power.clamp_min(0), truth.square().mean(1)[:, None], offset)
 
-# %% ../../nbs/72_encode.ridge.ipynb #0056ced2
+# %% ../../nbs/72_encode.ridge.ipynb #5dd368f1
 def _coef(model):
     if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
     w = model.solution_ if not model.design_.dual else model.solution_ @ model.design_.x.cpu().numpy()
@@ -408,7 +411,7 @@ def _report(model, V):
     for side, share in model.at_edge_.items():
         if len(alphas) > 1 and share > .05: warnings.warn(f"{share:.0%} of the voxels that can be predicted take the {side} penalty, {alphas.min() if side == 'lowest' else alphas.max():.3g}: widen the grid", stacklevel=4)
 
-# %% ../../nbs/72_encode.ridge.ipynb #0752539f
+# %% ../../nbs/72_encode.ridge.ipynb #687f214b
 def paper_ridge(
     n_rows: int,          # T, for the chunks
     seed: int = 0,        # seed of the chunks; the released code draws them unseeded
