@@ -5,27 +5,27 @@
 # %% auto #0
 __all__ = ['RATE', 'LANGUAGES', 'HEADROOM', 'VOICES', 'Speech', 'speak', 'revoice']
 
-# %% ../../nbs/35_simulate.speech.ipynb #845247cb
+# %% ../../nbs/35_simulate.speech.ipynb #8e52511f
 import ctypes
 from dataclasses import dataclass
 import numpy as np
 from ..core import DataError, ParameterError
 from ..data.stories import Events
 
-# %% ../../nbs/35_simulate.speech.ipynb #c1153443
+# %% ../../nbs/35_simulate.speech.ipynb #9475d2ba
 RATE = 16_000                                     # Hz, sampling rate of all speech here
 LANGUAGES = dict(en="en-us", zh="cmn")            # language of a story -> eSpeak's name
 HEADROOM = 0.4                                    # of full scale: room for words that are made louder
 VOICES = ("plain", "f2", "m3", "f4", "m7", "f5")  # eSpeak's variants; 'plain' is its default voice
 
-# %% ../../nbs/35_simulate.speech.ipynb #27ac0fb4
+# %% ../../nbs/35_simulate.speech.ipynb #11f87922
 class _Name(ctypes.Union): _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
 class _Event(ctypes.Structure):
     _fields_ = [("type", ctypes.c_int), ("unique", ctypes.c_uint), ("position", ctypes.c_int), ("length", ctypes.c_int),
                 ("audio_ms", ctypes.c_int), ("sample", ctypes.c_int), ("user", ctypes.c_void_p), ("id", _Name)]
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
-# %% ../../nbs/35_simulate.speech.ipynb #80c61524
+# %% ../../nbs/35_simulate.speech.ipynb #2227d413
 class _Synthesiser:
     "A fresh copy of the library: loaded on entry, unloaded on exit, so that no state survives."
     def __init__(self, language, voice):
@@ -65,7 +65,7 @@ class _Synthesiser:
         self.library.espeak_Synth(data, len(data) + 1, 0, 1, 0, 1, None, None)
         return np.concatenate(self.audio) if self.audio else np.zeros(0, np.int16), self.events
 
-# %% ../../nbs/35_simulate.speech.ipynb #ccf91339
+# %% ../../nbs/35_simulate.speech.ipynb #7a8747e3
 def _text_of(words, sentence):
     "Text with one zero-width space and one blank between words, and the span of characters of each word."
     pieces, spans, at = [], [], 0
@@ -77,17 +77,17 @@ def _text_of(words, sentence):
         at += len(pieces[-1])
     return "".join(pieces), np.array(spans)
 
-# %% ../../nbs/35_simulate.speech.ipynb #37ec76b5
+# %% ../../nbs/35_simulate.speech.ipynb #33ae171a
 def _phones_of(events, rate):
-    "Phones without stress marks, and the start of every pause, s."
+    "Phones without stress marks, and the start of every pause, s; `_|` divides the syllables of a Mandarin word and is no pause."
     marks = [(sample / rate, name) for kind, _, sample, name in events if kind == 7]
     onset = np.array([t for t, _ in marks])
     offset = np.append(onset[1:], onset[-1:])
     name = tuple(n.lstrip("',%=|") for _, n in marks)
     pause = np.array([n.startswith("_") for n in name])
-    return Events(onset, offset, name).keep(~pause & (offset > onset)), onset[pause]
+    return Events(onset, offset, name).keep(~pause & (offset > onset)), onset[pause & (np.array(name) != "_|")]
 
-# %% ../../nbs/35_simulate.speech.ipynb #d2a2b2bf
+# %% ../../nbs/35_simulate.speech.ipynb #8170b63e
 def _words_of(words, spans, events, pauses, rate, language):
     "One event a word: the first whose text position lies inside the word; it ends at the next word or pause."
     marks = [(position, sample / rate) for kind, position, sample, _ in events if kind == 1]
@@ -108,7 +108,7 @@ def _words_of(words, spans, events, pauses, rate, language):
     pause = np.where(k < len(pauses), np.append(pauses, np.inf)[k], np.inf)
     return Events(onset, np.minimum(following, pause), tuple(words))
 
-# %% ../../nbs/35_simulate.speech.ipynb #fe0df9a1
+# %% ../../nbs/35_simulate.speech.ipynb #fceb7bb2
 @dataclass(frozen=True, eq=False)
 class Speech:
     "Sound with the times of its words and phones."
@@ -121,7 +121,7 @@ class Speech:
     @property
     def duration(self) -> float: "Length of the sound, s."; return len(self.audio) / self.rate
 
-# %% ../../nbs/35_simulate.speech.ipynb #6bfe259a
+# %% ../../nbs/35_simulate.speech.ipynb #b66096fa
 def _word_gain(n, rate, onset, decibel, ramp=0.01):
     "Amplitude factor of each sample, (n,): constant in a word, with a smooth step at its onset."
     from scipy.ndimage import uniform_filter1d
@@ -129,7 +129,7 @@ def _word_gain(n, rate, onset, decibel, ramp=0.01):
     edges = np.concatenate([[0], np.round(np.asarray(onset[1:]) * rate).astype(int).clip(max=n), [n]])
     return uniform_filter1d(np.repeat(level, np.diff(edges)), max(1, int(ramp * rate)), mode="nearest")
 
-# %% ../../nbs/35_simulate.speech.ipynb #69809ff9
+# %% ../../nbs/35_simulate.speech.ipynb #7285d1d6
 def speak(
     words,                  # (N,) str, in the script of the language
     language: str = "en",   # 'en' (en-us) or 'zh' (cmn, Mandarin)
@@ -154,7 +154,7 @@ def speak(
         raise ParameterError("The gain makes words louder than the sound file can hold", found=f"peak {peak:.2f}", expected="at most 1", next_step="keep gains below about +7 dB")
     return Speech(audio.astype(np.float32), RATE, timed, phones)
 
-# %% ../../nbs/35_simulate.speech.ipynb #a4aab446
+# %% ../../nbs/35_simulate.speech.ipynb #0a0e318d
 def revoice(
     words: Events,          # (N,) words of a TextGrid, s
     language: str = "en",   # 'en' or 'zh'
@@ -178,7 +178,7 @@ def revoice(
     phones = Events(*zip(*sorted(phones)))
     return Speech(audio, RATE, words, phones, f"revoiced: eSpeak NG at the word times of the story; {long} of {len(words)} words run over their slot by more than 50 ms")
 
-# %% ../../nbs/35_simulate.speech.ipynb #79517ae1
+# %% ../../nbs/35_simulate.speech.ipynb #e5d132bc
 def _last_phone(events, rate):
     "Where the last phone of a word ends, s."
     phones, _ = _phones_of(events, rate)
