@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['own_intervals', 'n_of_n', 'roi_tests', 'region_tests', 'crossed_values']
 
-# %% ../../nbs/76_encode.participants.ipynb #e883356b
+# %% ../../nbs/76_encode.participants.ipynb #7615bf3b
 import numpy as np
 from ..core import ParameterError
 from .inference import holm, participant_test, score_table
 
-# %% ../../nbs/76_encode.participants.ipynb #a269f606
+# %% ../../nbs/76_encode.participants.ipynb #74c47c38
 def own_intervals(
     scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such; the first draw is the data as they are
     n_blocks: int,       # blocks that were drawn
@@ -25,7 +25,7 @@ def own_intervals(
     half = t.ppf(.5 + level / 2, free) * np.sqrt(n_blocks / free) * scores[:, 1:].std(1, ddof=1)
     return np.stack([scores[:, 0] - half, scores[:, 0] + half], -1)
 
-# %% ../../nbs/76_encode.participants.ipynb #dfb8a5f7
+# %% ../../nbs/76_encode.participants.ipynb #22df2186
 def n_of_n(
     limits: np.ndarray,  # own limits, (P, ..., 2), of `own_intervals`
     level: float = .95,  # their coverage
@@ -36,7 +36,7 @@ def n_of_n(
     n, positive, negative = np.isfinite(limits).all(-1).sum(0), (limits[..., 0] > 0).sum(0), (limits[..., 1] < 0).sum(0)
     return dict(positive=positive, negative=negative, n=n, p_positive=binom.sf(positive - 1, n, (1 - level) / 2))
 
-# %% ../../nbs/76_encode.participants.ipynb #5f4be345
+# %% ../../nbs/76_encode.participants.ipynb #49228eb0
 def roi_tests(
     values: dict,        # region -> (P,) one number a participant, e.g. a gain in r; NaN: that participant lacks the region
     limits=None,         # region -> (P, 2) own limits of each participant, from `own_intervals`; adds n-of-N
@@ -56,7 +56,7 @@ def roi_tests(
         for name, value in holm({k: row[p] for k, row in table.items()}).items(): table[name][p + "_holm"] = value
     return table
 
-# %% ../../nbs/76_encode.participants.ipynb #fbdcf3b5
+# %% ../../nbs/76_encode.participants.ipynb #22b5a8cd
 def region_tests(
     scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such
     names,               # names of the regions
@@ -72,7 +72,7 @@ def region_tests(
     rows = roi_tests({name: scores[:, 0, i, k] for i, name in enumerate(names)}, {name: limits[:, i, k] for i, name in enumerate(names)}, level)
     return {name: row | dict(crossed=crossed[name][kind]) for name, row in rows.items()}
 
-# %% ../../nbs/76_encode.participants.ipynb #da84e9e4
+# %% ../../nbs/76_encode.participants.ipynb #7dcc6827
 def crossed_values(
     values: np.ndarray,  # scores, (P, S) participants x stories, or (P, S, K) with K seeds or subset draws
     level: float = .95,  # coverage
