@@ -3,10 +3,11 @@
     python tests/bench/ridge.py                   the two comparison sizes with 15 and 30 penalties (an hour on two cores, nearly all of it the peers)
     python tests/bench/ridge.py --quick           one small size, for a look
     python tests/bench/ridge.py --growth          how time and memory grow in T, F, V and the number of penalties
+    python tests/bench/ridge.py --steps           what shared filters and bfloat16 each bring
     python tests/bench/ridge.py --device cuda     the same on an accelerator, and the full size 9,461 x 3,072 x 95,556 (not run so far: no GPU was at hand)
 
 Every fit runs in a process of its own; memory is the peak above what data and libraries took. Rounds go through all solvers in turn. Read the ratios, not the seconds.
-Features have a power-law spectrum, voxels a signal-to-noise from nothing to strong. Writes nbs/experiments/results/ridge_speed.csv (and ridge_growth.csv).
+Features have a power-law spectrum, voxels a signal-to-noise from nothing to strong. Writes nbs/experiments/results/ridge_speed.csv, ridge_growth.csv or ridge_steps.csv.
 """
 import argparse
 import csv
@@ -39,12 +40,14 @@ def data(T, F, V, extra=500):
     return X - X[:T].mean(0), (Y - mean) / scale
 
 
-def ours(alphas, folds, device, exact=False):
+def ours(alphas, folds, device, **settings):
     from braintune_nb.encode.ridge import RidgeCV
-    return RidgeCV(alphas, folds, "r2", fit_intercept=False, device=device, **(dict(tolerance=0, precision="float32") if exact else {}))
+    return RidgeCV(alphas, folds, "r2", fit_intercept=False, device=device, **settings)
 
 
-def exact(*args): return ours(*args, exact=True)
+def exact(*args): return ours(*args, tolerance=0, precision="float32")
+def filters(*args): return ours(*args, precision="float32")
+def bfloat16(*args): return ours(*args, tolerance=0, precision="bfloat16")
 
 
 def himalaya(alphas, folds, device):
@@ -143,6 +146,16 @@ def growth(threads, device):
     return rows
 
 
+def steps(threads, device):
+    rows = []
+    for n in (15, 30):
+        for name in ("exact", "filters", "bfloat16", "ours"):
+            found = min((measure(name, 3000, 1536, 6000, n, threads, device) for _ in range(2)), key=lambda f: f["seconds"])
+            rows.append(dict(T=3000, F=1536, V=6000, alphas=n, threads=threads, device=device, solver=name, seconds=round(found["seconds"], 2), mb=round(found["mb"]), r=round(float(found["r"].mean()), 5)))
+            print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    return rows
+
+
 def write(name, rows):
     from datetime import date
     with open(RESULTS / name, "w", newline="") as f:
@@ -162,9 +175,11 @@ if __name__ == "__main__":
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--steps", action="store_true")
     args = parser.parse_args()
     if args.one: one(args.one[0], *map(int, args.one[1:]), args.threads, args.device, args.out)
     elif args.growth: write("ridge_growth.csv", growth(args.threads, args.device))
+    elif args.steps: write("ridge_steps.csv", steps(args.threads, args.device))
     elif args.quick: compare(800, 400, 1500, 15, [("ours", "himalaya"), ("exact", "himalaya"), ("ours_paper", "bootstrap")], args.threads, args.device, 2)
     else:
         rows = []
