@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'BraintuneError', 'DataError', 'ClockError', 'SplitError', 'ParameterError', 'ModelError', 'RunError',
-           'MissingData', 'seed_everything', 'to_plain', 'write_atomic', 'write_json', 'read_json', 'write_arrays',
-           'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance', 'Run', 'refuse_finished']
+           'MissingData', 'seed_everything', 'fast_linear', 'to_plain', 'write_atomic', 'write_json', 'read_json',
+           'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance', 'Run',
+           'refuse_finished']
 
-# %% ../nbs/00_core.ipynb #7661242d
+# %% ../nbs/00_core.ipynb #dc8d2962
 import dataclasses, hashlib, json, math, os, platform, random, subprocess, sys, tempfile, threading, time
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-# %% ../nbs/00_core.ipynb #7547be75
+# %% ../nbs/00_core.ipynb #696a84de
 class BraintuneError(Exception):
     "Base of every error here: says what is wrong, where, what was found and expected, and the next step."
     def __init__(self,
@@ -39,7 +40,7 @@ class ModelError(BraintuneError, ValueError): "A backbone or tokenizer cannot be
 class RunError(BraintuneError, RuntimeError): "A run folder is not in the state it should be in."
 class MissingData(BraintuneError, FileNotFoundError): "Real data that this step needs are not on this machine."
 
-# %% ../nbs/00_core.ipynb #4a3e23a8
+# %% ../nbs/00_core.ipynb #787d7429
 def seed_everything(
     seed: int,  # one number that feeds the Python, NumPy and torch generators
 ) -> None:
@@ -50,7 +51,14 @@ def seed_everything(
         import torch
         torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #ecfecb60
+# %% ../nbs/00_core.ipynb #4a22ef68
+def fast_linear():  # callable (x, weight (out, in), bias or None) -> x @ weight.T + bias, or None where PyTorch lacks it
+    "oneDNN's linear layer for tensors on the processor."
+    import torch
+    op = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    return op and (lambda x, weight, bias=None: op(x, weight, bias, "none", [], ""))
+
+# %% ../nbs/00_core.ipynb #f93edbc2
 def to_plain(
     value,             # numbers, text, lists, tuples, dictionaries, arrays, paths or data classes, nested at will
     place: str = "$",  # where `value` stands in the whole, for the message
@@ -70,7 +78,7 @@ def to_plain(
         return plain
     raise ParameterError("This value has no plain form", place=place, found=type(value).__name__, expected="numbers, text, lists, dictionaries, arrays or paths")
 
-# %% ../nbs/00_core.ipynb #eb93cb60
+# %% ../nbs/00_core.ipynb #d423b313
 def write_atomic(
     path,  # where the file shall lie
     content,   # str, bytes, or a function that takes a temporary path and writes it
@@ -91,7 +99,7 @@ def write_atomic(
         temporary.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #83981c7c
+# %% ../nbs/00_core.ipynb #7d2b2751
 def write_json(
     path,   # where the file shall lie
     value,  # anything `to_plain` takes
@@ -99,7 +107,7 @@ def write_json(
     "Write sorted, indented JSON in one step: equal values give equal bytes."
     return write_atomic(path, json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-# %% ../nbs/00_core.ipynb #8d8bbac9
+# %% ../nbs/00_core.ipynb #908225e4
 def read_json(
     path,      # a JSON file
 ) -> object:   # what it holds
@@ -109,7 +117,7 @@ def read_json(
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise DataError("This file is not JSON", file=path, place=f"line {getattr(e, 'lineno', '?')}", found=str(e)) from None
 
-# %% ../nbs/00_core.ipynb #1bb4bae1
+# %% ../nbs/00_core.ipynb #8d0268c6
 def write_arrays(
     path,      # where the .npz shall lie
     **arrays,  # name -> array of numbers, booleans or fixed-width text
@@ -120,7 +128,7 @@ def write_arrays(
     if objects: raise ParameterError("An array of Python objects cannot be stored without a pickle", file=path, place=", ".join(objects), expected="numbers, booleans or fixed-width text")
     return write_atomic(Path(path).with_suffix(".npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
 
-# %% ../nbs/00_core.ipynb #2370ca3c
+# %% ../nbs/00_core.ipynb #c81632d0
 def read_arrays(
     path,                           # an .npz file
 ) -> dict[str, np.ndarray]:         # name -> array, all in memory
@@ -130,7 +138,7 @@ def read_arrays(
     except FileNotFoundError: raise DataError("This file does not exist", file=path) from None
     except Exception as e: raise DataError("This .npz cannot be read without a pickle, or is broken", file=path, found=e) from None
 
-# %% ../nbs/00_core.ipynb #21cc0742
+# %% ../nbs/00_core.ipynb #dce9e876
 def content_hash(
     *parts,  # arrays, files or folders (as `Path`: their bytes are read), bytes, or anything `to_plain` takes
 ) -> str:    # 64 hexadecimal digits
@@ -149,22 +157,22 @@ def content_hash(
         whole.update(f"{kind}:{h.hexdigest()};".encode())
     return whole.hexdigest()
 
-# %% ../nbs/00_core.ipynb #4b2dd986
+# %% ../nbs/00_core.ipynb #151f6473
 def data_root() -> Path | None:  # folder named by the environment variable BRAINTUNE_DATA, or None
     "Where real data lie on this machine, if anywhere."
     folder = os.environ.get("BRAINTUNE_DATA")
     return Path(folder) if folder and Path(folder).is_dir() else None
 
-# %% ../nbs/00_core.ipynb #eb2ccc6a
+# %% ../nbs/00_core.ipynb #e6874dba
 def cache_dir() -> Path:  # BRAINTUNE_CACHE, or ~/.cache/braintune
     "Where things that can be made again are kept."
     return Path(os.environ.get("BRAINTUNE_CACHE") or Path.home() / ".cache" / "braintune")
 
-# %% ../nbs/00_core.ipynb #501d298a
+# %% ../nbs/00_core.ipynb #ae61584d
 LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "transformers", "tokenizers", "safetensors", "himalaya", "nilearn", "statsmodels",
              "h5py", "soundfile", "espeakng-loader", "papermill", "matplotlib")
 
-# %% ../nbs/00_core.ipynb #cf2c2b72
+# %% ../nbs/00_core.ipynb #73c9d944
 def _git_commit():
     import braintune_nb
     here = Path(braintune_nb.__file__).resolve()
@@ -186,13 +194,13 @@ def _hardware():
     if torch is not None and torch.cuda.is_available(): found["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return found
 
-# %% ../nbs/00_core.ipynb #07ed0008
+# %% ../nbs/00_core.ipynb #17e4a8f6
 def provenance() -> dict:  # 'package', 'git', 'python', 'libraries' (name -> version, None if absent), 'hardware'
     "What code, libraries and machine this process runs on."
     from braintune_nb import __version__
     return {"package": __version__, "git": _git_commit(), "python": platform.python_version(), "libraries": {name: _version(name) for name in LIBRARIES}, "hardware": _hardware()}
 
-# %% ../nbs/00_core.ipynb #20a18392
+# %% ../nbs/00_core.ipynb #eb375376
 class _MemoryWatch(threading.Thread):
     def __init__(self, interval=.2):
         super().__init__(daemon=True)
@@ -209,7 +217,7 @@ class _MemoryWatch(threading.Thread):
     def run(self):
         while not self.stopped.wait(self.interval): self.sample()
 
-# %% ../nbs/00_core.ipynb #cc0be4f7
+# %% ../nbs/00_core.ipynb #8fd11eb2
 def _owner():
     import psutil
     return {"host": platform.node(), "pid": os.getpid(), "born": psutil.Process().create_time()}
@@ -220,7 +228,7 @@ def _alive(owner):
     try: return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1
     except psutil.Error: return False
 
-# %% ../nbs/00_core.ipynb #d4b25881
+# %% ../nbs/00_core.ipynb #b1218add
 class Run:
     "One experiment's folder: `Run.start`, then `path`, `input`, `done` / `stage`, and `finish`."
     def __init__(self,
@@ -254,13 +262,13 @@ class Run:
     @property
     def seconds(self) -> float: "Wall time of all sessions so far, s."; return sum(s["seconds"] for s in self.state["sessions"][:-1]) + time.perf_counter() - self.begun
 
-# %% ../nbs/00_core.ipynb #6fe0ad19
+# %% ../nbs/00_core.ipynb #d659f311
 def _difference(old, new):
     names = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
     def show(p): return ", ".join(f"{k}={p[k]!r}" if k in p else f"no {k}" for k in names)
     return {"found": show(old), "expected": show(new)}
 
-# %% ../nbs/00_core.ipynb #69916983
+# %% ../nbs/00_core.ipynb #38bd78f5
 def refuse_finished(
     folder,    # where a run is to be written
 ) -> None:
@@ -271,7 +279,7 @@ def refuse_finished(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("This folder exists and is not a run", file=folder, next_step="give another folder with --out")
 
-# %% ../nbs/00_core.ipynb #193e3937
+# %% ../nbs/00_core.ipynb #d2d83eab
 def _save(self):
     self.memory.sample()
     session = self.state["sessions"][-1]
@@ -280,7 +288,7 @@ def _save(self):
     write_json(self.partial / "state.json", self.state)
 Run.save = _save
 
-# %% ../nbs/00_core.ipynb #6694d875
+# %% ../nbs/00_core.ipynb #820ff50e
 def _path(self,
     name: str,  # e.g. 'scores/tuned.npz'; stays inside the folder
 ) -> Path:      # where to write it now; its folder exists
@@ -291,7 +299,7 @@ def _path(self,
     return path
 Run.path = _path
 
-# %% ../nbs/00_core.ipynb #35203d53
+# %% ../nbs/00_core.ipynb #cdba2910
 def _input(self,
     path,       # a file or folder the result depends on
 ) -> Path:      # the same path
@@ -305,7 +313,7 @@ def _input(self,
     return path
 Run.input = _input
 
-# %% ../nbs/00_core.ipynb #93ebed03
+# %% ../nbs/00_core.ipynb #1e69c893
 def _done(self,
     stage: str,  # name of a stage
 ) -> bool:       # whether an earlier session, or this one, completed it
@@ -313,7 +321,7 @@ def _done(self,
     return stage in self.state["stages"]
 Run.done = _done
 
-# %% ../nbs/00_core.ipynb #bb460100
+# %% ../nbs/00_core.ipynb #9929ca60
 @contextmanager
 def _stage(self,
     name: str,  # name of a stage
@@ -325,7 +333,7 @@ def _stage(self,
     self.save()
 Run.stage = _stage
 
-# %% ../nbs/00_core.ipynb #e227eb90
+# %% ../nbs/00_core.ipynb #cf1bbff7
 def _finish(self,
     summary: dict,  # the numbers; `seconds` and `peak_memory_mb` are added
 ) -> Path:          # the finished folder

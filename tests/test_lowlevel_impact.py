@@ -21,7 +21,7 @@ PARTS = ["unique_model", "shared", "unique_low"]
 @pytest.fixture(autouse=True)
 def quiet():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the penalties hit the edge")
+        warnings.filterwarnings("ignore", message=".*widen the grid")
         yield
 
 

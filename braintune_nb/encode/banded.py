@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Design', 'ratio_grid', 'ratio_draws', 'BandedRidge', 'nested_prediction']
 
-# %% ../../nbs/74_encode.banded.ipynb #a7300be9
+# %% ../../nbs/74_encode.banded.ipynb #8ded51b7
 import warnings
 import numpy as np
 import torch
 from ..core import DataError, ParameterError
-from .ridge import label_folds
+from .ridge import edge_shares, label_folds
 from .score import correlation
 
-# %% ../../nbs/74_encode.banded.ipynb #4688b1f4
+# %% ../../nbs/74_encode.banded.ipynb #e9ff0f59
 class Design:
     "Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T (primal), otherwise (T, T) (dual)."
     def __init__(self,
@@ -46,7 +46,7 @@ class Design:
     # name: a band; rows: (T,) int, which old row stands in each place
     def moved(self, name, rows) -> "Design": "The design whose band `name` has its rows re-ordered, others as they are."; return _moved(self, name, rows)
 
-# %% ../../nbs/74_encode.banded.ipynb #c70cbf93
+# %% ../../nbs/74_encode.banded.ipynb #2135d071
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
@@ -68,7 +68,7 @@ def _moved(design, name, rows):
         other.gram = _inner(other.stack)
     return other
 
-# %% ../../nbs/74_encode.banded.ipynb #812f69d7
+# %% ../../nbs/74_encode.banded.ipynb #dcc23b6a
 def _system(design, ratio, train, held=None):
     "Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection (T_held, r)."
     key = (tuple(ratio), train.tobytes())
@@ -102,7 +102,7 @@ def _rotate(design, vectors, train, y):
     "Project training responses (T_train, V) onto the eigenvectors: (r, V)."
     return vectors.T @ (y if design.dual else design.stack[torch.as_tensor(train, device=design.device)].T @ y)
 
-# %% ../../nbs/74_encode.banded.ipynb #17852702
+# %% ../../nbs/74_encode.banded.ipynb #a6d4b7e9
 def _blocks(v, block): return [slice(i, min(i + block, v)) for i in range(0, v, block)]
 
 def _moments(Y, rows, block):
@@ -131,7 +131,7 @@ def _take(design, Y, rows, cols, mean):
     y[:, np.isnan(mean[cols])] = 0
     return torch.as_tensor(y, device=design.device)
 
-# %% ../../nbs/74_encode.banded.ipynb #d025985f
+# %% ../../nbs/74_encode.banded.ipynb #23da3a84
 def _search(design, Y, ratios, alphas, folds, mean, block):
     "Best held-out loss, penalty, ratio, and what the last step gained where the penalty is at an end of the grid, (V,) each."
     v = Y.shape[1]
@@ -168,7 +168,7 @@ def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
             coef[:, cols] = (vectors @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))).cpu().numpy()
     return coef
 
-# %% ../../nbs/74_encode.banded.ipynb #af94641e
+# %% ../../nbs/74_encode.banded.ipynb #7f3bb216
 def ratio_grid(
     n_bands: int,            # number of bands B
     levels=(0, .01, .1, 1),  # relative sizes a band may have
@@ -178,7 +178,7 @@ def ratio_grid(
     grid = grid[grid.max(1) == max(levels)]
     return np.unique(grid / grid.sum(1, keepdims=True), axis=0)
 
-# %% ../../nbs/74_encode.banded.ipynb #028cdabe
+# %% ../../nbs/74_encode.banded.ipynb #733a7655
 def ratio_draws(
     n_bands: int,  # number of bands B
     n: int = 60,   # draws R
@@ -191,7 +191,7 @@ def ratio_draws(
     draws = np.r_[np.full((1, n_bands), 1 / n_bands), draws][:n].clip(1e-6)
     return draws / draws.sum(1, keepdims=True)
 
-# %% ../../nbs/74_encode.banded.ipynb #2866cd28
+# %% ../../nbs/74_encode.banded.ipynb #5c78a9fe
 def _grid(model, design, Y, ratios, folds, train, mean):
     "Best loss (V,), penalty (V,), ratios (B, V) and coefficients, by the solver of this chapter."
     best, alpha, index, model.step_ = _search(design, Y, ratios, model.alphas, folds, mean, model.block)
@@ -220,7 +220,7 @@ def _himalaya(model, design, Y, ratios, folds, train, mean):
     model.step_ = np.full(len(alpha), np.inf, np.float32)                                # himalaya does not tell
     return -scores, alpha.astype(np.float32), (shares * alpha).astype(np.float32), np.array(coef, np.float32)
 
-# %% ../../nbs/74_encode.banded.ipynb #28b86806
+# %% ../../nbs/74_encode.banded.ipynb #ebfffc14
 class BandedRidge:
     "Ridge with a penalty for each band of features and each voxel, chosen by leaving out one group (story, section) of the training data at a time."
     normalise = True
@@ -261,7 +261,7 @@ class BandedRidge:
     @property
     def penalties_(self) -> np.ndarray: "Penalty on the features as given, (B, V); infinite where a band is left out."; return _penalties(self)
 
-# %% ../../nbs/74_encode.banded.ipynb #78a343eb
+# %% ../../nbs/74_encode.banded.ipynb #9c886485
 def _ratios(model, n_bands):
     if n_bands == 1: return np.ones((1, 1))                       # plain ridge, whatever ratios were given for more
     ratios = (ratio_draws(n_bands, model.n_iter, model.seed) if model.solver == "random_search" else ratio_grid(n_bands)) if model.given is None else model.given
@@ -287,21 +287,12 @@ def _fit(model, X, Y, groups, rows):
     best, model.best_alphas_, model.ratios_, model.solution_ = solve(model, design, Y, ratios, folds, train, mean)       # (V,), (V,), (B, V), coefficients
     for a in (model.best_alphas_, model.ratios_, model.solution_): a[..., model.left_out_] = np.nan
     with np.errstate(invalid="ignore"): model.cv_scores_ = 1 - best / power
-    model.at_edge_ = _edge(model, model.step_ / power)
+    step = model.step_ / power
+    model.at_edge_ = edge_shares(model.best_alphas_, model.cv_scores_, [step, step], model.alphas)
     model.design_, model.rows_, model.mean_ = design, train, mean
     return model
 
-def _edge(model, step, limit=.05, least=.001):
-    "Share of all voxels at an end of the penalties; warns where more than `limit` of those that are predicted at all still gained R² there."
-    ends = np.stack([model.best_alphas_ <= model.alphas.min() * 1.0001, model.best_alphas_ >= model.alphas.max() * .9999])
-    predicted = model.cv_scores_ > 0
-    low, high = (ends & (step > least))[:, predicted].mean(1) if predicted.any() else (0, 0)
-    if len(model.alphas) > 1 and low + high > limit:
-        warnings.warn(f"the penalties hit the edge of their grid in {low + high:.0%} of the {int(predicted.sum())} columns that are predicted at all ({low:.0%} at {model.alphas.min():g}, "
-            f"{high:.0%} at {model.alphas.max():g}): try a wider grid", stacklevel=4)
-    return float(ends.any(0)[~model.left_out_].mean())
-
-# %% ../../nbs/74_encode.banded.ipynb #3027e3a1
+# %% ../../nbs/74_encode.banded.ipynb #ae656a2a
 def _predict(model, X):
     "Prediction a band, generator over (T_new, V); the mean goes to the first band."
     design, is_rows = model.design_, not isinstance(X, dict) and np.ndim(X) == 1
@@ -329,7 +320,7 @@ def _coef(model):
 def _penalties(model):
     with np.errstate(divide="ignore"): return model.best_alphas_ * np.asarray(model.design_.scale, np.float32)[:, None] / model.ratios_
 
-# %% ../../nbs/74_encode.banded.ipynb #58c3f9b7
+# %% ../../nbs/74_encode.banded.ipynb #1df1700f
 def _parts(model, X):
     parts = list(_predict(model, X))
     return {name: part - (model.mean_ if b == 0 else 0) for b, (name, part) in enumerate(zip(model.design_.names, parts))}
@@ -348,7 +339,7 @@ def _split_scores(model, X, Y, measure):
     finally: set_backend(before)
     return dict(zip(parts, scores))
 
-# %% ../../nbs/74_encode.banded.ipynb #cf473000
+# %% ../../nbs/74_encode.banded.ipynb #b699cb5f
 def nested_prediction(
     model,   # BandedRidge, or a plain model with fit(X, Y, groups) and predict(X) such as RidgeCV; left fitted to the last fold
     X,       # features (T, F), dict of bands, or a Design

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCORINGS', 'label_folds', 'block_folds', 'chunk_folds', 'shared_filters', 'RidgeDesign', 'fast_bfloat16', 'RidgePlan',
-           'plan_ridge', 'free_memory', 'RidgeCV', 'paper_ridge']
+           'plan_ridge', 'free_memory', 'RidgeCV', 'edge_shares', 'paper_ridge']
 
-# %% ../../nbs/72_encode.ridge.ipynb #479d6ee0
+# %% ../../nbs/72_encode.ridge.ipynb #a56fd9ed
 import warnings
 from dataclasses import dataclass
 import numpy as np
@@ -14,10 +14,10 @@ import psutil
 import torch
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
-from ..core import DataError, ParameterError
+from ..core import DataError, ParameterError, fast_linear
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #926fe6cc
+# %% ../../nbs/72_encode.ridge.ipynb #31c8fa4e
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -32,7 +32,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #b88ea114
+# %% ../../nbs/72_encode.ridge.ipynb #f3be1c23
 def block_folds(
     n_rows: int,   # T
     n: int = 5,    # folds
@@ -45,7 +45,7 @@ def block_folds(
             next_step="fewer folds, a smaller gap, or more TRs")
     return [(rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b]) for a, b in zip(edges[:-1], edges[1:])]
 
-# %% ../../nbs/72_encode.ridge.ipynb #053bc36a
+# %% ../../nbs/72_encode.ridge.ipynb #a78b4448
 def chunk_folds(
     n_rows: int,          # T
     chunk: int = 20,      # TRs a chunk
@@ -62,7 +62,7 @@ def chunk_folds(
         out.append((np.flatnonzero(~held), np.flatnonzero(held)))
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #5b2b96ea
+# %% ../../nbs/72_encode.ridge.ipynb #bca2ee5b
 def _folds(cv, n_rows, groups):
     "What `cv` means, as a list of (training rows, held-out rows)."
     if groups is not None and len(groups) != n_rows: raise ParameterError("groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows)
@@ -84,7 +84,7 @@ def _grouped(folds, n):
     held, every = [np.sort(np.concatenate(h)) for h in held], np.sort(np.concatenate([h for _, h in folds]))
     return [(np.setdiff1d(every, h), h) for h in held]
 
-# %% ../../nbs/72_encode.ridge.ipynb #543dd9ad
+# %% ../../nbs/72_encode.ridge.ipynb #0eb992ac
 def shared_filters(
     alphas,                  # penalties to try, (A,)
     spectrum,                # eigenvalues of the inner products of training rows, (r,)
@@ -107,7 +107,7 @@ def shared_filters(
             if error.max() <= tolerance: return nodes, right[keep].T / values[keep] / size[:, None], weights
     return alphas, np.eye(len(alphas)), np.eye(len(alphas))
 
-# %% ../../nbs/72_encode.ridge.ipynb #d9d69807
+# %% ../../nbs/72_encode.ridge.ipynb #2fa1f87f
 class RidgeDesign:
     "Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and operators from training to held-out rows. Serves any number of fits."
     def __init__(self,
@@ -139,7 +139,7 @@ class RidgeDesign:
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
         self.partition = len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts]))) == len(rest) == len(self.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #6f29beff
+# %% ../../nbs/72_encode.ridge.ipynb #cd36db1e
 def fast_bfloat16(
     device,   # torch device
 ) -> bool:    # True where products in bfloat16 are done by the hardware
@@ -152,6 +152,12 @@ def _rows(a, rows, device):
     if not torch.is_tensor(a): a = torch.from_numpy(np.array(a, dtype=np.float32))
     return (a if len(rows) == len(a) else a[torch.as_tensor(rows)]).to(device, torch.float32)
 
+_linear = fast_linear()
+
+def _product(a, b):
+    "a @ b, in float32 on the processor by oneDNN."
+    return _linear(a, b.T) if _linear and a.device.type == "cpu" and a.dtype == torch.float32 else a @ b
+
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
@@ -162,7 +168,7 @@ def _decompose(x, gram, dual, centred):
     values, vectors = torch.linalg.eigh(gram)
     if dual and centred: values, vectors = values[:-1], vectors[:, :-1]
     values, vectors = values.clamp_min(0).float(), vectors.float().contiguous()
-    return (x, values, vectors, vectors * values.sqrt()) if dual else (None, values, vectors, x @ vectors)
+    return (x, values, vectors, vectors * values.sqrt()) if dual else (None, values, vectors, _product(x, vectors))
 
 def _training_spectrum(design, x, gram):
     "Eigenvalues of the inner products of the shortest training fold; float32 is enough, they only choose the nodes."
@@ -172,7 +178,7 @@ def _training_spectrum(design, x, gram):
     rest[train] = False
     return torch.linalg.eigvalsh((gram - _inner(x[rest])).float()).cpu().numpy()
 
-# %% ../../nbs/72_encode.ridge.ipynb #645eea7c
+# %% ../../nbs/72_encode.ridge.ipynb #b249e857
 def _held_out_operator(design, train, held, chunk=256):
     "Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their responses, to J basis predictions of the held-out rows."
     rest = np.setdiff1d(design.rows, train)                       # held-out rows and those of the gaps
@@ -184,9 +190,9 @@ def _held_out_operator(design, train, held, chunk=256):
     across = design.left[torch.as_tensor(np.searchsorted(design.rows, train), device=design.device)].T if by_row else None
     out = torch.empty(design.mix.shape[1], len(held), across.shape[1] if by_row else left.shape[1], device=design.device, dtype=design.low)
     for start in range(0, len(held), chunk):
-        part = torch.stack([k[start:start + chunk] @ left * f for k, f in zip(kept, filters)])
+        part = torch.stack([_product(k[start:start + chunk], left) * f for k, f in zip(kept, filters)])
         part = torch.tensordot(design.mix.T, part, 1)
-        out[:, start:start + chunk] = (part @ across if by_row else part).to(design.low)
+        out[:, start:start + chunk] = (_product(part.flatten(0, 1), across).view(len(part), -1, across.shape[1]) if by_row else part).to(design.low)
     return dict(rest=np.searchsorted(design.rows, rest), inside=inside, operator=out.flatten(0, 1), train=np.searchsorted(design.rows, train), by_row=by_row)
 
 def _inverse(design, rows, left, node):
@@ -200,11 +206,11 @@ def _one_minus_hat(design, rows, left, node, precision):
     "I - H of these rows, (n, n) float64, where H is the hat matrix of a fit on all rows with penalty `node`."
     if design.dual:                                                # a sum without cancellation; the constant is in no eigenvector
         half = (design.vectors[rows] * (node / (design.values + node)).sqrt()).to(precision)
-        return (half @ half.T).double()
+        return _product(half, half.T).double()
     half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(precision)
-    return torch.eye(len(rows), dtype=torch.float64, device=left.device) - (half @ half.T).double() - design.fit_intercept / len(design.rows)
+    return torch.eye(len(rows), dtype=torch.float64, device=left.device) - _product(half, half.T).double() - design.fit_intercept / len(design.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #b03c3b46
+# %% ../../nbs/72_encode.ridge.ipynb #db53c54b
 def _r2(cov, power, variance, offset): return 1 - (variance - 2 * cov + power + offset**2) / variance
 def _correlation(cov, power, variance, offset): return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
 def _signed_root(cov, power, variance, offset):
@@ -213,7 +219,7 @@ def _signed_root(cov, power, variance, offset):
 
 SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 
-# %% ../../nbs/72_encode.ridge.ipynb #e98d10af
+# %% ../../nbs/72_encode.ridge.ipynb #7823e37f
 @dataclass(frozen=True)
 class RidgePlan:
     "Memory of a fit, stated before it starts."
@@ -223,7 +229,7 @@ class RidgePlan:
     def __str__(self):
         return f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: " + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items()) + f"; {self.block} voxels at once"
 
-# %% ../../nbs/72_encode.ridge.ipynb #f9338062
+# %% ../../nbs/72_encode.ridge.ipynb #02b920b3
 def plan_ridge(
     T: int,              # TRs
     F: int,              # features
@@ -251,7 +257,7 @@ def plan_ridge(
             next_step="fewer features or folds, coef=False, a machine with more memory, or some voxels at a time; Y itself may be a memory map")
     return plan
 
-# %% ../../nbs/72_encode.ridge.ipynb #5219adac
+# %% ../../nbs/72_encode.ridge.ipynb #a2654c18
 def free_memory(
     device="cpu",  # torch device
 ) -> float:        # bytes
@@ -259,7 +265,7 @@ def free_memory(
     if str(device) != "cpu": return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
-# %% ../../nbs/72_encode.ridge.ipynb #81f769ae
+# %% ../../nbs/72_encode.ridge.ipynb #eebcd45c
 class RidgeCV(BaseEstimator):
     "Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous blocks. Follows scikit-learn's conventions; scores are per voxel."
     def __init__(self,
@@ -293,7 +299,7 @@ class RidgeCV(BaseEstimator):
     @property
     def coef_(self) -> np.ndarray: "Weights on the features, (F, V) float32; made when asked where the fit is dual."; return _coef(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #34828a45
+# %% ../../nbs/72_encode.ridge.ipynb #a6df7d71
 def _design(model, X, groups):
     if np.ndim(X) != 2: raise ParameterError("features must be (T, F)", found=np.shape(X))
     alphas = np.asarray(np.logspace(0, 8, 17) if model.alphas is None else model.alphas, float)
@@ -323,7 +329,7 @@ def _fit(model, X, Y, groups):
     _report(model, V)
     return model
 
-# %% ../../nbs/72_encode.ridge.ipynb #89a1f87b
+# %% ../../nbs/72_encode.ridge.ipynb #f66274e3
 def _block(design, Y, cols):
     "Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot be fitted."
     y = _rows(Y[:, cols], design.rows, design.device).T.contiguous()
@@ -338,8 +344,8 @@ def _fit_block(model, design, Y, cols, reasons):
     "Choose penalties and solve for one block of voxels."
     y, mean, finite, constant = _block(design, Y, cols)
     some = design.partition or not all(part["by_row"] for part in design.parts)
-    removed = [y[:, part["rest"]] @ design.left[part["rest"]] if some else None for part in design.parts]
-    total = sum(removed) if design.partition else y @ design.left                             # (v, r) cross-products in eigenvector coordinates
+    removed = [_product(y[:, part["rest"]], design.left[part["rest"]]) if some else None for part in design.parts]
+    total = sum(removed) if design.partition else _product(y, design.left)                             # (v, r) cross-products in eigenvector coordinates
     score = sum(_fold_score(design, SCORINGS[model.scoring], y, y[:, part["train"]] if part["by_row"] else total - gone, part) for gone, part in zip(removed, design.parts)) / len(design.parts)
     del removed
     bad = ~finite | constant
@@ -355,7 +361,7 @@ def _fit_block(model, design, Y, cols, reasons):
     values = design.values
     along = total[:, :len(values)] / (values + alpha[:, None])
     if design.dual: along = along * torch.where(values > 1e-12 * values.max(), values, torch.inf).rsqrt()
-    model.solution_[cols] = (along @ design.vectors.T).cpu().numpy()
+    model.solution_[cols] = _product(along, design.vectors.T).cpu().numpy()
 
 def _fold_score(design, scoring, y, cross, part):
     "Score of every penalty on the held-out rows of one fold, (v, A), from means, variances and covariances of the basis predictions."
@@ -372,7 +378,7 @@ def _fold_score(design, scoring, y, cross, part):
     offset = base[:, None] + (middle - base[:, None] * design.mix.sum(0)) @ weights - level[:, None]
     return scoring(cov, power.clamp_min(0), truth.square().mean(1)[:, None], offset)
 
-# %% ../../nbs/72_encode.ridge.ipynb #5dd368f1
+# %% ../../nbs/72_encode.ridge.ipynb #fc01db76
 def _coef(model):
     if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
     w = model.solution_ if not model.design_.dual else model.solution_ @ model.design_.x.cpu().numpy()
@@ -385,10 +391,10 @@ def _blocks(model, X):
     design = model.design_
     if np.ndim(X) != 2 or np.shape(X)[1] != design.n_features: raise ParameterError("features do not match those of the fit", found=np.shape(X), expected=f"(T, {design.n_features})")
     new = torch.as_tensor(X).to(design.device, torch.float32) - design.mean
-    if design.dual: new = new @ design.x.T
+    if design.dual: new = _product(new, design.x.T)
     for start in range(0, len(model.mean_), model.plan_.block):
         cols = slice(start, start + model.plan_.block)
-        yield cols, (new @ torch.as_tensor(model.solution_[cols], device=design.device).T).cpu().numpy() + model.mean_[cols]
+        yield cols, _product(new, torch.as_tensor(model.solution_[cols], device=design.device).T).cpu().numpy() + model.mean_[cols]
 
 def _predict(model, X, out):
     out = np.empty((len(X), len(model.mean_)), np.float32) if out is None else out
@@ -405,13 +411,28 @@ def _report(model, V):
     if sum(map(len, out.values())) == V: raise DataError("no voxel can be fitted", found=", ".join(f"{len(v)} {k.replace('_', ' ')}" for k, v in out.items()), next_step="check the responses")
     if out:
         warnings.warn(f"{sum(map(len, out.values()))} of {V} voxels excluded: " + "; ".join(f"{len(v)} {k.replace('_', ' ')} (columns {', '.join(map(str, v[:5]))}{', ...' if len(v) > 5 else ''})" for k, v in out.items()), stacklevel=4)
-    found = model.cv_scores_ > 0
-    alphas = model.design_.alphas
-    model.at_edge_ = {side: float(np.mean(model.best_alphas_[found] == edge)) if found.any() else 0. for side, edge in (("lowest", alphas.min()), ("highest", alphas.max()))}
-    for side, share in model.at_edge_.items():
-        if len(alphas) > 1 and share > .05: warnings.warn(f"{share:.0%} of the voxels that can be predicted take the {side} penalty, {alphas.min() if side == 'lowest' else alphas.max():.3g}: widen the grid", stacklevel=4)
+    order = np.argsort(model.design_.alphas)
+    step = [model.cv_table_[order[i]] - model.cv_table_[order[j]] for i, j in ((0, 1), (-1, -2))] if len(order) > 1 else [np.zeros(V)] * 2
+    model.at_edge_ = edge_shares(model.best_alphas_, model.cv_scores_, step, model.design_.alphas)
 
-# %% ../../nbs/72_encode.ridge.ipynb #687f214b
+# %% ../../nbs/72_encode.ridge.ipynb #1663f71c
+def edge_shares(
+    chosen,           # penalty of each voxel, (V,)
+    scores,           # cross-validated score of each voxel, (V,)
+    step,             # what the last step of the grid gained, at its lowest and at its highest end: two arrays (V,)
+    alphas,           # penalties that were tried, (A,)
+    level: int = 5,   # stack level of the warning
+) -> dict:            # 'lowest' and 'highest': share of the voxels with a score above 0 that sit there and still gained more than 0.001
+    "How many voxels want a penalty outside the grid; warns where it is more than 5 % and at least three voxels. Voxels without signal belong at the highest penalty and are not meant."
+    found, out = np.nan_to_num(scores) > 0, {}
+    for side, edge, gain in (("lowest", np.min(alphas), step[0]), ("highest", np.max(alphas), step[1])):
+        there = found & np.isclose(chosen, edge, rtol=1e-4) & (gain > .001)
+        out[side] = float(there.sum() / max(found.sum(), 1))
+        if out[side] > .05 and there.sum() >= 3 and len(alphas) > 1:
+            warnings.warn(f"{out[side]:.0%} of the {found.sum()} voxels that can be predicted take the {side} penalty, {edge:.3g}: widen the grid", stacklevel=level)
+    return out
+
+# %% ../../nbs/72_encode.ridge.ipynb #813729e7
 def paper_ridge(
     n_rows: int,          # T, for the chunks
     seed: int = 0,        # seed of the chunks; the released code draws them unseeded

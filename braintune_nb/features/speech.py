@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINIMUM', 'PRESETS', 'PRECISIONS', 'window_edges', 'frame_times', 'window_states', 'read_audio', 'speech_features']
 
-# %% ../../nbs/32_features.speech.ipynb #9c63b672
+# %% ../../nbs/32_features.speech.ipynb #d60cf430
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +16,10 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 from ..align.resample import lanczos_weights
-from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, content_hash, write_atomic
+from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, content_hash, write_atomic, fast_linear
 from ..model.backbone import SpeechBackbone, weights_hash
 
-# %% ../../nbs/32_features.speech.ipynb #b21d691d
+# %% ../../nbs/32_features.speech.ipynb #9a49a931
 MINIMUM = 400  # samples of the shortest window: what one frame of wav2vec2 needs
 
 def window_edges(
@@ -35,7 +35,7 @@ def window_edges(
     stop = stop[(stop <= samples) & (stop >= MINIMUM)]
     return np.stack([np.maximum(0, stop - round((window + chunk) * sampling_rate)), stop], axis=1)
 
-# %% ../../nbs/32_features.speech.ipynb #cd90172c
+# %% ../../nbs/32_features.speech.ipynb #6abdc697
 def frame_times(
     edges: np.ndarray,            # (N, 2) samples, from `window_edges`
     sampling_rate: int,           # Hz
@@ -48,13 +48,13 @@ def frame_times(
     times = edges[:, 1:] / sampling_rate - np.arange(k)[::-1] * (every or 0.0)
     return times, times * sampling_rate > MINIMUM - .5
 
-# %% ../../nbs/32_features.speech.ipynb #8a1ec853
+# %% ../../nbs/32_features.speech.ipynb #0de81d8a
 PRESETS = dict(
     paper=dict(window=16.0, chunk=0.1, stride=0.1, every=None, precision="float32"),  # the published definition
     fast=dict(window=16.0, chunk=0.1, stride=0.5, every=0.1, precision="bfloat16"),   # at most 0.4 s of future
 )
 
-# %% ../../nbs/32_features.speech.ipynb #81b199be
+# %% ../../nbs/32_features.speech.ipynb #a242167e
 class _Enough(Exception): "Raised inside a model once all the states asked for are known."
 
 def _through_last(backbone, block, x, at):
@@ -73,7 +73,7 @@ def _through_last(backbone, block, x, at):
     adapter = getattr(block, "adapter_layer", None)
     return state if adapter is None else state + adapter(state)
 
-# %% ../../nbs/32_features.speech.ipynb #e333e715
+# %% ../../nbs/32_features.speech.ipynb #be09f21e
 def _last_states(backbone, values, last, back, layers):
     "States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L, B, K, H)."
     states, blocks, deepest = {}, backbone.blocks, max(layers)
@@ -102,7 +102,7 @@ def _last_states(backbone, values, last, back, layers):
     if backbone.kind == "whisper" and deepest == len(blocks): states[deepest] = backbone.model.layer_norm(states[deepest])
     return torch.stack([states[i].float() for i in layers])
 
-# %% ../../nbs/32_features.speech.ipynb #0c539318
+# %% ../../nbs/32_features.speech.ipynb #8b41e2ee
 def _inputs(backbone, pieces):
     "What the model reads, and the number of the last frame, None for the very last: each window through the feature extractor by itself."
     ready = backbone.extractor(list(pieces), sampling_rate=backbone.sampling_rate, padding="max_length" if backbone.kind == "whisper" else False)
@@ -119,8 +119,8 @@ def _batches(edges, size, equal):
         yield slice(start, stop)
         start = stop
 
-# %% ../../nbs/32_features.speech.ipynb #055ba2ec
-_onednn = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+# %% ../../nbs/32_features.speech.ipynb #51c12598
+_onednn = fast_linear()
 
 class _Kernels(TorchFunctionMode):
     "Sends products on the processor to oneDNN, convolutions with channels last, in `dtype`."
@@ -133,7 +133,7 @@ class _Kernels(TorchFunctionMode):
             self.kept[id(value)] = (value, new[:, :, None].contiguous(memory_format=torch.channels_last) if columns else new)
         return self.kept[id(value)][1]
 
-    def linear(self, x, weight, bias=None): return _onednn(x.to(self.dtype), self.weight(weight), self.weight(bias), "none", [], "")
+    def linear(self, x, weight, bias=None): return _onednn(x.to(self.dtype), self.weight(weight), self.weight(bias))
 
     def conv1d(self, x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
         if weight.shape[1] == groups == 1 and padding[0] == 0 and dilation[0] == 1: return self.first_conv(x, weight[:, 0], bias, stride[0])
@@ -146,11 +146,11 @@ class _Kernels(TorchFunctionMode):
         p, w = pieces.double(), weight.double()
         mean, c = p.mean(1), p - p.mean(1, keepdim=True)
         variance = torch.einsum("ci,bij,cj->bc", w, c.transpose(1, 2) @ c / p.shape[1], w)
-        out = _onednn(pieces.to(self.dtype), weight.to(self.dtype), self.weight(bias), "none", [], "").transpose(1, 2)
+        out = _onednn(pieces.to(self.dtype), weight.to(self.dtype), self.weight(bias)).transpose(1, 2)
         self.first = weakref.ref(out), mean @ w.T + (0 if bias is None else bias.double()), variance
         return out
 
-# %% ../../nbs/32_features.speech.ipynb #30e1b2ad
+# %% ../../nbs/32_features.speech.ipynb #0f51777f
 def _group_norm(self, x, groups, weight=None, bias=None, eps=1e-5):
     out, mean, variance = self.first
     if x is not out() or groups != x.shape[1] or weight is None: return F.group_norm(x, groups, weight, bias, eps)
@@ -169,35 +169,36 @@ def _seen(self, function, types, args=(), kwargs=None):
     return function(*args, **kwargs)
 _Kernels.__torch_function__ = _seen
 
-# %% ../../nbs/32_features.speech.ipynb #794ab3cf
+# %% ../../nbs/32_features.speech.ipynb #1aa5d716
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 
 @contextmanager
 def _engine(backbone, precision):
-    "Evaluation mode, no gradients, fast products; the model is given back as it was."
+    "Evaluation mode without gradients: the device, and the mode that makes products fast; the model is given back as it was."
     if precision not in PRECISIONS: raise ParameterError("Unknown precision", found=precision, expected=", ".join(PRECISIONS))
     model = backbone.model
     device, training, dtype = next(model.parameters()).device, model.training, PRECISIONS[precision]
     fast = _Kernels(dtype) if device.type == "cpu" and _onednn is not None else torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
     model.eval()
     try:
-        with torch.inference_mode(), parametrize.cached(), fast: yield device
+        with torch.inference_mode(), parametrize.cached(): yield device, fast
     finally: model.train(training)
 
 def _run(backbone, audio, edges, times, layers, batch_size, precision, progress, name=""):
     "Yield (slice of windows, states (L, B, K, H) float32) in order of time."
     hop = 2 * backbone.extractor.hop_length if backbone.kind == "whisper" else int(np.prod(backbone.model.config.conv_stride))
     back = np.rint((times[0, -1] - times[0]) * backbone.sampling_rate / hop).astype(np.int64) if len(times) else np.zeros(1, np.int64)
-    with _engine(backbone, precision) as device:
+    with _engine(backbone, precision) as (device, fast):
         size = batch_size or (1 if device.type == "cpu" else 64)
         with tqdm(total=len(edges), disable=not progress, desc=f"{backbone.name} {name}".strip(), unit="window") as bar:
             for part in _batches(edges, size, backbone.kind != "whisper"):
                 values, last = _inputs(backbone, [audio[a:b] for a, b in edges[part]])
                 last = None if last is None else last.to(device)
-                yield part, _last_states(backbone, values.to(device), last, torch.from_numpy(back).to(device), layers).cpu().numpy()
+                with fast: states = _last_states(backbone, values.to(device), last, torch.from_numpy(back).to(device), layers)
+                yield part, states.cpu().numpy()
                 bar.update(part.stop - part.start)
 
-# %% ../../nbs/32_features.speech.ipynb #4dfe6604
+# %% ../../nbs/32_features.speech.ipynb #dcd121e6
 def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None):
     "Sound as float32 and layer numbers, or an error."
     audio = np.asarray(audio)
@@ -213,7 +214,7 @@ def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None):
     if not chosen: raise ParameterError("No layers were asked for", expected=f"numbers from 0 to {backbone.layers}")
     return np.ascontiguousarray(audio, np.float32), chosen
 
-# %% ../../nbs/32_features.speech.ipynb #3479e263
+# %% ../../nbs/32_features.speech.ipynb #ff2c98f2
 def window_states(
     backbone: SpeechBackbone,  # L layers of width H
     audio: np.ndarray,         # mono, (S,) float
@@ -235,7 +236,7 @@ def window_states(
     for part, found in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress): states[:, part] = found
     return states[:, kept], times[kept]
 
-# %% ../../nbs/32_features.speech.ipynb #c97b7e3c
+# %% ../../nbs/32_features.speech.ipynb #46ed8a2d
 def read_audio(
     path,                              # WAV, FLAC or Ogg
     sampling_rate: int | None = None,  # Hz to resample to (soxr, best quality); None: as it is in the file
@@ -250,7 +251,7 @@ def read_audio(
     if sampling_rate in (None, rate): return samples, rate
     return soxr.resample(samples, rate, sampling_rate, quality="VHQ"), sampling_rate
 
-# %% ../../nbs/32_features.speech.ipynb #82b8b634
+# %% ../../nbs/32_features.speech.ipynb #7474020d
 def _check_length(story, audio, rate, overrun):
     end, last_word, last_row = len(audio) / rate, story.words.offset.max(), story.clock.times[-1] + story.clock.tr / 2
     if end < last_word - 0.5: raise ClockError("The sound ends before the last word", place=f"story {story.name!r}", found=f"sound to {end:.2f} s", expected=f"at least {last_word:.2f} s", next_step="check that sound and words are of the same story and that the file is whole")
@@ -260,7 +261,7 @@ def _features_key(backbone, audio, weights, settings):
     "Hash of all that features depend on."
     return content_hash("speech features 1", type(backbone.model).__name__, backbone.model.config.to_diff_dict(), backbone.extractor.to_dict(), weights_hash(backbone.model), audio, weights.shape, weights.data, weights.indices, weights.indptr, settings)
 
-# %% ../../nbs/32_features.speech.ipynb #a016f90b
+# %% ../../nbs/32_features.speech.ipynb #3864d6cb
 def speech_features(
     story,                     # Story: clock, words, and the sound file unless `audio` is given
     backbone: SpeechBackbone,  # L layers of width H

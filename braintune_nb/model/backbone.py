@@ -6,7 +6,7 @@
 __all__ = ['SPEECH_KINDS', 'Backbone', 'sees_ahead', 'load_backbone', 'transformer_blocks', 'SpeechBackbone',
            'load_speech_backbone', 'weights_hash']
 
-# %% ../../nbs/30_model.backbone.ipynb #292b1a46
+# %% ../../nbs/30_model.backbone.ipynb #e1624f57
 import importlib.util
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from ..core import ModelError, content_hash
 
-# %% ../../nbs/30_model.backbone.ipynb #b0b58301
+# %% ../../nbs/30_model.backbone.ipynb #7853423f
 @dataclass(eq=False)
 class Backbone:
     "A text model with its tokenizer, in evaluation mode. Layer 0 is the embedding output, layer `layers` the last block."
@@ -37,7 +37,7 @@ class Backbone:
             raise ModelError("The model has no such layer", place=self.name, found=index, expected=f"0 (embeddings) to {self.layers}, or -1 for the last")
         return index % (self.layers + 1)
 
-# %% ../../nbs/30_model.backbone.ipynb #980374d0
+# %% ../../nbs/30_model.backbone.ipynb #731954a7
 def _need(condition, what: str, **details):
     if not condition: raise ModelError(what, **details)
 
@@ -56,7 +56,7 @@ def _find(name: str):
     _need(not (name.startswith((".", "/", "~")) or name.count("/") > 1), "There is no such folder", file=folder, next_step="pass the folder of a model, a Hub id, tiny or minilm")
     return None
 
-# %% ../../nbs/30_model.backbone.ipynb #16e218ec
+# %% ../../nbs/30_model.backbone.ipynb #21678ded
 def _check_folder(folder: Path, random_weights: bool):
     "Refuse a folder that cannot hold a model, before anything is loaded."
     inner = folder / "backbone"
@@ -67,7 +67,7 @@ def _check_folder(folder: Path, random_weights: bool):
     raise ModelError("The backbone folder has no weights", file=folder, found=", ".join(pickles) or "no *.safetensors", expected="model.safetensors",
                      next_step="convert them with save_pretrained in a place you trust: pickles are never read here" if pickles else "copy model.safetensors into the folder, or ask for random_weights=True")
 
-# %% ../../nbs/30_model.backbone.ipynb #b33a4034
+# %% ../../nbs/30_model.backbone.ipynb #e98f9a01
 def sees_ahead(
     model: torch.nn.Module,  # transformers base model
 ) -> bool:                   # True for an encoder
@@ -80,7 +80,7 @@ def sees_ahead(
     model.train(training)
     return bool((first[0] - first[1]).abs().max() > 1e-5 * first.abs().max())
 
-# %% ../../nbs/30_model.backbone.ipynb #813c1b45
+# %% ../../nbs/30_model.backbone.ipynb #79622fda
 @contextmanager
 def _quiet(seed: int):
     "No progress bars or load reports (the audit speaks), and random numbers that do not depend on what ran before."
@@ -116,7 +116,7 @@ def _load(source: str, random_weights: bool):
     model, info = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     return model, tokenizer, info
 
-# %% ../../nbs/30_model.backbone.ipynb #c64b6b81
+# %% ../../nbs/30_model.backbone.ipynb #7c0abe80
 def _audit(model, tokenizer, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if "pooler" not in k)
@@ -136,7 +136,7 @@ def _max_length(model, tokenizer) -> int:
     reserved = next((m.padding_idx + 1 for k, m in model.named_modules() if k.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None and m.padding_idx > 0), 0)
     return int(min(table - reserved, tokenizer.model_max_length))
 
-# %% ../../nbs/30_model.backbone.ipynb #9459fe6c
+# %% ../../nbs/30_model.backbone.ipynb #6d49152d
 def load_backbone(
     name: str,                     # 'tiny', 'minilm', a local folder or a Hub id
     random_weights: bool = False,  # same architecture, fresh weights: the control that knows nothing
@@ -153,7 +153,7 @@ def load_backbone(
     return Backbone(model, tokenizer, name, folder, model.config.num_hidden_layers, model.config.hidden_size,
                     _max_length(model, tokenizer), not sees_ahead(model), tuple(notes))
 
-# %% ../../nbs/30_model.backbone.ipynb #f0cff407
+# %% ../../nbs/30_model.backbone.ipynb #704fbf64
 def transformer_blocks(
     model: torch.nn.Module,  # transformers base model
 ) -> torch.nn.ModuleList:    # L blocks, the first one next to the embeddings
@@ -162,10 +162,10 @@ def transformer_blocks(
         if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers: return module
     raise ModelError("The model has no list of blocks", found=type(model).__name__, expected=f"a ModuleList of {model.config.num_hidden_layers}")
 
-# %% ../../nbs/30_model.backbone.ipynb #a95ca4c7
+# %% ../../nbs/30_model.backbone.ipynb #3daa9fe7
 SPEECH_KINDS = ("wav2vec2", "hubert", "wavlm", "whisper")
 
-# %% ../../nbs/30_model.backbone.ipynb #6a31ac9d
+# %% ../../nbs/30_model.backbone.ipynb #cfcb2a16
 @dataclass(eq=False)
 class SpeechBackbone:
     "A speech model with its feature extractor, in evaluation mode. Layer 0 is the input of the transformer, layer `layers` the last block."
@@ -191,7 +191,7 @@ class SpeechBackbone:
     @property
     def blocks(self) -> torch.nn.ModuleList: "The transformer blocks, the first one next to the sound."; return (self.model if self.kind == "whisper" else self.model.encoder).layers
 
-# %% ../../nbs/30_model.backbone.ipynb #5b15e940
+# %% ../../nbs/30_model.backbone.ipynb #df5e695d
 def _speech_parts(source, random_weights: bool, extractor):
     "Model, feature extractor and loading info of transformers."
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
@@ -218,7 +218,7 @@ def _audit_speech(model, extractor, info: dict, source) -> list:
     extra = sorted(info.get("unexpected_keys", ()))
     return [f"{k} was not in the file; only masking in training reads it" for k in idle] + ([f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else [])
 
-# %% ../../nbs/30_model.backbone.ipynb #36edb40b
+# %% ../../nbs/30_model.backbone.ipynb #8d593021
 def load_speech_backbone(
     name,                          # a local folder, a Hub id, or a transformers configuration
     random_weights: bool = False,  # same architecture, fresh weights; needed for a configuration
@@ -239,7 +239,7 @@ def load_speech_backbone(
     return SpeechBackbone(model, extractor, label, folder, kind, model.config.num_hidden_layers, model.config.hidden_size,
                           int(extractor.sampling_rate), bool(getattr(extractor, "do_normalize", False)), tuple(notes))
 
-# %% ../../nbs/30_model.backbone.ipynb #1e4f5976
+# %% ../../nbs/30_model.backbone.ipynb #66aeeecf
 def weights_hash(
     model: torch.nn.Module,  # any model
 ) -> str:                    # 64 hexadecimal digits
