@@ -1,14 +1,14 @@
-"""Everything that is generated into the package: modules, experiment notebooks, tiny weights.
+"""Everything that is generated into the package: modules, experiment notebooks, tiny weights, registries.
 
-`nbdev_export` writes the modules; this script calls it and then copies `nbs/experiments/*.ipynb` and
-`nbs/weights/*/*` into `braintune_nb/`, so that `braintune run` works from a wheel. Running it twice changes nothing.
+`nbdev_export` writes the modules; this script calls it and then copies `nbs/experiments/*.ipynb`, `nbs/weights/*/*` and
+`nbs/registry/*.csv` into `braintune_nb/`, so that `braintune run` and `braintune fetch` work from a wheel. Running it twice changes nothing.
 """
 import os
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = (("experiments", "*.ipynb"), ("weights", "*/*"))  # folder under nbs/ and under the package, files in it
+COPIED = (("experiments", "*.ipynb"), ("weights", "*/*"), ("registry", "*.csv"))  # folder under nbs/ and under the package, files in it
 
 
 def sources(nbs: Path, folder: str, pattern: str) -> dict[Path, Path]:

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BLOCK', 'SPEECH_RATE', 'require_content', 'sampled_hash', 'file_key', 'memory_map', 'sound_format', 'sound_at']
 
-# %% ../../nbs/07_data.convert.ipynb #7b15f79f
+# %% ../../nbs/07_data.convert.ipynb #29615898
 import hashlib, json, os, shutil
 from pathlib import Path
 import numpy as np
 from ..core import DataError, MissingData, cache_dir, content_hash, read_json, write_atomic, write_json
 
-# %% ../../nbs/07_data.convert.ipynb #81933b14
+# %% ../../nbs/07_data.convert.ipynb #92bef48f
 def require_content(
     path,       # a data file
 ) -> Path:      # the same path
@@ -25,13 +25,13 @@ def require_content(
 
 def sampled_hash(
     path,               # a file
-    blocks: int = 64,   # blocks spread evenly over it, first and last byte included
+    blocks: int = 32,   # blocks spread evenly over it, first and last byte included
     length: int = 4096, # bytes a block
 ) -> str:               # 64 hexadecimal digits
     "SHA-256 of the size of a file and of evenly spaced blocks of it."
     size = Path(path).stat().st_size
     h = hashlib.sha256(f"{size}".encode())
-    with open(path, "rb") as f:
+    with open(path, "rb", buffering=0) as f:
         for start in sorted({round(k * max(0, size - length) / (blocks - 1)) for k in range(blocks)}):
             f.seek(start); h.update(f.read(length))
     return h.hexdigest()
@@ -42,9 +42,9 @@ def file_key(
 ) -> str:        # 64 hexadecimal digits
     "Name of what is made from a file: its size, time of last change, sampled content, and the settings."
     path = require_content(path)
-    return content_hash("file key 1", path.stat().st_mtime_ns, sampled_hash(path), list(settings))
+    return content_hash("file key 1", path.stat().st_mtime_ns, sampled_hash(path, 8), list(settings))
 
-# %% ../../nbs/07_data.convert.ipynb #d5595059
+# %% ../../nbs/07_data.convert.ipynb #acc8e312
 BLOCK = 4 * 2**20   # bytes of the source that are in memory at once
 
 def _contiguous(dataset):
@@ -76,7 +76,7 @@ def _blocks(path, dataset, rows, columns, step):
     for part in range(dataset.shape[0]):
         yield from (dataset[part, k:k + step] for k in range(0, dataset.shape[1], step))
 
-# %% ../../nbs/07_data.convert.ipynb #3b27a65b
+# %% ../../nbs/07_data.convert.ipynb #20ee8886
 def _convert(path, dataset, target):
     "Write `dataset` as float32 .npy; returns the number of columns that hold NaN."
     shape = dataset.shape
@@ -102,7 +102,7 @@ def _room(folder, needed, what):
     free = shutil.disk_usage(folder).free
     if free < needed: raise DataError(f"There is no room for {what}", file=folder, found=f"{free / 1e9:.2f} GB free", expected=f"{needed / 1e9:.2f} GB", next_step="free some space, or set BRAINTUNE_CACHE to a larger disk")
 
-# %% ../../nbs/07_data.convert.ipynb #8a0eb2db
+# %% ../../nbs/07_data.convert.ipynb #0de2e5f8
 def memory_map(
     path,          # HDF5 file
     key: str,      # dataset in it, two or three axes, columns last
@@ -130,7 +130,7 @@ def _whole(target, record):
     try: return read_json(record)["sampled"] == sampled_hash(target)
     except (DataError, KeyError, OSError): return False
 
-# %% ../../nbs/07_data.convert.ipynb #15c6f363
+# %% ../../nbs/07_data.convert.ipynb #52877ac5
 SPEECH_RATE = 16_000   # Hz: what wav2vec2, HuBERT, WavLM and Whisper were trained on
 
 def sound_format(

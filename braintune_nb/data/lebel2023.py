@@ -9,7 +9,7 @@ __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'VOXELS', 'REPEATS'
            'read_motion', 'read_story_notes', 'read_story', 'write_story_files', 'load_lebel2023', 'write_lebel2023',
            'check_lebel2023']
 
-# %% ../../nbs/13_data.lebel2023.ipynb #2d16c429
+# %% ../../nbs/13_data.lebel2023.ipynb #684b90b5
 import json, re, shutil
 from pathlib import Path
 import numpy as np
@@ -20,7 +20,7 @@ from .fetch import fetch_files, plan_fetch, read_registry
 from .stories import Events, Story, bad_words, read_textgrid, words_from_tier, write_textgrid
 from .recordings import Dataset, Recording, Space
 
-# %% ../../nbs/13_data.lebel2023.ipynb #70426094
+# %% ../../nbs/13_data.lebel2023.ipynb #e5c5bb61
 LEBEL_TRIM = Trim(silence=5, noise=5, end=5)  # TRs dropped from the clock of `respdict - 5` TRs
 RESPDICT_SURPLUS = 20                         # respdict counts this many TRs more than a response file has rows
 LEBEL_SOURCE = "ds003020 layout, LeBel et al. 2023, Scientific Data 10:555, CC0"
@@ -31,7 +31,7 @@ def lebel_clock(
     "When the rows of a response file were measured."
     return simulated_clock(n_respdict).trimmed(LEBEL_TRIM)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #2d134c74
+# %% ../../nbs/13_data.lebel2023.ipynb #94e81fb6
 VOXELS = dict(UTS01=81126, UTS02=94251, UTS03=95556, UTS04=109469, UTS05=99322, UTS06=92198, UTS07=94395, UTS08=97023, UTS09=98336)
 REPEATS = {who: 10 if who in ("UTS01", "UTS02", "UTS03") else 5 for who in VOXELS}
 TEST_STORY = "wheretheressmoke"   # the story that was heard several times
@@ -54,7 +54,7 @@ def is_published(
     counts = _respdict(folder)
     return counts == {story: T + RESPDICT_SURPLUS for story, (_, T, _) in published_shapes()["UTS01"].items()}
 
-# %% ../../nbs/13_data.lebel2023.ipynb #5557db4a
+# %% ../../nbs/13_data.lebel2023.ipynb #74f6277f
 LEBEL_FILES = dict(responses="derivative/preprocessed_data/{participant}/{story}.hf5", textgrids="derivative/TextGrids/{story}.TextGrid", audio="stimuli/{story}.wav",
                    transforms="derivative/pycortex-db/{participant}/", surfaces="derivative/freesurfer_subjdir/{participant}/")
 LEBEL_ALWAYS = ("README", "dataset_description.json", "participants.tsv", "derivative/respdict.json", "derivative/subject_xfms.json")
@@ -91,7 +91,7 @@ def fetch_lebel2023(
     print(plan)
     return plan.folder
 
-# %% ../../nbs/13_data.lebel2023.ipynb #69a6fd6f
+# %% ../../nbs/13_data.lebel2023.ipynb #7091e39a
 def read_array(
     path,              # HDF5 file
     key: str,          # dataset in it
@@ -102,7 +102,8 @@ def read_array(
         with h5py.File(require_content(path), "r") as f:
             if key not in f: raise DataError("An HDF5 file lacks a dataset", file=path, found=", ".join(f) or "nothing", expected=key, next_step="check that this is the file you mean")
             array = np.empty(f[key].shape, np.float32)
-            if array.size: f[key].read_direct(array)
+            step = max(1, 2**22 // max(1, 8 * int(np.prod(array.shape[1:]))))   # blocks: HDF5's own conversion of the whole is three times slower
+            for k in range(0, len(array) if array.ndim else 0, step): array[k:k + step] = f[key][k:k + step]
     except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
     return array
 
@@ -133,7 +134,7 @@ def read_or_map(
     array = read_array(path, key)
     return array, int(np.isnan(array).any(tuple(range(array.ndim - 1))).sum()) if array.ndim > 1 else 0
 
-# %% ../../nbs/13_data.lebel2023.ipynb #a5bb7e64
+# %% ../../nbs/13_data.lebel2023.ipynb #c5e7decb
 def write_sidecars(
     folder,                        # root of the dataset
     dataset,                       # Dataset
@@ -191,7 +192,7 @@ def read_story_notes(
     path = Path(folder) / "braintune.json"
     return json.loads(read_text(path)) if path.exists() else dict(name=None, stories={})
 
-# %% ../../nbs/13_data.lebel2023.ipynb #e3ccbdd6
+# %% ../../nbs/13_data.lebel2023.ipynb #92563150
 def read_story(
     name: str,          # name in the dataset
     grid,               # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
@@ -220,7 +221,7 @@ def write_story_files(
         Path(audio).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(story.audio, audio)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #36efbcf9
+# %% ../../nbs/13_data.lebel2023.ipynb #327735a9
 def _respdict(folder):
     path = Path(folder) / "derivative" / "respdict.json"
     if not path.exists(): raise MissingData("This folder is not laid out as ds003020", file=path, found="no derivative/respdict.json", expected="the number of TRs of each story", next_step="pass the folder that holds `derivative`")
@@ -242,7 +243,7 @@ def _wanted(folder, participants, stories):
             if story not in names: raise MissingData("A story is missing", file=root / participant / f"{story}.hf5", place=f"{participant}, {story}", found=f"{len(names)} stories", next_step="fetch it, or leave the story or the participant out")
     return {p: list(stories) for p in chosen}
 
-# %% ../../nbs/13_data.lebel2023.ipynb #7226a610
+# %% ../../nbs/13_data.lebel2023.ipynb #691e1b46
 def _published_for(folder, participant):
     "Story -> (R, T, V) where the folder is ds003020 itself and the participant's columns are its voxels; else empty."
     own = Path(folder) / "braintune" / f"{participant}_space.npz"
@@ -271,7 +272,7 @@ def _read_responses(folder, participant, story, n_respdict, published=(), cache=
     repeats = read_or_map(path, "individual_repeats", cache)[0] if "individual_repeats" in shapes else None
     return data, repeats, missing, str(path)
 
-# %% ../../nbs/13_data.lebel2023.ipynb #053be1b1
+# %% ../../nbs/13_data.lebel2023.ipynb #6ef6fa3e
 def _sound(path, ours, rate, cache):
     "(path of the sound to use, note or ''): as it is where we wrote it and no rate was asked for."
     if not path.exists() and not path.is_symlink() or (ours and rate is None): return path, ""
@@ -291,7 +292,7 @@ def _tell(folder, name, counts, about, rate, cache, notes):
     notes += filter(None, (note, _sound_ends_early(story)))
     return story
 
-# %% ../../nbs/13_data.lebel2023.ipynb #1d6e4cbe
+# %% ../../nbs/13_data.lebel2023.ipynb #6b9b2061
 def load_lebel2023(
     folder,                # holds `derivative`
     participants=None,     # names, such as ['UTS01']; None: all
@@ -316,7 +317,7 @@ def load_lebel2023(
         if absent := [n for n in names if n not in its]: notes.append(f"{participant} has no responses to {len(absent)} of {len(names)} stories: {', '.join(absent[:5])}")
     return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, tuple(notes))
 
-# %% ../../nbs/13_data.lebel2023.ipynb #7801cfde
+# %% ../../nbs/13_data.lebel2023.ipynb #1dc7b8da
 def write_lebel2023(
     folder,             # made if need be
     dataset: Dataset,   # what is written
@@ -341,7 +342,7 @@ def write_lebel2023(
     write_sidecars(folder, dataset)
     return folder
 
-# %% ../../nbs/13_data.lebel2023.ipynb #351673d0
+# %% ../../nbs/13_data.lebel2023.ipynb #111d790c
 def check_lebel2023(
     folder,              # holds `derivative`
 ) -> list:               # findings, one sentence each; empty when all is well
