@@ -7,7 +7,7 @@ __all__ = ['draw_shifts', 'circular_shift_null', 'block_permutation_null', 'null
            'shift_test', 'block_labels', 'block_sums', 'correlation_from_sums', 'crossed_interval', 'region_scores',
            'score_table', 'crossed_bootstrap', 'sign_flip', 'participant_test']
 
-# %% ../../nbs/73_encode.inference.ipynb #d97e4c92
+# %% ../../nbs/73_encode.inference.ipynb #c0bf05ac
 import warnings
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..core import ParameterError
 from .score import correlation, same_shape
 
-# %% ../../nbs/73_encode.inference.ipynb #f8ed75e4
+# %% ../../nbs/73_encode.inference.ipynb #7b856c1b
 def draw_shifts(
     groups,           # label of each TR, (T,): story or section; negative numbers are left out; None is one story
     n: int,           # number of draws
@@ -29,12 +29,12 @@ def draw_shifts(
     room = [len(r) - 2 * min_shift + 1 for r in rows]
     if min(room) < 1 or (len(rows) == 1 and room[0] < n):
         raise ParameterError("too few TRs for the shifts asked for", found=f"{n} draws, stories of {[len(r) for r in rows]} TRs", expected=f"shifts of {min_shift} or more from either end",
-            next_step="fewer draws, a smaller min_shift, or more stories")
+            next_step="fewer draws, a smaller min_shift, more stories, or block permutation, which has more orders to draw from")
     rng = np.random.default_rng(seed)
     draws = [min_shift + (rng.permutation(m)[:n] if len(rows) == 1 else rng.integers(m, size=n)) for m in room]
     return rows, np.stack(draws, 1)
 
-# %% ../../nbs/73_encode.inference.ipynb #b707dded
+# %% ../../nbs/73_encode.inference.ipynb #f84a9e3e
 def _stories(groups, n_rows):
     "Rows of each story; labels below 0 are left out."
     groups = np.zeros(n_rows, int) if groups is None else np.asarray(groups)
@@ -56,7 +56,7 @@ def _standard(x, rows):
     with np.errstate(invalid="ignore", divide="ignore"): out *= np.where(length > 1e-14 * (length + size), length**-.5, np.nan).astype(np.float32)
     return out, ~np.isfinite(mean)
 
-# %% ../../nbs/73_encode.inference.ipynb #2cba2ebe
+# %% ../../nbs/73_encode.inference.ipynb #847c6a23
 def _shift_scores(p, y, shifts):
     "Products after moving the prediction back by each shift: (L, V) twice, (m,) -> (m, V)."
     from scipy.fft import irfft, rfft
@@ -95,7 +95,7 @@ def _block_scores(p, y, orders, length):
 
 def _tabled(T, length, n): return 2 * (T // length) < 4 * n and T // length <= 16 * length
 
-# %% ../../nbs/73_encode.inference.ipynb #e9f508de
+# %% ../../nbs/73_encode.inference.ipynb #dcfd799a
 class _Null:
     "Rows of each story and, for each, the draws; `scores` gives (n + 1, V) of a block of columns, the observed arrangement first."
     def __init__(self, kind, n, seed, groups, T, block_length, min_shift):
@@ -138,7 +138,7 @@ class _Null:
         best[:, bad | bad_y] = np.nan
         return best, which, bad, bad_y
 
-# %% ../../nbs/73_encode.inference.ipynb #c7616113
+# %% ../../nbs/73_encode.inference.ipynb #2bcef3d8
 def circular_shift_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
@@ -152,7 +152,7 @@ def circular_shift_null(
     same_shape(prediction, responses)
     return _whole(_Null("circular_shift", n, seed, groups, np.shape(responses)[-2], None, min_shift), prediction, responses, block)
 
-# %% ../../nbs/73_encode.inference.ipynb #2bca4029
+# %% ../../nbs/73_encode.inference.ipynb #6653f0b5
 def _whole(null, prediction, responses, block):
     out = np.empty((null.n, responses.shape[-1]), np.float32)
     for start in range(0, out.shape[1], block):
@@ -160,7 +160,7 @@ def _whole(null, prediction, responses, block):
         out[:, cols] = null.block(prediction[..., cols], responses[:, cols])[0][1:]
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #85fac7c9
+# %% ../../nbs/73_encode.inference.ipynb #aa5b3404
 def block_permutation_null(
     prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
     responses: np.ndarray,   # (T, V)
@@ -174,7 +174,7 @@ def block_permutation_null(
     same_shape(prediction, responses)
     return _whole(_Null("block_permutation", n, seed, groups, np.shape(responses)[-2], block_length, None), prediction, responses, block)
 
-# %% ../../nbs/73_encode.inference.ipynb #620c3e70
+# %% ../../nbs/73_encode.inference.ipynb #e0588e53
 def null_p(
     observed,  # observed scores, (V,)
     null,      # null scores, (n, V)
@@ -184,7 +184,7 @@ def null_p(
     p = ((null >= observed).sum(0) + 1) / (len(null) + 1)
     return np.where(np.isfinite(observed) & np.isfinite(null).all(0), p, np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #84380e63
+# %% ../../nbs/73_encode.inference.ipynb #326fd95d
 def fdr(
     p,  # p-values, any shape; NaN where there is no test
 ) -> np.ndarray:  # Benjamini-Hochberg adjusted p-values, same shape; NaN stays and is not counted
@@ -195,7 +195,7 @@ def fdr(
     if has.any(): out[has] = false_discovery_control(p[has])
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #8503aac2
+# %% ../../nbs/73_encode.inference.ipynb #e6aa3d1e
 def holm(
     p: dict,  # name -> p-value, a family of planned tests
 ) -> dict:    # name -> p-value adjusted after Holm
@@ -204,7 +204,7 @@ def holm(
     adjusted = np.maximum.accumulate([p[k] * (len(names) - i) for i, k in enumerate(names)]) if names else []
     return {k: float(min(1, adjusted[names.index(k)])) if k in names else float("nan") for k in p}
 
-# %% ../../nbs/73_encode.inference.ipynb #4d469a8c
+# %% ../../nbs/73_encode.inference.ipynb #51e0a321
 @dataclass
 class VoxelTest:
     "What `voxel_test` found. Voxels without a test hold NaN in r, p, q and null_95 and False in `significant`."
@@ -230,7 +230,7 @@ class VoxelTest:
         "How many voxels must reach the smallest possible p before Benjamini-Hochberg can find any: V / (alpha (n + 1))."
         return int(np.ceil(np.isfinite(self.p).sum() / self.alpha / (self.n + 1) - 1e-9))
 
-# %% ../../nbs/73_encode.inference.ipynb #4d3c1661
+# %% ../../nbs/73_encode.inference.ipynb #7609ad6d
 def _columns(null, T, V, itemsize, memory):
     "(columns at once, planned bytes): a column holds y and p as float32, one raw copy, the work of the longest story, and four times its draws."
     longest = max(len(r) for r in null.rows)
@@ -241,7 +241,7 @@ def _columns(null, T, V, itemsize, memory):
     block = int(min(V, max(1, memory // column), 1024))
     return block, block * column
 
-# %% ../../nbs/73_encode.inference.ipynb #9c1164fc
+# %% ../../nbs/73_encode.inference.ipynb #a8aa5dc5
 def voxel_test(
     prediction,                    # (T, V), or (L, T, V) where a layer is chosen; may be a memory map
     responses,                     # (T, V); may be a memory map
@@ -276,7 +276,7 @@ def voxel_test(
     if excluded: warnings.warn("voxels without a test: " + ", ".join(f"{len(c)} ({k})" for k, c in excluded.items()), stacklevel=2)
     with np.errstate(invalid="ignore"): return VoxelTest(r, p, q, q <= alpha, b, top, layer if np.ndim(prediction) == 3 else None, excluded, n, null, seed, alpha, size, block)
 
-# %% ../../nbs/73_encode.inference.ipynb #2769e917
+# %% ../../nbs/73_encode.inference.ipynb #08987ac2
 def shift_test(
     prediction,             # (T, V) or (L, T, V)
     responses,              # (T, V)
@@ -295,7 +295,7 @@ def shift_test(
     if r.ndim == 2: r = np.where(np.isnan(t.r), np.nan, np.where(np.isnan(r), -np.inf, r).max(0))
     return dict(r=r, p=t.p, q=t.q, null_95=t.null_95) | ({} if t.layer is None else dict(layer=t.layer))
 
-# %% ../../nbs/73_encode.inference.ipynb #296dd0e0
+# %% ../../nbs/73_encode.inference.ipynb #ae00e2ac
 def block_labels(
     stories,            # story of each TR, (T,)
     block_length: int,  # TRs a block
@@ -310,7 +310,7 @@ def block_labels(
         owner += [story] * count
     return labels, np.array(owner)
 
-# %% ../../nbs/73_encode.inference.ipynb #f10a5511
+# %% ../../nbs/73_encode.inference.ipynb #fb108746
 def block_sums(
     prediction: np.ndarray,  # (T, V), or (S, T, V): one prediction a seed
     responses: np.ndarray,   # (T, V)
@@ -328,7 +328,7 @@ def block_sums(
     if (out[:, 0, 0] == 0).any(): raise ParameterError("a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist())
     return out
 
-# %% ../../nbs/73_encode.inference.ipynb #750f99d0
+# %% ../../nbs/73_encode.inference.ipynb #8b8f716e
 def correlation_from_sums(
     sums: np.ndarray,  # (..., 6, V): n, Σp, Σy, Σp², Σy², Σpy
 ) -> np.ndarray:       # r, (..., V); NaN where either side does not vary
@@ -339,7 +339,7 @@ def correlation_from_sums(
         varies = (vp > 1e-12 * pp) & (vy > 1e-12 * yy)
         return np.where(varies, (py - p * y / n) / np.sqrt(np.where(varies, vp * vy, 1)), np.nan)
 
-# %% ../../nbs/73_encode.inference.ipynb #c409aa23
+# %% ../../nbs/73_encode.inference.ipynb #49801ac9
 def _region_draws(sums, counts, masks, ceiling, chunk=256):
     "Region means of r, averaged over seeds, for each row of block counts, raw and normalised: (draws, regions, 2)."
     inside = np.flatnonzero(masks.any(0))
@@ -365,7 +365,7 @@ def _draw_counts(stories, n, rng):
         counts[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n)
     return counts
 
-# %% ../../nbs/73_encode.inference.ipynb #ecbf7fed
+# %% ../../nbs/73_encode.inference.ipynb #e484fc12
 def crossed_interval(
     values: np.ndarray,    # observed score of each participant, (P,)
     draws: np.ndarray,     # the same scores over block draws shared by all participants, (P, n)
@@ -393,7 +393,7 @@ def crossed_interval(
         p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"), n=people, n_positive=int((values - alone > 0).sum()), n_negative=int((values + alone < 0).sum()),
         covers="participants and stimuli" if people > 1 else "stimuli", people_low=float(mean - spread), people_high=float(mean + spread))
 
-# %% ../../nbs/73_encode.inference.ipynb #dfc35fd7
+# %% ../../nbs/73_encode.inference.ipynb #9cf93286
 def region_scores(
     arm,              # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
     rois=None,        # dict region -> (V,) bool, or a list of such dicts, one a participant; None: one region 'all'
@@ -412,7 +412,7 @@ def region_scores(
     ceiling = [None if ceilings is None else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float) for i in range(len(arm))]
     return np.stack([_region_draws(a, counts, np.stack([np.asarray(r[k], bool) for k in names]), c) for a, r, c in zip(arm, per_person, ceiling)])
 
-# %% ../../nbs/73_encode.inference.ipynb #fc7c4e66
+# %% ../../nbs/73_encode.inference.ipynb #972de8b1
 def score_table(
     scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such
     names,               # names of the regions
@@ -423,7 +423,7 @@ def score_table(
     "Mean and interval of every region."
     return {name: {kind: _one(scores[:, :, j, k], n_blocks, n_stories, level) for k, kind in enumerate(("raw", "normalized"))} for j, name in enumerate(names)}
 
-# %% ../../nbs/73_encode.inference.ipynb #cdb2f361
+# %% ../../nbs/73_encode.inference.ipynb #254d409b
 def crossed_bootstrap(
     arm,              # as in `region_scores`
     baseline=None,    # the same for a second arm; the result is then the paired difference arm - baseline
@@ -442,7 +442,7 @@ def crossed_bootstrap(
     names = list((rois[0] if isinstance(rois, (list, tuple)) else rois) or {"all": 0})
     return score_table(scores, names, arm[0].shape[-3], 1 if stories is None else len(np.unique(stories)), level)
 
-# %% ../../nbs/73_encode.inference.ipynb #7ae88c1d
+# %% ../../nbs/73_encode.inference.ipynb #33f6bdab
 def _one(scores, blocks, stories, level):
     has = np.isfinite(scores[:, 0])
     if not has.any(): return dict(mean=float("nan"), ci_low=float("nan"), ci_high=float("nan"), n=0, participants=scores[:, 0].tolist())
@@ -450,7 +450,7 @@ def _one(scores, blocks, stories, level):
     draws = np.where(np.isfinite(draws), draws, np.nanmean(draws, axis=1, keepdims=True))
     return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {"participants": scores[:, 0].tolist()}
 
-# %% ../../nbs/73_encode.inference.ipynb #303657a7
+# %% ../../nbs/73_encode.inference.ipynb #0103289d
 def sign_flip(
     values,          # one number a participant, (P,)
     n: int = 10000,  # draws, where P > 16
@@ -464,7 +464,7 @@ def sign_flip(
     extreme = np.abs((2 * signs - 1) @ x) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()   # a pattern and its mirror image count once
     return dict(p=float(extreme.mean() if exact else (extreme.sum() + 1) / (n + 1)), n=len(signs), exact=exact)
 
-# %% ../../nbs/73_encode.inference.ipynb #c6aabb4f
+# %% ../../nbs/73_encode.inference.ipynb #7cf047aa
 def participant_test(
     values,              # one number a participant, (P,), e.g. a gain; average seeds first
     level: float = .95,  # coverage
