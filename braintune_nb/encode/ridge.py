@@ -6,7 +6,7 @@
 __all__ = ['SCORINGS', 'label_folds', 'block_folds', 'chunk_folds', 'shared_filters', 'RidgeDesign', 'fast_bfloat16', 'RidgePlan',
            'plan_ridge', 'free_memory', 'RidgeCV', 'edge_shares', 'paper_ridge']
 
-# %% ../../nbs/72_encode.ridge.ipynb #866c675f
+# %% ../../nbs/72_encode.ridge.ipynb #22686bfa
 import warnings
 from dataclasses import dataclass
 import numpy as np
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..core import DataError, ParameterError, fast_linear
 from .score import correlation
 
-# %% ../../nbs/72_encode.ridge.ipynb #a1a05864
+# %% ../../nbs/72_encode.ridge.ipynb #72f9770b
 def label_folds(
     groups,     # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
@@ -32,7 +32,7 @@ def label_folds(
         raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
-# %% ../../nbs/72_encode.ridge.ipynb #82b7401f
+# %% ../../nbs/72_encode.ridge.ipynb #b0f61069
 def block_folds(
     n_rows: int,   # T
     n: int = 5,    # folds
@@ -45,7 +45,7 @@ def block_folds(
             next_step="fewer folds, a smaller gap, or more TRs")
     return [(rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b]) for a, b in zip(edges[:-1], edges[1:])]
 
-# %% ../../nbs/72_encode.ridge.ipynb #ad315507
+# %% ../../nbs/72_encode.ridge.ipynb #a9956e26
 def chunk_folds(
     n_rows: int,          # T
     chunk: int = 20,      # TRs a chunk
@@ -62,7 +62,7 @@ def chunk_folds(
         out.append((np.flatnonzero(~held), np.flatnonzero(held)))
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #dbff9201
+# %% ../../nbs/72_encode.ridge.ipynb #5fd597ef
 def _folds(cv, n_rows, groups):
     "What `cv` means, as a list of (training rows, held-out rows)."
     if groups is not None and len(groups) != n_rows: raise ParameterError("groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows)
@@ -84,7 +84,7 @@ def _grouped(folds, n):
     held, every = [np.sort(np.concatenate(h)) for h in held], np.sort(np.concatenate([h for _, h in folds]))
     return [(np.setdiff1d(every, h), h) for h in held]
 
-# %% ../../nbs/72_encode.ridge.ipynb #b6a27663
+# %% ../../nbs/72_encode.ridge.ipynb #0e8ee575
 def shared_filters(
     alphas,                  # penalties to try, (A,)
     spectrum,                # eigenvalues of the inner products of training rows, (r,)
@@ -107,7 +107,7 @@ def shared_filters(
             if error.max() <= tolerance: return nodes, right[keep].T / values[keep] / size[:, None], weights
     return alphas, np.eye(len(alphas)), np.eye(len(alphas))
 
-# %% ../../nbs/72_encode.ridge.ipynb #2f7e8ce1
+# %% ../../nbs/72_encode.ridge.ipynb #d05fa8c3
 class RidgeDesign:
     "Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and operators from training to held-out rows. Serves any number of fits."
     def __init__(self,
@@ -139,7 +139,7 @@ class RidgeDesign:
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
         self.partition = len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts]))) == len(rest) == len(self.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #644015b3
+# %% ../../nbs/72_encode.ridge.ipynb #f695750e
 def fast_bfloat16(
     device,   # torch device
 ) -> bool:    # True where products in bfloat16 are done by the hardware
@@ -178,7 +178,7 @@ def _training_spectrum(design, x, gram):
     rest[train] = False
     return torch.linalg.eigvalsh((gram - _inner(x[rest])).float()).cpu().numpy()
 
-# %% ../../nbs/72_encode.ridge.ipynb #5111d69a
+# %% ../../nbs/72_encode.ridge.ipynb #8f54f627
 def _held_out_operator(design, train, held, chunk=256):
     "Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their responses, to J basis predictions of the held-out rows."
     rest = np.setdiff1d(design.rows, train)                       # held-out rows and those of the gaps
@@ -210,7 +210,7 @@ def _one_minus_hat(design, rows, left, node, precision):
     half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(precision)
     return torch.eye(len(rows), dtype=torch.float64, device=left.device) - _product(half, half.T).double() - design.fit_intercept / len(design.rows)
 
-# %% ../../nbs/72_encode.ridge.ipynb #57d88bd5
+# %% ../../nbs/72_encode.ridge.ipynb #d8dd0625
 def _r2(cov, power, variance, offset): return 1 - (variance - 2 * cov + power + offset**2) / variance
 def _correlation(cov, power, variance, offset): return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
 def _signed_root(cov, power, variance, offset):
@@ -219,7 +219,7 @@ def _signed_root(cov, power, variance, offset):
 
 SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 
-# %% ../../nbs/72_encode.ridge.ipynb #42a8d9a4
+# %% ../../nbs/72_encode.ridge.ipynb #b7442eef
 @dataclass(frozen=True)
 class RidgePlan:
     "Memory of a fit, stated before it starts."
@@ -229,7 +229,7 @@ class RidgePlan:
     def __str__(self):
         return f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: " + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items()) + f"; {self.block} voxels at once"
 
-# %% ../../nbs/72_encode.ridge.ipynb #ecdfd09d
+# %% ../../nbs/72_encode.ridge.ipynb #0f5622d1
 def plan_ridge(
     T: int,              # TRs
     F: int,              # features
@@ -257,7 +257,7 @@ def plan_ridge(
             next_step="fewer features or folds, coef=False, a machine with more memory, or some voxels at a time; Y itself may be a memory map")
     return plan
 
-# %% ../../nbs/72_encode.ridge.ipynb #dc9e7caf
+# %% ../../nbs/72_encode.ridge.ipynb #b5d3f471
 def free_memory(
     device="cpu",  # torch device
 ) -> float:        # bytes
@@ -265,7 +265,7 @@ def free_memory(
     if str(device) != "cpu": return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
-# %% ../../nbs/72_encode.ridge.ipynb #638dca7b
+# %% ../../nbs/72_encode.ridge.ipynb #7c8e6e43
 class RidgeCV(BaseEstimator):
     "Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous blocks. Follows scikit-learn's conventions; scores are per voxel."
     def __init__(self,
@@ -299,7 +299,7 @@ class RidgeCV(BaseEstimator):
     @property
     def coef_(self) -> np.ndarray: "Weights on the features, (F, V) float32; made when asked where the fit is dual."; return _coef(self)
 
-# %% ../../nbs/72_encode.ridge.ipynb #2604fdd2
+# %% ../../nbs/72_encode.ridge.ipynb #39a1d408
 def _design(model, X, groups):
     if np.ndim(X) != 2: raise ParameterError("features must be (T, F)", found=np.shape(X))
     alphas = np.asarray(np.logspace(0, 8, 17) if model.alphas is None else model.alphas, float)
@@ -329,7 +329,7 @@ def _fit(model, X, Y, groups):
     _report(model, V)
     return model
 
-# %% ../../nbs/72_encode.ridge.ipynb #553c1492
+# %% ../../nbs/72_encode.ridge.ipynb #f596a6db
 def _block(design, Y, cols):
     "Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot be fitted."
     y = _rows(Y[:, cols], design.rows, design.device).T.contiguous()
@@ -378,7 +378,7 @@ def _fold_score(design, scoring, y, cross, part):
     offset = base[:, None] + (middle - base[:, None] * design.mix.sum(0)) @ weights - level[:, None]
     return scoring(cov, power.clamp_min(0), truth.square().mean(1)[:, None], offset)
 
-# %% ../../nbs/72_encode.ridge.ipynb #20f78bfa
+# %% ../../nbs/72_encode.ridge.ipynb #9d9e19fe
 def _coef(model):
     if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
     w = model.solution_ if not model.design_.dual else model.solution_ @ model.design_.x.cpu().numpy()
@@ -415,7 +415,7 @@ def _report(model, V):
     step = [model.cv_table_[order[i]] - model.cv_table_[order[j]] for i, j in ((0, 1), (-1, -2))] if len(order) > 1 else [np.zeros(V)] * 2
     model.at_edge_ = edge_shares(model.best_alphas_, model.cv_scores_, step, model.design_.alphas)
 
-# %% ../../nbs/72_encode.ridge.ipynb #f72b04d7
+# %% ../../nbs/72_encode.ridge.ipynb #e69f8cc1
 def edge_shares(
     chosen,           # penalty of each voxel, (V,)
     scores,           # cross-validated score of each voxel, (V,)
@@ -432,7 +432,7 @@ def edge_shares(
             warnings.warn(f"{out[side]:.0%} of the {found.sum()} voxels that can be predicted take the {side} penalty, {edge:.3g}: widen the grid", stacklevel=level)
     return out
 
-# %% ../../nbs/72_encode.ridge.ipynb #ef1ffef2
+# %% ../../nbs/72_encode.ridge.ipynb #b0ddbc0d
 def paper_ridge(
     n_rows: int,          # T, for the chunks
     seed: int = 0,        # seed of the chunks; the released code draws them unseeded
