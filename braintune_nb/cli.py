@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'CHECKS', 'FETCHES', 'experiments', 'fin
            'parse_value', 'check_parameters', 'run_experiment', 'quickstart', 'run', 'list_experiments', 'check',
            'fetch', 'make_report', 'main']
 
-# %% ../nbs/95_cli.ipynb #556f63fc
+# %% ../nbs/95_cli.ipynb #990f9614
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #4484dae9
+# %% ../nbs/95_cli.ipynb #49496b2b
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #6492a1b7
+# %% ../nbs/95_cli.ipynb #59e93e5b
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #d161720e
+# %% ../nbs/95_cli.ipynb #be3ab78c
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #529a1c96
+# %% ../nbs/95_cli.ipynb #7d2cfbec
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #c032745c
+# %% ../nbs/95_cli.ipynb #b10c089e
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -98,7 +98,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #c9d8a6a7
+# %% ../nbs/95_cli.ipynb #c1680481
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +108,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #a2e7f770
+# %% ../nbs/95_cli.ipynb #dce9b216
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +122,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #f645e4d8
+# %% ../nbs/95_cli.ipynb #73975266
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,7 +136,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #934db56f
+# %% ../nbs/95_cli.ipynb #53467286
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 def _environment():
@@ -146,11 +146,11 @@ def _environment():
 
 @contextmanager
 def _kernel():
-    "A kernel specification of this very Python; yields its name."
+    "A kernel specification of this very Python; yields its name. Silent: a kernel that is shut down reports the interrupt, in front of our own message."
     name, before = "braintune", os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / name / "kernel.json"
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=40", f"--IPKernelApp.exec_lines={TEXT_BARS}"]
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50", f"--IPKernelApp.exec_lines={TEXT_BARS}"]
         core.write_json(spec, {"argv": argv, "display_name": "braintune", "language": "python", "env": _environment()})
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
         try: yield name
@@ -158,7 +158,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #3068a8f3
+# %% ../nbs/95_cli.ipynb #9c85e9ee
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -169,7 +169,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #07d7fa16
+# %% ../nbs/95_cli.ipynb #9ec48c83
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -199,7 +199,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #33ab0d2c
+# %% ../nbs/95_cli.ipynb #cb72ab93
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -212,7 +212,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #8b58df80
+# %% ../nbs/95_cli.ipynb #bc5cdb71
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -228,7 +228,7 @@ def _show(folder):
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #865fd7b5
+# %% ../nbs/95_cli.ipynb #cf34bb13
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -237,7 +237,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #182ce249
+# %% ../nbs/95_cli.ipynb #0c0b5e31
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("braintune_quickstart"),   # folder of the finished run
@@ -250,7 +250,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #3e639b85
+# %% ../nbs/95_cli.ipynb #bb9c0647
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -269,13 +269,13 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #16859090
+# %% ../nbs/95_cli.ipynb #b7b94822
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #decb1b06
+# %% ../nbs/95_cli.ipynb #8dcf9ed3
 CHECKS = {"alice2016": "check_alice2016", "lebel2023": "check_lebel2023", "bilingual": "check_bilingual", "littleprince": "check_littleprince", "narratives": "check_narratives"}
 
 def _known_dataset(name, known):
@@ -287,7 +287,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #96b9bdbf
+# %% ../nbs/95_cli.ipynb #83d725b5
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
@@ -302,10 +302,10 @@ def check(
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #1c4d2b11
+# %% ../nbs/95_cli.ipynb #2234370e
 FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int)}
 
-# %% ../nbs/95_cli.ipynb #1a27a752
+# %% ../nbs/95_cli.ipynb #7f2e250c
 @app.command()
 def fetch(
     dataset: Annotated[str, typer.Argument(help="lebel2023 or littleprince.")],  # which data set
@@ -326,7 +326,7 @@ def fetch(
     folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **({"what": what} if what else {}), data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
     if not dry_run: _say(f"Verified in {folder}")
 
-# %% ../nbs/95_cli.ipynb #993f0eac
+# %% ../nbs/95_cli.ipynb #d3328838
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -335,7 +335,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #b045c24e
+# %% ../nbs/95_cli.ipynb #9eddea9e
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -351,7 +351,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #ade09041
+# %% ../nbs/95_cli.ipynb #e7fa8827
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -361,5 +361,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #60d6f5b3
+# %% ../nbs/95_cli.ipynb #4045a26c
 if __name__ == "__main__" and "__file__" in globals(): main()
