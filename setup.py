@@ -11,6 +11,8 @@ facts = settings["DEFAULT"]
 
 core = """torch>=2.9
 transformers>=5
+peft>=0.17
+accelerate>=1.10
 safetensors
 numpy
 pillow

@@ -21,6 +21,11 @@ TUNE = ("run", "tune_text", "-p", "size", "smoke", "-p", "epochs", "1", "--out",
 OTHERS = {  # experiment -> parameters of its smallest run; every experiment but tune_text must be here
     "pretrain_text": ("steps", "4", "entries", "200", "width", "32", "dose", "0.5"),  # with a dose the gates are reported, not asserted
     "robustness": ("size", "smoke", "seeds", "1", "extra_seeds", "0"),
+    "tune_speech": ("size", "smoke", "epochs", "1", "encoding_arms", "", "languages", "en,zh"),
+    "arms": ("size", "smoke", "simulations", "1", "epochs", "1", "arms", "tuned,permuted,lexical,frozen_head", "encoding_arms", "reduced_rank,group_average"),
+    "alignment_by_layer": ("size", "smoke"),
+    "lowlevel_impact": ("size", "smoke", "low", "power_spectrum,word_rate"),
+    "loss_comparison": ("size", "smoke", "epochs", "1", "variants", '{"as it is": {}, "turns": {"participants": "batch", "loss": "mse"}}'),
 }
 
 
@@ -173,3 +178,37 @@ def test_robustness(tuned, tmp_path):
     with open(folder / "scores" / "rows.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
     assert summary["rows"] == len(rows) == 1 and rows[0]["knobs"] == "default"
     assert all(-1 < float(rows[0][f"r_{arm}"]) < 1 for arm in ARMS) and float(rows[0]["gain_low"]) <= float(rows[0]["gain"]) <= float(rows[0]["gain_high"])
+
+
+def test_tune_speech(tuned, tmp_path):
+    from braintune_nb.model.release import BrainTuner
+    folder, summary = small_run("tune_speech", tmp_path, tuned[2])
+    regions = set(summary["ceiling"])
+    assert set(summary["alignment"]) >= {"pretrained", "tuned", "permuted"} and sorted(summary["by_language"]) == ["en", "zh"]
+    assert broken_leaves(summary["gain"], regions) == [] and broken_leaves(summary["by_language"]["zh"]["gain"], regions) == []
+    model = BrainTuner.from_pretrained(folder / "model")
+    assert model.release.labels == ("simulated",) or "simulated" in (folder / "model" / "README.md").read_text()
+    assert sum(model.outputs.values()) > 0 and (folder / "backbones" / "permuted" / "model.safetensors").is_file()
+
+
+def test_arms(tuned, tmp_path):
+    folder, summary = small_run("arms", tmp_path, tuned[2])
+    with open(folder / "scores" / "arms.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {r["arm"] for r in rows} == {"tuned", "permuted", "lexical", "frozen_head", "reduced_rank", "group_average", "weight_noise"} == set(summary["gain"])
+    assert len({r["gain"] for r in rows if r["subset"] == "all" and r["region"] == "language"}) == 7          # no arm is another arm in disguise
+
+
+def test_alignment_by_layer(tuned, tmp_path):
+    folder, summary = small_run("alignment_by_layer", tmp_path, tuned[2])
+    with open(folder / "scores" / "layers.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {r["arm"] for r in rows} == {"pretrained", "random"} and len({r["layer"] for r in rows}) >= 3 and all(float(r["ci_low"]) <= float(r["mean"]) <= float(r["ci_high"]) for r in rows)
+
+
+def test_lowlevel_impact(tuned, tmp_path):
+    folder, summary = small_run("lowlevel_impact", tmp_path, tuned[2])
+    assert {m["method"] for m in summary["means"]} == {"residual", "partition"} and summary["changes"] == []
+
+
+def test_loss_comparison(tuned, tmp_path):
+    folder, summary = small_run("loss_comparison", tmp_path, tuned[2])
+    assert set(summary["variants"]) == {"as it is", "turns"} and summary["variants"]["as it is"]["gain"] != summary["variants"]["turns"]["gain"]

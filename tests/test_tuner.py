@@ -16,7 +16,8 @@ from braintune_nb.data.stories import Events, Story
 from braintune_nb.features.text import hidden_states, read_states, text_inputs
 from braintune_nb.loss import get_loss
 from braintune_nb.model.backbone import Backbone
-from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs, section_targets, word_states
+from braintune_nb.model.release import BrainTuner
+from braintune_nb.model.tuner import random_backbone, section_inputs, section_targets, word_states
 from braintune_nb.train.loop import TuneSettings, learning_rate_factor, tune, validate
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -221,9 +222,9 @@ def test_another_run_of_the_folder_is_refused_and_a_loss_that_explodes_too(backb
 
 
 def test_settings_that_cannot_train_are_refused():
-    for wrong in (dict(epochs=0), dict(warmup=1.5), dict(learning_rate=0), dict(precision="int8"), dict(accumulate=0)):
+    for wrong in (dict(epochs=0), dict(warmup=1.5), dict(learning_rate=0), dict(precision="int8"), dict(accumulate=0), dict(refresh=0), dict(optimizer="sgd"), dict(schedule="planned")):
         with pytest.raises(ParameterError): TuneSettings(**wrong)
-    assert len(dataclasses.fields(TuneSettings)) <= 12
+    assert len(dataclasses.fields(TuneSettings)) <= 17
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

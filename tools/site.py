@@ -18,7 +18,7 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ((0, "Data"), (20, "Alignment of times"), (28, "Models and features"), (34, "The simulated experiment"), (40, "Tuning"),
+PARTS = ((0, "Data"), (20, "Times and places"), (28, "Models and features"), (34, "The simulated experiment"), (40, "Tuning"),
          (70, "Encoding"), (80, "Analyses"), (90, "Reports and command line"))  # first number of a part, its name
 EXTENSIONS = ["sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_external_toc", "sphinx_design", "sphinx_comments",
               "sphinx_book_theme"]  # those of Jupyter Book that the pages use

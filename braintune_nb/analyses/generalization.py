@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EXPONENTS', 'story_orders', 'subset_sizes', 'Curves', 'table_curves', 'subset_groups', 'EncodingArm',
            'encoding_curves', 'isotonic', 'saturating', 'fitted_curve', 'needed', 'efficiency', 'efficiency_table',
-           'ratio_text', 'plot_efficiency', 'efficiency_sentence', 'tuning_subsets', 'scaling', 'participant_folds',
-           'cross_validated', 'story_wise', 'held_out_dataset']
+           'ratio_text', 'plot_efficiency', 'efficiency_sentence', 'tuning_minutes', 'plan_arms', 'join_curves',
+           'tuning_subsets', 'scaling', 'participant_folds', 'cross_validated', 'story_wise', 'held_out_dataset']
 
-# %% ../../nbs/82_analyses.generalization.ipynb #0ed6cff3
+# %% ../../nbs/82_analyses.generalization.ipynb #37d71f22
 import warnings
 from dataclasses import dataclass, field, replace
 
@@ -19,9 +19,10 @@ from ..core import DataError, ParameterError, SplitError, read_arrays, write_arr
 from ..data.splits import story_folds
 from ..encode.banded import BandedRidge, Design
 from ..encode.inference import block_labels, block_sums, crossed_interval, region_scores
-from .alignment import pick_layer, plain_ridge, repeat_ceiling, stacked_features, stacked_responses
+from ..encode.ridge import RidgeCV
+from .alignment import pick_layer, repeat_ceiling, stacked_features, stacked_responses
 
-# %% ../../nbs/82_analyses.generalization.ipynb #5142483e
+# %% ../../nbs/82_analyses.generalization.ipynb #b0ad1b71
 def story_orders(
     names,          # names of the encoding stories
     n: int = 10,    # draws
@@ -37,7 +38,7 @@ def story_orders(
         if len(out) == n: return out
     return (out * n)[:n]                                        # fewer orders than draws exist
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #9d4c2c74
 def subset_sizes(
     total: int,     # number of encoding stories
     n: int = 7,     # sizes at most
@@ -46,7 +47,7 @@ def subset_sizes(
     if total < 2: raise ParameterError("a curve needs at least two encoding stories", found=total)
     return tuple(int(k) for k in np.unique(np.geomspace(1, total, n).round()))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #b418fe40
+# %% ../../nbs/82_analyses.generalization.ipynb #a84985dc
 @dataclass(frozen=True, eq=False)
 class Curves:
     "Alignment over the amount of encoding data, for several arms scored on the same test material."
@@ -82,7 +83,7 @@ class Curves:
         part = lambda key: {k.split(":", 1)[1]: v for k, v in a.items() if k.startswith(key)}
         return cls(part("scores:"), tuple(a["sizes"].tolist()), a["minutes"], tuple(a["participants"].tolist()), tuple(a["regions"].tolist()), *a["drawn"].tolist(), {k: float(v) for k, v in part("tuning:").items()})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #e6ecc7c8
+# %% ../../nbs/82_analyses.generalization.ipynb #72f75174
 def table_curves(
     table,           # tidy: arm, participant, stories, minutes, draw, test_story, r, and optionally region and normalised; every combination once
     n: int = 200,    # draws of test stories
@@ -105,7 +106,7 @@ def table_curves(
     minutes = table.groupby("stories").minutes.mean().loc[names["stories"]].to_numpy(float)
     return Curves(dict(zip(names["arm"], drawn)), tuple(names["stories"]), minutes, tuple(names["participant"]), tuple(names["region"]), S, 1, tuning_minutes or {})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #5ee660ab
+# %% ../../nbs/82_analyses.generalization.ipynb #c5fecc01
 def subset_groups(
     sections: list,      # of Section
     gap: float = 18.0,   # scan time dropped between pieces of one story, s: context window (10) + FIR (8)
@@ -121,7 +122,7 @@ def subset_groups(
         out.append(labels)
     return np.concatenate(out)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #1bdcbb77
+# %% ../../nbs/82_analyses.generalization.ipynb #f2334c24
 @dataclass(frozen=True, eq=False)
 class EncodingArm:
     "One curve: features and how they are fitted."
@@ -130,25 +131,30 @@ class EncodingArm:
     model: object = None     # (layer index, participant, is it banded) -> unfitted model, e.g. from `reduced_rank_model`; None: ridge
     tuning_minutes: float = 0.0  # min of fMRI, all tuning participants together, that went in beside the subset
 
-# %% ../../nbs/82_analyses.generalization.ipynb #fee4ac07
-def _fixed(x, new, y, alphas):
-    "Predictions (T_new, V) of ridge with a given penalty a column; NaN where it has none."
-    mean, level = x.mean(0), y.mean(0)
-    x, y, new = x - mean, y - level, new - mean
+# %% ../../nbs/82_analyses.generalization.ipynb #cd4c2d3d
+def _fixed(x, new, responses, alphas):
+    "name -> predictions (T_new, V) of ridge with a given penalty a column; one decomposition for everybody; NaN where there is no penalty."
+    mean, out = x.mean(0), {}
+    x, new = x - mean, new - mean
     dual = len(x) < x.shape[1]
-    values, vectors = np.linalg.eigh((x @ x.T if dual else x.T @ x).astype(np.float64))
-    left = vectors.astype(np.float32)
-    inner = left.T @ (y if dual else x.T @ y) / (values.clip(0)[:, None] + alphas)
-    return (new @ x.T if dual else new) @ (left @ inner.astype(np.float32)) + level
+    values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
+    ahead = (new @ x.T if dual else new) @ vectors
+    for p, y in responses.items():
+        level = y.mean(0)
+        inner = vectors.T @ (y - level if dual else x.T @ (y - level)) / (values.clip(0)[:, None] + alphas[p])
+        out[p] = ahead @ inner.astype(np.float32) + level
+    return out
+
+def _ridge(): return RidgeCV(precision="float32")     # the same numbers on every processor; choosing to 1 % is several times faster than exactly
 
 def _fit_layers(arm, sections, test, responses, low, groups):
     "participant -> (predictions over layers, cross-validated R² over layers (L, V), penalties over layers)."
     out = {p: ([], [], []) for p in responses}
     for layer, per_story in enumerate(arm.designs):
         x, new = stacked_features(per_story, sections, low), stacked_features(per_story, test, low)
-        shared = x if arm.model else plain_ridge().design(x, groups) if low is None else Design(x, normalise=True, keep=True)
+        shared = x if arm.model else _ridge().design(x, groups) if low is None else Design(x, normalise=True, keep=True)
         for p, y in responses.items():
-            m = (arm.model(layer, p, low is not None) if arm.model else plain_ridge() if low is None else BandedRidge()).fit(shared, y, groups)
+            m = (arm.model(layer, p, low is not None) if arm.model else _ridge() if low is None else BandedRidge()).fit(shared, y, groups)
             for kept, value in zip(out[p], (m.predict(new), getattr(m, "model_", m).cv_scores_, getattr(m, "best_alphas_", None))): kept.append(value)
     return out
 
@@ -157,15 +163,18 @@ def _predict_subset(arm, sections, test, responses, low, known):
     groups = subset_groups(sections)
     y = {p: np.concatenate([r[s.name] for s in sections]) for p, r in responses.items()}
     if known is not None and known:
-        rows = groups >= 0
-        stack = lambda layer, which: stacked_features(arm.designs[layer], which)
-        return {p: _fixed(stack(layer, sections)[rows], stack(layer, test), y[p][rows], alphas) for p, (layer, alphas) in known.items()}
+        rows, out = groups >= 0, {}
+        for layer in {k for k, _ in known.values()}:
+            these = {p: alphas for p, (k, alphas) in known.items() if k == layer}
+            x, new = (stacked_features(arm.designs[layer], which) for which in (sections, test))
+            out |= _fixed(x[rows], new, {p: y[p][rows] for p in these}, these)
+        return out
     fitted = _fit_layers(arm, sections, test, y, low, groups)
     best = {p: pick_layer(np.stack(cv)) for p, (_, cv, _) in fitted.items()}
     if known is not None: known |= {p: (best[p], f[2][best[p]]) for p, f in fitted.items()}
     return {p: f[0][best[p]] for p, f in fitted.items()}
 
-# %% ../../nbs/82_analyses.generalization.ipynb #60386639
+# %% ../../nbs/82_analyses.generalization.ipynb #738c5a53
 def encoding_curves(
     arms: dict,               # name -> EncodingArm; all are scored on the same rows
     dataset,                  # Dataset
@@ -203,7 +212,7 @@ def encoding_curves(
     minutes = np.array([np.mean([scorer.minutes(s) for s in row]) for row in subsets])
     return Curves(scores, sizes, minutes, tuple(participants), scorer.regions, scorer.n_blocks, scorer.n_stories, {a: arm.tuning_minutes for a, arm in arms.items() if arm.tuning_minutes})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #c0e338bf
+# %% ../../nbs/82_analyses.generalization.ipynb #ace5dc5a
 def _check_curves(arms, folds, n_draws, penalty, low):
     "Refuse what would fail, or mislead, after many fits."
     if penalty not in ("subset", "full"): raise ParameterError("unknown way to choose penalties", place="penalty", found=penalty, expected="subset, full")
@@ -216,6 +225,7 @@ def _check_curves(arms, folds, n_draws, penalty, low):
             missing = sorted({s.story.name for s in (*encoding, *arm.extra, *test)} - set(arm.designs[0]))
             if missing: raise ParameterError("An arm lacks features of a story", place=name, found=", ".join(missing), next_step="compute them for all encoding and test stories")
 
+# %% ../../nbs/82_analyses.generalization.ipynb #4aeaa386
 class _Scorer:
     "Responses, test material and its blocks; called with an arm and a subset it gives region means (P, n + 1, R, 2)."
     def __init__(self, dataset, participants, folds, rois, ceilings, cutoff, block_length, n, seed):
@@ -243,16 +253,17 @@ class _Scorer:
     def __call__(self, arm, subset, low, known):
         guesses = {p: [] for p in self.people}
         for names, (encoding, test), k in zip(subset, self.folds, known):
-            sections = [s for s in encoding if s.name in names] + list(arm.extra)
+            languages = {t.story.language for t in test}
+            sections = [s for s in encoding if s.name in names] + [s for s in arm.extra if s.story.language in languages]
             for p, x in _predict_subset(arm, sections, test, self.heard(sections), low, k).items(): guesses[p].append(x)
-        return region_scores([block_sums(np.concatenate(g), self.truth[p], self.labels) for p, g in guesses.items()], **self.common)
+        return region_scores([block_sums(np.concatenate(guesses[p]), self.truth[p], self.labels) for p in self.people], **self.common)
 
     def minutes(self, subset):
         "fMRI of one participant that a subset uses, min, mean over folds."
         each = [[s for s in encoding if s.name in names] for names, (encoding, _) in zip(subset, self.folds)]
         return np.mean([(subset_groups(x) >= 0) @ np.concatenate([np.full(len(s), s.story.clock.tr) for s in x]) / 60 for x in each])
 
-# %% ../../nbs/82_analyses.generalization.ipynb #de4f20a8
+# %% ../../nbs/82_analyses.generalization.ipynb #fca2fcde
 def isotonic(
     scores: np.ndarray,  # curves over rising sizes, (..., K)
 ) -> np.ndarray:         # (..., K), nearest in squares among those that never fall
@@ -265,25 +276,42 @@ def isotonic(
     lowest = np.minimum.accumulate(means[..., ::-1], -1)[..., ::-1]                    # (..., a, k): smallest mean from a to any b ≥ k
     return np.where(b >= a, lowest, -np.inf).max(-2)
 
-
-EXPONENTS = np.geomspace(.05, 3, 160)
+# %% ../../nbs/82_analyses.generalization.ipynb #b6c8d18d
+EXPONENTS = np.linspace(.25, 2, 15)
 
 def saturating(
     sizes,               # amounts of data, (K,), any unit, positive
     scores: np.ndarray,  # curves, (..., K)
-) -> tuple:              # a, b ≥ 0 and c, each (...): r = a - b (size / largest size)^(-c)
-    "Least-squares power law that levels off; c on a grid from 0.05 (nearly logarithmic) to 3 (nearly a step)."
+) -> tuple:              # a ≥ 0, h (in the unit of the sizes) and c, each (...): r = a / sqrt(1 + (h / size)^c)
+    "Least-squares learning curve of a correlation: a at the end, h where it has 71 % of that; the best of a grid of h and c, then a few Gauss-Newton steps."
     x, y = np.asarray(sizes, float), np.asarray(scores, float)
     if len(x) < 3: raise ParameterError("a saturating curve needs three sizes or more", found=len(x), next_step="fit='isotonic'")
-    z = (x / x.max())[None] ** -EXPONENTS[:, None]                                     # (C, K)
-    centred, level = z - z.mean(1, keepdims=True), y.mean(-1)
-    slope = np.minimum(y @ centred.T / (centred**2).sum(1), 0)                         # (..., C); r falls with z
-    gain = 2 * slope * (y @ centred.T) - slope**2 * (centred**2).sum(1)
-    best = gain.argmax(-1)
-    b = -np.take_along_axis(slope, best[..., None], -1)[..., 0]
-    return level + b * z.mean(1)[best], b, EXPONENTS[best]
+    h, c = (v.ravel() for v in np.meshgrid(np.geomspace(x.min() * 1e-4, x.max() * 4, 80), EXPONENTS))
+    shapes = 1 / np.sqrt(1 + (h / x[:, None]) ** c)                                    # (K, candidates)
+    shapes = shapes / (length := np.linalg.norm(shapes, axis=0))
+    along = (y.astype(np.float32) @ shapes.astype(np.float32)).astype(float)           # what is left over is |y|² - along²
+    best = along.argmax(-1)
+    a = np.maximum((y * shapes.T[best]).sum(-1), 0) / length[best]
+    a, u, c = _polished(np.log(x), y, a, np.log(h[best]), c[best], np.log([x.min() * 1e-4, x.max() * 4]))
+    return a, np.exp(u), c
 
-# %% ../../nbs/82_analyses.generalization.ipynb #f1db94ae
+def _polished(x, y, a, u, c, limits, steps=4):
+    "Damped Gauss-Newton on (a, log h, c), taken only where it lowers the error: a grid alone jumps, and the jackknife multiplies jumps."
+    curve = lambda a, u, c: a[..., None] / np.sqrt(1 + np.exp(c[..., None] * (u[..., None] - x)))
+    error = ((y - curve(a, u, c))**2).sum(-1)
+    for _ in range(steps):
+        t = np.exp(c[..., None] * (u[..., None] - x))
+        g, slope = (1 + t)**-.5, -.5 * a[..., None] * t * (1 + t)**-1.5
+        J = np.stack([g, slope * c[..., None], slope * (u[..., None] - x)], -1)                     # (..., K, 3)
+        A, b = np.einsum("...ki,...kj->...ij", J, J), np.einsum("...ki,...k->...i", J, y - a[..., None] * g)
+        step = np.linalg.solve(A + np.eye(3) * (.01 * np.einsum("...ii->...i", A)[..., None] + 1e-9), b[..., None])[..., 0]
+        new = np.maximum(a + step[..., 0], 0), np.clip(u + step[..., 1], *limits), np.clip(c + step[..., 2], EXPONENTS[0], EXPONENTS[-1])
+        found = ((y - curve(*new))**2).sum(-1)
+        a, u, c = (np.where(found < error, n, o) for n, o in zip(new, (a, u, c)))
+        error = np.minimum(found, error)
+    return a, u, c
+
+# %% ../../nbs/82_analyses.generalization.ipynb #07fe15a6
 def fitted_curve(
     sizes,                # amounts of data, (K,)
     scores: np.ndarray,   # curves, (..., K)
@@ -294,14 +322,14 @@ def fitted_curve(
     x = np.asarray(sizes, float)
     grid = np.geomspace(x[0], x[-1], points)
     if fit == "saturating":
-        a, b, c = saturating(x, scores)
-        return grid, a[..., None] - b[..., None] * (grid / x[-1]) ** -c[..., None]
+        a, h, c = (v[..., None] for v in saturating(x, scores))
+        return grid, a / np.sqrt(1 + (h / grid) ** c)
     if fit != "isotonic": raise ParameterError("unknown fit", found=fit, expected="saturating, isotonic")
     y, place = isotonic(scores), np.interp(np.log(grid), np.log(x), np.arange(len(x)))
     low = np.minimum(place.astype(int), len(x) - 2)
     return grid, y[..., low] * (1 - (place - low)) + y[..., low + 1] * (place - low)
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #d926ab60
 def needed(
     grid: np.ndarray,    # amounts of data, (G,), from `fitted_curve`
     values: np.ndarray,  # (..., G), never falling
@@ -317,7 +345,7 @@ def needed(
     side = np.where(below == 0, -1, np.where(below == len(grid), 1, 0))
     return np.where(side < 0, grid[0], np.where(side > 0, grid[-1], amount)), side
 
-# %% ../../nbs/82_analyses.generalization.ipynb #1d03a9e1
+# %% ../../nbs/82_analyses.generalization.ipynb #7f496aa1
 @dataclass(frozen=True, eq=False)
 class _Ratios:
     "Log ratios of many curves: at the bound where censored, and the extremes that are still possible."
@@ -346,7 +374,7 @@ def _quantiles(r, q):
     if not ok.any(): return np.nan, np.nan
     return tuple(np.quantile(x[ok], p, method="inverted_cdf") for x, p in ((r.low, q), (r.high, 1 - q)))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #ba282de6
+# %% ../../nbs/82_analyses.generalization.ipynb #dfb1fc5e
 def _resampled(x, rng):
     "Mean curves (n, K) of bootstrap draws of participants, subset draws and test material together; x: (P, K, D, n + 1)."
     P, _, D, n = x.shape
@@ -371,9 +399,9 @@ def _interval(x, y, minutes, share, fit, added, n_blocks, n_stories, level):
     half = t.ppf(.5 + level / 2, max(df, 1)) * variance**.5
     return ratios, dict(log_ratio=theta, low=theta - half, high=theta + half, se=variance**.5, df=df)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #27cd8c76
+# %% ../../nbs/82_analyses.generalization.ipynb #f3f711bc
 def efficiency(
-    curves: Curves,
+    curves: Curves,                 # of `encoding_curves` or `table_curves`
     arm: str,                       # the arm that is said to need less data
     share: float = 1.0,             # target as a share of the fitted value of `target_arm` at full data
     region: str | None = None,      # name; None: the first region
@@ -404,6 +432,10 @@ def efficiency(
     low = min(limits[0], found["low"]) if low_open or at_most > tail else found["low"]
     high = max(limits[1], found["high"], ratios.high[one]) if high_open or at_least > tail else found["high"]
     if low_open: low = min(low, ratios.low[one])
+    m0 = np.log(ratios.amounts[0][one] + added[0])                       # nothing beyond the measured sizes is a number
+    if low < m0 - np.log(curves.minutes[-1] + added[1]) - 1e-9: low = -np.inf
+    with np.errstate(divide="ignore"):
+        if high > m0 - np.log(curves.minutes[0] + added[1]) + 1e-9: high = max(m0 - np.log(added[1]), found["log_ratio"])
     own = _log_ratios(curves.minutes, x[..., 0].mean(2), y[..., 0].mean(2), share, fit, added)
     exp = lambda v: float(np.exp(v))
     return dict(arm=arm, reference=reference, region=curves.regions[j], share=share, fit=fit, counts_tuning=count_tuning, target=float(ratios.target[one]), minutes_reference=float(ratios.amounts[0][one]), minutes=float(ratios.amounts[1][one]),
@@ -411,22 +443,22 @@ def efficiency(
         censored={(0, 0): "", (1, 0): "at most", (0, 1): "at least", (1, 1): "undetermined"}[int(low_open), int(high_open)], draws_at_least=at_least, draws_at_most=at_most, boot_low=exp(limits[0]), boot_high=exp(limits[1]),
         n=len(people), n_above_one=int((own.value > 0).sum()), n_at_least=int((own.high != own.value).sum()), n_at_most=int((own.low != own.value).sum()), n_without_signal=int(np.isnan(own.value).sum()))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #ceea17d1
+# %% ../../nbs/82_analyses.generalization.ipynb #131bc4dc
 def efficiency_table(
-    curves: Curves,
+    curves: Curves,        # of `encoding_curves` or `table_curves`
     arms=None,             # names; None: all but the reference
     shares=(.8, .9, 1.),   # targets, see `efficiency`
     regions=None,          # names; None: all
     reference: str = "pretrained",  # arm that all are compared with
     **settings,            # of `efficiency`: fit, normalised, level, seed
-):                         # pandas table, one row an arm, region, share, and way of counting
+):                         # pandas table, one row an arm, region, share, and way of counting; with the ratio in words as `text`
     "Ratios of all arms at all targets; arms that cost tuning fMRI get a second row that counts it."
     import pandas as pd
     arms = list(arms or [a for a in curves.scores if a != reference])
     rows = [efficiency(curves, a, s, r, reference, count_tuning=c, **settings) for r in regions or curves.regions for a in arms for s in shares for c in ((False, True) if curves.tuning_minutes.get(a) else (False,))]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row | dict(text=ratio_text(row)) for row in rows])
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #861dcf75
 def ratio_text(
     row,    # row of `efficiency`
 ) -> str:   # e.g. '2.0 (1.5 to 2.6)', 'at least 3.0 (2.7 or more)'
@@ -438,9 +470,9 @@ def ratio_text(
     else: limits = f"{low:.1f} or more" if not np.isfinite(high) else f"{low:.1f} to {high:.1f}"
     return f"{row['censored']} {row['ratio']:.1f} ({limits})".strip()
 
-# %% ../../nbs/82_analyses.generalization.ipynb #a46e1851
+# %% ../../nbs/82_analyses.generalization.ipynb #0e672152
 def plot_efficiency(
-    curves: Curves,
+    curves: Curves,         # of `encoding_curves` or `table_curves`
     rows=None,              # table of `efficiency_table`; its ratios at `share` stand in the legend; None: computed
     region: str | None = None,  # name; None: the first
     share: float = 1.0,     # target that is drawn
@@ -455,7 +487,7 @@ def plot_efficiency(
     region = region or curves.regions[0]
     j, k = curves.regions.index(region), int(normalised)
     arms = list(arms or [reference, *(a for a in curves.scores if a != reference)])
-    if ax is None: ax = plt.subplots(figsize=(5, 2.5), dpi=72)[1]
+    if ax is None: ax = plt.subplots(figsize=(4.6, 2.3), dpi=72)[1]
     for i, arm in enumerate(arms):
         r = curves.scores[arm][:, :, :, 0, j, k].mean(0)                               # (K, D)
         grid, values = fitted_curve(curves.minutes, r.mean(1), fit)
@@ -473,7 +505,7 @@ def plot_efficiency(
     ax.figure.tight_layout()
     return ax
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #f777b24d
 def efficiency_sentence(
     row,    # row of `efficiency`
 ) -> str:
@@ -485,7 +517,50 @@ def efficiency_sentence(
     return (f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new person than {other} for {row['share']:.0%} of the fitted value of {other} at full data: "
         f"ratio {ratio_text(row)}, {row['n_above_one']} of {row['n']} participants above 1.")
 
-# %% ../../nbs/82_analyses.generalization.ipynb #fafa4c09
+# %% ../../nbs/82_analyses.generalization.ipynb #b749a6c4
+def tuning_minutes(
+    plan,                     # Plan with one round
+    people=None,              # names; None: all who tune
+    validation: bool = True,  # count the stories that stop the tuning, too
+) -> float:                   # min, all people together
+    "fMRI that a tuning used."
+    this = plan.rounds[0]
+    sections = [*this.tuning, *(this.validation if validation else ())]
+    return float(sum(len(s) * s.story.clock.tr / 60 for p in people or plan.tune_participants for s in sections if s.story.name in plan.dataset.recordings[p]))
+
+# %% ../../nbs/82_analyses.generalization.ipynb #2f4bb64e
+def plan_arms(
+    plan,                        # Plan with one round
+    designs: dict,               # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single:NAME' for models tuned on one participant
+    controls=("reduced_rank", "same_total"),  # arms that tune no backbone
+    rank: int = 32,              # directions of the subspace
+) -> dict:                       # name -> EncodingArm
+    "Arms for `encoding_curves`, with the controls and what each cost in tuning fMRI."
+    from braintune_nb.analyses.alignment import reduced_rank_model
+    if len(plan.rounds) != 1 or "pretrained" not in designs: raise ParameterError("curves need a plan with one round, and the pretrained arm", found=f"{len(plan.rounds)} rounds; {', '.join(designs)}")
+    this, frozen, single = plan.rounds[0], designs["pretrained"], lambda a: [a.split(":", 1)[1]] if a.startswith("single:") else None
+    out = {a: EncodingArm(d, tuning_minutes=0. if a == "pretrained" else tuning_minutes(plan, single(a))) for a, d in designs.items()}
+    if "reduced_rank" in controls and len(plan.tune_participants) > 1:
+        out["reduced_rank"] = EncodingArm(frozen, model=reduced_rank_model(frozen, plan.dataset, list(plan.tune_participants), this.tuning, rank=rank), tuning_minutes=tuning_minutes(plan, validation=False))
+    if "same_total" in controls: out["same_total"] = EncodingArm(frozen, tuple(this.tuning), tuning_minutes=sum(len(s) * s.story.clock.tr / 60 for s in this.tuning))
+    return out
+
+# %% ../../nbs/82_analyses.generalization.ipynb #6b6c027a
+def join_curves(
+    parts: list,                 # Curves of different arms on the same subsets and test material
+    means: dict | None = None,   # name -> arms that become one, e.g. seeds of a tuning, or models tuned on one participant each
+) -> Curves:
+    "Arms measured one by one, side by side; models of one arm are averaged, never counted as samples."
+    first = parts[0]
+    same = lambda c: (c.sizes, c.participants, c.regions, c.n_blocks, c.n_stories, next(iter(c.scores.values())).shape) == (first.sizes, first.participants, first.regions, first.n_blocks, first.n_stories, next(iter(first.scores.values())).shape)
+    if not all(same(c) and np.allclose(c.minutes, first.minutes) for c in parts): raise ParameterError("curves of different subsets or test material cannot be joined", next_step="measure all arms with the same folds, sizes, draws and seed")
+    scores, minutes = ({k: v for c in parts for k, v in getattr(c, what).items()} for what in ("scores", "tuning_minutes"))
+    for name, arms in (means or {}).items():
+        held, cost = [scores.pop(a) for a in arms], [minutes.pop(a, 0.) for a in arms]
+        scores[name], minutes[name] = np.mean(held, 0), float(np.mean(cost))
+    return replace(first, scores=scores, tuning_minutes={a: m for a, m in minutes.items() if m})
+
+# %% ../../nbs/82_analyses.generalization.ipynb #f66fa790
 def tuning_subsets(
     names,                      # tuning stories, or tuning participants
     sizes,                      # how many of them, rising, e.g. (2, 4, 8)
@@ -501,7 +576,7 @@ def tuning_subsets(
         for k in sizes: out.setdefault(frozenset(order[:k]), dict(size=k, draws=[], names=tuple(n for n in names if n in order[:k])))["draws"].append(draw)
     return sorted(out.values(), key=lambda row: (row["size"], row["draws"]))
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #00481f25
 def scaling(
     table,                # tidy: participant, amount (e.g. hours of tuning fMRI), draw, r, and optionally test_story; every combination once
     level: float = .95,   # coverage
@@ -518,7 +593,7 @@ def scaling(
     interval = lambda v: crossed_values(v.reshape(shape), level)
     return dict(points=[dict(amount=float(a)) | interval(cube[a].to_numpy()) for a in cube.columns], per_doubling=interval(slope))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #4c6a4009
+# %% ../../nbs/82_analyses.generalization.ipynb #49c2b767
 def participant_folds(
     participants,   # names of all participants
     n: int = 0,     # folds; 0: one participant out at a time
@@ -532,7 +607,7 @@ def participant_folds(
     parts = [{names[i] for i in order[k::n]} for k in range(n)]
     return [(tuple(p for p in names if p not in part), tuple(p for p in names if p in part)) for part in parts]
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #6cb7e2da
 def cross_validated(
     sections: list,    # of Section that encode and are scored in turn
     n_test: int = 1,   # stories scored in a fold, at most
@@ -547,7 +622,7 @@ def cross_validated(
     names = story_folds(stories, max(2, -(-count // n_test)))
     return [([s for s in sections if s.story.name in fit], [s for s in sections if s.story.name in scored]) for fit, scored in names]
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #481714c2
 def story_wise(
     plan,             # Plan with one round, e.g. of `analyses.text_tuning`
     n_test: int = 1,  # stories scored in a fold
@@ -559,7 +634,7 @@ def story_wise(
     folds = cross_validated(list(sections.values()), n_test, (*this.tuning, *this.validation))
     return replace(plan, rounds=[replace(this, folds=folds)], note=f"{plan.note} Encoding models are cross-validated by story: {len(sections)} stories, each scored once; none of them tuned.".strip())
 
-
+# %% ../../nbs/82_analyses.generalization.ipynb #fb174741
 def held_out_dataset(
     source,  # Plan whose responses tune
     target,  # Plan of another data set, that is encoded and scored

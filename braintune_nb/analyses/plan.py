@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LEAST_CEILING', 'clean_dataset', 'regions_of', 'Round', 'Plan', 'share_participants', 'roles_plan', 'language_folds',
            'check_people', 'simulated_plan', 'alice_plan', 'average_recording', 'pieces', 'leave_one_out', 'load_plan',
-           'tuning_columns', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows', 'plan_summary',
-           'concept_scores']
+           'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows',
+           'plan_summary', 'arm_rows', 'concept_scores']
 
-# %% ../../nbs/85_analyses.plan.ipynb #258b10e1
+# %% ../../nbs/85_analyses.plan.ipynb #58a37518
+import warnings
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
 from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 
-# %% ../../nbs/85_analyses.plan.ipynb #2ba9d7e4
+# %% ../../nbs/85_analyses.plan.ipynb #b7bcc17d
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -41,7 +42,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #c1286a08
+# %% ../../nbs/85_analyses.plan.ipynb #1fe0892e
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -80,7 +81,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known."; return {p: regions_of(next(iter(r.values())).space) for p, r in self.dataset.recordings.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #2d3f9eff
+# %% ../../nbs/85_analyses.plan.ipynb #73e4b162
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -96,7 +97,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/85_analyses.plan.ipynb #c5a531b1
+# %% ../../nbs/85_analyses.plan.ipynb #3c2a3ae9
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -121,7 +122,7 @@ def language_folds(
         raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
     return [(of(encoding, l), of(test, l)) for l in languages]
 
-# %% ../../nbs/85_analyses.plan.ipynb #5996511f
+# %% ../../nbs/85_analyses.plan.ipynb #762339e8
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -136,7 +137,7 @@ def check_people(
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/85_analyses.plan.ipynb #16c4af8d
+# %% ../../nbs/85_analyses.plan.ipynb #2ee2db9e
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -154,7 +155,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/85_analyses.plan.ipynb #e8653bd9
+# %% ../../nbs/85_analyses.plan.ipynb #ce580b1e
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -179,7 +180,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/85_analyses.plan.ipynb #09f09ce6
+# %% ../../nbs/85_analyses.plan.ipynb #705efe11
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -202,7 +203,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/85_analyses.plan.ipynb #20df71ea
+# %% ../../nbs/85_analyses.plan.ipynb #07c90de8
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -224,17 +225,32 @@ def load_plan(
     else: from braintune_nb.data.bilingual import load_bilingual as load
     return roles_plan(load(data_dir), Split.load(split), regions=named)
 
-# %% ../../nbs/85_analyses.plan.ipynb #5a34c83c
+# %% ../../nbs/85_analyses.plan.ipynb #e13aaacc
 def tuning_columns(
-    plan: Plan,  # who tunes and who is scored on what
+    plan: Plan,        # who tunes and who is scored on what
     participant: str,  # name of the participant
-) -> np.ndarray:  # (V,) bool
-    "Which columns of a participant tune; `ParameterError` for an unknown region."
+) -> np.ndarray:       # (V,) bool
+    "Which columns of a participant tune: those of the plan's regions that are finite in every story; `ParameterError` for an unknown region, `DataError` where none is left."
     rois = plan.rois[participant]
     if unknown := [r for r in plan.regions if r not in rois]: raise ParameterError("Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois))
-    return np.any([rois[r] for r in plan.regions or rois], axis=0) if rois else np.ones(len(next(iter(plan.dataset.recordings[participant].values())).space), bool)
+    chosen = np.any([rois[r] for r in plan.regions or rois], axis=0) & finite_columns(plan, participant)
+    if not chosen.any(): raise DataError("No column is left to tune on", place=participant, found="NaN, or no column in the regions", expected="finite responses in some column", next_step="choose other regions, or leave the participant out")
+    return chosen
 
-# %% ../../nbs/85_analyses.plan.ipynb #08c0639c
+
+@lru_cache(maxsize=256)
+def finite_columns(
+    plan: Plan,        # who tunes and who is scored on what
+    participant: str,  # name of the participant
+) -> np.ndarray:       # (V,) bool
+    "Columns that are finite in every tuning and validation story of the participant; says how many are not."
+    heard = plan.dataset.recordings[participant]
+    rows = [np.isfinite(heard[s.story.name].responses).all(0) for r in plan.rounds for s in (*r.tuning, *r.validation) if s.story.name in heard]
+    finite = np.all(rows, axis=0) if rows else np.ones(len(next(iter(heard.values())).space), bool)
+    if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
+    return finite
+
+# %% ../../nbs/85_analyses.plan.ipynb #641c39c4
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -257,7 +273,7 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #ae8f5f6a
+# %% ../../nbs/85_analyses.plan.ipynb #b65c10a3
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -282,7 +298,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/85_analyses.plan.ipynb #2e6743e8
+# %% ../../nbs/85_analyses.plan.ipynb #4058f35f
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
@@ -301,7 +317,7 @@ def plan_summary(
     out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois), oracles={k: both["alignment"][k] for k in oracles or {}})
     groups = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}
     parts = {name: summarise(whole, regions, [people.index(p) for p in members]) for name, members in groups.items() if members}
-    out["by_group"] = {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank") if k in part} for name, part in parts.items()}
+    out["by_group"] = {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
     if plan.groups: out["average_listeners"] = {g: summarise(scored([g]), regions) | dict(ceiling=mean_ceiling({g: ceilings[g]}, plan.rois)) for g in plan.groups}
     if plan.groups: out["limits"] = ["One story of twelve minutes: nothing here says that tuning on it carries over to other stories, and each half of the story tunes what the other half scores.",
         "The interval over listeners does not speak of other stories, and the shift null does not speak of other listeners."]
@@ -314,6 +330,23 @@ def plan_summary(
     return out
 
 
+def arm_rows(
+    summary: dict,  # of `plan_summary`
+    **labels,       # columns that say what this is: simulation_seed=3, ...
+) -> list:          # one row an arm, region and subset: gain over pretrained in units of r with interval, alignment, ceiling
+    "The gains of all arms as rows of a table; subsets are all rows, seen and unseen concepts, tuning and new participants, and languages."
+    subsets = {"all": summary["gain_arms"]} | summary.get("gain_arms_seen_unseen", {}) | {k: v["gain_arms"] for k, v in summary["by_group"].items()} | {k: v["gain_arms"] for k, v in summary.get("by_language", {}).items()}
+    rows = []
+    for subset, arms in subsets.items():
+        for arm, regions in arms.items():
+            if arm.startswith("oracle"): continue
+            for region, g in regions.items():
+                raw = g["raw"]
+                rows.append(labels | dict(subset=subset, arm=arm, region=region, gain=raw["mean"], low=raw["ci_low"], high=raw["ci_high"], n_positive=raw["n_positive"], n=raw["n"],
+                    pretrained=summary["alignment"]["pretrained"][region]["raw"]["mean"] if subset == "all" else None, ceiling=summary["ceiling"][region]))
+    return rows
+
+
 def concept_scores(
     plan: Plan,  # who tunes and who is scored on what
     score,     # rows (T,) bool -> tables of `summarise`
@@ -322,4 +355,4 @@ def concept_scores(
     rows = {k: np.concatenate([getattr(plan.truth, f"{k}_rows")[s.story.name][s.rows] for s in plan.test_sections]) for k in ("seen", "unseen")}
     part = {k: score(mask) for k, mask in rows.items()}
     return dict(seen_unseen={arm: {k: part[k]["alignment"][arm] for k in part} for arm in part["seen"]["alignment"]},
-        gain_seen_unseen={k: part[k]["gain"] for k in part}, scored_trs={k: int(m.sum()) for k, m in rows.items()})
+        gain_seen_unseen={k: part[k]["gain"] for k in part}, gain_arms_seen_unseen={k: part[k]["gain_arms"] for k in part}, scored_trs={k: int(m.sum()) for k, m in rows.items()})

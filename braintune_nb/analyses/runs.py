@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['layer_numbers', 'prepare_simulation', 'members', 'run_arm', 'best_epochs', 'arm_names', 'run_untuned', 'load_teacher',
-           'oracle_predictions', 'listener_part', 'map_scores', 'tune_row', 'gain_columns']
+           'oracle_predictions', 'listener_part', 'map_scores', 'Part', 'all_arms', 'release_model', 'tune_row',
+           'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #5b3a7e6b
+# %% ../../nbs/89_analyses.runs.ipynb #2e881d4d
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,12 +17,14 @@ import numpy as np
 from ..core import ParameterError, cache_dir, content_hash, read_arrays, read_json, write_arrays, write_json
 from ..encode.score import correlation
 from .alignment import encode_arm, story_designs
-from .plan import clean_dataset, layer_scores, scored_responses
+from ..data.recordings import Space
+from ..data.splits import Split
+from .plan import arm_rows, clean_dataset, layer_scores, plan_ceilings, scored_responses, tuning_columns
 from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_features, tune_arm
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #d0968e47
+# %% ../../nbs/89_analyses.runs.ipynb #9668eb05
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -33,7 +36,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #0f3495fa
+# %% ../../nbs/89_analyses.runs.ipynb #e13ea0f2
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`
     seed: int = 0,  # seed of the draws
@@ -56,7 +59,7 @@ def prepare_simulation(
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #78cc6d0b
+# %% ../../nbs/89_analyses.runs.ipynb #2aed6a2a
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -109,7 +112,7 @@ def _keep(run, tuner, arm):
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #7075aa3b
+# %% ../../nbs/89_analyses.runs.ipynb #122e9102
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
 ) -> list:       # epochs up to and with the best validation correlation, one a round
@@ -129,7 +132,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #6ceac684
+# %% ../../nbs/89_analyses.runs.ipynb #9add046a
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -148,7 +151,7 @@ def run_untuned(
         with run.stage(arm): predictions[arm] = [encoding_arm(plan, features, arm)]
     return features, predictions, {"pretrained": [layer_scores(plan, by_layer)]}
 
-# %% ../../nbs/89_analyses.runs.ipynb #351e3c3d
+# %% ../../nbs/89_analyses.runs.ipynb #36d3ffc1
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -159,7 +162,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #7f13c06c
+# %% ../../nbs/89_analyses.runs.ipynb #d86614d6
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -173,7 +176,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #6e6e6bf9
+# %% ../../nbs/89_analyses.runs.ipynb #ab94e2c1
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -198,7 +201,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #feaeaef1
+# %% ../../nbs/89_analyses.runs.ipynb #66b3a385
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -210,7 +213,75 @@ def map_scores(
     maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
     return space, maps, people
 
-# %% ../../nbs/89_analyses.runs.ipynb #0f9ae1b7
+# %% ../../nbs/89_analyses.runs.ipynb #a71a1f24
+class Part:
+    "A part of a run: the same folder and stages, under a name."
+    def __init__(self, run, name: str): self.run, self.name = run, name
+    def path(self, name): "A file of this part."; return self.run.path(f"{self.name}/{name}")
+    def done(self, name): "Whether a stage was finished before."; return self.run.done(f"{self.name} {name}")
+    def stage(self, name): "A stage of the run."; return self.run.stage(f"{self.name} {name}")
+
+
+def all_arms(
+    run,                       # Run or Part
+    plan,                      # Plan
+    backbone,                  # Backbone or SpeechBackbone
+    preset,                    # Preset
+    arms: list,                # of TUNED_ARMS, 'tuned' first
+    encoding_arms: list,       # of ENCODING_ARMS
+    seeds=(0,),                # of the tuning
+    layers=None,               # layers that are encoded; None: all but the embeddings
+    teacher=None,              # of 'lm_target' and 'speech_target'
+    noise: bool = False,       # the arm 'weight_noise' too
+    **tuning,                  # of `run_arm`: read_layer, train_layers, precision, device
+) -> tuple:                    # arm -> [participant -> (T, V)], arm -> [participant -> (L, V)], training logs
+    "Predictions of every arm, each stored when it is done."
+    layers = layers or layer_numbers(backbone)
+    _, predictions, curves = run_untuned(run, plan, backbone, preset, layers, encoding_arms)
+    training = []
+    for seed in seeds:
+        for arm in arms:
+            for member in members(plan, arm):
+                chosen, by_layer, logs = run_arm(run, plan, backbone, preset, member, seed, layers, teacher=teacher, **tuning)
+                predictions.setdefault(arm, []).append(chosen)
+                if arm != "frozen_head": curves.setdefault(arm, []).append(by_layer)
+                training += logs
+    if noise and len(plan.rounds) == 1:
+        from braintune_nb.model.release import BrainTuner
+        with run.stage("weight_noise"):
+            moved = noisy_backbone(backbone, BrainTuner.from_pretrained(run.path("model")).backbone)
+            predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
+    return predictions, curves, training
+
+# %% ../../nbs/89_analyses.runs.ipynb #0dd3e87a
+def release_model(
+    run,            # Run that kept a tuned model
+    plan,           # Plan
+    preset,         # Preset it was tuned with
+    summary: dict,  # of `plan_summary`
+    backbone,       # the pretrained Backbone or SpeechBackbone
+) -> Path:          # folder of the release
+    "Write the run's tuned model with its record and card."
+    from braintune_nb.model.release import BrainTuner
+    folder = run.path("model")
+    tuner, first, split = BrainTuner.from_pretrained(folder), plan.rounds[0], None
+    if plan.truth is not None or len(plan.rounds) == 1:
+        names = lambda sections: tuple(dict.fromkeys(s.story.name for s in sections))
+        split = Split(names(first.tuning), names(first.validation), names([s for e, _ in first.folds for s in e]), names(plan.test_sections), plan.tune_participants, plan.new_participants)
+    ceilings = {p: (c[tuning_columns(plan, p)], dict(name="largest r of a perfect model with the scored mean", story=", ".join(sorted({s.story.name for s in plan.test_sections})), repeats="odd ones, where there are repeats", scored="even ones"))
+        for p, c in plan_ceilings(plan).items() if p in tuner.outputs}
+    rows = [{k: r[k] for k in ("arm", "region", "subset", "gain", "low", "high", "n")} for r in arm_rows(summary) if r["subset"] in ("all", "new participants") and r["arm"] in ("tuned", "permuted", "reduced_rank")]
+    reading = dict(n_words=preset.n_words, delays=list(preset.delays)) if preset.inputs == "words" else dict(mode=preset.inputs, window=preset.window, chunk=preset.chunk, context=preset.context, delays=list(preset.delays))
+    return tuner.save_pretrained(folder, space={p: _head_space(plan, p) for p in tuner.outputs}, ceilings=ceilings, split=split, numbers=rows, data=plan.dataset.name, inputs=reading, training=asdict(preset),
+        labels=("simulated",) if plan.truth is not None else (), language=sorted({s.story.language for s in first.tuning}), base_model=None if backbone.folder else backbone.name, limits=summary.get("limits", ()))
+
+
+def _head_space(plan, participant):
+    "The columns that a participant's head predicts."
+    whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
+    return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
+
+# %% ../../nbs/89_analyses.runs.ipynb #ef96ccad
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults

@@ -6,22 +6,22 @@
 __all__ = ['PENALTIES', 'PROBE_VOICES', 'STEP', 'Spoken', 'frame_middles', 'span_weights', 'span_states', 'Task', 'check_task',
            'probe', 'item_scores', 'isolated_words', 'category_folds', 'category_task', 'word_task', 'context_concepts',
            'new_sentences', 'spoken_sentences', 'context_word_task', 'phone_task', 'digit_task', 'upper_middle',
-           'speech_tasks', 'task_items', 'item_interval', 'task_table', 'compare_arms', 'head_measure', 'loss_measure',
-           'task_figure']
+           'speech_tasks', 'task_items', 'load_arms', 'item_interval', 'task_table', 'compare_arms', 'head_measure',
+           'loss_measure', 'task_figure']
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #058204a1
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #173324ef
 import re, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core import DataError, MissingData, ParameterError, SplitError
+from ..core import DataError, MissingData, ParameterError, SplitError, read_json
 from ..features.speech import read_audio
-from ..model.backbone import SpeechBackbone
+from ..model.backbone import SpeechBackbone, load_speech_backbone
 from ..simulate.language import TEMPLATES, N_TEST_TEMPLATES, Lexicon, draw_slots, fill_template, make_lexicon
 from ..simulate.speech import RATE, speak
 from ..simulate.speech_backbone import NEW_VOICES, TRAINING_VOICES, speak_corpus
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #8db99632
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #efdbbe0c
 @dataclass(frozen=True, eq=False)
 class Spoken:
     "U utterances and the N spans in them that are read."
@@ -36,7 +36,7 @@ class Spoken:
     @property
     def seconds(self) -> float: "Length of all sounds, s."; return sum(len(s) for s in self.sounds) / RATE
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #a6c7ed6c
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9053c404
 def frame_middles(
     backbone: SpeechBackbone,  # whose frames
     n: int,                    # number of frames
@@ -60,7 +60,7 @@ def span_weights(
     weights = np.where(inside.any(1, keepdims=True), inside, nearest)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #356c919b
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #98e0525c
 def span_states(
     backbone: SpeechBackbone,     # L layers of width H; evaluation mode is set and restored
     spoken: Spoken,               # U utterances, N spans
@@ -99,7 +99,7 @@ def _equal_lengths(lengths, most, any_length=False):
         part.append(int(u))
     if part: yield part
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #6797c146
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #87f22dfc
 @dataclass(frozen=True, eq=False)
 class Task:
     "Labels, folds and units of one probing task."
@@ -117,7 +117,7 @@ class Task:
     @property
     def chance(self) -> float: "Balanced accuracy of guessing."; return 1 / len(self.names)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #54bb6549
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #73b6d368
 def check_task(
     task: Task,  # to be probed
 ) -> None:
@@ -126,6 +126,7 @@ def check_task(
     for number, (train, tests) in enumerate(task.folds):
         absent = np.setdiff1d(np.arange(len(task.names)), task.labels[train])
         if len(absent): raise SplitError("A label has no training rows", place=f"{task.name}, fold {number}", found=task.names[absent[0]], expected=f"{len(task.names)} labels", next_step="use more data, or fewer labels")
+        if len(np.unique(task.groups[train])) < 2: raise SplitError("One group gives no folds for the penalty", place=f"{task.name}, fold {number}", found=task.groups[train][0], expected="two or more", next_step="use more voices, concepts or speakers for training")
         for part, rows in tests.items():
             if (np.r_[task.labels[train], task.labels[rows]] < 0).any(): raise SplitError("A row without a label is in a fold", place=f"{task.name}{part}, fold {number}")
             if np.intersect1d(train, rows).size: raise SplitError("Training and test rows overlap", place=f"{task.name}{part}, fold {number}", found=f"{np.intersect1d(train, rows).size} rows")
@@ -133,7 +134,7 @@ def check_task(
                 shared = np.intersect1d(values[train], values[rows])
                 if len(shared): raise SplitError(f"Training and test share a {what}", place=f"{task.name}{part}, fold {number}", found=f"{shared[0]} and {len(shared) - 1} more", expected="none in common", next_step=f"split by {what}")
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #00677936
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #50292420
 PENALTIES = tuple(10.0 ** np.arange(-1, 6))
 
 def probe(
@@ -158,7 +159,7 @@ def probe(
             times[part][rows] += 1
     return {part: np.where(times[part] > 0, right[part] / np.maximum(times[part], 1), np.nan) for part in right}
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #733255dc
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #7b1a0478
 def item_scores(
     right: np.ndarray,  # (N,) of one part, from `probe`
     task: Task,         # with N spans
@@ -171,7 +172,7 @@ def item_scores(
     table = pd.DataFrame(dict(item=task.items[rows], weight=weight, score=weight * right[rows])).groupby("item", as_index=False).sum()
     return table.assign(score=table.score / table.weight)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #ba904245
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #8d119c3a
 PROBE_VOICES, STEP = TRAINING_VOICES[:3], 0.2   # lengths are whole multiples of STEP s, so that utterances share batches
 
 def _cut(audio, a, b):
@@ -194,7 +195,7 @@ def isolated_words(
     start, stop = np.array(stop).T
     return Spoken(tuple(sounds), np.arange(len(sounds)), start, stop, dict(concept=np.tile(np.arange(len(lexicon)), len(voices)), voice=np.repeat(voices, len(lexicon))))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #8f62aede
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #23b2a208
 def category_folds(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -215,7 +216,7 @@ def category_folds(
             size[k] += (group == g).sum()
     return fold
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #b9139510
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #31bd8f7a
 def category_task(
     lexicon: Lexicon,  # its `held_out` concepts are those that tuning never used
     language: str,     # 'en' or 'zh'
@@ -232,7 +233,7 @@ def category_task(
     both = dict(concept=concept, voice=voice)
     return Task("category", language, spoken, labels, tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_heard": both, "_unheard": both, "_known": dict(voice=voice)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #a61c39d6
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #c05dfa5d
 def word_task(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -243,7 +244,7 @@ def word_task(
     new = np.isin(voice, NEW_VOICES)
     return Task("word_alone", language, spoken, concept, tuple(lexicon.words[language]), concept, "concepts", voice, ((np.flatnonzero(~new), {"": np.flatnonzero(new)}),), {"": dict(voice=voice)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #8b5a9d04
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #fb586b1b
 def context_concepts(
     lexicon: Lexicon,  # C concepts
 ) -> np.ndarray:       # (C,) bool
@@ -269,7 +270,7 @@ def new_sentences(
         found.setdefault(" ".join(words), (words, concepts))
     return tuple(zip(*found.values()))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #3fcaebb7
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #ac8eb48f
 def _moments(phones, a, step=.02):
     "Moments 20 ms apart inside the phones of an utterance that begins at a s: times, names."
     times, names = [], []
@@ -279,7 +280,7 @@ def _moments(phones, a, step=.02):
         times += list(inside - a); names += [name] * len(inside)
     return times, names
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #3915a689
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #5166683d
 def spoken_sentences(
     lexicon: Lexicon,        # C concepts
     language: str,           # 'en' or 'zh'
@@ -306,7 +307,7 @@ def spoken_sentences(
     u, start, stop, concept, phone, voice, text = (np.array(x) for x in zip(*rows))
     return Spoken(tuple(sounds), u, start, stop, dict(concept=concept, phone=phone, voice=voice, text=text))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #27dca106
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #7f559689
 def context_word_task(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -335,7 +336,7 @@ def phone_task(
     for i, p in enumerate(names): labels[phones == p] = i
     return Task("phone", language, spoken, labels, names, spoken.utterance, "sentences", about["voice"], ((draw(~new, most), {"": draw(new, most_test)}),), {"": dict(voice=about["voice"], text=about["text"])})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #80c7d973
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9b6e0dc0
 def digit_task(
     folder,          # holds <digit>_<speaker>_<take>.wav
 ) -> Task:           # 10 labels, a fold for each speaker
@@ -352,14 +353,14 @@ def digit_task(
     folds = tuple((np.flatnonzero(speaker != s), {"": np.flatnonzero(speaker == s)}) for s in np.unique(speaker))
     return Task("digit", "en", spoken, digit, tuple("0123456789"), speaker, "speakers", speaker, folds, {"": dict(speaker=speaker)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #960ed80f
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #d4fb5163
 def upper_middle(
     layers: int,  # L, blocks of the model
 ) -> tuple:       # layer numbers, 1 to L
     "The fixed band: from half of the layers to five sixths of them."
-    return tuple(range(max(1, -(-layers // 2)), max(1, 5 * layers // 6) + 1))
+    return tuple(range(-(-layers // 2), (10 * layers + 6) // 12 + 1))   # five sixths, rounded
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #c828537f
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #92c2c5c5
 def speech_tasks(
     lexicon: Lexicon,            # of the simulated experiment: says which concepts tuning has not heard
     languages=("en", "zh"),      # languages of the made speech
@@ -375,7 +376,7 @@ def speech_tasks(
         tasks += [category_task(lexicon, language, alone), word_task(lexicon, language, alone), context_word_task(lexicon, language, sentences), phone_task(language, sentences)]
     return tasks + ([] if digits is None else [digit_task(digits)])
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #86a9445e
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #4613e17b
 def task_items(
     backbones: dict,        # arm -> SpeechBackbone, or a list of them that differ in their seed
     tasks: list,            # from `speech_tasks`
@@ -410,7 +411,23 @@ def _with_band(table, band, layers):
     mean = table[table.layer.isin([str(l) for l in band])].groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean().assign(layer="band")
     return pd.concat([mean, table[~table.layer.str.isdigit()] if layers == "band" else table], ignore_index=True)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #7528e709
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #5c708c17
+def load_arms(
+    arms: dict | None = None,  # arm -> name, folder, 'random:NAME', or a list of these
+    runs=(),                   # folders of finished runs of tune_speech
+) -> dict:                     # arm -> list of SpeechBackbone
+    "Models by arm. Raises MissingData for a folder that holds no run, ModelError for a model that is not whole."
+    named = {arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in (arms or {}).items()}
+    for folder in map(Path, runs):
+        if not (folder / "run.json").is_file(): raise MissingData("This folder holds no finished run", file=folder, expected="run.json", next_step="pass folders written by `braintune run tune_speech`")
+        named.setdefault("pretrained", [read_json(folder / "run.json")["parameters"]["backbone"]])
+        if not (folder / "model" / "backbone").is_dir(): raise MissingData("The run kept no tuned model", file=folder / "model" / "backbone", next_step="run tune_speech again")
+        named.setdefault("tuned", []).append(folder / "model" / "backbone")
+        for own in sorted((folder / "backbones").glob("*")): named.setdefault(own.name, []).append(own)
+    load = lambda name, seed: load_speech_backbone(str(name).removeprefix("random:"), random_weights=str(name).startswith("random:"), seed=seed)
+    return {arm: [load(name, seed) for seed, name in enumerate(names)] for arm, names in named.items()}
+
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9b65d401
 def item_interval(
     scores,              # (n,) score of each item
     weights,             # (n,)
@@ -429,7 +446,7 @@ def item_interval(
     means = counts @ (x * w) / np.maximum(counts @ w, 1e-300)
     return mean, *(float(q) for q in np.quantile(means, [.5 - level / 2, .5 + level / 2]))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #b05d7a85
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #5c7915c9
 def task_table(
     items,  # DataFrame from `task_items`, or arm -> SpeechBackbone (then tasks are needed)
     tasks=None,         # from `speech_tasks`, if `items` are backbones
@@ -463,7 +480,7 @@ def compare_arms(
             rows.append(dict(arm=arm, **dict(zip(keys, key)), difference=d, ci_low=low, ci_high=high, n=len(part), n_higher=int((part.score > part.score_base).sum())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #63fe7b47
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9f95354a
 def head_measure(
     heads,                     # SpeechHeads that were trained with the model
     lexicon: Lexicon,          # whose words are said
@@ -503,7 +520,7 @@ def loss_measure(
     import pandas as pd
     return lambda backbone: pd.DataFrame([dict(task=f"loss_{name}", language=language, layer="last", item=i, unit="passages", chance=np.nan, score=float(x), weight=1.) for i, x in enumerate(losses(backbone))])
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #b003084e
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #eb1a9589
 def task_figure(
     table,                 # from `task_table`
     layer: str = "band",   # layer that is shown, beside tasks that have only one

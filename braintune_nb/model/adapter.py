@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ATTENTION', 'Adapter', 'adapter_targets', 'has_adapter', 'add_adapter', 'adapter_share', 'still_base', 'merged']
 
-# %% ../../nbs/40_model.adapter.ipynb #9733e9c1
+# %% ../../nbs/40_model.adapter.ipynb #28097079
 import copy, re, types, warnings
 from dataclasses import dataclass
 import torch
 from ..core import ModelError, ParameterError
 from .backbone import SPEECH_KINDS, transformer_blocks
 
-# %% ../../nbs/40_model.adapter.ipynb #fada5536
+# %% ../../nbs/40_model.adapter.ipynb #dee886d5
 @dataclass(frozen=True)
 class Adapter:
     "Settings of the low-rank correction; the defaults are those of the multi-participant paper."
@@ -28,12 +28,12 @@ class Adapter:
         if isinstance(self.targets, str): raise ParameterError("Targets are a list of names", found=repr(self.targets), expected=f"({self.targets!r},)")
         object.__setattr__(self, "targets", tuple(self.targets))
 
-# %% ../../nbs/40_model.adapter.ipynb #abad787d
+# %% ../../nbs/40_model.adapter.ipynb #441b09ea
 ATTENTION = (                                                   # ends of names inside one block, tried in this order
     ("q_proj", "k_proj", "v_proj", "out_proj"),                 # wav2vec2, HuBERT, WavLM, Whisper, OPT, XGLM
     ("q_proj", "k_proj", "v_proj", "o_proj"),                   # Llama, Mistral, Qwen, Gemma
     ("query", "key", "value", "attention.output.dense"),        # BERT, RoBERTa, XLM-R, ELECTRA
-    ("q_lin", "k_lin", "v_lin", "out_lin"),                     # DistilBERT
+    ("q_lin", "k_lin", "v_lin", "out_lin"),                     # DistilBERT, XLM
     ("attn.c_attn", "attn.c_proj"),                             # GPT-2: one matrix for query, key and value
     ("query_key_value", "attention.dense"),                     # GPT-NeoX, Pythia
     ("attn.Wqkv", "attn.Wo"),                                   # ModernBERT
@@ -52,7 +52,7 @@ def _linears(block):
 
 def _ends(name, end): return name == end or name.endswith("." + end)
 
-# %% ../../nbs/40_model.adapter.ipynb #c241850a
+# %% ../../nbs/40_model.adapter.ipynb #1babb4e5
 def adapter_targets(
     model: torch.nn.Module,  # transformers base model; the encoder alone for Whisper
     targets=(),              # ends of names; empty: the attention projections of the model's kind
@@ -71,7 +71,7 @@ def adapter_targets(
     prefix = {id(m): name for name, m in model.named_modules()}
     return [f"{prefix[id(layers[b])]}.{n}" for b in numbers for n in _linears(layers[b]) if any(_ends(n, e) for e in found[0])]
 
-# %% ../../nbs/40_model.adapter.ipynb #f0c0e59a
+# %% ../../nbs/40_model.adapter.ipynb #d3dc46a6
 def _attend(self, hidden_states, attention_mask, gated_position_bias):
     "WavLM's attention through its projections, so that what sits on them is used; the weights of attention are not returned."
     n, t, width = hidden_states.shape
@@ -83,14 +83,14 @@ def _attend(self, hidden_states, attention_mask, gated_position_bias):
 
 def _lora(model): return {name: m for name, m in model.named_modules() if hasattr(m, "lora_A") and hasattr(m, "get_base_layer")}
 
-# %% ../../nbs/40_model.adapter.ipynb #757387cf
+# %% ../../nbs/40_model.adapter.ipynb #df285777
 def has_adapter(
     model: torch.nn.Module,  # any module
 ) -> bool:                   # True: some of its layers carry a low-rank correction
     "Whether a model carries an adapter."
     return bool(_lora(model))
 
-# %% ../../nbs/40_model.adapter.ipynb #e60477ff
+# %% ../../nbs/40_model.adapter.ipynb #29287d7d
 def add_adapter(
     model: torch.nn.Module,  # transformers base model, changed in place
     adapter: Adapter,        # rank, scale, dropout, targets
@@ -115,7 +115,7 @@ def add_adapter(
         if hasattr(m, "torch_multi_head_self_attention") and _lora(m): m.torch_multi_head_self_attention = types.MethodType(_attend, m)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
-# %% ../../nbs/40_model.adapter.ipynb #2770381a
+# %% ../../nbs/40_model.adapter.ipynb #07d60e63
 def adapter_share(
     model: torch.nn.Module,  # with an adapter
 ) -> float:                  # trained weights / weights of the backbone without the adapter
@@ -123,7 +123,7 @@ def adapter_share(
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     return own / (sum(p.numel() for p in model.parameters()) - own)
 
-# %% ../../nbs/40_model.adapter.ipynb #ec7a1cae
+# %% ../../nbs/40_model.adapter.ipynb #246f434c
 def still_base(
     model: torch.nn.Module,  # with an adapter, changed in place
 ) -> torch.nn.Module:        # the same
@@ -133,7 +133,7 @@ def still_base(
     for m, mode in kept: m.train(mode)
     return model
 
-# %% ../../nbs/40_model.adapter.ipynb #e8f0850c
+# %% ../../nbs/40_model.adapter.ipynb #01842502
 def merged(
     model: torch.nn.Module,  # with or without an adapter; stays as it is
 ) -> torch.nn.Module:        # a copy of the same class without adapter

@@ -4,27 +4,25 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SectionInputs', 'random_backbone', 'section_inputs', 'section_targets', 'activation_gb', 'word_states',
-           'Pool', 'BrainTuner', 'freeze_layers', 'refresh_heads', 'save_tuner', 'load_tuner']
+           'Pool', 'BrainTuner', 'freeze_layers', 'refresh_heads']
 
-# %% ../../nbs/41_model.tuner.ipynb #bed55891
-import copy, json
+# %% ../../nbs/41_model.tuner.ipynb #74e3bc14
+import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
-from ..core import DataError, ModelError, ParameterError, content_hash, write_atomic
+from ..core import DataError, ParameterError, content_hash
 from ..data.recordings import zscore
 from ..align.resample import resample, story_weights
 from ..align.delays import delay
-from .backbone import Backbone, SpeechBackbone, load_backbone, transformer_blocks
+from .backbone import Backbone, SpeechBackbone, transformer_blocks
 from ..features.text import read_states, text_inputs
-from .adapter import Adapter, add_adapter, has_adapter, merged
+from .adapter import Adapter, add_adapter, merged
 
-# %% ../../nbs/41_model.tuner.ipynb #7fd7c27f
+# %% ../../nbs/41_model.tuner.ipynb #3bd6fc8e
 @dataclass(frozen=True, eq=False)
 class SectionInputs:
     "What the tuner reads for one section: tokens of the words that matter, and their weight at each TR."
@@ -54,7 +52,7 @@ class SectionInputs:
         "The same on another device."
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)})
 
-# %% ../../nbs/41_model.tuner.ipynb #8b506de6
+# %% ../../nbs/41_model.tuner.ipynb #11744a45
 def random_backbone(
     words,            # words of the vocabulary
     width: int = 32,  # H
@@ -76,7 +74,7 @@ def random_backbone(
         model = BertModel(config).eval()
     return Backbone(model, fast, "random", None, layers, width, 64, False)
 
-# %% ../../nbs/41_model.tuner.ipynb #d4841d73
+# %% ../../nbs/41_model.tuner.ipynb #248c1e4a
 def _needed_rows(section, delays):
     "The section's rows and as many before them as the longest delay asks for, within the story."
     rows = np.asarray(section.rows)
@@ -85,7 +83,7 @@ def _needed_rows(section, delays):
             expected=f"some of the {len(section.story.clock)} TRs of {section.story.name!r}")
     return np.arange(max(0, rows.min() - max(delays)), rows.max() + 1)
 
-# %% ../../nbs/41_model.tuner.ipynb #72d02d6c
+# %% ../../nbs/41_model.tuner.ipynb #e08dd49f
 def section_inputs(
     section,               # Section: a story, or a block of one
     backbone,              # Backbone whose tokenizer is used
@@ -105,7 +103,7 @@ def section_inputs(
     return SectionInputs(section.name, parts[0][:, :width].contiguous(), parts[1][:, :width].contiguous(), parts[2],
         torch.as_tensor(weights[:, words], dtype=torch.float32), int(rows[0]), torch.as_tensor(np.asarray(section.rows) - rows[0]))
 
-# %% ../../nbs/41_model.tuner.ipynb #70ce038c
+# %% ../../nbs/41_model.tuner.ipynb #0e5af62e
 def section_targets(
     section,                  # Section
     recordings: dict,         # participant -> story name -> Recording, as in Dataset.recordings
@@ -119,7 +117,7 @@ def section_targets(
     rows = {p: recordings[p][section.story.name].responses[np.asarray(section.rows)] for p in chosen if section.story.name in recordings[p]}
     return {p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32)) for p, x in rows.items()}
 
-# %% ../../nbs/41_model.tuner.ipynb #862807db
+# %% ../../nbs/41_model.tuner.ipynb #919f145b
 class _Caught(Exception):
     "Carries the input of a block out of a forward pass."
 
@@ -136,7 +134,7 @@ def _states_at(model, token_ids, attention_mask, position, layer):
     except _Caught as caught: return caught.args[0][torch.arange(len(position), device=position.device), position]
     finally: hook.remove()
 
-# %% ../../nbs/41_model.tuner.ipynb #32a4cafa
+# %% ../../nbs/41_model.tuner.ipynb #9b0c9680
 def activation_gb(
     tokens: tuple,  # (N, K): words and tokens of a context
     config,         # the backbone's configuration
@@ -146,7 +144,7 @@ def activation_gb(
     n, k = tokens
     return n * k * layers * (34 * config.hidden_size + 5 * config.num_attention_heads * k) * 2 / 1e9
 
-# %% ../../nbs/41_model.tuner.ipynb #91d34bc9
+# %% ../../nbs/41_model.tuner.ipynb #9b8f5e6f
 def word_states(
     model: torch.nn.Module,   # transformers base model
     inputs: SectionInputs,    # on the model's device
@@ -164,7 +162,7 @@ def word_states(
         states.append(checkpoint(_states_at, *part, use_reentrant=False) if again else _states_at(*part))
     return torch.cat(states).float()[torch.argsort(order)]
 
-# %% ../../nbs/41_model.tuner.ipynb #a2334893
+# %% ../../nbs/41_model.tuner.ipynb #69e59bfd
 class Pool(torch.nn.Module):
     "One state for each window of frames."
     def __init__(self,
@@ -185,7 +183,7 @@ class Pool(torch.nn.Module):
         score = torch.zeros_like(frames[..., 0]) if self.query is None else frames @ self.query.to(frames) / frames.shape[-1] ** 0.5
         return torch.einsum("wk,wkh->wh", score.masked_fill(~mask, -torch.inf).softmax(1), frames)
 
-# %% ../../nbs/41_model.tuner.ipynb #90936960
+# %% ../../nbs/41_model.tuner.ipynb #f589d248
 KINDS = ("participant", "shared", "individual", "nonlinear", "ridge")
 
 def _heads(outputs, width, kind, seed, rank):
@@ -207,12 +205,12 @@ def _heads(outputs, width, kind, seed, rank):
                 nn.init.zeros_(heads[-1][1].weight); nn.init.zeros_(heads[-1][1].bias)      # everybody starts as the group
     return heads.requires_grad_(kind != "ridge")
 
-# %% ../../nbs/41_model.tuner.ipynb #6ec015fd
+# %% ../../nbs/41_model.tuner.ipynb #c7f79552
 def _over_time(x):
     "(T, F), each column with mean 0 and unbiased standard deviation 1; constant columns become 0."
     return (x - x.mean(0)) / (x.std(0) + 1e-6) if len(x) > 1 else x * 0
 
-# %% ../../nbs/41_model.tuner.ipynb #a23ed86b
+# %% ../../nbs/41_model.tuner.ipynb #ad011eef
 class BrainTuner(torch.nn.Module):
     "A backbone that predicts responses: states of words or sounds, brought to TRs, z-scored over time, delayed, read out by heads."
     def __init__(self,
@@ -273,7 +271,7 @@ class BrainTuner(torch.nn.Module):
             raise ParameterError("The tuner has no head for this participant", found=", ".join(unknown), expected=", ".join(self.outputs))
         return self.read_out(self.features(inputs), names)
 
-# %% ../../nbs/41_model.tuner.ipynb #ae8de29b
+# %% ../../nbs/41_model.tuner.ipynb #89405134
 _FIXED = ("pooler.", "feature_extractor.", "masked_spec_embed", "conv1.", "conv2.", "embed_positions.")  # front ends, and weights that nothing reads
 
 def _idle(tuner):
@@ -282,7 +280,7 @@ def _idle(tuner):
     names = ("encoder.layer_norm.",) if stable else ("layer_norm.",) if tuner.model.config.model_type == "whisper" else ()
     return names if isinstance(tuner._origin, SpeechBackbone) and tuner.layer < len(tuner.blocks) else ()
 
-# %% ../../nbs/41_model.tuner.ipynb #83f849c8
+# %% ../../nbs/41_model.tuner.ipynb #72ed5505
 def freeze_layers(
     tuner: BrainTuner,   # whose backbone
     train_layers="all",  # 'all', 'blocks', 'none', or how many blocks below the read layer (a number, or digits)
@@ -301,7 +299,7 @@ def freeze_layers(
 
 BrainTuner.freeze = freeze_layers
 
-# %% ../../nbs/41_model.tuner.ipynb #81480b6a
+# %% ../../nbs/41_model.tuner.ipynb #efe7562d
 def _ridge(moments, penalties):
     "Weights (F, V) for each penalty, from (X'X, X'Y)."
     gram, cross = (m.double() for m in moments)
@@ -311,7 +309,7 @@ def _ridge(moments, penalties):
 
 def _standard(y): return (y - y.mean(0)) / (y.std(0) + 1e-6)
 
-# %% ../../nbs/41_model.tuner.ipynb #89209645
+# %% ../../nbs/41_model.tuner.ipynb #36a6e641
 def refresh_heads(
     tuner: BrainTuner,                       # with heads='ridge'; changed in place
     pairs: list,                             # of (inputs, dict participant -> (T_s, V) tensor), on any device
@@ -334,42 +332,3 @@ def refresh_heads(
 
 
 BrainTuner.refresh_heads = refresh_heads
-
-# %% ../../nbs/41_model.tuner.ipynb #12c7c4b2
-def save_tuner(
-    tuner: BrainTuner, # what to write
-    folder,            # made if absent
-) -> Path:             # the folder
-    "Write backbone and tokenizer (Hugging Face form), heads (safetensors) and settings (JSON)."
-    folder = Path(folder)
-    tuner.model.save_pretrained(folder / "backbone")
-    tuner.backbone.tokenizer.save_pretrained(folder / "backbone")
-    heads = {name: t.detach().cpu().contiguous() for name, t in tuner.heads.state_dict().items()}
-    write_atomic(folder / "heads.safetensors", lambda path: save_file(heads, path))
-    settings = dict(outputs=list(tuner.outputs.items()), layer=tuner.layer, delays=tuner.delays, heads=tuner.kind,
-        dropout=tuner.dropout.p, memory_gb=tuner.memory_gb, standardise=tuner.standardise, pooling=tuner.pool.kind, head_rank=tuner.head_rank, backbone=tuner.backbone.name)
-    write_atomic(folder / "tuner.json", json.dumps(settings, indent=1, ensure_ascii=False))
-    return folder
-
-
-BrainTuner.save_pretrained = save_tuner
-
-# %% ../../nbs/41_model.tuner.ipynb #9a817dd0
-def load_tuner(
-    folder,         # what `save_tuner` wrote
-) -> BrainTuner:    # in eval mode, on the CPU
-    "The tuner that was saved there; ModelError where the folder holds none or its heads do not fit."
-    folder = Path(folder)
-    if not (folder / "tuner.json").is_file():
-        raise ModelError("This folder holds no tuned model", file=folder, found="no tuner.json", next_step="pass the folder given to save_pretrained")
-    settings = json.loads((folder / "tuner.json").read_text())
-    backbone = replace(load_backbone(str(folder / "backbone")), name=settings.pop("backbone"))
-    tuner = BrainTuner(backbone, dict(settings.pop("outputs")), **settings)
-    saved, mine = load_file(folder / "heads.safetensors"), tuner.heads.state_dict()
-    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in mine.items()}:
-        raise ModelError("The heads do not fit the settings", file=folder / "heads.safetensors", found=f"{len(saved)} tensors", expected=f"{len(mine)} of the shapes in tuner.json")
-    tuner.heads.load_state_dict(saved)
-    return tuner.eval()
-
-
-BrainTuner.from_pretrained = staticmethod(load_tuner)
