@@ -25,6 +25,10 @@ OTHERS = {  # experiment -> parameters of its smallest run; every experiment but
     "arms": ("size", "smoke", "simulations", "1", "epochs", "1", "arms", "tuned,permuted,lexical,frozen_head", "encoding_arms", "reduced_rank,group_average"),
     "alignment_by_layer": ("size", "smoke"),
     "lowlevel_impact": ("size", "smoke", "low", "power_spectrum,word_rate"),
+    "data_efficiency": ("size", "smoke", "epochs", "1", "arms", "tuned", "draws", "2", "fit", "isotonic"),
+    "downstream_first": ("arms", '{"pretrained": "tiny_speech"}', "languages", "en", "layers", "band", "n_train", "60", "n_test", "30"),
+    "revoiced": (),
+    "pretrain_speech": ("steps", "4", "passages", "3", "width", "32", "layers", "1", "contexts", "1", "draws", "1", "dose", "0.5", "batch_seconds", "24.0"),
     "loss_comparison": ("size", "smoke", "epochs", "1", "variants", '{"as it is": {}, "turns": {"participants": "batch", "loss": "mse"}}'),
 }
 
@@ -212,3 +216,20 @@ def test_lowlevel_impact(tuned, tmp_path):
 def test_loss_comparison(tuned, tmp_path):
     folder, summary = small_run("loss_comparison", tmp_path, tuned[2])
     assert set(summary["variants"]) == {"as it is", "turns"} and summary["variants"]["as it is"]["gain"] != summary["variants"]["turns"]["gain"]
+
+
+def test_data_efficiency(tuned, tmp_path):
+    folder, summary = small_run("data_efficiency", tmp_path, tuned[2])
+    assert list((folder / "scores").glob("*")) and list((folder / "figures").glob("*.png"))
+
+
+def test_downstream_first(tuned, tmp_path):
+    folder, _ = small_run("downstream_first", tmp_path, tuned[2])
+    with open(folder / "scores" / "scores.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert len(rows) > 5 and all(0 <= float(r["score"]) <= 1 for r in rows if r["score"])
+
+
+def test_pretrain_speech(tmp_path):
+    from braintune_nb.model.backbone import load_speech_backbone
+    folder, summary = small_run("pretrain_speech", tmp_path, tmp_path / "cache")
+    assert load_speech_backbone(folder / "model").width == 32

@@ -196,6 +196,7 @@ def test_runs_of_tune_speech_are_read(tiny, tmp_path):
     for seed in (0, 1):
         run = tmp_path / f"run{seed}"
         for place in ("model/backbone", "backbones/permuted"): shutil.copytree(tiny.folder, run / place)
+        (run / "backbones/tuned").mkdir()      # left empty by the experiment, which keeps the tuned model elsewhere
         write_json(run / "run.json", dict(parameters=dict(backbone="tiny_speech", seed=seed)))
     arms = load_arms({"random": "random:tiny_speech"}, [tmp_path / "run0", tmp_path / "run1"])
     assert {k: len(v) for k, v in arms.items()} == dict(random=1, pretrained=1, tuned=2, permuted=2)

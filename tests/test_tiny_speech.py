@@ -27,7 +27,7 @@ def stored(): return read_json(source / "gates.json")["gates"]
 
 
 @pytest.fixture(scope="module")
-def gates(shipped): return sb.measure_speech_gates(*shipped, lexicon, contexts=1, draws=2)
+def gates(shipped): return sb.measure_speech_gates(*shipped, lexicon, contexts=2, draws=2)
 
 
 def test_the_shipped_weights_pass_the_gates(gates):
@@ -162,3 +162,15 @@ def test_same_seed_same_corpus():
 def test_events_between_frames_are_silence():
     events = Events(np.array([1.0, 3.0]), np.array([2.0, 4.0]), ("a", "b"))
     assert sb.at_times(events, [5, 7], np.array([0.0, 1.0, 1.99, 2.0, 3.5, 9.0])).tolist() == [0, 5, 5, 0, 7, 0]
+
+
+def test_a_model_that_is_taught_meaning_fails_the_probe_it_should_fail(shipped):
+    "The positive control: 200 further steps with the meaning of all concepts in the loss, and held-out meaning is read."
+    model, heads = copy.deepcopy(shipped[0]), copy.deepcopy(shipped[1])
+    sb.pretrain_speech(lexicon, 200, 1, dose=10.0, passages=15, batch_seconds=36.0, masked=0.0, start=(model, heads))
+    score = {}
+    for name, m in (("shipped", shipped[0]), ("taught", model)):
+        found = [sb.spoken_states(m, lexicon, language, 1, 1000) for language in ("en", "zh")]
+        score[name] = np.mean([sb.meaning_probe(f["concept"], f["states"][-1], lexicon)["r"] for f in found])
+    print("held-out meaning:", score)
+    assert score["taught"] > score["shipped"] + 0.05 and score["taught"] > 0.08, score

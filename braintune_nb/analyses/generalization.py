@@ -8,7 +8,7 @@ __all__ = ['EXPONENTS', 'story_orders', 'subset_sizes', 'Curves', 'table_curves'
            'ratio_text', 'plot_efficiency', 'efficiency_sentence', 'tuning_minutes', 'plan_arms', 'join_curves',
            'tuning_subsets', 'scaling', 'participant_folds', 'cross_validated', 'story_wise', 'held_out_dataset']
 
-# %% ../../nbs/82_analyses.generalization.ipynb #37d71f22
+# %% ../../nbs/82_analyses.generalization.ipynb #2defc8ba
 import warnings
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +22,7 @@ from ..encode.inference import block_labels, block_sums, crossed_interval, regio
 from ..encode.ridge import RidgeCV
 from .alignment import pick_layer, repeat_ceiling, stacked_features, stacked_responses
 
-# %% ../../nbs/82_analyses.generalization.ipynb #b0ad1b71
+# %% ../../nbs/82_analyses.generalization.ipynb #59aee0c3
 def story_orders(
     names,          # names of the encoding stories
     n: int = 10,    # draws
@@ -38,7 +38,7 @@ def story_orders(
         if len(out) == n: return out
     return (out * n)[:n]                                        # fewer orders than draws exist
 
-# %% ../../nbs/82_analyses.generalization.ipynb #9d4c2c74
+# %% ../../nbs/82_analyses.generalization.ipynb #f32cf486
 def subset_sizes(
     total: int,     # number of encoding stories
     n: int = 7,     # sizes at most
@@ -47,7 +47,7 @@ def subset_sizes(
     if total < 2: raise ParameterError("a curve needs at least two encoding stories", found=total)
     return tuple(int(k) for k in np.unique(np.geomspace(1, total, n).round()))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #a84985dc
+# %% ../../nbs/82_analyses.generalization.ipynb #04bca0fd
 @dataclass(frozen=True, eq=False)
 class Curves:
     "Alignment over the amount of encoding data, for several arms scored on the same test material."
@@ -83,7 +83,7 @@ class Curves:
         part = lambda key: {k.split(":", 1)[1]: v for k, v in a.items() if k.startswith(key)}
         return cls(part("scores:"), tuple(a["sizes"].tolist()), a["minutes"], tuple(a["participants"].tolist()), tuple(a["regions"].tolist()), *a["drawn"].tolist(), {k: float(v) for k, v in part("tuning:").items()})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #72f75174
+# %% ../../nbs/82_analyses.generalization.ipynb #bf727310
 def table_curves(
     table,           # tidy: arm, participant, stories, minutes, draw, test_story, r, and optionally region and normalised; every combination once
     n: int = 200,    # draws of test stories
@@ -106,7 +106,7 @@ def table_curves(
     minutes = table.groupby("stories").minutes.mean().loc[names["stories"]].to_numpy(float)
     return Curves(dict(zip(names["arm"], drawn)), tuple(names["stories"]), minutes, tuple(names["participant"]), tuple(names["region"]), S, 1, tuning_minutes or {})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #c5fecc01
+# %% ../../nbs/82_analyses.generalization.ipynb #4a40622a
 def subset_groups(
     sections: list,      # of Section
     gap: float = 18.0,   # scan time dropped between pieces of one story, s: context window (10) + FIR (8)
@@ -122,7 +122,7 @@ def subset_groups(
         out.append(labels)
     return np.concatenate(out)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #f2334c24
+# %% ../../nbs/82_analyses.generalization.ipynb #c642be37
 @dataclass(frozen=True, eq=False)
 class EncodingArm:
     "One curve: features and how they are fitted."
@@ -131,7 +131,7 @@ class EncodingArm:
     model: object = None     # (layer index, participant, is it banded) -> unfitted model, e.g. from `reduced_rank_model`; None: ridge
     tuning_minutes: float = 0.0  # min of fMRI, all tuning participants together, that went in beside the subset
 
-# %% ../../nbs/82_analyses.generalization.ipynb #cd4c2d3d
+# %% ../../nbs/82_analyses.generalization.ipynb #b5b1adeb
 def _fixed(x, new, responses, alphas):
     "name -> predictions (T_new, V) of ridge with a given penalty a column; one decomposition for everybody; NaN where there is no penalty."
     mean, out = x.mean(0), {}
@@ -174,7 +174,7 @@ def _predict_subset(arm, sections, test, responses, low, known):
     if known is not None: known |= {p: (best[p], f[2][best[p]]) for p, f in fitted.items()}
     return {p: f[0][best[p]] for p, f in fitted.items()}
 
-# %% ../../nbs/82_analyses.generalization.ipynb #738c5a53
+# %% ../../nbs/82_analyses.generalization.ipynb #b6e423b9
 def encoding_curves(
     arms: dict,               # name -> EncodingArm; all are scored on the same rows
     dataset,                  # Dataset
@@ -212,7 +212,7 @@ def encoding_curves(
     minutes = np.array([np.mean([scorer.minutes(s) for s in row]) for row in subsets])
     return Curves(scores, sizes, minutes, tuple(participants), scorer.regions, scorer.n_blocks, scorer.n_stories, {a: arm.tuning_minutes for a, arm in arms.items() if arm.tuning_minutes})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #ace5dc5a
+# %% ../../nbs/82_analyses.generalization.ipynb #a1dd9c30
 def _check_curves(arms, folds, n_draws, penalty, low):
     "Refuse what would fail, or mislead, after many fits."
     if penalty not in ("subset", "full"): raise ParameterError("unknown way to choose penalties", place="penalty", found=penalty, expected="subset, full")
@@ -225,7 +225,7 @@ def _check_curves(arms, folds, n_draws, penalty, low):
             missing = sorted({s.story.name for s in (*encoding, *arm.extra, *test)} - set(arm.designs[0]))
             if missing: raise ParameterError("An arm lacks features of a story", place=name, found=", ".join(missing), next_step="compute them for all encoding and test stories")
 
-# %% ../../nbs/82_analyses.generalization.ipynb #4aeaa386
+# %% ../../nbs/82_analyses.generalization.ipynb #fcd0d8e0
 class _Scorer:
     "Responses, test material and its blocks; called with an arm and a subset it gives region means (P, n + 1, R, 2)."
     def __init__(self, dataset, participants, folds, rois, ceilings, cutoff, block_length, n, seed):
@@ -263,7 +263,7 @@ class _Scorer:
         each = [[s for s in encoding if s.name in names] for names, (encoding, _) in zip(subset, self.folds)]
         return np.mean([(subset_groups(x) >= 0) @ np.concatenate([np.full(len(s), s.story.clock.tr) for s in x]) / 60 for x in each])
 
-# %% ../../nbs/82_analyses.generalization.ipynb #fca2fcde
+# %% ../../nbs/82_analyses.generalization.ipynb #da5b6dc7
 def isotonic(
     scores: np.ndarray,  # curves over rising sizes, (..., K)
 ) -> np.ndarray:         # (..., K), nearest in squares among those that never fall
@@ -276,7 +276,7 @@ def isotonic(
     lowest = np.minimum.accumulate(means[..., ::-1], -1)[..., ::-1]                    # (..., a, k): smallest mean from a to any b ≥ k
     return np.where(b >= a, lowest, -np.inf).max(-2)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #b6c8d18d
+# %% ../../nbs/82_analyses.generalization.ipynb #c74e4cee
 EXPONENTS = np.linspace(.25, 2, 15)
 
 def saturating(
@@ -311,7 +311,7 @@ def _polished(x, y, a, u, c, limits, steps=4):
         error = np.minimum(found, error)
     return a, u, c
 
-# %% ../../nbs/82_analyses.generalization.ipynb #07fe15a6
+# %% ../../nbs/82_analyses.generalization.ipynb #7a0ec57d
 def fitted_curve(
     sizes,                # amounts of data, (K,)
     scores: np.ndarray,   # curves, (..., K)
@@ -329,7 +329,7 @@ def fitted_curve(
     low = np.minimum(place.astype(int), len(x) - 2)
     return grid, y[..., low] * (1 - (place - low)) + y[..., low + 1] * (place - low)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #d926ab60
+# %% ../../nbs/82_analyses.generalization.ipynb #0a9f187a
 def needed(
     grid: np.ndarray,    # amounts of data, (G,), from `fitted_curve`
     values: np.ndarray,  # (..., G), never falling
@@ -345,7 +345,7 @@ def needed(
     side = np.where(below == 0, -1, np.where(below == len(grid), 1, 0))
     return np.where(side < 0, grid[0], np.where(side > 0, grid[-1], amount)), side
 
-# %% ../../nbs/82_analyses.generalization.ipynb #7f496aa1
+# %% ../../nbs/82_analyses.generalization.ipynb #531ccd24
 @dataclass(frozen=True, eq=False)
 class _Ratios:
     "Log ratios of many curves: at the bound where censored, and the extremes that are still possible."
@@ -374,7 +374,7 @@ def _quantiles(r, q):
     if not ok.any(): return np.nan, np.nan
     return tuple(np.quantile(x[ok], p, method="inverted_cdf") for x, p in ((r.low, q), (r.high, 1 - q)))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #dfb1fc5e
+# %% ../../nbs/82_analyses.generalization.ipynb #6ec2e327
 def _resampled(x, rng):
     "Mean curves (n, K) of bootstrap draws of participants, subset draws and test material together; x: (P, K, D, n + 1)."
     P, _, D, n = x.shape
@@ -399,7 +399,7 @@ def _interval(x, y, minutes, share, fit, added, n_blocks, n_stories, level):
     half = t.ppf(.5 + level / 2, max(df, 1)) * variance**.5
     return ratios, dict(log_ratio=theta, low=theta - half, high=theta + half, se=variance**.5, df=df)
 
-# %% ../../nbs/82_analyses.generalization.ipynb #f3f711bc
+# %% ../../nbs/82_analyses.generalization.ipynb #0af21d5e
 def efficiency(
     curves: Curves,                 # of `encoding_curves` or `table_curves`
     arm: str,                       # the arm that is said to need less data
@@ -443,7 +443,7 @@ def efficiency(
         censored={(0, 0): "", (1, 0): "at most", (0, 1): "at least", (1, 1): "undetermined"}[int(low_open), int(high_open)], draws_at_least=at_least, draws_at_most=at_most, boot_low=exp(limits[0]), boot_high=exp(limits[1]),
         n=len(people), n_above_one=int((own.value > 0).sum()), n_at_least=int((own.high != own.value).sum()), n_at_most=int((own.low != own.value).sum()), n_without_signal=int(np.isnan(own.value).sum()))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #131bc4dc
+# %% ../../nbs/82_analyses.generalization.ipynb #71a83476
 def efficiency_table(
     curves: Curves,        # of `encoding_curves` or `table_curves`
     arms=None,             # names; None: all but the reference
@@ -458,19 +458,20 @@ def efficiency_table(
     rows = [efficiency(curves, a, s, r, reference, count_tuning=c, **settings) for r in regions or curves.regions for a in arms for s in shares for c in ((False, True) if curves.tuning_minutes.get(a) else (False,))]
     return pd.DataFrame([row | dict(text=ratio_text(row)) for row in rows])
 
-# %% ../../nbs/82_analyses.generalization.ipynb #861dcf75
+# %% ../../nbs/82_analyses.generalization.ipynb #2d08a8b9
 def ratio_text(
     row,    # row of `efficiency`
 ) -> str:   # e.g. '2.0 (1.5 to 2.6)', 'at least 3.0 (2.7 or more)'
     "A ratio with its limits in words that do not hide censoring."
     if not np.isfinite(row["ratio"]): return "no target: the reference has no alignment above 0"
     low, high = row["ratio_low"], row["ratio_high"]
+    short = lambda x: f"{x:.1f}" if x >= 1 else f"{x:.2g}"
     if low == 0 and not np.isfinite(high): limits = "anything"
-    elif low == 0: limits = f"up to {high:.1f}"
-    else: limits = f"{low:.1f} or more" if not np.isfinite(high) else f"{low:.1f} to {high:.1f}"
-    return f"{row['censored']} {row['ratio']:.1f} ({limits})".strip()
+    elif low == 0: limits = f"up to {short(high)}"
+    else: limits = f"{short(low)} or more" if not np.isfinite(high) else f"{short(low)} to {short(high)}"
+    return f"{row['censored']} {short(row['ratio'])} ({limits})".strip()
 
-# %% ../../nbs/82_analyses.generalization.ipynb #0e672152
+# %% ../../nbs/82_analyses.generalization.ipynb #e9247679
 def plot_efficiency(
     curves: Curves,         # of `encoding_curves` or `table_curves`
     rows=None,              # table of `efficiency_table`; its ratios at `share` stand in the legend; None: computed
@@ -505,7 +506,7 @@ def plot_efficiency(
     ax.figure.tight_layout()
     return ax
 
-# %% ../../nbs/82_analyses.generalization.ipynb #f777b24d
+# %% ../../nbs/82_analyses.generalization.ipynb #1a8b8595
 def efficiency_sentence(
     row,    # row of `efficiency`
 ) -> str:
@@ -517,7 +518,7 @@ def efficiency_sentence(
     return (f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new person than {other} for {row['share']:.0%} of the fitted value of {other} at full data: "
         f"ratio {ratio_text(row)}, {row['n_above_one']} of {row['n']} participants above 1.")
 
-# %% ../../nbs/82_analyses.generalization.ipynb #b749a6c4
+# %% ../../nbs/82_analyses.generalization.ipynb #90500dc5
 def tuning_minutes(
     plan,                     # Plan with one round
     people=None,              # names; None: all who tune
@@ -528,7 +529,7 @@ def tuning_minutes(
     sections = [*this.tuning, *(this.validation if validation else ())]
     return float(sum(len(s) * s.story.clock.tr / 60 for p in people or plan.tune_participants for s in sections if s.story.name in plan.dataset.recordings[p]))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #2f4bb64e
+# %% ../../nbs/82_analyses.generalization.ipynb #e8c07ca1
 def plan_arms(
     plan,                        # Plan with one round
     designs: dict,               # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single:NAME' for models tuned on one participant
@@ -545,7 +546,7 @@ def plan_arms(
     if "same_total" in controls: out["same_total"] = EncodingArm(frozen, tuple(this.tuning), tuning_minutes=sum(len(s) * s.story.clock.tr / 60 for s in this.tuning))
     return out
 
-# %% ../../nbs/82_analyses.generalization.ipynb #6b6c027a
+# %% ../../nbs/82_analyses.generalization.ipynb #175aa2e5
 def join_curves(
     parts: list,                 # Curves of different arms on the same subsets and test material
     means: dict | None = None,   # name -> arms that become one, e.g. seeds of a tuning, or models tuned on one participant each
@@ -560,7 +561,7 @@ def join_curves(
         scores[name], minutes[name] = np.mean(held, 0), float(np.mean(cost))
     return replace(first, scores=scores, tuning_minutes={a: m for a, m in minutes.items() if m})
 
-# %% ../../nbs/82_analyses.generalization.ipynb #f66fa790
+# %% ../../nbs/82_analyses.generalization.ipynb #2b38c49b
 def tuning_subsets(
     names,                      # tuning stories, or tuning participants
     sizes,                      # how many of them, rising, e.g. (2, 4, 8)
@@ -576,7 +577,7 @@ def tuning_subsets(
         for k in sizes: out.setdefault(frozenset(order[:k]), dict(size=k, draws=[], names=tuple(n for n in names if n in order[:k])))["draws"].append(draw)
     return sorted(out.values(), key=lambda row: (row["size"], row["draws"]))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #00481f25
+# %% ../../nbs/82_analyses.generalization.ipynb #c5fd9c8c
 def scaling(
     table,                # tidy: participant, amount (e.g. hours of tuning fMRI), draw, r, and optionally test_story; every combination once
     level: float = .95,   # coverage
@@ -593,7 +594,7 @@ def scaling(
     interval = lambda v: crossed_values(v.reshape(shape), level)
     return dict(points=[dict(amount=float(a)) | interval(cube[a].to_numpy()) for a in cube.columns], per_doubling=interval(slope))
 
-# %% ../../nbs/82_analyses.generalization.ipynb #49c2b767
+# %% ../../nbs/82_analyses.generalization.ipynb #ca809ce3
 def participant_folds(
     participants,   # names of all participants
     n: int = 0,     # folds; 0: one participant out at a time
@@ -607,7 +608,7 @@ def participant_folds(
     parts = [{names[i] for i in order[k::n]} for k in range(n)]
     return [(tuple(p for p in names if p not in part), tuple(p for p in names if p in part)) for part in parts]
 
-# %% ../../nbs/82_analyses.generalization.ipynb #6cb7e2da
+# %% ../../nbs/82_analyses.generalization.ipynb #be745999
 def cross_validated(
     sections: list,    # of Section that encode and are scored in turn
     n_test: int = 1,   # stories scored in a fold, at most
@@ -622,7 +623,7 @@ def cross_validated(
     names = story_folds(stories, max(2, -(-count // n_test)))
     return [([s for s in sections if s.story.name in fit], [s for s in sections if s.story.name in scored]) for fit, scored in names]
 
-# %% ../../nbs/82_analyses.generalization.ipynb #481714c2
+# %% ../../nbs/82_analyses.generalization.ipynb #45de17e7
 def story_wise(
     plan,             # Plan with one round, e.g. of `analyses.text_tuning`
     n_test: int = 1,  # stories scored in a fold
@@ -634,7 +635,7 @@ def story_wise(
     folds = cross_validated(list(sections.values()), n_test, (*this.tuning, *this.validation))
     return replace(plan, rounds=[replace(this, folds=folds)], note=f"{plan.note} Encoding models are cross-validated by story: {len(sections)} stories, each scored once; none of them tuned.".strip())
 
-# %% ../../nbs/82_analyses.generalization.ipynb #fb174741
+# %% ../../nbs/82_analyses.generalization.ipynb #ef66cf60
 def held_out_dataset(
     source,  # Plan whose responses tune
     target,  # Plan of another data set, that is encoded and scored

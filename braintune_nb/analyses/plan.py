@@ -8,7 +8,7 @@ __all__ = ['LEAST_CEILING', 'clean_dataset', 'regions_of', 'Round', 'Plan', 'sha
            'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows',
            'plan_summary', 'arm_rows', 'concept_scores']
 
-# %% ../../nbs/85_analyses.plan.ipynb #58a37518
+# %% ../../nbs/85_analyses.plan.ipynb #ee7f6588
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
 from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 
-# %% ../../nbs/85_analyses.plan.ipynb #b7bcc17d
+# %% ../../nbs/85_analyses.plan.ipynb #0ced3e99
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -42,7 +42,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #1fe0892e
+# %% ../../nbs/85_analyses.plan.ipynb #4ca52ec9
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -81,7 +81,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known."; return {p: regions_of(next(iter(r.values())).space) for p, r in self.dataset.recordings.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #73e4b162
+# %% ../../nbs/85_analyses.plan.ipynb #58d3bc17
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -97,7 +97,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/85_analyses.plan.ipynb #3c2a3ae9
+# %% ../../nbs/85_analyses.plan.ipynb #90a404dc
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -122,7 +122,7 @@ def language_folds(
         raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
     return [(of(encoding, l), of(test, l)) for l in languages]
 
-# %% ../../nbs/85_analyses.plan.ipynb #762339e8
+# %% ../../nbs/85_analyses.plan.ipynb #61401a6f
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -137,7 +137,7 @@ def check_people(
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/85_analyses.plan.ipynb #2ee2db9e
+# %% ../../nbs/85_analyses.plan.ipynb #1a42ff29
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -155,7 +155,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/85_analyses.plan.ipynb #ce580b1e
+# %% ../../nbs/85_analyses.plan.ipynb #f8bfcca8
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -180,7 +180,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/85_analyses.plan.ipynb #705efe11
+# %% ../../nbs/85_analyses.plan.ipynb #4127df3c
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -203,7 +203,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/85_analyses.plan.ipynb #07c90de8
+# %% ../../nbs/85_analyses.plan.ipynb #c581b13f
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -225,7 +225,7 @@ def load_plan(
     else: from braintune_nb.data.bilingual import load_bilingual as load
     return roles_plan(load(data_dir), Split.load(split), regions=named)
 
-# %% ../../nbs/85_analyses.plan.ipynb #e13aaacc
+# %% ../../nbs/85_analyses.plan.ipynb #8a8cb58d
 def tuning_columns(
     plan: Plan,        # who tunes and who is scored on what
     participant: str,  # name of the participant
@@ -250,7 +250,7 @@ def finite_columns(
     if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
     return finite
 
-# %% ../../nbs/85_analyses.plan.ipynb #641c39c4
+# %% ../../nbs/85_analyses.plan.ipynb #3e6f04ca
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -273,7 +273,7 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #b65c10a3
+# %% ../../nbs/85_analyses.plan.ipynb #22c035a9
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -298,7 +298,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/85_analyses.plan.ipynb #4058f35f
+# %% ../../nbs/85_analyses.plan.ipynb #68d634ad
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABEL', 'revoiced', 'is_revoiced', 'require_real', 'moth_story', 'first_part']
 
-# %% ../../nbs/83_analyses.revoiced.ipynb #4a824219
+# %% ../../nbs/83_analyses.revoiced.ipynb #85f25085
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
@@ -14,7 +14,7 @@ from ..core import DataError, MissingData, ParameterError, write_atomic
 from ..data.stories import Events, Story, read_textgrid, words_from_tier
 from ..simulate.speech import revoice
 
-# %% ../../nbs/83_analyses.revoiced.ipynb #cd0db6f0
+# %% ../../nbs/83_analyses.revoiced.ipynb #b022c081
 LABEL = "revoiced"
 
 def revoiced(
@@ -44,7 +44,7 @@ def require_real(
     for story in stories:
         if is_revoiced(story): raise DataError("The listeners did not hear this sound", place=f"story {story.name!r}", found=story.source[:60], expected="the original recording", next_step="do not compare these numbers with published ones; get the recording")
 
-# %% ../../nbs/83_analyses.revoiced.ipynb #823bf65d
+# %% ../../nbs/83_analyses.revoiced.ipynb #1ed49934
 def moth_story(
     folder,      # with TextGrids/ and reports/
     name: str,   # such as 'souls'
@@ -56,7 +56,7 @@ def moth_story(
         if not file.is_file(): raise MissingData("A file of this Moth story is missing", file=file, found=", ".join(sorted(p.stem for p in file.parent.glob("*"))) or "nothing", expected=name, next_step="get TextGrids/ and reports/ of denizenslab/brain-informed-fine-tuning (MIT), or choose another story")
     return Story(name, "en", words_from_tier(read_textgrid(grid).tier("word", 1)), read_scanner_log(log).clock(), source=str(grid))
 
-# %% ../../nbs/83_analyses.revoiced.ipynb #46b26b6d
+# %% ../../nbs/83_analyses.revoiced.ipynb #d1d0f21d
 def first_part(
     story: Story,    # with words, clock and perhaps phones
     seconds: float,  # of story time that are kept

@@ -7,7 +7,7 @@ __all__ = ['layer_numbers', 'prepare_simulation', 'members', 'run_arm', 'best_ep
            'oracle_predictions', 'listener_part', 'map_scores', 'Part', 'all_arms', 'release_model', 'tune_row',
            'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #2e881d4d
+# %% ../../nbs/89_analyses.runs.ipynb #70e2eed8
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #9668eb05
+# %% ../../nbs/89_analyses.runs.ipynb #fb3c8435
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -36,7 +36,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #e13ea0f2
+# %% ../../nbs/89_analyses.runs.ipynb #ad9dfa9d
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`
     seed: int = 0,  # seed of the draws
@@ -59,7 +59,7 @@ def prepare_simulation(
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #2aed6a2a
+# %% ../../nbs/89_analyses.runs.ipynb #565e2c77
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -112,7 +112,7 @@ def _keep(run, tuner, arm):
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #122e9102
+# %% ../../nbs/89_analyses.runs.ipynb #c4a10e84
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
 ) -> list:       # epochs up to and with the best validation correlation, one a round
@@ -132,7 +132,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #9add046a
+# %% ../../nbs/89_analyses.runs.ipynb #e16650ee
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -151,7 +151,7 @@ def run_untuned(
         with run.stage(arm): predictions[arm] = [encoding_arm(plan, features, arm)]
     return features, predictions, {"pretrained": [layer_scores(plan, by_layer)]}
 
-# %% ../../nbs/89_analyses.runs.ipynb #36d3ffc1
+# %% ../../nbs/89_analyses.runs.ipynb #98ee098e
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -162,7 +162,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #d86614d6
+# %% ../../nbs/89_analyses.runs.ipynb #bab71eb0
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -176,7 +176,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #ab94e2c1
+# %% ../../nbs/89_analyses.runs.ipynb #cfc87fe3
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -201,7 +201,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #66b3a385
+# %% ../../nbs/89_analyses.runs.ipynb #cb79bd6c
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -213,13 +213,32 @@ def map_scores(
     maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
     return space, maps, people
 
-# %% ../../nbs/89_analyses.runs.ipynb #a71a1f24
+# %% ../../nbs/89_analyses.runs.ipynb #e762ffe5
 class Part:
     "A part of a run: the same folder and stages, under a name."
-    def __init__(self, run, name: str): self.run, self.name = run, name
-    def path(self, name): "A file of this part."; return self.run.path(f"{self.name}/{name}")
-    def done(self, name): "Whether a stage was finished before."; return self.run.done(f"{self.name} {name}")
-    def stage(self, name): "A stage of the run."; return self.run.stage(f"{self.name} {name}")
+    def __init__(self,
+        run,         # Run
+        name: str,   # of the part
+    ):
+        self.run, self.name = run, name
+
+    def path(self,
+        name: str,   # of a file
+    ) -> Path:       # where it lies in the run
+        "A file of this part."
+        return self.run.path(f"{self.name}/{name}")
+
+    def done(self,
+        name: str,   # of a stage
+    ) -> bool:       # finished before
+        "Whether a stage of this part is done."
+        return self.run.done(f"{self.name} {name}")
+
+    def stage(self,
+        name: str,   # of a stage
+    ):               # context manager
+        "A stage of the run."
+        return self.run.stage(f"{self.name} {name}")
 
 
 def all_arms(
@@ -253,7 +272,7 @@ def all_arms(
             predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
     return predictions, curves, training
 
-# %% ../../nbs/89_analyses.runs.ipynb #0dd3e87a
+# %% ../../nbs/89_analyses.runs.ipynb #64b4a461
 def release_model(
     run,            # Run that kept a tuned model
     plan,           # Plan
@@ -281,7 +300,7 @@ def _head_space(plan, participant):
     whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
     return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
 
-# %% ../../nbs/89_analyses.runs.ipynb #ef96ccad
+# %% ../../nbs/89_analyses.runs.ipynb #fc59e457
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults

@@ -7,7 +7,7 @@ __all__ = ['TEXT', 'SPEECH', 'TUNED_ARMS', 'FREE_ARMS', 'Preset', 'is_speech', '
            'tuning_sections', 'brain_targets', 'lexical_brains', 'borrowed_responses', 'arm_targets', 'tuning_pairs',
            'tune_arm', 'plan_features', 'story_states', 'chunk_states', 'arm_predictions']
 
-# %% ../../nbs/86_analyses.tuning.ipynb #f7eb3dac
+# %% ../../nbs/86_analyses.tuning.ipynb #1881883e
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..train.controls import permute_blocks
 from .alignment import encode_arm, reduced_rank_model, stacked_responses, story_designs
 from .plan import Plan, scored_responses, tuning_columns
 
-# %% ../../nbs/86_analyses.tuning.ipynb #8de1f567
+# %% ../../nbs/86_analyses.tuning.ipynb #e6f9d6a0
 @dataclass(frozen=True)
 class Preset:
     "Settings of tuning that belong together."
@@ -48,12 +48,13 @@ class Preset:
     order: str = "drawn"                 # of stories and participants: 'drawn' each epoch, or 'fixed'
     accumulate: int = 1                  # sections an optimiser step
     patience: int = 5                    # epochs
+    keep: str = "best"                   # weights that stay: 'best' by validation, or 'last' of a fixed number of epochs
     objective_weight: float = 0.3        # of the own objective in the arm 'joint'
     features: str = "same"               # speech, for encoding: 'same' as the inputs (chunks), or a preset of features.speech: 'paper', 'fast'
     story_order: str = "split"           # 'split', or 'released' (defect A-02)
     normalise: str = "window"            # 'windows': 'window', or 'batch' (defect A-09)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #c3d77632
+# %% ../../nbs/86_analyses.tuning.ipynb #bf94759e
 _WINDOWS = Preset("windows", batch=128, delays=(0,), standardise=False, dropout=0., loss="mse", epochs=30, weight_decay=0., features="fast", patience=3)
 TEXT = {
     "fixed": Preset(),
@@ -64,14 +65,14 @@ TEXT = {
 }
 SPEECH = {
     "fixed": replace(_WINDOWS, learning_rate=1e-4, head_learning_rate=1e-3, adapter=dict(rank=8), weight_decay=.01),
-    "small": Preset("chunks", learning_rate=3e-3, head_learning_rate=1e-2, weight_decay=.3, dropout=0., epochs=8, patience=3),
+    "small": Preset("chunks", learning_rate=3e-3, head_learning_rate=1e-2, weight_decay=1., dropout=0., epochs=8, patience=0, keep="last"),
     "paper_a": replace(_WINDOWS, learning_rate=5e-5, head_learning_rate=1e-4, optimizer="adam", features="paper"),
     "paper_b": replace(_WINDOWS, learning_rate=1e-4, head_learning_rate=1e-4, adapter=dict(rank=8), heads="shared", participants="batch", weight_decay=.01, features="paper"),
 }
 SPEECH["released_a"] = replace(SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0)
 SPEECH["released_b"] = replace(SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed")
 
-# %% ../../nbs/86_analyses.tuning.ipynb #12b8b2ba
+# %% ../../nbs/86_analyses.tuning.ipynb #02b54afc
 def is_speech(
     backbone,      # Backbone or SpeechBackbone
 ) -> bool:         # True: it hears
@@ -93,7 +94,7 @@ def choose_preset(
     if "loss" in changed and changed["loss"] != base.loss: changed.setdefault("loss_settings", {})
     return replace(base, **changed)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #fa01b7f7
+# %% ../../nbs/86_analyses.tuning.ipynb #7863b9eb
 def batches(
     sections: list,  # of Section
     n_rows: int = 0, # most TRs in one; 0: sections as they are
@@ -115,7 +116,7 @@ def tuning_inputs(
     from braintune_nb.model.listening import speech_inputs
     return speech_inputs(section, backbone, preset.delays, preset.inputs, preset.window, preset.chunk, preset.context, cache=True, normalise=preset.normalise)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #478006bd
+# %% ../../nbs/86_analyses.tuning.ipynb #a203a939
 def tuning_sections(
     plan: Plan,      # who tunes and who is scored on what
     number: int,     # of the round
@@ -129,7 +130,7 @@ def tuning_sections(
     from braintune_nb.data.splits import whole_story
     return batches([whole_story(plan.dataset.stories[n]) for n in names[:len(this.tuning)]], preset.batch)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #16b48381
+# %% ../../nbs/86_analyses.tuning.ipynb #548f59d2
 def brain_targets(
     plan: Plan,      # who tunes and who is scored on what
     section,         # Section
@@ -149,7 +150,10 @@ def lexical_brains(
     from braintune_nb.analyses.plan import plan_ceilings
     ceilings = plan_ceilings(plan)
     def one(i, p):
+        heard = [plan.dataset.recordings[p][s.story.name].repeats for s in plan.test_sections]
+        scored = min(1 if y is None else max(1, len(y) // 2) for y in heard)          # presentations in the mean that is scored
         c = ceilings[p][tuning_columns(plan, p)]
+        c = np.sqrt(c**2 / (scored - (scored - 1) * c**2))                            # of one presentation (Spearman-Brown)
         return lexical_targets(stories, len(c), seed, matched_snr(np.where(np.isfinite(c), np.minimum(c, .95), np.nanmedian(c) if np.isfinite(c).any() else .3)), noise_seed=i)
     return {p: one(i, p) for i, p in enumerate(plan.tune_participants)}
 
@@ -167,7 +171,7 @@ def borrowed_responses(
     whole = {n: brain_targets(plan, whole_story(s)) for n, s in stories.items()}
     return [{p: y[source[s.story.name].index[s.rows]] for p, y in whole[source[s.story.name].source].items()} for s in sections]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #5e9b8c40
+# %% ../../nbs/86_analyses.tuning.ipynb #a7e02415
 TUNED_ARMS = ("tuned", "single", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head")
 FREE_ARMS = ("tuned", "single", "average", "joint")  # they stop by their own validation; the others take the steps of 'tuned'
 
@@ -216,7 +220,7 @@ def tuning_pairs(
     targets = arm_targets(plan, sections, arm, seed, teacher)
     return [(tuning_inputs(s, backbone, preset), {p: torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}) for s, y in zip(sections, targets)]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #a188432b
+# %% ../../nbs/86_analyses.tuning.ipynb #084c2e13
 def _settings(preset, seed, precision, device, train_layers):
     "TuneSettings of a preset."
     from braintune_nb.train.loop import TuneSettings
@@ -228,7 +232,7 @@ def _outputs(pairs):
     "name -> number of columns."
     return {p: y.shape[1] for _, targets in pairs for p, y in targets.items()}
 
-# %% ../../nbs/86_analyses.tuning.ipynb #6d9661e1
+# %% ../../nbs/86_analyses.tuning.ipynb #5fa5607b
 def tune_arm(
     plan: Plan,              # who tunes and who is scored on what
     number: int,             # of the round
@@ -247,13 +251,13 @@ def tune_arm(
 ) -> tuple:                  # (BrainTuner, log)
     "Tune one arm on one round."
     from braintune_nb.core import seed_everything
-    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.model.release import BrainTuner
     from braintune_nb.train.loop import tune
     seed_everything(seed)
     this, kind = plan.rounds[number], arm.partition(":")[0]
     sections = tuning_sections(plan, number, preset)
     training = tuning_pairs(plan, sections, backbone, preset, arm, seed, teacher)
-    validation = tuning_pairs(plan, batches(this.validation, preset.batch), backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS else None
+    validation = tuning_pairs(plan, batches(this.validation, preset.batch), backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS and preset.keep == "best" else None
     tuner = BrainTuner(backbone, _outputs(training), layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
         standardise=preset.standardise, pooling=preset.pooling, adapter=preset.adapter)
     more = {}
@@ -265,7 +269,7 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), _settings(preset, seed, precision, device, train_layers), folder=folder, progress=progress, stop_epoch=stop_epoch, **more)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/86_analyses.tuning.ipynb #2312fa60
+# %% ../../nbs/86_analyses.tuning.ipynb #61aed3c4
 def plan_features(
     plan: Plan,              # who tunes and who is scored on what
     backbone,                # Backbone or SpeechBackbone
@@ -293,7 +297,7 @@ def story_states(
     from braintune_nb.features.speech import PRESETS as READINGS, speech_features
     return speech_features(story, backbone, layers, **READINGS[preset.features], progress=progress)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #db204c36
+# %% ../../nbs/86_analyses.tuning.ipynb #1ea7dd72
 def chunk_states(
     story,                   # Story
     backbone,                # SpeechBackbone
@@ -311,7 +315,7 @@ def chunk_states(
     with torch.inference_mode():
         return np.stack([resample(inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.)), inputs.weights)[inputs.keep].numpy() for layer in layers])
 
-# %% ../../nbs/86_analyses.tuning.ipynb #815c03e4
+# %% ../../nbs/86_analyses.tuning.ipynb #ff66f6ae
 def arm_predictions(
     plan: Plan,                   # who tunes and who is scored on what
     features: list,               # one entry a round: dict story name -> (L, T, H)

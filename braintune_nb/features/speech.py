@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MINIMUM', 'PRESETS', 'PRECISIONS', 'window_edges', 'frame_times', 'window_states', 'read_audio', 'speech_features']
 
-# %% ../../nbs/32_features.speech.ipynb #d60cf430
+# %% ../../nbs/32_features.speech.ipynb #06560031
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..align.resample import lanczos_weights
 from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, content_hash, write_atomic, fast_linear
 from ..model.backbone import SpeechBackbone, weights_hash
 
-# %% ../../nbs/32_features.speech.ipynb #9a49a931
+# %% ../../nbs/32_features.speech.ipynb #b1b6ca99
 MINIMUM = 400  # samples of the shortest window: what one frame of wav2vec2 needs
 
 def window_edges(
@@ -28,33 +28,35 @@ def window_edges(
     window: float = 16.0,   # s of past before the current chunk
     chunk: float = 0.1,     # s, the current chunk
     stride: float = 0.1,    # s from one window to the next
+    shortest: int = MINIMUM,  # samples of the shortest window
 ) -> np.ndarray:            # (N, 2) int64, first sample and the one after the last
     "Causal windows, growing at the start. Raises ParameterError for lengths that are not positive."
     if not (window >= 0 and chunk > 0 and stride > 0): raise ParameterError("Windows need positive lengths", found=f"window {window}, chunk {chunk}, stride {stride}", expected="s")
     stop = np.rint(np.arange(1, int(samples / sampling_rate / stride) + 2) * stride * sampling_rate).astype(np.int64)
-    stop = stop[(stop <= samples) & (stop >= MINIMUM)]
+    stop = stop[(stop <= samples) & (stop >= shortest)]
     return np.stack([np.maximum(0, stop - round((window + chunk) * sampling_rate)), stop], axis=1)
 
-# %% ../../nbs/32_features.speech.ipynb #6abdc697
+# %% ../../nbs/32_features.speech.ipynb #3323c5cd
 def frame_times(
     edges: np.ndarray,            # (N, 2) samples, from `window_edges`
     sampling_rate: int,           # Hz
     stride: float = 0.1,          # s from one window to the next
     every: float | None = None,   # s between the frames read from a window, a whole part of `stride`; None: the last frame alone
+    shortest: int = MINIMUM,      # samples of the shortest window
 ) -> tuple:                       # times (N, K) s, rising; kept (N, K) bool, False where the window has no frame yet
     "When the frames that are read from each window are. Raises ParameterError where `every` does not divide `stride`."
     k = 1 if every is None else round(stride / every) if every > 0 else 0
     if k < 1 or (every is not None and abs(k * every - stride) > 1e-9): raise ParameterError("The frames of successive windows must join", found=f"every {every} s at a stride of {stride} s", expected="a whole part of the stride")
     times = edges[:, 1:] / sampling_rate - np.arange(k)[::-1] * (every or 0.0)
-    return times, times * sampling_rate > MINIMUM - .5
+    return times, times * sampling_rate > shortest - .5
 
-# %% ../../nbs/32_features.speech.ipynb #0de81d8a
+# %% ../../nbs/32_features.speech.ipynb #ead9fef0
 PRESETS = dict(
     paper=dict(window=16.0, chunk=0.1, stride=0.1, every=None, precision="float32"),  # the published definition
     fast=dict(window=16.0, chunk=0.1, stride=0.5, every=0.1, precision="bfloat16"),   # at most 0.4 s of future
 )
 
-# %% ../../nbs/32_features.speech.ipynb #a242167e
+# %% ../../nbs/32_features.speech.ipynb #b1febc13
 class _Enough(Exception): "Raised inside a model once all the states asked for are known."
 
 def _through_last(backbone, block, x, at):
@@ -73,7 +75,7 @@ def _through_last(backbone, block, x, at):
     adapter = getattr(block, "adapter_layer", None)
     return state if adapter is None else state + adapter(state)
 
-# %% ../../nbs/32_features.speech.ipynb #be09f21e
+# %% ../../nbs/32_features.speech.ipynb #baed9036
 def _last_states(backbone, values, last, back, layers):
     "States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L, B, K, H)."
     states, blocks, deepest = {}, backbone.blocks, max(layers)
@@ -102,7 +104,7 @@ def _last_states(backbone, values, last, back, layers):
     if backbone.kind == "whisper" and deepest == len(blocks): states[deepest] = backbone.model.layer_norm(states[deepest])
     return torch.stack([states[i].float() for i in layers])
 
-# %% ../../nbs/32_features.speech.ipynb #8b41e2ee
+# %% ../../nbs/32_features.speech.ipynb #5da38067
 def _inputs(backbone, pieces):
     "What the model reads, and the number of the last frame, None for the very last: each window through the feature extractor by itself."
     ready = backbone.extractor(list(pieces), sampling_rate=backbone.sampling_rate, padding="max_length" if backbone.kind == "whisper" else False)
@@ -119,7 +121,7 @@ def _batches(edges, size, equal):
         yield slice(start, stop)
         start = stop
 
-# %% ../../nbs/32_features.speech.ipynb #51c12598
+# %% ../../nbs/32_features.speech.ipynb #54f6d61d
 _onednn = fast_linear()
 
 class _Kernels(TorchFunctionMode):
@@ -150,7 +152,7 @@ class _Kernels(TorchFunctionMode):
         self.first = weakref.ref(out), mean @ w.T + (0 if bias is None else bias.double()), variance
         return out
 
-# %% ../../nbs/32_features.speech.ipynb #0f51777f
+# %% ../../nbs/32_features.speech.ipynb #53af1ec6
 def _group_norm(self, x, groups, weight=None, bias=None, eps=1e-5):
     out, mean, variance = self.first
     if x is not out() or groups != x.shape[1] or weight is None: return F.group_norm(x, groups, weight, bias, eps)
@@ -169,7 +171,7 @@ def _seen(self, function, types, args=(), kwargs=None):
     return function(*args, **kwargs)
 _Kernels.__torch_function__ = _seen
 
-# %% ../../nbs/32_features.speech.ipynb #1aa5d716
+# %% ../../nbs/32_features.speech.ipynb #1c3abcff
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 
 @contextmanager
@@ -198,23 +200,30 @@ def _run(backbone, audio, edges, times, layers, batch_size, precision, progress,
                 yield part, states.cpu().numpy()
                 bar.update(part.stop - part.start)
 
-# %% ../../nbs/32_features.speech.ipynb #dcd121e6
-def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None):
+# %% ../../nbs/32_features.speech.ipynb #c4a673e5
+def _shortest(backbone):
+    "Samples that one frame of the model hears, at least MINIMUM."
+    reach, hop = 1, 1
+    if backbone.kind != "whisper":
+        for kernel, stride in zip(backbone.model.config.conv_kernel, backbone.model.config.conv_stride): reach, hop = reach + (kernel - 1) * hop, hop * stride
+    return max(MINIMUM, reach)
+
+def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None, file=None):
     "Sound as float32 and layer numbers, or an error."
     audio = np.asarray(audio)
     if sampling_rate != backbone.sampling_rate:
-        raise ParameterError("The sound does not have the sampling rate of the model", place=place, found=f"{sampling_rate} Hz", expected=f"{backbone.sampling_rate} Hz ({backbone.name})",
+        raise ParameterError("The sound does not have the sampling rate of the model", file=file, place=place, found=f"{sampling_rate} Hz", expected=f"{backbone.sampling_rate} Hz ({backbone.name})",
                              next_step=f"resample it on purpose: read_audio(path, sampling_rate={backbone.sampling_rate})")
-    if audio.ndim != 1 or audio.dtype.kind != "f": raise DataError("Sound must be one channel of floating-point samples", place=place, found=f"{audio.dtype} of shape {audio.shape}", expected="(S,) float between -1 and 1")
-    if not np.isfinite(audio).all(): raise DataError("The sound holds NaN or infinity", place=place, found=f"{int((~np.isfinite(audio)).sum())} of {len(audio)} samples, first at {np.argmin(np.isfinite(audio)) / sampling_rate:.3f} s")
-    if len(audio) < MINIMUM: raise DataError("The sound is too short for a single frame", place=place, found=f"{len(audio)} samples", expected=f"at least {MINIMUM}")
+    if audio.ndim != 1 or audio.dtype.kind != "f": raise DataError("Sound must be one channel of floating-point samples", file=file, place=place, found=f"{audio.dtype} of shape {audio.shape}", expected="(S,) float between -1 and 1")
+    if not np.isfinite(audio).all(): raise DataError("The sound holds NaN or infinity", file=file, place=place, found=f"{int((~np.isfinite(audio)).sum())} of {len(audio)} samples, first at {np.argmin(np.isfinite(audio)) / sampling_rate:.3f} s", expected="finite samples", next_step="make the sound again from its source")
+    if len(audio) < _shortest(backbone): raise DataError("The sound is too short for a single frame", file=file, place=place, found=f"{len(audio)} samples", expected=f"at least {_shortest(backbone)}")
     longest = backbone.extractor.n_samples / sampling_rate if backbone.kind == "whisper" else np.inf
     if window + chunk > longest: raise ParameterError("Whisper cannot read windows that long", found=f"{window + chunk:g} s", expected=f"at most {longest:g} s", next_step="choose a shorter window")
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
     if not chosen: raise ParameterError("No layers were asked for", expected=f"numbers from 0 to {backbone.layers}")
     return np.ascontiguousarray(audio, np.float32), chosen
 
-# %% ../../nbs/32_features.speech.ipynb #ff2c98f2
+# %% ../../nbs/32_features.speech.ipynb #7f115f7b
 def window_states(
     backbone: SpeechBackbone,  # L layers of width H
     audio: np.ndarray,         # mono, (S,) float
@@ -230,13 +239,13 @@ def window_states(
 ) -> tuple:                    # states (L, N, H) float32 in the order of `layers`; times (N,) s, rising
     "Last-frame states of causal windows (Moussa et al. 2025). Raises ParameterError for a wrong sampling rate or setting, DataError for bad sound, ModelError for a layer that does not exist."
     audio, chosen = _checked(backbone, audio, sampling_rate, window, chunk, layers)
-    edges = window_edges(len(audio), sampling_rate, window, chunk, stride)
-    times, kept = frame_times(edges, sampling_rate, stride, every)
+    edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
+    times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
     states = np.empty((len(chosen), *kept.shape, backbone.width), np.float32)
     for part, found in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress): states[:, part] = found
     return states[:, kept], times[kept]
 
-# %% ../../nbs/32_features.speech.ipynb #46ed8a2d
+# %% ../../nbs/32_features.speech.ipynb #d1d53fef
 def read_audio(
     path,                              # WAV, FLAC or Ogg
     sampling_rate: int | None = None,  # Hz to resample to (soxr, best quality); None: as it is in the file
@@ -251,17 +260,17 @@ def read_audio(
     if sampling_rate in (None, rate): return samples, rate
     return soxr.resample(samples, rate, sampling_rate, quality="VHQ"), sampling_rate
 
-# %% ../../nbs/32_features.speech.ipynb #7474020d
-def _check_length(story, audio, rate, overrun):
+# %% ../../nbs/32_features.speech.ipynb #c9a65c1c
+def _check_length(story, audio, rate, overrun, file=None):
     end, last_word, last_row = len(audio) / rate, story.words.offset.max(), story.clock.times[-1] + story.clock.tr / 2
-    if end < last_word - 0.5: raise ClockError("The sound ends before the last word", place=f"story {story.name!r}", found=f"sound to {end:.2f} s", expected=f"at least {last_word:.2f} s", next_step="check that sound and words are of the same story and that the file is whole")
-    if end < last_row - overrun: raise ClockError("The clock runs long past the sound", place=f"story {story.name!r}", found=f"sound to {end:.2f} s, TRs to {last_row:.2f} s", expected=f"at most {overrun:g} s of silence", next_step="check the file, or pass a larger overrun")
+    if end < last_word - 0.5: raise ClockError("The sound ends before the last word", file=file, place=f"story {story.name!r}", found=f"sound to {end:.2f} s", expected=f"at least {last_word:.2f} s", next_step="check that sound and words are of the same story and that the file is whole")
+    if end < last_row - overrun: raise ClockError("The clock runs long past the sound", file=file, place=f"story {story.name!r}", found=f"sound to {end:.2f} s, TRs to {last_row:.2f} s", expected=f"at most {overrun:g} s of silence", next_step="check the file, or pass a larger overrun")
 
 def _features_key(backbone, audio, weights, settings):
     "Hash of all that features depend on."
     return content_hash("speech features 1", type(backbone.model).__name__, backbone.model.config.to_diff_dict(), backbone.extractor.to_dict(), weights_hash(backbone.model), audio, weights.shape, weights.data, weights.indices, weights.indptr, settings)
 
-# %% ../../nbs/32_features.speech.ipynb #3864d6cb
+# %% ../../nbs/32_features.speech.ipynb #c03ed36d
 def speech_features(
     story,                     # Story: clock, words, and the sound file unless `audio` is given
     backbone: SpeechBackbone,  # L layers of width H
@@ -281,11 +290,12 @@ def speech_features(
 ) -> np.ndarray:               # (L, T, H) float32
     "Features of a story from a speech model, one matrix per layer. Raises MissingData, ClockError, and what `window_states` raises."
     if audio is None and story.audio is None: raise MissingData("The story has no audio", place=story.name, next_step="pass audio and sampling_rate")
+    file = story.audio if audio is None else None
     if audio is None: audio, sampling_rate = read_audio(story.audio)
-    audio, chosen = _checked(backbone, audio, sampling_rate, window, chunk, layers, f"story {story.name!r}")
-    _check_length(story, audio, sampling_rate, overrun)
-    edges = window_edges(len(audio), sampling_rate, window, chunk, stride)
-    times, kept = frame_times(edges, sampling_rate, stride, every)
+    audio, chosen = _checked(backbone, audio, sampling_rate, window, chunk, layers, f"story {story.name!r}", file)
+    _check_length(story, audio, sampling_rate, overrun, file)
+    edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
+    times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
     weights = lanczos_weights(times[kept], story.clock.times, story.clock.tr, preset=preset, sparse=True).tocsc()
     folder = None if cache in (None, False) else cache_dir() / "speech" if cache is True else Path(cache)
     path = folder and folder / f"{_features_key(backbone, audio, weights, [window, chunk, stride, every, precision, chosen])}.npy"

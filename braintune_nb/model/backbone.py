@@ -6,7 +6,7 @@
 __all__ = ['SHIPPED', 'SPEECH_KINDS', 'Backbone', 'sees_ahead', 'load_backbone', 'transformer_blocks', 'SpeechBackbone',
            'load_speech_backbone', 'weights_hash']
 
-# %% ../../nbs/30_model.backbone.ipynb #1bc75da6
+# %% ../../nbs/30_model.backbone.ipynb #fa6627bf
 import importlib.util
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from ..core import ModelError, content_hash
 
-# %% ../../nbs/30_model.backbone.ipynb #ee960e59
+# %% ../../nbs/30_model.backbone.ipynb #6764c6df
 @dataclass(eq=False)
 class Backbone:
     "A text model with its tokenizer, in evaluation mode. Layer 0 is the embedding output, layer `layers` the last block."
@@ -37,7 +37,7 @@ class Backbone:
             raise ModelError("The model has no such layer", place=self.name, found=index, expected=f"0 (embeddings) to {self.layers}, or -1 for the last")
         return index % (self.layers + 1)
 
-# %% ../../nbs/30_model.backbone.ipynb #ccf348ef
+# %% ../../nbs/30_model.backbone.ipynb #872fba83
 def _need(condition, what: str, **details):
     if not condition: raise ModelError(what, **details)
 
@@ -58,7 +58,7 @@ def _find(name: str):
     _need(not (name.startswith((".", "/", "~")) or name.count("/") > 1), "There is no such folder", file=folder, next_step="pass the folder of a model, a Hub id, tiny, tiny_speech or minilm")
     return None
 
-# %% ../../nbs/30_model.backbone.ipynb #79eb1f70
+# %% ../../nbs/30_model.backbone.ipynb #4c4bdc52
 def _check_folder(folder: Path, random_weights: bool):
     "Refuse a folder that cannot hold a model, before anything is loaded."
     inner = folder / "backbone"
@@ -69,7 +69,7 @@ def _check_folder(folder: Path, random_weights: bool):
     raise ModelError("The backbone folder has no weights", file=folder, found=", ".join(pickles) or "no *.safetensors", expected="model.safetensors",
                      next_step="convert them with save_pretrained in a place you trust: pickles are never read here" if pickles else "copy model.safetensors into the folder, or ask for random_weights=True")
 
-# %% ../../nbs/30_model.backbone.ipynb #527745a1
+# %% ../../nbs/30_model.backbone.ipynb #07197437
 def sees_ahead(
     model: torch.nn.Module,  # transformers base model
 ) -> bool:                   # True for an encoder
@@ -82,7 +82,7 @@ def sees_ahead(
     model.train(training)
     return bool((first[0] - first[1]).abs().max() > 1e-5 * first.abs().max())
 
-# %% ../../nbs/30_model.backbone.ipynb #324910bb
+# %% ../../nbs/30_model.backbone.ipynb #73df7c3f
 @contextmanager
 def _quiet(seed: int):
     "No progress bars or load reports (the audit speaks), and random numbers that do not depend on what ran before."
@@ -118,7 +118,16 @@ def _load(source: str, random_weights: bool):
     model, info = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     return model, tokenizer, info
 
-# %% ../../nbs/30_model.backbone.ipynb #c3a4f64d
+# %% ../../nbs/30_model.backbone.ipynb #07e518fa
+def _foreign(model, info: dict, source) -> list:
+    "Names of weights without a place; refused where they belong inside the base model, which is then of another architecture."
+    extra, inner = sorted(info.get("unexpected_keys", ())), {n for n, _ in model.named_children()}
+    strip = lambda k: k.removeprefix(f"{model.base_model_prefix}.") if model.base_model_prefix else k
+    foreign = [k for k in extra if strip(k).split(".")[0] in inner and not k.endswith(("position_ids", "attn.bias", "masked_bias", "inv_freq", "num_batches_tracked"))]
+    _need(not foreign, "The file holds weights that this architecture has no place for", file=source, found=f"{len(foreign)}, such as {foreign[:3]}", expected=f"only weights of {type(model).__name__} as config.json describes it",
+          next_step="weights and config.json are of different models: take both from the same source")
+    return extra
+
 def _audit(model, tokenizer, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if "pooler" not in k)
@@ -129,7 +138,7 @@ def _audit(model, tokenizer, info: dict, source) -> list:
     _need(getattr(tokenizer, "is_fast", False), "The tokenizer cannot say where its pieces lie", file=source, found=type(tokenizer).__name__, expected="a fast tokenizer (tokenizer.json)")
     _need(len(tokenizer) <= rows, "The tokenizer does not fit its model", file=source, found=f"{len(tokenizer)} tokens", expected=f"at most {rows}, the rows of the embedding",
           next_step="take model and tokenizer from the same checkpoint")
-    extra = sorted(info.get("unexpected_keys", ()))
+    extra = _foreign(model, info, source)
     return [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
 
 def _max_length(model, tokenizer) -> int:
@@ -138,7 +147,7 @@ def _max_length(model, tokenizer) -> int:
     reserved = next((m.padding_idx + 1 for k, m in model.named_modules() if k.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None and m.padding_idx > 0), 0)
     return int(min(table - reserved, tokenizer.model_max_length))
 
-# %% ../../nbs/30_model.backbone.ipynb #943c5879
+# %% ../../nbs/30_model.backbone.ipynb #a8c2c835
 def load_backbone(
     name: str,                     # 'tiny', 'minilm', a local folder or a Hub id
     random_weights: bool = False,  # same architecture, fresh weights: the control that knows nothing
@@ -155,7 +164,7 @@ def load_backbone(
     return Backbone(model, tokenizer, name, folder, model.config.num_hidden_layers, model.config.hidden_size,
                     _max_length(model, tokenizer), not sees_ahead(model), tuple(notes))
 
-# %% ../../nbs/30_model.backbone.ipynb #a04ec1d6
+# %% ../../nbs/30_model.backbone.ipynb #95222677
 def transformer_blocks(
     model: torch.nn.Module,  # transformers base model
 ) -> torch.nn.ModuleList:    # L blocks, the first one next to the embeddings
@@ -164,10 +173,10 @@ def transformer_blocks(
         if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers: return module
     raise ModelError("The model has no list of blocks", found=type(model).__name__, expected=f"a ModuleList of {model.config.num_hidden_layers}")
 
-# %% ../../nbs/30_model.backbone.ipynb #cfe28122
+# %% ../../nbs/30_model.backbone.ipynb #43e82a81
 SPEECH_KINDS = ("wav2vec2", "hubert", "wavlm", "whisper")
 
-# %% ../../nbs/30_model.backbone.ipynb #4b74dfc3
+# %% ../../nbs/30_model.backbone.ipynb #85113436
 @dataclass(eq=False)
 class SpeechBackbone:
     "A speech model with its feature extractor, in evaluation mode. Layer 0 is the input of the transformer, layer `layers` the last block."
@@ -193,7 +202,7 @@ class SpeechBackbone:
     @property
     def blocks(self) -> torch.nn.ModuleList: "The transformer blocks, the first one next to the sound."; return (self.model if self.kind == "whisper" else self.model.encoder).layers
 
-# %% ../../nbs/30_model.backbone.ipynb #1e0d340f
+# %% ../../nbs/30_model.backbone.ipynb #217c4332
 def _speech_parts(source, random_weights: bool, extractor):
     "Model, feature extractor and loading info of transformers."
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
@@ -217,10 +226,10 @@ def _audit_speech(model, extractor, info: dict, source) -> list:
         expected = (model.config.num_mel_bins, 2 * model.config.max_source_positions)
         _need(found == expected, "The feature extractor does not fit its model", file=source, found=f"{found[0]} mel bands, {found[1]} frames", expected=f"{expected[0]} mel bands, {expected[1]} frames")
     else: _need(hasattr(extractor, "do_normalize"), "The feature extractor does not fit its model", file=source, found=type(extractor).__name__, expected="one that returns samples, as Wav2Vec2FeatureExtractor")
-    extra = sorted(info.get("unexpected_keys", ()))
+    extra = _foreign(model, info, source)
     return [f"{k} was not in the file; only masking in training reads it" for k in idle] + ([f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else [])
 
-# %% ../../nbs/30_model.backbone.ipynb #271857fe
+# %% ../../nbs/30_model.backbone.ipynb #18a82a6b
 def load_speech_backbone(
     name,                          # 'tiny_speech', a local folder, a Hub id, or a transformers configuration
     random_weights: bool = False,  # same architecture, fresh weights; needed for a configuration
@@ -241,7 +250,7 @@ def load_speech_backbone(
     return SpeechBackbone(model, extractor, label, folder, kind, model.config.num_hidden_layers, model.config.hidden_size,
                           int(extractor.sampling_rate), bool(getattr(extractor, "do_normalize", False)), tuple(notes))
 
-# %% ../../nbs/30_model.backbone.ipynb #bb497bad
+# %% ../../nbs/30_model.backbone.ipynb #7c7f0e32
 def weights_hash(
     model: torch.nn.Module,  # any model
 ) -> str:                    # 64 hexadecimal digits

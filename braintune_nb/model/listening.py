@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STORED', 'FrameGrid', 'frame_grid', 'fast_products', 'SpeechInputs', 'read_speech', 'speech_inputs', 'plan_cache']
 
-# %% ../../nbs/42_model.listening.ipynb #68ed8d20
+# %% ../../nbs/42_model.listening.ipynb #c65edc33
 import math, shutil, warnings, weakref
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from ..align.windows import audio_windows, ending_windows
 from ..features.speech import _Kernels, _check_length, _checked, read_audio
 from .tuner import _needed_rows, activation_gb
 
-# %% ../../nbs/42_model.listening.ipynb #6420fcd7
+# %% ../../nbs/42_model.listening.ipynb #a451513d
 @dataclass(frozen=True)
 class FrameGrid:
     "Where the frames of a speech model lie, in samples from the start of what it reads."
@@ -46,7 +46,7 @@ class FrameGrid:
         "Length of the shortest window with so many frames."
         return self.hop * (count - 1) + self.receptive
 
-# %% ../../nbs/42_model.listening.ipynb #bc8f8cbb
+# %% ../../nbs/42_model.listening.ipynb #f535623b
 def frame_grid(
     backbone,     # SpeechBackbone
 ) -> FrameGrid:   # from its configuration
@@ -59,7 +59,7 @@ def frame_grid(
         receptive, hop = receptive + (kernel - 1) * hop, hop * stride
     return FrameGrid(hop, receptive, (receptive - 1) / 2, False)
 
-# %% ../../nbs/42_model.listening.ipynb #64ec00b8
+# %% ../../nbs/42_model.listening.ipynb #cf8c3b9c
 def _windows(section, delays, clock, backbone, window):
     "rows (T_ext,), starts (W,) in samples of the story, samples of a window, own frames, weights: one window a row."
     rows = _needed_rows(section, delays)
@@ -81,7 +81,7 @@ def _chunks(section, delays, clock, backbone, chunk, context):
     own = np.stack([np.full(len(begin), around), around + np.minimum(each, len(frames) - begin)], axis=1)
     return rows, grid.hop * (frames[begin] - around), grid.samples(each + 2 * around), own, weights
 
-# %% ../../nbs/42_model.listening.ipynb #61698e0c
+# %% ../../nbs/42_model.listening.ipynb #abbbc2d1
 _onednn = fast_linear()
 
 class _Linear(torch.autograd.Function):
@@ -111,12 +111,12 @@ class _Products(TorchFunctionMode):
             if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and not torch.is_autocast_enabled("cpu"): return _Linear.apply(x, weight, bias)
         return function(*args, **kwargs)
 
-# %% ../../nbs/42_model.listening.ipynb #41a36611
+# %% ../../nbs/42_model.listening.ipynb #157040f3
 def fast_products():  # context manager
     "Linear layers inside it run in oneDNN, forward and backward, where that is the faster library: float32 on the processor."
     return _Products() if _onednn is not None else nullcontext()
 
-# %% ../../nbs/42_model.listening.ipynb #3e170318
+# %% ../../nbs/42_model.listening.ipynb #9546aa10
 def _front(model, kind, extractor, pieces):
     "What the frozen front end makes of windows of sound: (B, K, C) float32 on the model's device; for Whisper the log-mel picture (B, 2 P, bands)."
     device = next(model.parameters()).device
@@ -129,7 +129,7 @@ def _front(model, kind, extractor, pieces):
     kernels = _Kernels(number) if fast else nullcontext()
     with torch.no_grad(), kernels: return model.feature_extractor(torch.from_numpy(values).to(device)).transpose(1, 2).float()
 
-# %% ../../nbs/42_model.listening.ipynb #b3c33db2
+# %% ../../nbs/42_model.listening.ipynb #e9a9f5ad
 class _Caught(Exception): "Carries the states of a layer out of a forward pass."
 
 def _before(block, args, kwargs): raise _Caught(args[0] if args else kwargs["hidden_states"])
@@ -154,7 +154,7 @@ def _encode(model, kind, front, layer):
         hook.remove()
         encoder.training = mode
 
-# %% ../../nbs/42_model.listening.ipynb #4c7665d8
+# %% ../../nbs/42_model.listening.ipynb #d9f90117
 STORED = dict(float32=(np.float32, torch.float32), float16=(np.float16, torch.float16), bfloat16=(np.int16, torch.bfloat16))
 _FRONTS = weakref.WeakKeyDictionary()
 
@@ -188,7 +188,7 @@ def _layout(backbone, starts, samples, normalise):
         if at < rows * len(starts): return offset, rows, segments
     return rows * np.arange(len(starts)), rows, [(int(s), rows) for s in starts]
 
-# %% ../../nbs/42_model.listening.ipynb #0087aff7
+# %% ../../nbs/42_model.listening.ipynb #680692af
 def _room(folder, size, stored):
     "Refuse what does not fit on the disk."
     folder = Path(folder).absolute()
@@ -217,7 +217,7 @@ def _fill(path, inputs, backbone, segments, progress):
         table.flush()
     write_atomic(path, write)
 
-# %% ../../nbs/42_model.listening.ipynb #b8981c43
+# %% ../../nbs/42_model.listening.ipynb #6fccffe8
 @dataclass(frozen=True, eq=False)
 class SpeechInputs:
     "What the tuner hears for one section: windows of sound, or what the front end made of them, and the weight of each state at each TR."
@@ -258,7 +258,7 @@ class SpeechInputs:
         "The same for a model on another device."
         return replace(self, keep=self.keep.to(device), weights=None if self.weights is None else self.weights.to(device))
 
-# %% ../../nbs/42_model.listening.ipynb #506a2fa9
+# %% ../../nbs/42_model.listening.ipynb #54b44505
 def _pieces(self, starts, length):
     "(extractor, windows of sound (B, n)): the extractor is None where the sound is normalised already."
     cut = np.stack([self.sound[s:s + length] for s in starts])
@@ -286,7 +286,7 @@ def _read_part(self, tuner, part, front=None):
         if self.own is None: return tuner.pool(x.float(), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)).float()
         return torch.cat([states[a:b] for states, (a, b) in zip(x.float(), self.own[part])])
 
-# %% ../../nbs/42_model.listening.ipynb #77dcc089
+# %% ../../nbs/42_model.listening.ipynb #e82e30f5
 def read_speech(
     inputs: SpeechInputs,  # of one section
     tuner,                 # anything with model, layer, memory_gb and pool: (W, K, H), (W, K) bool -> (W, H)
@@ -309,7 +309,7 @@ def read_speech(
 
 SpeechInputs.read = read_speech
 
-# %% ../../nbs/42_model.listening.ipynb #5c3cc5e7
+# %% ../../nbs/42_model.listening.ipynb #d9442801
 @lru_cache(maxsize=2)
 def _heard(path, stamp, rate):
     "Sound of a file at the model's rate; says when it was changed to get there."
@@ -343,14 +343,14 @@ def _batch_scale(sound, starts, samples, rows=128):
         scale += [[together.mean(dtype=np.float64), math.sqrt(together.var(dtype=np.float64) + 1e-7)]] * len(starts[i:i + rows])
     return np.array(scale)
 
-# %% ../../nbs/42_model.listening.ipynb #ea9d17e6
+# %% ../../nbs/42_model.listening.ipynb #faf7042b
 def _plan(section, backbone, delays, mode, window, chunk, context):
     "rows, starts, samples, own, weights of a section, by mode."
     if mode == "windows": return _windows(section, delays, section.story.clock, backbone, window)
     if mode == "chunks": return _chunks(section, delays, section.story.clock, backbone, chunk, context)
     raise ParameterError("Unknown way of listening", found=mode, expected="windows, chunks")
 
-# %% ../../nbs/42_model.listening.ipynb #51828e34
+# %% ../../nbs/42_model.listening.ipynb #47b54c7e
 def speech_inputs(
     section,                    # Section: a story, or a block of one
     backbone,                   # SpeechBackbone
@@ -372,8 +372,9 @@ def speech_inputs(
     story, rate, place = section.story, backbone.sampling_rate, f"story {section.story.name!r}"
     if stored not in STORED or normalise not in ("window", "batch"): raise ParameterError("Unknown setting", found=f"stored {stored!r}, normalise {normalise!r}", expected=f"{', '.join(STORED)}; window, batch")
     rows, starts, samples, own, weights = _plan(section, backbone, delays, mode, window, chunk, context)
-    audio, _ = _checked(backbone, _sound(story, backbone, audio, sampling_rate), rate, samples / rate, 0.0, [0], place)
-    _check_length(story, audio, rate, overrun)
+    file = story.audio if audio is None else None
+    audio, _ = _checked(backbone, _sound(story, backbone, audio, sampling_rate), rate, samples / rate, 0.0, [0], place, file)
+    _check_length(story, audio, rate, overrun, file)
     sound = audio_windows(audio, [[starts.min(), starts.max() + samples]], rate, np.inf, place)[0]
     begin, starts = int(starts.min()), starts - starts.min()
     offset, table_rows, segments = _layout(backbone, starts, samples, normalise)
@@ -388,7 +389,7 @@ def speech_inputs(
     if not path.is_file(): _fill(path, inputs, backbone, segments, progress)
     return replace(inputs, sound=None, table=np.load(path, mmap_mode="r", allow_pickle=False))
 
-# %% ../../nbs/42_model.listening.ipynb #7c9ed1b6
+# %% ../../nbs/42_model.listening.ipynb #9eb5712c
 def plan_cache(
     sections,                   # list of Section
     backbone,                   # SpeechBackbone

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'ARMS', 'tidy', 'check_summary', 'read_run', 'alignment_table', 'gain_table', 'split_tables', 'collect']
 
-# %% ../../nbs/90_report.tables.ipynb #3f322301
+# %% ../../nbs/90_report.tables.ipynb #9693aade
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..core import DataError, content_hash, read_json
 
-# %% ../../nbs/90_report.tables.ipynb #9b6aedb8
+# %% ../../nbs/90_report.tables.ipynb #a684ba6f
 FIELDS = ("mean", "ci_low", "ci_high", "n")
 ARMS = ("pretrained", "tuned", "permuted", "reduced_rank")
 
-# %% ../../nbs/90_report.tables.ipynb #4ee03a5d
+# %% ../../nbs/90_report.tables.ipynb #c4e3d24b
 def tidy(
     tree: dict,           # nested dictionaries; a leaf is a number, None, or a dictionary with `mean`
     names: tuple = (),    # column name of each level, outermost first
@@ -35,7 +35,7 @@ def tidy(
     numbers = [{f: np.nan if leaf.get(f) is None else leaf[f] for f in FIELDS} for _, leaf in rows]
     return pd.DataFrame([dict(zip(levels, path)) | number for (path, _), number in zip(rows, numbers)], columns=[*levels, *FIELDS])
 
-# %% ../../nbs/90_report.tables.ipynb #92580eb5
+# %% ../../nbs/90_report.tables.ipynb #5d0d4426
 def check_summary(
     summary: dict,  # as in summary.json
     file=None,      # where it comes from, for the message
@@ -50,7 +50,7 @@ def check_summary(
         if rois: raise DataError("A region has an alignment but no gain", file=file, place=key, found=sorted(summary[key]), expected=", ".join(sorted(rois)))
     return summary
 
-# %% ../../nbs/90_report.tables.ipynb #692cb558
+# %% ../../nbs/90_report.tables.ipynb #e9e74a8a
 def read_run(
     folder,                   # a finished run
 ) -> tuple[dict, dict]:       # (summary, record): summary.json and run.json
@@ -63,14 +63,14 @@ def read_run(
                             next_step="repeat the command that began it: it continues" if partial else "give the folder that --out named")
     return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(folder / "run.json")
 
-# %% ../../nbs/90_report.tables.ipynb #63343d5e
+# %% ../../nbs/90_report.tables.ipynb #dc946a05
 def _by_region(table):
     "Rows grouped by region: language and auditory first, the others by name; JSON keeps keys in alphabetical order."
     first = ("language", "auditory")
     rank = {roi: (first.index(roi) if roi in first else len(first), str(roi)) for roi in table.roi.unique()}
     return table.assign(o=table.roi.map(rank)).sort_values("o", kind="stable").drop(columns="o").reset_index(drop=True)
 
-# %% ../../nbs/90_report.tables.ipynb #6d321495
+# %% ../../nbs/90_report.tables.ipynb #a8ba9e2a
 def alignment_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
@@ -78,7 +78,7 @@ def alignment_table(
     arms = dict.fromkeys([*(a for a in ARMS if a in summary["alignment"]), *summary["alignment"]])
     return _by_region(tidy({arm: summary["alignment"][arm] for arm in arms}, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #6bc01fef
+# %% ../../nbs/90_report.tables.ipynb #434334bd
 def gain_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
@@ -87,7 +87,7 @@ def gain_table(
     arms |= {arm: by for arm, by in (summary.get("gain_arms") or {}).items() if arm not in arms and arm != "pretrained"}
     return _by_region(tidy(arms, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #00987b7f
+# %% ../../nbs/90_report.tables.ipynb #e7e53211
 def split_tables(
     summary: dict,              # as in summary.json
 ) -> dict[str, pd.DataFrame]:   # title -> table with roi first, then what splits it, then kind, mean, ci_low, ci_high, n
@@ -98,12 +98,13 @@ def split_tables(
     groups = [(name, gain_table(part)) for name, part in (summary.get("by_group") or {}).items()]
     found["Gain over pretrained, by group of participants"] = stack(groups, "group")
     found["Gain of the tuned model over pretrained, by kind of concept"] = tidy(summary["gain_seen_unseen"], ("concepts", "roi", "kind"))[["roi", "concepts", "kind", *FIELDS]] if summary.get("gain_seen_unseen") else None
+    found["Gain over pretrained, by language"] = stack([(name, gain_table(part)) for name, part in (summary.get("by_language") or {}).items()], "language")
     average = list((summary.get("average_listeners") or {}).items())
     found["Alignment with the average listener"] = stack([(n, alignment_table(p)) for n, p in average], "group")
     found["Gain over pretrained, average listener"] = stack([(n, gain_table(p)) for n, p in average], "group")
     return {title: _by_region(table) for title, table in found.items() if table is not None}
 
-# %% ../../nbs/90_report.tables.ipynb #442fe912
+# %% ../../nbs/90_report.tables.ipynb #8cd66303
 def collect(
     folders,             # finished run folders
     table=gain_table,    # summary -> table: `gain_table` or `alignment_table`

@@ -6,7 +6,7 @@
 __all__ = ['TuneSettings', 'learning_rate_factor', 'rate_factors', 'check_pairs', 'run_key', 'VisitLoss', 'Alone', 'validate',
            'tune']
 
-# %% ../../nbs/65_train.loop.ipynb #5ca5dfeb
+# %% ../../nbs/65_train.loop.ipynb #a240ec4a
 import csv, io
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from ..loss import correlation_over_time, l2_penalty
 from .checkpoint import load_checkpoint, placed_like, save_checkpoint, whole_tensor
 from .participants import deal, epoch_steps, in_order
 
-# %% ../../nbs/65_train.loop.ipynb #d2d5a696
+# %% ../../nbs/65_train.loop.ipynb #7eba6ba2
 @dataclass(frozen=True)
 class TuneSettings:
     "How to tune; everything that changes the numbers, and the device."
@@ -50,7 +50,7 @@ class TuneSettings:
         for name, known in (("precision", ("float32", "bfloat16", "float16")), ("optimizer", ("adamw", "adam")), ("schedule", ("counted", "overplanned", "epochs"))):
             if getattr(self, name) not in known: raise ParameterError(f"Unknown {name}", found=getattr(self, name), expected=", ".join(known))
 
-# %% ../../nbs/65_train.loop.ipynb #71a56188
+# %% ../../nbs/65_train.loop.ipynb #31537c7e
 def learning_rate_factor(
     step: int,     # optimiser step, 0 to total
     total: int,    # optimiser steps that are planned for
@@ -61,7 +61,7 @@ def learning_rate_factor(
     if step < rising: return (step + 1) / rising
     return max(0.0, (total - step) / max(1, total - rising))
 
-# %% ../../nbs/65_train.loop.ipynb #4c240527
+# %% ../../nbs/65_train.loop.ipynb #d68987d1
 def rate_factors(
     settings: TuneSettings, # schedule, epochs, warm-up
     per_epoch: int,         # optimiser steps of one epoch
@@ -74,7 +74,7 @@ def rate_factors(
     total = settings.epochs * per_epoch * (3 * people if settings.schedule == "overplanned" else 1)
     return (lambda k: learning_rate_factor(k, total, settings.warmup),) * 2
 
-# %% ../../nbs/65_train.loop.ipynb #fc7e3d8d
+# %% ../../nbs/65_train.loop.ipynb #cb962cae
 def _optimizer(part, settings, per_epoch):
     "Adam(W) with a group for the backbone and one for everything else, each with and without decay, and the schedule."
     backbone, groups = {id(p) for p in part.tuner.model.parameters()}, {}
@@ -85,7 +85,7 @@ def _optimizer(part, settings, per_epoch):
         lr=settings.head_learning_rate if head else settings.learning_rate, weight_decay=settings.weight_decay if matrix else 0.0) for (head, matrix), params in sorted(groups.items())])
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [factors[head] for head, _ in sorted(groups)])
 
-# %% ../../nbs/65_train.loop.ipynb #cdcae523
+# %% ../../nbs/65_train.loop.ipynb #3dc93cff
 def check_pairs(
     pairs: list,  # of (inputs, dict participant -> (T_s, V) tensor)
     tuner,        # BrainTuner
@@ -108,7 +108,7 @@ def check_pairs(
                     expected="finite numbers", next_step="leave these columns out for this participant, or choose regions without them")
     return sorted(pairs, key=lambda pair: in_order(pair[0].name))
 
-# %% ../../nbs/65_train.loop.ipynb #f43d062f
+# %% ../../nbs/65_train.loop.ipynb #2981da3b
 def _checked(training, validation, tuner):
     "Both lists, checked; no section in both."
     training, validation = check_pairs(training, tuner, "training"), check_pairs(validation, tuner, "validation") if validation is not None else []
@@ -116,7 +116,7 @@ def _checked(training, validation, tuner):
         raise SplitError("Sections are in training and in validation", found=", ".join(sorted(shared)))
     return training, validation
 
-# %% ../../nbs/65_train.loop.ipynb #35f936e1
+# %% ../../nbs/65_train.loop.ipynb #183fe50d
 def run_key(
     part,                    # VisitLoss
     training: list,          # of (inputs, targets)
@@ -131,7 +131,7 @@ def run_key(
     tensors = [*part.state_dict().values(), *(y for _, targets in training + validation for y in targets.values())]
     return content_hash(described, data, *(t.detach().cpu().float().numpy() for t in tensors))
 
-# %% ../../nbs/65_train.loop.ipynb #e10fc9b2
+# %% ../../nbs/65_train.loop.ipynb #e8d410a0
 class VisitLoss(torch.nn.Module):
     "Tuner and own objective as one module whose forward pass is the loss of one visit."
     def __init__(self,
@@ -163,7 +163,7 @@ class VisitLoss(torch.nn.Module):
         if l2 and self.training: total = total + l2_penalty(self, l2)
         return total, torch.stack([loss.detach(), correlation, nothing if objective is None else objective.detach()])
 
-# %% ../../nbs/65_train.loop.ipynb #469854f4
+# %% ../../nbs/65_train.loop.ipynb #f058e789
 class Alone:
     "What the loop asks of the processes that train together, answered by one: `processes`, `rank`, `device`, and the methods."
     processes, rank = 1, 0
@@ -208,7 +208,7 @@ class Alone:
 
     def close(self): "Wait until everybody is here."
 
-# %% ../../nbs/65_train.loop.ipynb #d07bdd4c
+# %% ../../nbs/65_train.loop.ipynb #c95e65de
 def _seeded(*place):
     "Seed every generator from a place in the run."
     seed_everything(int(content_hash(list(place))[:8], 16))
@@ -248,7 +248,7 @@ def _scores(team, module, pairs, seed):
     finally: module.train(mode)
     return tuple(team.total(scores).mean(0).tolist())
 
-# %% ../../nbs/65_train.loop.ipynb #9f7c0e98
+# %% ../../nbs/65_train.loop.ipynb #a2ad7c4c
 def validate(
     tuner,                      # BrainTuner, on its device
     pairs: list,                # of (inputs, dict participant -> (T_s, V) tensor)
@@ -260,7 +260,7 @@ def validate(
     part.training = tuner.training
     return _scores(Alone(TuneSettings(device=str(next(tuner.parameters()).device))), part, pairs, settings.seed)
 
-# %% ../../nbs/65_train.loop.ipynb #6ad3db30
+# %% ../../nbs/65_train.loop.ipynb #f5e94782
 def _trained(part):
     "Copies of the weights that tuning changes, heads included, on the CPU."
     return {name: whole_tensor(p) for name, p in part.named_parameters() if p.requires_grad or name.startswith("tuner.heads.")}
@@ -289,7 +289,7 @@ def _end_of_epoch(part, state, best, scores, rate, settings):
     state["stopped"] = bool(settings.patience) and state["waiting"] >= settings.patience
     state.update(epoch=state["epoch"] + 1, group=0, sums=[0.0] * 3)
 
-# %% ../../nbs/65_train.loop.ipynb #0ce2993b
+# %% ../../nbs/65_train.loop.ipynb #d40cfa4a
 def _write_log(folder, log, tensorboard):
     "The rows as CSV; the last one as TensorBoard events too."
     text = io.StringIO(newline="")
@@ -308,7 +308,7 @@ def _board():
     except ImportError: raise ParameterError("TensorBoard is not installed", found="tensorboard=True", next_step="pip install tensorboard, or read log.csv") from None
     return SummaryWriter
 
-# %% ../../nbs/65_train.loop.ipynb #21e9b1d3
+# %% ../../nbs/65_train.loop.ipynb #1b69227f
 def _started(folder, part, optimizer, scheduler, key, team):
     "(state, best weights) of the newest checkpoint, or of a new run; the processes must agree."
     found = load_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, key) if folder else None
@@ -318,7 +318,7 @@ def _started(folder, part, optimizer, scheduler, key, team):
     if state["scaler"]: team.scaler.load_state_dict(state["scaler"])
     return state, best
 
-# %% ../../nbs/65_train.loop.ipynb #d6efeef6
+# %% ../../nbs/65_train.loop.ipynb #e0df56ad
 def tune(
     tuner,                             # BrainTuner; changed in place
     training: list,                    # of (inputs, dict participant -> (T_s, V) float32 tensor)
@@ -355,7 +355,7 @@ def tune(
         state["scaler"] = team.scaler.state_dict()
         save_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, state, key, best, write=team.rank == 0)
 
-    bar = tqdm(total=settings.epochs * len(steps(0)), initial=state["step"], disable=not progress or team.rank > 0, desc="tuning", unit="step")
+    bar = tqdm(total=settings.epochs * len(steps(0)), initial=state["step"], disable=not progress or team.rank > 0, desc="tuning" if team.processes == 1 else f"tuning in {team.processes} processes", unit="step")
     while state["epoch"] < last and not state["stopped"]:
         started, before = time.perf_counter(), state["seconds"]
         if tuner.kind == "ridge" and state["group"] == 0 and state["epoch"] % settings.refresh == 0: part.tuner.refresh_heads(training)

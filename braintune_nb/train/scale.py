@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Team', 'tune_distributed', 'memory_plan']
 
-# %% ../../nbs/66_train.scale.ipynb #e1811104
+# %% ../../nbs/66_train.scale.ipynb #cb264070
 import copy
 from contextlib import contextmanager
 
 from ..core import ParameterError
 from .loop import Alone, TuneSettings, tune
 
-# %% ../../nbs/66_train.scale.ipynb #4397f083
+# %% ../../nbs/66_train.scale.ipynb #5156b01e
 class Team(Alone):
     "Several processes that train one tuner together, each with its share of every step; started by torchrun or `accelerate launch`."
     def __init__(self,
@@ -61,7 +61,7 @@ class Team(Alone):
 
     def close(self): "Wait until everybody is here."; self.accelerator.wait_for_everyone()
 
-# %% ../../nbs/66_train.scale.ipynb #de856c9c
+# %% ../../nbs/66_train.scale.ipynb #5bf756e8
 def _sharded(part, team):
     "A copy of `part` whose weights are divided over the processes, a block at a time (PyTorch's fully_shard)."
     from torch.distributed.device_mesh import init_device_mesh
@@ -85,7 +85,7 @@ def _touch_heads(part, args, output):
     heads = [p for p in part.tuner.heads.parameters() if p.requires_grad and part.training]
     return (output[0] + 0.0 * sum(p.sum() for p in heads), output[1]) if heads else output
 
-# %% ../../nbs/66_train.scale.ipynb #03317030
+# %% ../../nbs/66_train.scale.ipynb #fec328c3
 def tune_distributed(
     tuner,                     # BrainTuner, the same in every process
     training: list,            # of (inputs, targets), all of it in every process
@@ -98,7 +98,7 @@ def tune_distributed(
     "`tune` in the processes that torchrun or `accelerate launch` started; with one process it is `tune`."
     return tune(tuner, training, validation, loss, settings, team=Team(settings, shard), **options)
 
-# %% ../../nbs/66_train.scale.ipynb #1823c6a5
+# %% ../../nbs/66_train.scale.ipynb #61c7203a
 def memory_plan(
     parameters: int,             # weights of backbone and heads
     trained: int | None = None,  # how many of them are trained; default: all

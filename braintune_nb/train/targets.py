@@ -6,7 +6,7 @@
 __all__ = ['haemodynamic_response', 'response_weights', 'ar1_noise', 'representation_targets', 'word_codes', 'lexical_targets',
            'matched_snr', 'Borrowed', 'other_stories', 'group_average', 'averaged_targets', 'SharedResponse']
 
-# %% ../../nbs/64_train.targets.ipynb #60d48344
+# %% ../../nbs/64_train.targets.ipynb #b109fb9f
 import zlib
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from ..model.backbone import SpeechBackbone
 from ..features.text import text_features
 from ..features.speech import speech_features
 
-# %% ../../nbs/64_train.targets.ipynb #bac4bfce
+# %% ../../nbs/64_train.targets.ipynb #8f3c5077
 def haemodynamic_response(
     time,                # s after the event, any shape
     peak: float = 5.0,   # s
@@ -29,7 +29,7 @@ def haemodynamic_response(
     time = np.asarray(time, float)
     return (gamma.pdf(time, peak + 1) - gamma.pdf(time, peak + 11) / 6) / (1 - 1 / 6)
 
-# %% ../../nbs/64_train.targets.ipynb #416a6e9c
+# %% ../../nbs/64_train.targets.ipynb #508f8b5e
 def response_weights(
     source_times,        # (N,) s: words, or TRs
     target_times,        # (T,) s
@@ -38,7 +38,7 @@ def response_weights(
     "Weights of a convolution with the haemodynamic response: row t sums what happened before t, as blood flow would."
     return haemodynamic_response(np.asarray(target_times, float)[:, None] - np.asarray(source_times, float), peak)
 
-# %% ../../nbs/64_train.targets.ipynb #4b62f63f
+# %% ../../nbs/64_train.targets.ipynb #e2751da0
 def ar1_noise(
     rows: int,               # T
     columns: int,            # V
@@ -52,7 +52,7 @@ def ar1_noise(
     fresh[1:] *= np.sqrt(1 - autocorrelation ** 2)
     return lfilter([1], [1, -autocorrelation], fresh, axis=0).astype(np.float32)
 
-# %% ../../nbs/64_train.targets.ipynb #a9c7e44f
+# %% ../../nbs/64_train.targets.ipynb #0f3baa69
 def representation_targets(
     stories,                # Story objects; all that one model is tuned and validated on, together
     backbone,               # Backbone or SpeechBackbone whose states are the targets
@@ -71,7 +71,7 @@ def representation_targets(
     if not rows: raise ParameterError("There is no story to make targets of", found="none", expected="at least 1 story")
     return rows if columns is None else _components(rows, columns, seed)
 
-# %% ../../nbs/64_train.targets.ipynb #09763717
+# %% ../../nbs/64_train.targets.ipynb #5e154760
 def _components(rows, columns, seed):
     "The same principal components for all stories, z-scored over each."
     from sklearn.decomposition import PCA
@@ -80,7 +80,7 @@ def _components(rows, columns, seed):
     model = PCA(columns, svd_solver="randomized", random_state=seed).fit(x)
     return {name: zscore(model.transform(y)).astype(np.float32) for name, y in rows.items()}
 
-# %% ../../nbs/64_train.targets.ipynb #fd381aa2
+# %% ../../nbs/64_train.targets.ipynb #5fb899af
 def word_codes(
     words,            # (N,) str
     columns: int,     # V
@@ -91,7 +91,7 @@ def word_codes(
     code = {t: np.random.default_rng([seed, 64, zlib.crc32(t.encode())]).standard_normal(columns, np.float32) for t in dict.fromkeys(types)}
     return np.stack([code[t] for t in types])
 
-# %% ../../nbs/64_train.targets.ipynb #d60da1e1
+# %% ../../nbs/64_train.targets.ipynb #daaa6c56
 def lexical_targets(
     stories,              # Story objects
     columns: int,         # V, as many as the responses have
@@ -110,7 +110,7 @@ def lexical_targets(
         result[story.name] = zscore(np.sqrt(snr) * zscore(signal) + noise).astype(np.float32)
     return result
 
-# %% ../../nbs/64_train.targets.ipynb #a5b6e957
+# %% ../../nbs/64_train.targets.ipynb #73c3d0d4
 def matched_snr(
     ceiling,        # noise ceiling of a single presentation as a correlation, (V,) or a number; NaN counts as 0
 ) -> np.ndarray:    # same shape: variance of signal over variance of noise
@@ -119,7 +119,7 @@ def matched_snr(
     if (c == 1).any(): raise ParameterError("A ceiling of 1 has no noise to match", found=f"{int((c == 1).sum())} columns at 1", expected="below 1")
     return c ** 2 / (1 - c ** 2)
 
-# %% ../../nbs/64_train.targets.ipynb #9425ea77
+# %% ../../nbs/64_train.targets.ipynb #24880b84
 @dataclass(frozen=True, eq=False)
 class Borrowed:
     "Which rows of which other story stand in for a story's own."
@@ -127,7 +127,7 @@ class Borrowed:
     index: np.ndarray  # (T,) int: row t gets row index[t] of the source
     seams: int         # how often the source came to its end and began again
 
-# %% ../../nbs/64_train.targets.ipynb #0d5ee08b
+# %% ../../nbs/64_train.targets.ipynb #2dbd4de9
 def other_stories(
     stories,         # Story objects that a participant heard; two or more
     seed: int = 0,   # of the choice
@@ -146,7 +146,7 @@ def other_stories(
     start = [int(rng.integers(n[j] - n[i] + 1)) if n[j] >= n[i] else 0 for i, j in enumerate(source)]
     return {stories[i].name: Borrowed(stories[j].name, (start[i] + np.arange(n[i])) % n[j], int((start[i] + n[i] - 1) // n[j])) for i, j in enumerate(source)}
 
-# %% ../../nbs/64_train.targets.ipynb #53f609a4
+# %% ../../nbs/64_train.targets.ipynb #fb898af6
 def group_average(
     dataset,             # Dataset
     story: str,          # name of a story
@@ -164,7 +164,7 @@ def group_average(
                 expected="a common space", next_step="project to a surface, or fit SharedResponse")
     return zscore(np.mean([zscore(np.asarray(r.responses, np.float32)) for r in chosen], axis=0)).astype(np.float32)
 
-# %% ../../nbs/64_train.targets.ipynb #df6ff455
+# %% ../../nbs/64_train.targets.ipynb #c8792607
 def averaged_targets(
     targets: dict,   # participant -> (T_s, V) tensor or array, the same columns
 ) -> dict:           # participant -> their mean, z-scored over the rows; one object for all
@@ -175,7 +175,7 @@ def averaged_targets(
     mean = mean - mean.mean(0)
     return dict.fromkeys(targets, mean / ((mean ** 2).mean(0) ** 0.5 + 1e-6))
 
-# %% ../../nbs/64_train.targets.ipynb #6b1b5c5f
+# %% ../../nbs/64_train.targets.ipynb #616a3ba6
 class SharedResponse:
     "Shared response model (deterministic, Chen et al. 2015, section 3): orthonormal maps W_p of each participant's columns to common time courses S."
     def __init__(self,
@@ -228,7 +228,7 @@ class SharedResponse:
         if participant not in self.maps: raise ParameterError("This participant has no map", found=participant, expected=", ".join(self.maps), next_step="call add(participant, responses)")
         return self.maps[participant]
 
-# %% ../../nbs/64_train.targets.ipynb #de1f3f9a
+# %% ../../nbs/64_train.targets.ipynb #e20d0eb5
 def _nearest_orthonormal(matrix):
     "The matrix with orthonormal columns closest to `matrix` (Procrustes)."
     u, _, v = np.linalg.svd(matrix, full_matrices=False)

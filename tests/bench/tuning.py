@@ -1,6 +1,6 @@
 """Brain-tuning of a speech model: windows per second and peak memory, against a plain re-implementation of the published loop.
 
-python tests/bench/tuning.py [--threads 2] [--steps 6] [--rounds 3] [--models base tiny] [--only loop|participants]        (about 20 minutes at base size; --batch 4 --steps 3 --rounds 1: five)
+python tests/bench/tuning.py [--threads 2] [--steps 6] [--rounds 3] [--models base tiny] [--only loop|participants]        (--batch 2 --steps 2 --rounds 1 for a first look)
 python tests/bench/tuning.py --models base --device cuda --batch 128 --peak-float32 67 --peak-bfloat16 989          (TFLOP/s of the card: untested, no such machine was at hand)
 
 One batch is a run of TRs of an eSpeak story: 10 s of sound each, that end with the TR. `base` is a wav2vec2 of 12 layers, 768 wide, with random weights and the library's default configuration, save that all dropout is 0, so that two programs can have the same
@@ -8,7 +8,7 @@ losses; `tiny` is the package's own tiny speech model. The plain loop hands the 
 ours (the released program normalises the batch). Our arms start from the same weights and see the same batch. Participants: K heads on one forward pass, against one pass for each.
 
 Every measurement runs in a process of its own, all arms in turn in every round; a step's time is the median over all steps after the first, the speed-up the median over rounds of plain / own (`processor_speedup`: of processor seconds, which other work on the machine disturbs less). Peak memory is
-VmHWM of the whole process (on a GPU: of the tensors on it). Written to nbs/experiments/results/tuning_speed.csv.
+VmHWM of the whole process (on a GPU: of the tensors on it). Written to nbs/experiments/results/tuning_speed.csv; rows of arms that were not measured this time stay.
 """
 import argparse
 import csv
@@ -213,7 +213,8 @@ def row_of(args, model, arm, how, found, plain, config):
         windows_per_second=batch * people / seconds, speedup=float(np.median([middle(p, "seconds") / middle(f, "seconds") for p, f in zip(plain, found)])),
         processor_speedup=float(np.median([middle(p, "used") / middle(f, "used") for p, f in zip(plain, found)])), gflop_per_step=work, gflop_per_second=work / seconds,
         flop_utilisation=work / seconds / 1e3 / peak if peak else float("nan"), hours_of_30_epochs_of_9461_trs=30 * 9461 / (batch / seconds) / 3600, peak_mb=max(f["mb"] for f in found), first_loss=losses[0], last_loss=losses[-1],
-        largest_loss_difference=max(abs(a - b) for a, b in zip(losses, plain[0]["losses"])), losses=" ".join(f"{v:.6f}" for v in losses))
+        largest_loss_difference=float("nan") if "people" in how else max(abs(a - b) for a, b in zip(losses, plain[0]["losses"])),  # K steps in turn, one jointly: not to be compared
+        losses=" ".join(f"{v:.6f}" for v in losses))
 
 
 def measure(args, model, arms, reference):
