@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'QUICKSTART', 'CHECKS', 'FETCHES', 'expe
            'known_parameters', 'parse_value', 'check_parameters', 'run_experiment', 'quickstart', 'run',
            'list_experiments', 'check', 'fetch', 'make_report', 'main']
 
-# %% ../nbs/95_cli.ipynb #194ee9df
+# %% ../nbs/95_cli.ipynb #87f20ac3
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #24ad4523
+# %% ../nbs/95_cli.ipynb #3148a431
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #629aa784
+# %% ../nbs/95_cli.ipynb #02111364
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #4edfc960
+# %% ../nbs/95_cli.ipynb #5f1eb1dd
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #52aa004d
+# %% ../nbs/95_cli.ipynb #7b095fe9
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #913fa305
+# %% ../nbs/95_cli.ipynb #5f3aa5c7
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -98,7 +98,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #a98a31fa
+# %% ../nbs/95_cli.ipynb #b77dcc9c
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +108,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #9146fe9a
+# %% ../nbs/95_cli.ipynb #45512014
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +122,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #f9f20224
+# %% ../nbs/95_cli.ipynb #74338eb2
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,7 +136,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #6f66bba6
+# %% ../nbs/95_cli.ipynb #00199549
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 def _environment():
@@ -158,7 +158,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #931ba0a1
+# %% ../nbs/95_cli.ipynb #8cfe1e6e
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -169,7 +169,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #a1286e5d
+# %% ../nbs/95_cli.ipynb #4abcc48b
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -199,7 +199,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #e4b08c4e
+# %% ../nbs/95_cli.ipynb #f8bba838
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -212,7 +212,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #0aed44d9
+# %% ../nbs/95_cli.ipynb #faacee38
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -221,14 +221,14 @@ def _show(folder):
         page = folder / "report.html"
         if not page.exists(): page = report(folder)
         def leaf(x): return f"{x['mean']:+.3f} ({x['ci_low']:+.3f} to {x['ci_high']:+.3f})" if x.get("ci_low") is not None else f"{x['mean']:+.3f}"
-        rows = [(roi.replace("_", " "), *[f"{summary['alignment'][arm][roi]['raw']['mean']:.3f}" for arm in ("pretrained", "tuned", "reduced_rank")], leaf(g["raw"]), leaf(summary["gain_permuted"][roi]["raw"])) for roi, g in summary["gain"].items()]
+        rows = [(roi.replace("_", " "), *[f"{summary['alignment'][arm][roi]['raw']['mean']:.3f}" if arm in summary["alignment"] else "none" for arm in ("pretrained", "tuned", "reduced_rank")], leaf(g["raw"]), leaf(summary["gain_permuted"][roi]["raw"])) for roi, g in summary["gain"].items()]
         _print_table("r on held-out stories", ("region", "pretrained", "tuned", "reduced rank", "gain (interval)", "gain, permuted brains"), rows)
         roi = "language" if "language" in summary["gain"] else next(iter(summary["gain"]))
         _say(sentences(summary, roi)[0])
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #5f87f346
+# %% ../nbs/95_cli.ipynb #3c5080a4
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -237,7 +237,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #fd7690b9
+# %% ../nbs/95_cli.ipynb #4c129c81
 QUICKSTART = {"size": "listening", "languages": "en,zh"}  # of tune_speech
 
 @app.command()
@@ -252,7 +252,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #b0d7c3ae
+# %% ../nbs/95_cli.ipynb #8e95a365
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -271,13 +271,13 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #36f49f0d
+# %% ../nbs/95_cli.ipynb #967dd5bf
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #508c22ac
+# %% ../nbs/95_cli.ipynb #5f234391
 CHECKS = {"alice2016": "check_alice2016", "lebel2023": "check_lebel2023", "bilingual": "check_bilingual", "littleprince": "check_littleprince", "narratives": "check_narratives"}
 
 def _known_dataset(name, known):
@@ -289,7 +289,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #1d3dd80a
+# %% ../nbs/95_cli.ipynb #d91c453d
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
@@ -304,10 +304,10 @@ def check(
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #af323b5a
+# %% ../nbs/95_cli.ipynb #3efac029
 FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int)}
 
-# %% ../nbs/95_cli.ipynb #ec689cac
+# %% ../nbs/95_cli.ipynb #1ea6aa10
 @app.command()
 def fetch(
     dataset: Annotated[str, typer.Argument(help="lebel2023 or littleprince.")],  # which data set
@@ -328,7 +328,7 @@ def fetch(
     folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **({"what": what} if what else {}), data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
     if not dry_run: _say(f"Verified in {folder}")
 
-# %% ../nbs/95_cli.ipynb #a1be6d41
+# %% ../nbs/95_cli.ipynb #11707e01
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -337,7 +337,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #d9fd6826
+# %% ../nbs/95_cli.ipynb #407ef27d
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -353,7 +353,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #06a66514
+# %% ../nbs/95_cli.ipynb #7f31f5a3
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -363,5 +363,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #38f276dd
+# %% ../nbs/95_cli.ipynb #9a0886a1
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -21,7 +21,7 @@ TUNE = ("run", "tune_text", "-p", "size", "smoke", "-p", "epochs", "1", "--out",
 OTHERS = {  # experiment -> parameters of its smallest run; every experiment but tune_text must be here
     "pretrain_text": ("steps", "4", "entries", "200", "width", "32", "dose", "0.5"),  # with a dose the gates are reported, not asserted
     "robustness": ("size", "smoke", "seeds", "1", "extra_seeds", "0"),
-    "tune_speech": ("size", "smoke", "epochs", "1", "encoding_arms", "", "languages", "en,zh"),
+    "tune_speech": ("size", "smoke", "epochs", "1", "languages", "en,zh"),
     "arms": ("size", "smoke", "simulations", "1", "epochs", "1", "arms", "tuned,permuted,lexical,frozen_head", "encoding_arms", "reduced_rank,group_average"),
     "alignment_by_layer": ("size", "smoke"),
     "lowlevel_impact": ("size", "smoke", "low", "power_spectrum,word_rate"),

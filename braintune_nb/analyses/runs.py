@@ -7,7 +7,7 @@ __all__ = ['layer_numbers', 'prepare_simulation', 'members', 'run_arm', 'best_ep
            'oracle_predictions', 'listener_part', 'map_scores', 'Part', 'all_arms', 'release_model', 'tune_row',
            'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #70e2eed8
+# %% ../../nbs/89_analyses.runs.ipynb #6dd811f1
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #fb3c8435
+# %% ../../nbs/89_analyses.runs.ipynb #5e54fc20
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -36,7 +36,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #ad9dfa9d
+# %% ../../nbs/89_analyses.runs.ipynb #43e3b3d5
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`
     seed: int = 0,  # seed of the draws
@@ -59,7 +59,7 @@ def prepare_simulation(
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #565e2c77
+# %% ../../nbs/89_analyses.runs.ipynb #d138bc0b
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -112,7 +112,7 @@ def _keep(run, tuner, arm):
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #c4a10e84
+# %% ../../nbs/89_analyses.runs.ipynb #9d0ccdac
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
 ) -> list:       # epochs up to and with the best validation correlation, one a round
@@ -132,7 +132,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #e16650ee
+# %% ../../nbs/89_analyses.runs.ipynb #7db206b3
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -142,6 +142,8 @@ def run_untuned(
     arms=("reduced_rank",),  # of ENCODING_ARMS, beside the pretrained model; those that make no sense for the plan are left out
 ) -> tuple:          # (features: story -> (L, T, H), arm -> [participant -> (T, V)], arm -> [participant -> (L, V)])
     "Features, predictions and layer scores of the pretrained model, and the predictions of arms that tune nothing."
+    if "reduced_rank" not in arms and len(plan.tune_participants) > 1:
+        raise ParameterError("The reduced-rank control stands in every run with two or more tuning participants", place="encoding_arms", found=", ".join(arms) or "none", expected="reduced_rank, ...")
     with run.stage("features"): features = plan_features(plan, backbone, layers, preset)
     with run.stage("pretrained"): pretrained, by_layer = arm_predictions(plan, [features] * len(plan.rounds))
     predictions = {"pretrained": [pretrained]}
@@ -151,7 +153,7 @@ def run_untuned(
         with run.stage(arm): predictions[arm] = [encoding_arm(plan, features, arm)]
     return features, predictions, {"pretrained": [layer_scores(plan, by_layer)]}
 
-# %% ../../nbs/89_analyses.runs.ipynb #98ee098e
+# %% ../../nbs/89_analyses.runs.ipynb #2f5215a2
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -162,7 +164,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #bab71eb0
+# %% ../../nbs/89_analyses.runs.ipynb #d65dcd09
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -176,7 +178,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #cfc87fe3
+# %% ../../nbs/89_analyses.runs.ipynb #8c30daa6
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -201,7 +203,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #cb79bd6c
+# %% ../../nbs/89_analyses.runs.ipynb #82462af0
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -213,7 +215,7 @@ def map_scores(
     maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
     return space, maps, people
 
-# %% ../../nbs/89_analyses.runs.ipynb #e762ffe5
+# %% ../../nbs/89_analyses.runs.ipynb #ca94b49d
 class Part:
     "A part of a run: the same folder and stages, under a name."
     def __init__(self,
@@ -272,7 +274,7 @@ def all_arms(
             predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
     return predictions, curves, training
 
-# %% ../../nbs/89_analyses.runs.ipynb #64b4a461
+# %% ../../nbs/89_analyses.runs.ipynb #d1cc5b7e
 def release_model(
     run,            # Run that kept a tuned model
     plan,           # Plan
@@ -300,7 +302,7 @@ def _head_space(plan, participant):
     whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
     return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
 
-# %% ../../nbs/89_analyses.runs.ipynb #fc59e457
+# %% ../../nbs/89_analyses.runs.ipynb #d79263ee
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'ARMS', 'tidy', 'check_summary', 'read_run', 'alignment_table', 'gain_table', 'split_tables', 'collect']
 
-# %% ../../nbs/90_report.tables.ipynb #9693aade
+# %% ../../nbs/90_report.tables.ipynb #826c2f07
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..core import DataError, content_hash, read_json
 
-# %% ../../nbs/90_report.tables.ipynb #a684ba6f
+# %% ../../nbs/90_report.tables.ipynb #4422238f
 FIELDS = ("mean", "ci_low", "ci_high", "n")
 ARMS = ("pretrained", "tuned", "permuted", "reduced_rank")
 
-# %% ../../nbs/90_report.tables.ipynb #c4e3d24b
+# %% ../../nbs/90_report.tables.ipynb #5a7c3aed
 def tidy(
     tree: dict,           # nested dictionaries; a leaf is a number, None, or a dictionary with `mean`
     names: tuple = (),    # column name of each level, outermost first
@@ -35,7 +35,7 @@ def tidy(
     numbers = [{f: np.nan if leaf.get(f) is None else leaf[f] for f in FIELDS} for _, leaf in rows]
     return pd.DataFrame([dict(zip(levels, path)) | number for (path, _), number in zip(rows, numbers)], columns=[*levels, *FIELDS])
 
-# %% ../../nbs/90_report.tables.ipynb #5d0d4426
+# %% ../../nbs/90_report.tables.ipynb #14eefd44
 def check_summary(
     summary: dict,  # as in summary.json
     file=None,      # where it comes from, for the message
@@ -43,14 +43,15 @@ def check_summary(
     "Refuse a summary without the parts that every report needs, by name; `DataError`."
     for key in ("alignment", "gain", "gain_permuted", "ceiling"):
         if not isinstance(summary.get(key), dict): raise DataError("This summary lacks a part that every run has", file=file, place=key, next_step="finish the run again")
-    missing = [arm for arm in ARMS if arm not in summary["alignment"]]
+    alone = isinstance(summary.get("participants"), dict) and len(summary["participants"].get("tuning") or ()) == 1     # nobody else's weights span a subspace
+    missing = [arm for arm in ARMS if arm not in summary["alignment"] and not (alone and arm == "reduced_rank")]
     if missing: raise DataError("This summary lacks arms, so that its gain would stand without its controls", file=file, place="alignment", found=sorted(summary["alignment"]), expected=", ".join(missing))
     for key in ("gain", "gain_permuted"):
         rois = set(summary["alignment"]["tuned"]) - set(summary[key])
         if rois: raise DataError("A region has an alignment but no gain", file=file, place=key, found=sorted(summary[key]), expected=", ".join(sorted(rois)))
     return summary
 
-# %% ../../nbs/90_report.tables.ipynb #e9e74a8a
+# %% ../../nbs/90_report.tables.ipynb #0a4c355c
 def read_run(
     folder,                   # a finished run
 ) -> tuple[dict, dict]:       # (summary, record): summary.json and run.json
@@ -63,14 +64,14 @@ def read_run(
                             next_step="repeat the command that began it: it continues" if partial else "give the folder that --out named")
     return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(folder / "run.json")
 
-# %% ../../nbs/90_report.tables.ipynb #dc946a05
+# %% ../../nbs/90_report.tables.ipynb #00a6894c
 def _by_region(table):
     "Rows grouped by region: language and auditory first, the others by name; JSON keeps keys in alphabetical order."
     first = ("language", "auditory")
     rank = {roi: (first.index(roi) if roi in first else len(first), str(roi)) for roi in table.roi.unique()}
     return table.assign(o=table.roi.map(rank)).sort_values("o", kind="stable").drop(columns="o").reset_index(drop=True)
 
-# %% ../../nbs/90_report.tables.ipynb #a8ba9e2a
+# %% ../../nbs/90_report.tables.ipynb #c9b7ba39
 def alignment_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
@@ -78,7 +79,7 @@ def alignment_table(
     arms = dict.fromkeys([*(a for a in ARMS if a in summary["alignment"]), *summary["alignment"]])
     return _by_region(tidy({arm: summary["alignment"][arm] for arm in arms}, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #434334bd
+# %% ../../nbs/90_report.tables.ipynb #33e2962f
 def gain_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
@@ -87,7 +88,7 @@ def gain_table(
     arms |= {arm: by for arm, by in (summary.get("gain_arms") or {}).items() if arm not in arms and arm != "pretrained"}
     return _by_region(tidy(arms, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #e7e53211
+# %% ../../nbs/90_report.tables.ipynb #0d524aaf
 def split_tables(
     summary: dict,              # as in summary.json
 ) -> dict[str, pd.DataFrame]:   # title -> table with roi first, then what splits it, then kind, mean, ci_low, ci_high, n
@@ -104,7 +105,7 @@ def split_tables(
     found["Gain over pretrained, average listener"] = stack([(n, gain_table(p)) for n, p in average], "group")
     return {title: _by_region(table) for title, table in found.items() if table is not None}
 
-# %% ../../nbs/90_report.tables.ipynb #8cd66303
+# %% ../../nbs/90_report.tables.ipynb #e38f66e0
 def collect(
     folders,             # finished run folders
     table=gain_table,    # summary -> table: `gain_table` or `alignment_table`
