@@ -625,7 +625,7 @@ def cross_validated(
 
 # %% ../../nbs/82_analyses.generalization.ipynb #45de17e7
 def story_wise(
-    plan,             # Plan with one round, e.g. of `analyses.text_tuning`
+    plan,             # Plan with one round, of `analyses.plan`
     n_test: int = 1,  # stories scored in a fold
 ):                    # the plan with its encoding and test stories cross-validated
     "Every encoding and test story scored once, in place of fixed test stories."
