@@ -106,8 +106,9 @@ def run_arm(
 def _keep(run, tuner, arm):
     "Store the tuned model, or the backbone of another arm, once."
     if arm == "tuned" and not run.path("model/tuner.json").exists(): tuner.save_pretrained(run.path("model/x").parent)
+    if arm == "tuned": return
     folder = run.path(f"backbones/{arm.replace(':', '_')}/x").parent
-    if arm == "tuned" or (folder / "config.json").exists(): return
+    if (folder / "config.json").exists(): return
     b = tuner.backbone
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
