@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+import speech_models
 from conftest import ROOT
+from speech_models import LAYERS, MODELS, RATE, config
 
 from braintune_nb.align.windows import audio_windows, ending_windows
 from braintune_nb.clock import regular_clock
@@ -21,37 +23,16 @@ from braintune_nb.model import listening
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.listening import frame_grid, plan_cache, speech_inputs
 
-RATE, LAYERS = 16000, 3
-STABLE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
-MODELS = {"wav2vec2": ("wav2vec2", {}), "wav2vec2 stable": ("wav2vec2", STABLE), "hubert": ("hubert", {}), "hubert stable": ("hubert", STABLE), "hubert no norm": ("hubert", dict(feat_proj_layer_norm=False)),
-          "wavlm": ("wavlm", {}), "wavlm stable": ("wavlm", STABLE), "whisper": ("whisper", {})}
-every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def config(kind, **more):
-    if kind == "whisper":
-        return tf.WhisperConfig(d_model=16, encoder_layers=LAYERS, encoder_attention_heads=2, encoder_ffn_dim=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32,
-            vocab_size=20, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, num_mel_bins=80, max_source_positions=100)
-    Config = dict(wav2vec2=tf.Wav2Vec2Config, hubert=tf.HubertConfig, wavlm=tf.WavLMConfig)[kind]
-    return Config(hidden_size=16, num_hidden_layers=LAYERS, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, **more)
+every_model = pytest.mark.parametrize("name", [n for n in MODELS if n not in ("wav2vec2 stable adapter", "wav2vec2 biased")])
 
 
 def model(name, normalised=True):
-    "A random model whose biases and norms are random too: defaults of zero and one hide mistakes."
-    kind, more = MODELS[name]
-    extractor = None if normalised or kind == "whisper" else tf.Wav2Vec2FeatureExtractor(do_normalize=False)
-    backbone = load_speech_backbone(config(kind, **more), random_weights=True, seed=4, extractor=extractor)
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, value in backbone.model.named_parameters():
-            if value.ndim == 1: value += 0.3 * torch.randn(value.shape, generator=generator)
-            elif "layers" in key: value += 0.2 * torch.randn(value.shape, generator=generator)
-    return backbone
+    "A random model, its windows normalised or not."
+    plain = normalised or MODELS[name][0] == "whisper"
+    return speech_models.model(name, extractor=None if plain else tf.Wav2Vec2FeatureExtractor(do_normalize=False))
 
 
-def sound(seconds=5.0, seed=0):
-    t = np.arange(round(seconds * RATE)) / RATE
-    return (.3 * np.sin(2 * np.pi * (200 + 150 * np.sin(7 * t)) * t) * np.abs(np.sin(4 * t)) + .03 * np.random.default_rng(seed).standard_normal(len(t))).astype(np.float32)
+def sound(seconds=5.0, seed=0): return speech_models.sound(seconds, seed)
 
 
 def story(n=12, tr=.4, first=-.3, end=4.6, audio=None, name="tones"):
