@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Design', 'ratio_grid', 'ratio_draws', 'BandedRidge', 'nested_prediction']
 
-# %% ../../nbs/74_encode.banded.ipynb #8ded51b7
+# %% ../../nbs/74_encode.banded.ipynb #cc80a814
 import warnings
 import numpy as np
 import torch
 from ..core import DataError, ParameterError
-from .ridge import edge_shares, label_folds
+from .ridge import _product, edge_shares, label_folds
 from .score import correlation
 
-# %% ../../nbs/74_encode.banded.ipynb #e9ff0f59
+# %% ../../nbs/74_encode.banded.ipynb #f4b3b5d4
 class Design:
     "Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T (primal), otherwise (T, T) (dual)."
     def __init__(self,
@@ -46,7 +46,7 @@ class Design:
     # name: a band; rows: (T,) int, which old row stands in each place
     def moved(self, name, rows) -> "Design": "The design whose band `name` has its rows re-ordered, others as they are."; return _moved(self, name, rows)
 
-# %% ../../nbs/74_encode.banded.ipynb #2135d071
+# %% ../../nbs/74_encode.banded.ipynb #e64d3429
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
@@ -68,7 +68,7 @@ def _moved(design, name, rows):
         other.gram = _inner(other.stack)
     return other
 
-# %% ../../nbs/74_encode.banded.ipynb #dcc23b6a
+# %% ../../nbs/74_encode.banded.ipynb #afe2df7c
 def _system(design, ratio, train, held=None):
     "Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection (T_held, r)."
     key = (tuple(ratio), train.tobytes())
@@ -100,9 +100,9 @@ def _eigen(design, ratio, train):
 
 def _rotate(design, vectors, train, y):
     "Project training responses (T_train, V) onto the eigenvectors: (r, V)."
-    return vectors.T @ (y if design.dual else design.stack[torch.as_tensor(train, device=design.device)].T @ y)
+    return _product(vectors.T, y if design.dual else _product(design.stack[torch.as_tensor(train, device=design.device)].T, y))
 
-# %% ../../nbs/74_encode.banded.ipynb #a6d4b7e9
+# %% ../../nbs/74_encode.banded.ipynb #f72fef87
 def _blocks(v, block): return [slice(i, min(i + block, v)) for i in range(0, v, block)]
 
 def _moments(Y, rows, block):
@@ -131,23 +131,29 @@ def _take(design, Y, rows, cols, mean):
     y[:, np.isnan(mean[cols])] = 0
     return torch.as_tensor(y, device=design.device)
 
-# %% ../../nbs/74_encode.banded.ipynb #23da3a84
+# %% ../../nbs/74_encode.banded.ipynb #915e56e5
+def _crosses(design, Y, folds, mean, block, limit=2**30):
+    "X'Y of the training rows of each fold, (V, F) each; None for the dual, or where they would take more than `limit` bytes."
+    v = Y.shape[1]
+    if design.dual or 4 * v * sum(design.sizes) * len(folds) > limit: return None
+    def one(held): return torch.cat([_product(_take(design, Y, held, cols, mean).T, design.stack[torch.as_tensor(held, device=design.device)]) for cols in _blocks(v, block)])
+    parts = [one(held) for _, held in folds]
+    total = sum(parts)
+    return [total - part for part in parts]
+
 def _search(design, Y, ratios, alphas, folds, mean, block):
     "Best held-out loss, penalty, ratio, and what the last step gained where the penalty is at an end of the grid, (V,) each."
-    v = Y.shape[1]
+    v, crosses = Y.shape[1], _crosses(design, Y, folds, mean, block)
     best, alpha, ratio, gain = np.full(v, np.inf, np.float32), np.zeros(v, np.float32), np.zeros(v, int), np.zeros(v, np.float32)
     order = np.argsort(alphas)
     for i, weights in enumerate(ratios):
         loss = torch.zeros(len(alphas), v, device=design.device)
-        for train, held in folds:
+        for k, (train, held) in enumerate(folds):
             values, vectors, left = _system(design, weights, train, held)
             for cols in _blocks(v, block):
-                both = _take(design, Y, np.concatenate([train, held]), cols, mean)
-                b, target = _rotate(design, vectors, train, both[:len(train)]), both[len(train):]
-                for a, penalty in enumerate(alphas):
-                    shrink = 1 / (values + penalty)
-                    guess = left @ (b * shrink[:, None]) if b.shape[1] < len(left) else (left * shrink) @ b
-                    loss[a, cols] += ((target - guess)**2).mean(0) / len(folds)
+                target = _take(design, Y, held, cols, mean).T
+                b = _product(crosses[k][cols], vectors) if crosses else _rotate(design, vectors, train, _take(design, Y, train, cols, mean)).T
+                for a, penalty in enumerate(alphas): loss[a, cols] += (target - _product(b / (values + penalty), left.T)).square_().mean(1) / len(folds)
         low, index = loss.min(0)
         low, index = low.cpu().numpy(), index.cpu().numpy()
         step = sum(np.where(index == order[end], (loss[order[beside]] - loss[order[end]]).cpu().numpy(), 0) for end, beside in ((0, 1), (-1, -2)) if len(order) > 1) + 0 * low
@@ -168,7 +174,7 @@ def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
             coef[:, cols] = (vectors @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))).cpu().numpy()
     return coef
 
-# %% ../../nbs/74_encode.banded.ipynb #7f3bb216
+# %% ../../nbs/74_encode.banded.ipynb #19a71460
 def ratio_grid(
     n_bands: int,            # number of bands B
     levels=(0, .01, .1, 1),  # relative sizes a band may have
@@ -178,7 +184,7 @@ def ratio_grid(
     grid = grid[grid.max(1) == max(levels)]
     return np.unique(grid / grid.sum(1, keepdims=True), axis=0)
 
-# %% ../../nbs/74_encode.banded.ipynb #733a7655
+# %% ../../nbs/74_encode.banded.ipynb #3a0a2718
 def ratio_draws(
     n_bands: int,  # number of bands B
     n: int = 60,   # draws R
@@ -191,7 +197,7 @@ def ratio_draws(
     draws = np.r_[np.full((1, n_bands), 1 / n_bands), draws][:n].clip(1e-6)
     return draws / draws.sum(1, keepdims=True)
 
-# %% ../../nbs/74_encode.banded.ipynb #5c78a9fe
+# %% ../../nbs/74_encode.banded.ipynb #cc37b9cd
 def _grid(model, design, Y, ratios, folds, train, mean):
     "Best loss (V,), penalty (V,), ratios (B, V) and coefficients, by the solver of this chapter."
     best, alpha, index, model.step_ = _search(design, Y, ratios, model.alphas, folds, mean, model.block)
@@ -220,7 +226,7 @@ def _himalaya(model, design, Y, ratios, folds, train, mean):
     model.step_ = np.full(len(alpha), np.inf, np.float32)                                # himalaya does not tell
     return -scores, alpha.astype(np.float32), (shares * alpha).astype(np.float32), np.array(coef, np.float32)
 
-# %% ../../nbs/74_encode.banded.ipynb #ebfffc14
+# %% ../../nbs/74_encode.banded.ipynb #a45d2145
 class BandedRidge:
     "Ridge with a penalty for each band of features and each voxel, chosen by leaving out one group (story, section) of the training data at a time."
     normalise = True
@@ -261,7 +267,7 @@ class BandedRidge:
     @property
     def penalties_(self) -> np.ndarray: "Penalty on the features as given, (B, V); infinite where a band is left out."; return _penalties(self)
 
-# %% ../../nbs/74_encode.banded.ipynb #9c886485
+# %% ../../nbs/74_encode.banded.ipynb #bdd4afa4
 def _ratios(model, n_bands):
     if n_bands == 1: return np.ones((1, 1))                       # plain ridge, whatever ratios were given for more
     ratios = (ratio_draws(n_bands, model.n_iter, model.seed) if model.solver == "random_search" else ratio_grid(n_bands)) if model.given is None else model.given
@@ -292,7 +298,7 @@ def _fit(model, X, Y, groups, rows):
     model.design_, model.rows_, model.mean_ = design, train, mean
     return model
 
-# %% ../../nbs/74_encode.banded.ipynb #ae656a2a
+# %% ../../nbs/74_encode.banded.ipynb #340056d6
 def _predict(model, X):
     "Prediction a band, generator over (T_new, V); the mean goes to the first band."
     design, is_rows = model.design_, not isinstance(X, dict) and np.ndim(X) == 1
@@ -320,7 +326,7 @@ def _coef(model):
 def _penalties(model):
     with np.errstate(divide="ignore"): return model.best_alphas_ * np.asarray(model.design_.scale, np.float32)[:, None] / model.ratios_
 
-# %% ../../nbs/74_encode.banded.ipynb #1df1700f
+# %% ../../nbs/74_encode.banded.ipynb #565aa6a8
 def _parts(model, X):
     parts = list(_predict(model, X))
     return {name: part - (model.mean_ if b == 0 else 0) for b, (name, part) in enumerate(zip(model.design_.names, parts))}
@@ -339,7 +345,7 @@ def _split_scores(model, X, Y, measure):
     finally: set_backend(before)
     return dict(zip(parts, scores))
 
-# %% ../../nbs/74_encode.banded.ipynb #b699cb5f
+# %% ../../nbs/74_encode.banded.ipynb #bd7749d8
 def nested_prediction(
     model,   # BandedRidge, or a plain model with fit(X, Y, groups) and predict(X) such as RidgeCV; left fitted to the last fold
     X,       # features (T, F), dict of bands, or a Design

@@ -6,7 +6,7 @@
 __all__ = ['ROLES', 'SIZES', 'LAYOUTS', 'TIMESCALE', 'LOUDNESS', 'Size', 'word_loudness', 'segment_rows', 'simulate_experiment',
            'Truth', 'load_simulated', 'oracle_features']
 
-# %% ../../nbs/37_simulate.experiment.ipynb #4e195d1b
+# %% ../../nbs/37_simulate.experiment.ipynb #83190d5d
 import json, os, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .speech import VOICES, speak
 from .brain import (Knobs, implied_ceiling, lag_windows, latent_covariance, load_surface, make_brain, meaning_tracks, presentations,
     private_meaning, stimulus_tracks, surface_columns, surface_space)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #cf78c4b0
+# %% ../../nbs/37_simulate.experiment.ipynb #659f2f40
 ROLES = ("tuning", "validation", "encoding", "test")
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Size:
     test: int          # stories that are scored
     words: int         # words of an English story
 
-SIZES = dict(smoke=Size(3, 3, 1, 2, 2, 420), quickstart=Size(8, 12, 2, 4, 4, 660), listening=Size(8, 6, 1, 4, 3, 600), study=Size(8, 30, 3, 12, 6, 1800))
+SIZES = dict(smoke=Size(3, 3, 1, 2, 2, 420), quickstart=Size(8, 12, 2, 4, 4, 660), listening=Size(8, 6, 1, 4, 3, 600), study=Size(8, 16, 2, 8, 6, 1200))
 LAYOUTS = ("lebel2023", "bilingual")
 TIMESCALE = 30        # words: memory of the topic track
 LOUDNESS = 2.5        # dB: standard deviation of the loudness of words
 
-# %% ../../nbs/37_simulate.experiment.ipynb #47d14f7e
+# %% ../../nbs/37_simulate.experiment.ipynb #6cbf8e92
 def word_loudness(
     text: Text,           # words with their concepts and topics
     lexicon: Lexicon,     # with the meanings
@@ -54,7 +54,7 @@ def word_loudness(
     mixed = np.where(text.concept >= 0, correlation * m + np.sqrt(1 - correlation ** 2) * z, z)
     return LOUDNESS * np.clip(mixed, -2.5, 2.5)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #b64cdefd
+# %% ../../nbs/37_simulate.experiment.ipynb #2122cc57
 def _plan(size, languages, seed):
     "name without language -> role, number, kind and voice of each story."
     plan, number = {}, 0
@@ -73,7 +73,7 @@ def _write_text(lexicon, base, entry, size, knobs, seed):
     more = dict(sentences=(8, 12), cue=knobs.cue) if entry["kind"] == "mixed" else {}
     return write_story(lexicon, base, "en", size.words, _story_seed(seed, entry["number"]), kind=entry["kind"], **more)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #0a9706f3
+# %% ../../nbs/37_simulate.experiment.ipynb #dc1c7a5e
 def _tell(folder, lexicon, text, name, base, entry, language, layout, knobs, seed):
     "Speak one text: the Story with its sound on disk, and its latent tracks without meaning."
     import soundfile
@@ -93,7 +93,7 @@ def _with_meaning(tracks, story, text, lexicon):
     "Add meaning and topic to the tracks of a story."
     return tracks | meaning_tracks(story.words, meaning_track(text, lexicon), topic_track(text, lexicon, TIMESCALE), len(tracks["rate"]))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #bb72e1cb
+# %% ../../nbs/37_simulate.experiment.ipynb #084eec21
 def segment_rows(
     text: Text,           # words with their concepts and topics
     story: Story,          # with times for the words of `text`
@@ -109,7 +109,7 @@ def segment_rows(
         rows |= (story.clock.times >= story.words.onset[words[0]] + purge + lag[1]) & (story.clock.times <= story.words.offset[words[-1]] + lag[0])
     return rows
 
-# %% ../../nbs/37_simulate.experiment.ipynb #7138de31
+# %% ../../nbs/37_simulate.experiment.ipynb #1a2faf2d
 def _check_request(folder, size, languages, layout):
     if size not in SIZES and not isinstance(size, Size): raise ParameterError("Unknown size", found=repr(size), expected=f"one of {tuple(SIZES)} or a Size")
     if layout not in LAYOUTS: raise ParameterError("Unknown layout", found=repr(layout), expected=f"one of {LAYOUTS}")
@@ -118,7 +118,7 @@ def _check_request(folder, size, languages, layout):
 
 def _story_name(base, language, layout, languages): return base if layout == "lebel2023" and languages == ("en",) else f"{base}_{language}"
 
-# %% ../../nbs/37_simulate.experiment.ipynb #3e168b20
+# %% ../../nbs/37_simulate.experiment.ipynb #3678f571
 def _tell_all(folder, lexicon, size, languages, layout, knobs, seed):
     "name -> (story, tracks without meaning, text, role) of all stories in all languages."
     told = {}
@@ -142,7 +142,7 @@ def _listen(brain, number, lexicon, told, space, knobs, seed):
         recordings[name] = Recording(brain.name, story, responses.mean(0), space, responses if n > 1 else None, motion, "simulated")
     return recordings, np.mean(ceilings, axis=0)
 
-# %% ../../nbs/37_simulate.experiment.ipynb #9ae59914
+# %% ../../nbs/37_simulate.experiment.ipynb #846087ad
 def _write_truth(folder, lexicon, told):
     "Everything about the stories that a model may not know."
     write_npz(folder / "truth" / "lexicon.npz", meaning=lexicon.meaning, category=lexicon.category, word_class=lexicon.word_class, held_out=lexicon.held_out,
@@ -153,7 +153,7 @@ def _write_truth(folder, lexicon, told):
             **{k: getattr(text, k) for k in ("concept", "sentence", "topic", "template", "held_out", "theme")}, meaning=meaning_track(text, lexicon), topic_meaning=topic_track(text, lexicon, TIMESCALE),
             seen_rows=segment_rows(text, story, False), unseen_rows=segment_rows(text, story, True), **{f"track_{k}": v for k, v in full.items()})
 
-# %% ../../nbs/37_simulate.experiment.ipynb #9c3ed223
+# %% ../../nbs/37_simulate.experiment.ipynb #25b2771d
 def simulate_experiment(
     folder,                         # where it goes; must be empty or absent
     size: str | Size = "quickstart",# 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
@@ -188,7 +188,7 @@ def simulate_experiment(
     os.replace(work, folder)
     return folder
 
-# %% ../../nbs/37_simulate.experiment.ipynb #5c7a105b
+# %% ../../nbs/37_simulate.experiment.ipynb #12be58f0
 @dataclass(frozen=True, eq=False)
 class Truth:
     "What the simulation knows and no model may."
@@ -205,7 +205,7 @@ class Truth:
     participants: dict   # participant -> 'parcel' (V,), 'peaks' (J,), 'noise' (V,), 'ceiling' (V,), 'weights_<latent>' (K, V)
     parcels: tuple       # names of the parcels that 'parcel' counts
 
-# %% ../../nbs/37_simulate.experiment.ipynb #19567555
+# %% ../../nbs/37_simulate.experiment.ipynb #77e2ec8c
 def _read_npz(path):
     if not path.exists(): raise MissingData("A file of the simulated truth is missing", file=path, next_step="make the experiment again")
     with np.load(path, allow_pickle=False) as f: return {k: f[k] for k in f.files}
@@ -213,7 +213,7 @@ def _read_npz(path):
 def _read_text_truth(name, a):
     return Text(name, str(a["language"]), tuple(str(w) for w in a["words"]), *(a[k] for k in ("concept", "sentence", "topic", "template", "held_out", "theme")))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #fd0ceefd
+# %% ../../nbs/37_simulate.experiment.ipynb #c95d3ce1
 def load_simulated(
     folder,            # made by simulate_experiment
     participants=None, # names; None: all
@@ -236,7 +236,7 @@ def load_simulated(
         {n: {k[6:]: v for k, v in a.items() if k.startswith("track_")} for n, a in files.items()},
         {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants}, tuple(record["parcels"]))
 
-# %% ../../nbs/37_simulate.experiment.ipynb #b5ce8753
+# %% ../../nbs/37_simulate.experiment.ipynb #4848594f
 def oracle_features(
     truth: Truth,    # of the experiment
     story: Story,    # of the same experiment
