@@ -18,7 +18,7 @@ from braintune_nb.data.recordings import Dataset, Recording, Space
 from braintune_nb.data.splits import Split, whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.features.speech import read_audio, speech_features
-from braintune_nb.model.backbone import load_speech_backbone
+from braintune_nb.model.backbone import load_backbone, load_speech_backbone
 from braintune_nb.model.listening import speech_inputs
 
 tf.utils.logging.set_verbosity_error()
@@ -274,7 +274,11 @@ def test_checkpoint_of_another_architecture(tmp_path, name):
 
 
 def test_checkpoint_of_another_width(tmp_path):
-    refusal(ModelError, lambda: load_speech_backbone(saved(tmp_path / "wide", tf.Wav2Vec2Model(config()), config(width=32))), says=[], file="wide")
+    refusal(ModelError, lambda: load_speech_backbone(saved(tmp_path / "wide", tf.Wav2Vec2Model(config()), config(width=32))), says=["another size", "more such weights", "by config.json"], file="wide")
+
+
+def test_speech_model_where_a_text_model_is_wanted():
+    refusal(ModelError, lambda: load_backbone("tiny_speech"), says=["This is a speech model", "load_speech_backbone"], file="tiny_speech")
 
 
 def test_text_model_where_a_speech_model_is_wanted(tmp_path):
