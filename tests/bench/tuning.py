@@ -155,9 +155,9 @@ def built(args, plain=False, cache=None, memory_gb=1e3, precision="float32", pro
     import numpy as np
     import torch
 
-    from braintune_nb.model import listening
+    from braintune_nb.model import listening, tuner as model_tuner
     from braintune_nb.model.tuner import BrainTuner
-    if not products: listening._onednn = None
+    if not products: listening._onednn = model_tuner._onednn = None
     backbone, (section, _) = backbone_of(args.model, args.seed), section_of(args.batch)
     audio = np.load(Path(args.folder) / "audio.npy", allow_pickle=False)
     tuner = BrainTuner(backbone, {f"P{i}": args.columns for i in range(people)}, delays=(0,), dropout=0.0, standardise=False, seed=args.seed, memory_gb=memory_gb)
