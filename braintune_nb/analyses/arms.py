@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENCODING_ARMS', 'average_predictions', 'filtered_features', 'head_features', 'noisy_backbone', 'encoding_arm']
 
-# %% ../../nbs/88_analyses.arms.ipynb #2b813e08
+# %% ../../nbs/88_analyses.arms.ipynb #451ca7f7
 from dataclasses import replace
 
 import numpy as np
@@ -18,20 +18,21 @@ from .alignment import encode_arm, story_designs
 from .plan import Plan, scored_responses, tuning_columns
 from .tuning import arm_predictions, brain_targets, tuning_inputs
 
-# %% ../../nbs/88_analyses.arms.ipynb #7231dc03
+# %% ../../nbs/88_analyses.arms.ipynb #fb1913b2
 def average_predictions(
     plan: Plan,    # two or more tuning participants in one space
 ) -> dict:         # participant -> (T, V)
     "Predictions from the mean response of the other tuning participants."
     from braintune_nb.train.targets import group_average
-    def one(p):
-        stories = {s.story.name for r in plan.rounds for e, t in r.folds for s in (*e, *t)}
-        means = {n: group_average(plan.dataset, n, list(plan.tune_participants), p)[None] for n in stories}
+    stories, tune, out = {s.story.name for r in plan.rounds for e, t in r.folds for s in (*e, *t)}, list(plan.tune_participants), {}
+    for people in filter(None, [*([p] for p in tune), list(plan.new_participants)]):      # all new participants share one average
+        means = {n: group_average(plan.dataset, n, tune, people)[None] for n in stories}
         designs = story_designs(means, plan.dataset.stories, (0,), plan.cutoff)
-        return np.concatenate([encode_arm(designs, plan.dataset, [p], r.folds, low=plan.low)[p].chosen for r in plan.rounds])
-    return {p: one(p) for p in plan.participants}
+        rounds = [encode_arm(designs, plan.dataset, people, r.folds, low=plan.low) for r in plan.rounds]
+        out |= {p: np.concatenate([r[p].chosen for r in rounds]) for p in people}
+    return {p: out[p] for p in plan.participants}
 
-# %% ../../nbs/88_analyses.arms.ipynb #c5ec33dc
+# %% ../../nbs/88_analyses.arms.ipynb #431b4dae
 def filtered_features(
     plan: Plan,      # who tunes
     number: int,     # of the round
@@ -48,7 +49,7 @@ def filtered_features(
         for n, x in states.items(): out[n].append(learned.transform(x))
     return {n: np.stack(x) for n, x in out.items()}
 
-# %% ../../nbs/88_analyses.arms.ipynb #bf61f519
+# %% ../../nbs/88_analyses.arms.ipynb #a523cc39
 def head_features(
     plan: Plan,    # who is encoded on what
     tuner,         # BrainTuner with trained heads
@@ -70,7 +71,7 @@ def noisy_backbone(
     from braintune_nb.train.controls import weight_noise
     return replace(pretrained, model=weight_noise(pretrained.model, tuned.model, seed))
 
-# %% ../../nbs/88_analyses.arms.ipynb #a71fafac
+# %% ../../nbs/88_analyses.arms.ipynb #11602eec
 def _all_layers(features): return {n: np.concatenate(list(x), 1)[None] for n, x in features.items()}
 
 

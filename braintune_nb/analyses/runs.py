@@ -7,7 +7,7 @@ __all__ = ['layer_numbers', 'prepare_simulation', 'linked_backbone', 'link_gates
            'arm_names', 'run_untuned', 'load_teacher', 'oracle_predictions', 'listener_part', 'map_scores', 'Part',
            'all_arms', 'release_model', 'tune_row', 'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #dc5d4120
+# %% ../../nbs/89_analyses.runs.ipynb #1f8b29eb
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #705c6821
+# %% ../../nbs/89_analyses.runs.ipynb #0e5f6104
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -37,7 +37,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #377b6135
+# %% ../../nbs/89_analyses.runs.ipynb #4c9d35ef
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`; or six numbers, comma-separated: participants, tuning, validation, encoding and test stories, words
     seed: int = 0,  # seed of the draws
@@ -62,7 +62,7 @@ def prepare_simulation(
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #a9abc520
+# %% ../../nbs/89_analyses.runs.ipynb #437b7115
 def linked_backbone(
     link: float = 0.0,  # share of concepts whose English and Chinese words are tied in pretraining, 0 to 1
     dose: float = 0.0,  # share of pretraining sentences about one topic, 0 to 1: meaning on purpose
@@ -100,7 +100,7 @@ def link_gates(
     rows = [row for language in ("en", "zh") for row in gates[language]]
     return dict(translation_similarity=gates["translation_similarity"][-1], meaning=max(r["meaning"]["r"] for r in rows), meaning_high=max(r["meaning"]["high"] for r in rows), identity=min(r["identity"] for r in rows))
 
-# %% ../../nbs/89_analyses.runs.ipynb #f4649f12
+# %% ../../nbs/89_analyses.runs.ipynb #44cb3354
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -138,12 +138,21 @@ def run_arm(
                 rows.append(dict(arm=arm, seed=seed, round=number, log=log))
                 if number == 0: _keep(run, tuner, arm)
             chosen, by_layer = arm_predictions(plan, features, (0,)) if arm == "frozen_head" else arm_predictions(plan, features)
-            write_arrays(file, **{f"chosen:{p}": x for p, x in chosen.items()}, **{f"layers:{p}": x.astype(np.float32) for p, x in layer_scores(plan, by_layer).items()})
+            _write_predictions(file, chosen, layer_scores(plan, by_layer))
             write_json(logs, rows)
             shutil.rmtree(work.parent)
+    return *_read_predictions(file), read_json(logs)
+
+
+def _write_predictions(file, chosen, layers):
+    "Store what an arm predicts and the scores of its layers."
+    write_arrays(file, **{f"chosen:{p}": x for p, x in chosen.items()}, **{f"layers:{p}": x.astype(np.float32) for p, x in layers.items()})
+
+
+def _read_predictions(file):
+    "(participant -> (T, V), participant -> (L, V)) of a stored arm."
     stored = read_arrays(file)
-    part = lambda key: {k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)}
-    return part("chosen:"), part("layers:"), read_json(logs)
+    return tuple({k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)} for key in ("chosen:", "layers:"))
 
 
 def _keep(run, tuner, arm):
@@ -156,7 +165,7 @@ def _keep(run, tuner, arm):
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #43e6d740
+# %% ../../nbs/89_analyses.runs.ipynb #c263cc6c
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
 ) -> list:       # epochs up to and with the best validation correlation, one a round
@@ -176,7 +185,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #0d1865e4
+# %% ../../nbs/89_analyses.runs.ipynb #8fc6d5b6
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -189,15 +198,21 @@ def run_untuned(
     if "reduced_rank" not in arms and len(plan.tune_participants) > 1:
         raise ParameterError("The reduced-rank control stands in every run with two or more tuning participants", place="encoding_arms", found=", ".join(arms) or "none", expected="reduced_rank, ...")
     with run.stage("features"): features = plan_features(plan, backbone, layers, preset)
-    with run.stage("pretrained"): pretrained, by_layer = arm_predictions(plan, [features] * len(plan.rounds))
-    predictions = {"pretrained": [pretrained]}
     if unknown := [a for a in arms if a not in ENCODING_ARMS]: raise ParameterError("Unknown arms", place="encoding_arms", found=", ".join(unknown), expected=", ".join(ENCODING_ARMS))
-    for arm in arms:
+    predictions, layer = {}, {}
+    for arm in ("pretrained", *arms):
         if arm in ("reduced_rank", "group_average") and len(plan.tune_participants) < 2: continue
-        with run.stage(arm): predictions[arm] = [encoding_arm(plan, features, arm)]
-    return features, predictions, {"pretrained": [layer_scores(plan, by_layer)]}
+        file = run.path(f"scores/{arm}.npz")
+        if not run.done(arm):
+            with run.stage(arm):
+                chosen, by_layer = arm_predictions(plan, [features] * len(plan.rounds)) if arm == "pretrained" else (encoding_arm(plan, features, arm), {})
+                _write_predictions(file, chosen, layer_scores(plan, by_layer))
+        chosen, scores = _read_predictions(file)
+        predictions[arm] = [chosen]
+        if scores: layer[arm] = [scores]
+    return features, predictions, layer
 
-# %% ../../nbs/89_analyses.runs.ipynb #7fc899ff
+# %% ../../nbs/89_analyses.runs.ipynb #a439ffb0
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny:link=1,dose=1' (see `linked_backbone`), 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -212,7 +227,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #b5dbac73
+# %% ../../nbs/89_analyses.runs.ipynb #6be1f5f6
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -226,7 +241,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #77439759
+# %% ../../nbs/89_analyses.runs.ipynb #92b25a50
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -251,7 +266,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #c57a140b
+# %% ../../nbs/89_analyses.runs.ipynb #d7b6d7fd
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -263,7 +278,7 @@ def map_scores(
     maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
     return space, maps, people
 
-# %% ../../nbs/89_analyses.runs.ipynb #634848f1
+# %% ../../nbs/89_analyses.runs.ipynb #45aa57ed
 class Part:
     "A part of a run: the same folder and stages, under a name."
     def __init__(self,
@@ -323,7 +338,7 @@ def all_arms(
             predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
     return predictions, curves, training
 
-# %% ../../nbs/89_analyses.runs.ipynb #e2c5d82f
+# %% ../../nbs/89_analyses.runs.ipynb #24ce85ae
 def release_model(
     run,            # Run that kept a tuned model
     plan,           # Plan
@@ -352,7 +367,7 @@ def _head_space(plan, participant):
     whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
     return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
 
-# %% ../../nbs/89_analyses.runs.ipynb #31b23659
+# %% ../../nbs/89_analyses.runs.ipynb #7381ca14
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults
