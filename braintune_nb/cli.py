@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'QUICKSTART', 'CHECKS', 'FETCHES', 'expe
            'known_parameters', 'parse_value', 'check_parameters', 'run_experiment', 'quickstart', 'run',
            'list_experiments', 'check', 'fetch', 'make_report', 'main']
 
-# %% ../nbs/95_cli.ipynb #48b03b5e
+# %% ../nbs/95_cli.ipynb #2d38873d
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #707a739f
+# %% ../nbs/95_cli.ipynb #77b3aa52
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #e6e8064a
+# %% ../nbs/95_cli.ipynb #4f1a557c
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #77080b67
+# %% ../nbs/95_cli.ipynb #94086d57
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #eaf149e3
+# %% ../nbs/95_cli.ipynb #000b9c54
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #931706f4
+# %% ../nbs/95_cli.ipynb #7201cfe3
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -90,7 +90,8 @@ def _choice(text, inner):
 
 def _list(text, inner):
     items = _literal(text) if text[:1] in ("[", "(") else [x.strip() for x in text.split(",")] if text else []
-    return [_parse(x if isinstance(x, str) else repr(x), inner.split(",")[0] or "str") for x in items]
+    if not inner: return list(items)                         # a list of nothing in particular keeps what was typed
+    return [_parse(x if isinstance(x, str) else repr(x), inner.split(",")[0]) for x in items]
 
 def _dict(text, inner):
     if isinstance(value := _literal(text), dict): return value
@@ -98,7 +99,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #e7c86c32
+# %% ../nbs/95_cli.ipynb #4855406f
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -108,7 +109,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #99ca98cf
+# %% ../nbs/95_cli.ipynb #83e3286e
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -122,7 +123,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #12bb226e
+# %% ../nbs/95_cli.ipynb #563dd2a1
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -136,7 +137,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #cb56a755
+# %% ../nbs/95_cli.ipynb #572dc8ac
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 def _environment():
@@ -158,7 +159,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #0e3c032c
+# %% ../nbs/95_cli.ipynb #ad96fd35
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -169,7 +170,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #6ed30f7b
+# %% ../nbs/95_cli.ipynb #6166e368
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -199,7 +200,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #bc52ba5c
+# %% ../nbs/95_cli.ipynb #29a310d0
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -212,7 +213,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #f7fe84a2
+# %% ../nbs/95_cli.ipynb #edc76359
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -228,7 +229,7 @@ def _show(folder):
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #70c7f70c
+# %% ../nbs/95_cli.ipynb #f2440869
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -237,7 +238,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #02f3ad95
+# %% ../nbs/95_cli.ipynb #d7673f7a
 QUICKSTART = {"size": "listening", "languages": "en,zh"}  # of tune_speech
 
 @app.command()
@@ -252,7 +253,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #7ca2fe09
+# %% ../nbs/95_cli.ipynb #16961535
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -271,13 +272,13 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #7ebb8f0a
+# %% ../nbs/95_cli.ipynb #d0238eae
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #3ba5c3be
+# %% ../nbs/95_cli.ipynb #ba340291
 CHECKS = {"alice2016": ("alice2016", "check_alice2016"), "lebel2023": ("lebel2023", "check_lebel2023"), "bilingual": ("scripts", "check_narratives_text"),
           "littleprince": ("littleprince", "check_littleprince"), "narratives": ("narratives", "check_narratives")}   # name -> (module of braintune_nb.data, function)
 
@@ -290,7 +291,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #7d3c4302
+# %% ../nbs/95_cli.ipynb #da7e314f
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
@@ -306,10 +307,10 @@ def check(
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #47c80de8
+# %% ../nbs/95_cli.ipynb #b24f4563
 FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int), "bilingual": ("fetch_bilingual", "stories", str)}
 
-# %% ../nbs/95_cli.ipynb #66369fbc
+# %% ../nbs/95_cli.ipynb #7ddebbec
 @app.command()
 def fetch(
     dataset: Annotated[str, typer.Argument(help="lebel2023, littleprince or bilingual.")],  # which data set
@@ -334,7 +335,7 @@ def fetch(
     folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **more, data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
     if not dry_run: _say(f"Verified in {folder}")
 
-# %% ../nbs/95_cli.ipynb #01de36c0
+# %% ../nbs/95_cli.ipynb #7b8473a0
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -343,7 +344,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #f5e144a7
+# %% ../nbs/95_cli.ipynb #42f11aae
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -359,7 +360,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #f4dc7991
+# %% ../nbs/95_cli.ipynb #09364965
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -369,5 +370,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #c692b4d9
+# %% ../nbs/95_cli.ipynb #00c850cc
 if __name__ == "__main__" and "__file__" in globals(): main()
