@@ -24,3 +24,41 @@ def test_the_readme_counts_as_the_table_does():
 
 def test_ceilings_are_in_the_range_that_the_experiment_promises():
     assert TABLE[TABLE.knobs == "default"].ceiling.between(.4, .8).all()
+
+
+# ---- the arms of the speech experiments, and the bilingual ones
+
+ARMS = pd.read_csv(ROOT / "nbs/experiments/results/arms.csv")
+ROWS = {"tuned on several participants": "tuned", "tuned on one participant": "single", "permuted responses": "permuted", "reduced rank": "reduced_rank", "pretrained, encoding model": "same_total",
+        "random codes": "lexical", "weights moved at random": "weight_noise", "the model's own objective": "stimulus", "mean response": "group_average"}
+
+
+def signed(x): return f"{x:+.3f}".replace("-", "−")
+
+
+def test_the_readme_s_table_of_arms_is_that_of_the_file():
+    whole = ARMS[(ARMS.region == "language") & (ARMS.subset == "all")]
+    for label, arm in ROWS.items():
+        line = next(row for row in README.splitlines() if row.startswith(f"| {label}"))
+        cells = [cell.strip() for cell in line.split("|")[2:4]]
+        for size, cell in zip(("listening", "study"), cells):
+            rows = whole[(whole.arm == arm) & (whole["size"] == size)]
+            if not cell: assert rows.empty, (arm, size); continue
+            assert cell.startswith(signed(rows.gain.mean())), (arm, size, rows.gain.mean())
+            if "of" in cell: assert [int(n) for n in re.findall(r"\d+", cell.split("(")[1])[:2]] == [int((rows.low > 0).sum()), len(rows)]
+
+
+def test_what_the_readme_says_of_seen_and_unseen_concepts():
+    part = ARMS[(ARMS.region == "language") & (ARMS["size"] == "study")].groupby(["subset", "arm"]).gain.mean()
+    for subset in ("seen", "unseen"):
+        for arm in ("tuned", "permuted"): assert signed(part[subset, arm]) in README
+
+
+def test_the_bilingual_numbers_of_the_readme():
+    new = pd.read_csv(ROOT / "nbs/experiments/results/bilingual_arms.csv").query("subset == 'new participants'").groupby(["arm", "language"]).gain.mean()
+    for arm in ("tuned", "single", "permuted", "monolingual:en", "monolingual:zh"):
+        for language in ("en", "zh"): assert signed(new[arm, language]) in README, (arm, language, new[arm, language])
+    cells = pd.read_csv(ROOT / "nbs/experiments/results/cross_language.csv").query("arm == 'tuned' and subset == 'all' and train_layers == 'all'").groupby(["language", "link", "sharing"]).gain.mean()
+    assert len(cells["zh"]) == 9
+    for language in ("en", "zh"):
+        for end in (cells[language].min(), cells[language].max()): assert signed(end) in README

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['block_groups', 'listener_predictions', 'listener_scores', 'shift_gains', 'listener_analysis']
 
-# %% ../../nbs/87_analyses.listeners.ipynb #62d5cf94
+# %% ../../nbs/87_analyses.listeners.ipynb #cd4b80f5
 import numpy as np
 
 from ..data.recordings import zscore
@@ -15,7 +15,7 @@ from ..encode.inference import participant_test
 from ..encode.banded import BandedRidge, Design, nested_prediction
 from ..encode.score import correlation
 
-# %% ../../nbs/87_analyses.listeners.ipynb #25ed2ff2
+# %% ../../nbs/87_analyses.listeners.ipynb #be7c6e20
 def block_groups(
     story,                     # Story
     n: int = 6,                # blocks
@@ -26,7 +26,7 @@ def block_groups(
     for i, section in enumerate(blocks(story, n, gap_seconds)): groups[section.rows] = i
     return groups
 
-# %% ../../nbs/87_analyses.listeners.ipynb #e91f732f
+# %% ../../nbs/87_analyses.listeners.ipynb #efee731e
 def listener_predictions(
     bands: dict,              # band -> features (T, F_b)
     responses: np.ndarray,    # (P, T, V), z-scored
@@ -41,7 +41,7 @@ def listener_predictions(
     guess = nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups).reshape(t, -1, v).transpose(1, 0, 2)
     return dict(average=guess[0], left_out=guess[1:1 + people], own=guess[1 + people:])
 
-# %% ../../nbs/87_analyses.listeners.ipynb #f644ea6c
+# %% ../../nbs/87_analyses.listeners.ipynb #c3846315
 def listener_scores(
     predictions: dict,      # of `listener_predictions`
     responses: np.ndarray,  # (P, T, V)
@@ -53,7 +53,7 @@ def listener_scores(
     return dict(average=correlation(predictions["average"][rows], average[rows]), left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
         own=correlation(predictions["own"][:, rows], responses[:, rows]), blocks=by_block)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #f457f9d4
+# %% ../../nbs/87_analyses.listeners.ipynb #a69a6055
 def shift_gains(
     low: np.ndarray,          # low-level features, (T, F_low)
     layers: dict,             # layer -> model features, (T, F)
@@ -77,7 +77,7 @@ def shift_gains(
         gains.append(max(correlation(nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]).mean() for d in moved) - base)
     return np.array(gains)
 
-# %% ../../nbs/87_analyses.listeners.ipynb #ffd49dc5
+# %% ../../nbs/87_analyses.listeners.ipynb #edde214c
 def listener_analysis(
     responses: np.ndarray,    # (P, T, V), cleaned and z-scored
     low: np.ndarray,          # low-level features, (T, F_low), treated like the responses

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'OTHERS', 'colour', 'png', 'hemispheres', 'surface_map', 'region_map', 'save_maps', 'map_figures',
            'alignment_figure', 'gain_figure', 'seen_unseen_figure', 'layer_curve', 'training_curves']
 
-# %% ../../nbs/91_report.maps.ipynb #5e034f15
+# %% ../../nbs/91_report.maps.ipynb #d3066ed3
 import io
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from ..core import DataError, read_arrays, write_arrays
 from ..data.recordings import Space
 from .tables import _by_region, alignment_table, gain_table, tidy
 
-# %% ../../nbs/91_report.maps.ipynb #6a3aa258
+# %% ../../nbs/91_report.maps.ipynb #8e65d9a4
 COLOURS = {"pretrained": "#6b6b6b", "tuned": "#0072B2", "permuted": "#D55E00", "reduced_rank": "#009E73"}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#7b3294")
 
-# %% ../../nbs/91_report.maps.ipynb #8d0777ae
+# %% ../../nbs/91_report.maps.ipynb #1f077f60
 def colour(
     arm: str,        # name of an arm
     arms: tuple = (),  # all arms of the figure, so that the ones without a fixed colour get different ones
@@ -30,7 +30,7 @@ def colour(
     others = [a for a in arms if a not in COLOURS]
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS) if arm in others else 0]
 
-# %% ../../nbs/91_report.maps.ipynb #a1d22f1b
+# %% ../../nbs/91_report.maps.ipynb #ba1e6311
 def _axes(panels, width, height, **kwargs):
     import seaborn
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def _legend(figure, ax):
 
 def _label(name): return str(name).replace("_", " ")
 
-# %% ../../nbs/91_report.maps.ipynb #54337a6d
+# %% ../../nbs/91_report.maps.ipynb #a3a0c59d
 def png(
     figure,          # a matplotlib figure
     dpi: int = 110,  # dots per inch
@@ -56,7 +56,7 @@ def png(
     figure.savefig(store, format="png", dpi=dpi)
     return store.getvalue()
 
-# %% ../../nbs/91_report.maps.ipynb #6ac920db
+# %% ../../nbs/91_report.maps.ipynb #8e1337b9
 def hemispheres(
     columns: np.ndarray,          # (V,) vertex numbers on fsaverage5, each once
     scores: np.ndarray,           # (V,) one score a vertex
@@ -70,7 +70,7 @@ def hemispheres(
     whole[columns] = scores
     return {"left": whole[:n], "right": whole[n:]}
 
-# %% ../../nbs/91_report.maps.ipynb #eb6ff053
+# %% ../../nbs/91_report.maps.ipynb #b8e74a2e
 def surface_map(
     columns: np.ndarray,       # (V,) vertex numbers on fsaverage5
     scores: np.ndarray,        # (V,) scores, e.g. r
@@ -99,7 +99,7 @@ def surface_map(
     figure.text(.01, .97, title, va="top", fontsize=9)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #84fa60e9
+# %% ../../nbs/91_report.maps.ipynb #0b2e251d
 def region_map(
     labels,                       # (V,) names of the regions
     scores: np.ndarray,           # (V,) or (P, V) scores
@@ -119,7 +119,7 @@ def region_map(
     ax.set_title(title, loc="left", fontsize=9); ax.tick_params(labelsize=7, length=0, rotation=0)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #951df46c
+# %% ../../nbs/91_report.maps.ipynb #87683096
 def save_maps(
     path,               # where it goes: run.path('scores/maps.npz')
     space: Space,       # what the V columns are
@@ -133,7 +133,7 @@ def save_maps(
     return write_arrays(path, space=space.name, kind=space.kind, columns=np.asarray(space.columns), labels=np.array(labels, "U"),
                         participants=np.array([str(p) for p in (participants or ())], "U"), **{f"map:{n}": np.asarray(s, "float32") for n, s in maps.items()})
 
-# %% ../../nbs/91_report.maps.ipynb #90ea26b2
+# %% ../../nbs/91_report.maps.ipynb #86ab6156
 def map_figures(
     path,       # a file that `save_maps` wrote
 ) -> dict:      # map name -> figure; empty for spaces that have no picture here (voxels of one participant)
@@ -149,7 +149,7 @@ def map_figures(
         elif kind == "region": figures[name] = region_map(stored["labels"], scores, people if scores.ndim == 2 and len(people) == len(scores) else None, _label(name), gain)
     return figures
 
-# %% ../../nbs/91_report.maps.ipynb #616ff3e6
+# %% ../../nbs/91_report.maps.ipynb #9a1690a9
 def _dots(ax, table, arms, line=None):
     for y, arm in enumerate(arms[::-1]):
         for _, row in table[table.arm == arm].iterrows():
@@ -168,7 +168,7 @@ def _by_roi(table, kind, line, xlabel):
         ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel(xlabel, fontsize=8); ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=4)
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #619cf072
+# %% ../../nbs/91_report.maps.ipynb #a5ed707f
 def alignment_figure(
     summary: dict,      # as in summary.json
     kind: str = "raw",  # 'raw': r; 'normalized': r over its ceiling
@@ -178,7 +178,7 @@ def alignment_figure(
     ceilings = tidy(summary["ceiling"], ("roi",)).set_index("roi")["mean"]
     return _by_roi(table, kind, lambda roi: ceilings.get(roi, np.nan) if kind == "raw" else 1., "r" if kind == "raw" else "r / ceiling")
 
-# %% ../../nbs/91_report.maps.ipynb #38a01264
+# %% ../../nbs/91_report.maps.ipynb #507898b8
 def gain_figure(
     summary: dict,      # as in summary.json
     kind: str = "raw",  # 'raw' or 'normalized'
@@ -186,7 +186,7 @@ def gain_figure(
     "Every arm minus pretrained, tuned first and its controls below, with the line at zero."
     return _by_roi(gain_table(summary), kind, lambda roi: 0., "r minus pretrained" if kind == "raw" else "normalised, minus pretrained")
 
-# %% ../../nbs/91_report.maps.ipynb #a4208d1e
+# %% ../../nbs/91_report.maps.ipynb #8ae686ee
 def seen_unseen_figure(
     summary: dict,   # with `seen_unseen[arm]['seen' or 'unseen'][roi]`
 ):                   # matplotlib figure, or None where the run has no such scores
@@ -207,14 +207,14 @@ def seen_unseen_figure(
     _legend(figure, axes[0])
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #e38a572e
+# %% ../../nbs/91_report.maps.ipynb #3e092255
 def _leaf_table(tree, names):
     "Rows of a tree whose leaves may be {'raw':…, 'normalized':…}: raw is kept."
     table = tidy(tree, names)
     extra = [c for c in table if c.startswith("level")]
     return table[table[extra[0]] == "raw"].drop(columns=extra) if extra else table
 
-# %% ../../nbs/91_report.maps.ipynb #4f2a84c8
+# %% ../../nbs/91_report.maps.ipynb #6cbeeadc
 def layer_curve(
     summary: dict,   # with `layers`: rows {arm, layer, roi, mean, ci_low, ci_high}
 ):                   # matplotlib figure, or None where the run has no such scores
@@ -233,7 +233,7 @@ def layer_curve(
     axes[0].set_ylabel("r", fontsize=8); _legend(figure, axes[0])
     return figure
 
-# %% ../../nbs/91_report.maps.ipynb #d3ff970d
+# %% ../../nbs/91_report.maps.ipynb #747066e3
 def training_curves(
     summary: dict,   # with `training`: list of {arm, seed, log}; log is a list of rows with `epoch`
 ):                   # matplotlib figure, or None where the run has no such curves
