@@ -62,3 +62,10 @@ def test_the_bilingual_numbers_of_the_readme():
     assert len(cells["zh"]) == 9
     for language in ("en", "zh"):
         for end in (cells[language].min(), cells[language].max()): assert signed(end) in README
+
+
+def test_turns_and_defects_in_the_readme():
+    table = pd.read_csv(ROOT / "nbs/experiments/results/variants.csv").query("region == 'language' and subset == 'all'").groupby("variant").gain.mean()
+    assert len(table) == 8
+    for variant, gain in table.items():
+        if variant != "in turn by story": assert signed(gain) in README, (variant, gain)
