@@ -32,6 +32,8 @@ OTHERS = {  # experiment -> parameters of its smallest run; every experiment but
     "tune_bilingual": ("size", "4,4,1,2,2,300", "epochs", "1", "encode", "all", "equal", "True", "language_heads", "True", "arms", "tuned,permuted,monolingual"),
     "cross_language": ("size", "4,2,1,2,2,300", "epochs", "1", "simulations", "1", "links", "[0.0, 1.0]", "sharings", "[0.0, 1.0]", "backbone_steps", "3"),
     "controls": ("size", "4,4,1,2,2,300", "epochs", "1", "simulations", "1", "backbone", "tiny", "arms", "tuned,single,monolingual,permuted,stimulus,lm_target", "teacher", "tiny"),
+    "voxel_sets": ("size", "2,3,1,2,2,420", "folds", "4", "knobs", '{"snr": 3.0}', "simulations", "1", "epochs", "1", "permutations", "500"),  # the selection needs signal
+    "downstream_text": ("size", "smoke", "tune", "1", "epochs", "1", "families", '{"tiny": {"pretrained": "tiny", "random": ["random:tiny"]}}'),
     "loss_comparison": ("size", "smoke", "epochs", "1", "variants", '{"as it is": {}, "turns": {"participants": "batch", "loss": "mse"}}'),
 }
 
@@ -219,7 +221,7 @@ def test_tune_bilingual(tuned, tmp_path):
 def test_cross_language(tuned, tmp_path):
     folder, summary = small_run("cross_language", tmp_path, tuned[2])
     with open(folder / "scores" / "cross_language.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
-    assert {(r["link"], r["sharing"]) for r in rows} == {(a, b) for a in ("0.0", "1.0") for b in ("0.0", "1.0")} and {r["language"] for r in rows} == {"en", "zh"}
+    assert {(float(r["link"]), float(r["sharing"])) for r in rows} == {(a, b) for a in (0, 1) for b in (0, 1)} and {r["language"] for r in rows} == {"en", "zh"}
     gains = {(r["link"], r["sharing"]): r["gain"] for r in rows if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "zh")}
     assert len(set(gains.values())) == 4 and summary["untuned_language"] == "zh"
     english = {(r["link"], r["gain"]) for r in rows if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "en")}
@@ -231,6 +233,18 @@ def test_controls_of_bilingual_tuning(tuned, tmp_path):
     with open(folder / "scores" / "controls.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
     arms = {"tuned", "single", "monolingual:en", "monolingual:zh", "permuted", "stimulus", "lm_target", "reduced_rank", "weight_noise"}
     assert {r["arm"] for r in rows} == arms and len({r["gain"] for r in rows if (r["subset"], r["language"]) == ("new participants", "zh")}) == len(arms)
+
+
+def test_voxel_sets(tuned, tmp_path):
+    folder, _ = small_run("voxel_sets", tmp_path, tuned[2])
+    with open(folder / "scores" / "voxel_sets.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {"whole brain", "language", "semantic"} <= {r["set"] for r in rows} and {"tuned", "permuted"} <= {r["arm"] for r in rows} and {r["language"] for r in rows} == {"en", "zh"}
+
+
+def test_downstream_text(tuned, tmp_path):
+    folder, _ = small_run("downstream_text", tmp_path, tuned[2])
+    with open(folder / "scores" / "scores.csv", encoding="utf8") as f: rows = list(csv.DictReader(f))
+    assert {"pretrained", "random", "tuned", "permuted"} <= {r["arm"] for r in rows} and {r["language"] for r in rows} >= {"en", "zh"} and len({r["task"] for r in rows}) > 4
 
 
 def test_alignment_by_layer(tuned, tmp_path):
