@@ -140,6 +140,9 @@ PENALTIES = tuple(10.0 ** np.arange(-1, 6))
 def probe(
     states: np.ndarray,  # (N, H) of one layer
     task: Task,          # with N spans
+    classifier=None,     # of scikit-learn; None: a ridge classifier, labels balanced
+    grid=None,           # name of a setting -> values to choose from inside the training rows; None: PENALTIES
+    most: int = 3,       # folds of that choice, at most
 ) -> dict:               # part -> (N,) share of folds in which the span was right, NaN where it was not tested
     "Fit on the training rows of every fold and count what is right on its test rows."
     from sklearn.linear_model import RidgeClassifier
@@ -148,9 +151,10 @@ def probe(
     from sklearn.preprocessing import StandardScaler
     check_task(task)
     right, times = ({part: np.zeros(len(task.labels)) for part in task.folds[0][1]} for _ in range(2))
+    model = make_pipeline(StandardScaler(), classifier or RidgeClassifier(class_weight="balanced"))
+    settings = {f"{model.steps[-1][0]}__{name}": values for name, values in (grid or dict(alpha=PENALTIES)).items()}
     for train, tests in task.folds:
-        inner = GroupKFold(min(3, len(np.unique(task.groups[train]))))
-        search = GridSearchCV(make_pipeline(StandardScaler(), RidgeClassifier(class_weight="balanced")), dict(ridgeclassifier__alpha=PENALTIES), scoring="balanced_accuracy", cv=inner)
+        search = GridSearchCV(model, settings, scoring="balanced_accuracy", cv=GroupKFold(min(most, len(np.unique(task.groups[train])))))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")   # an inner fold may lack a rare label
             search.fit(states[train], task.labels[train], groups=task.groups[train])

@@ -9,7 +9,6 @@ __all__ = ['STRENGTHS', 'Written', 'concept_contexts', 'category_text_task', 'fo
            'score_figure', 'real_texts', 'family_tasks', 'family_arms', 'change_rows']
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #ebe49d0b
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,21 +203,7 @@ def logistic_probe(
 ) -> dict:               # part -> (N,) share of folds in which the word was right, NaN where it was not tested
     "Logistic regression on the training rows of every fold; counts what is right on its test rows."
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, GroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    check_task(task)
-    right, times = ({part: np.zeros(len(task.labels)) for part in task.folds[0][1]} for _ in range(2))
-    for train, tests in task.folds:
-        model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3))
-        search = GridSearchCV(model, dict(logisticregression__C=STRENGTHS), scoring="balanced_accuracy", cv=GroupKFold(min(2, len(np.unique(task.groups[train])))))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")   # an inner fold may lack a rare label
-            search.fit(states[train], task.labels[train], groups=task.groups[train])
-        for part, rows in tests.items():
-            right[part][rows] += search.predict(states[rows]) == task.labels[rows]
-            times[part][rows] += 1
-    return {part: np.where(times[part] > 0, right[part] / np.maximum(times[part], 1), np.nan) for part in right}
+    return probe(states, task, LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3), dict(C=STRENGTHS), 2)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #89694704
 def similarity_measure(
