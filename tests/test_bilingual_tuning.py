@@ -64,6 +64,19 @@ def test_every_participant_and_language_has_a_head_that_learns(plan, tiny, tmp_p
     assert sorted(shared.outputs) == ["sim01", "sim02"] and {participant_of(h) for h in tuner.outputs} == set(shared.outputs)
 
 
+@pytest.mark.parametrize("heads, n", [("shared", 2), ("individual", 6), ("nonlinear", 2)])
+def test_a_head_is_shared_by_the_readers_of_a_language(plan, tiny, tmp_path, heads, n):
+    both = in_languages(plan, "en,zh")
+    tuner, _ = tune_arm(both, 0, tiny, choose_preset(tiny, epochs=1, heads=heads, language_heads=True), progress=False)
+    assert len(tuner.heads) == n and tuner.groups == {f"sim0{i}:{l}": l for i in (1, 2) for l in ("en", "zh")}
+    x = torch.randn(7, tiny.width * 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): y = tuner.read_out(x, list(tuner.outputs))
+    assert not torch.allclose(y["sim01:en"], y["sim01:zh"]) and torch.equal(y["sim01:zh"], y["sim02:zh"]) == (heads != "individual")
+    tuner.save_pretrained(tmp_path / "release")
+    again = BrainTuner.from_pretrained(tmp_path / "release")
+    with torch.no_grad(): assert all(torch.equal(v, y[p]) for p, v in again.read_out(x, list(again.outputs)).items())
+
+
 def test_a_section_is_predicted_by_heads_of_its_language_only(plan, tiny):
     preset = choose_preset(tiny, language_heads=True)
     both = in_languages(plan, "en,zh")

@@ -1,6 +1,7 @@
 """Residual method and variance partition: a slow transcription, planted truth at small size, and the tracked table."""
 import importlib.util
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -188,6 +189,20 @@ def test_a_voxel_missing_in_a_scored_story_is_nan_and_not_zero():
     for scores in voxels.values():
         for x in scores.values(): np.testing.assert_array_equal(np.isnan(x), np.arange(6) == 2)
     assert table.n.tolist() == [2, 3] * 2
+
+
+def test_participants_together_have_the_numbers_they_have_alone():
+    data, low, model = small_dataset()
+    other = {n: replace(r, participant="P2", responses=-2 * r.responses[:, :4][:, ::-1] + .1, repeats=None if r.repeats is None else r.repeats[..., :4], space=Space("less", "voxel", np.arange(4), {"first": np.arange(4) < 2}))
+             for n, r in data.recordings["P1"].items()}
+    data = replace(data, recordings=data.recordings | {"P2": other})
+    sections, top = [whole_story(s) for s in data.stories.values()], dict(P1=np.full(6, .9), P2=np.full(4, .5))
+    table, voxels = lowlevel.story_impact(data, ["P1", "P2"], low, model, sections[:4], sections[4:], top)
+    for p in ("P1", "P2"):
+        alone, mine = lowlevel.story_impact(data, p, low, model, sections[:4], sections[4:], top[p])
+        for method in mine:
+            for k, x in mine[method].items(): np.testing.assert_allclose(voxels[p][method][k], x, atol=1e-5, err_msg=f"{p} {k}")
+        pd.testing.assert_frame_equal(table[table.participant == p].reset_index(drop=True), alone, atol=1e-3)
 
 
 def test_blocks_of_a_story_keep_their_past():

@@ -6,7 +6,7 @@
 __all__ = ['PERSISTENCE', 'residual_features', 'impact_predictions', 'impact_voxels', 'signed_root', 'impact_table',
            'lowlevel_impact', 'story_impact', 'planted_impact', 'plot_parts']
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #6a1d3e5a
+# %% ../../nbs/81_analyses.lowlevel.ipynb #aedc686c
 import numpy as np
 from ..core import DataError, ParameterError
 from ..data.recordings import zscore
@@ -15,7 +15,7 @@ from ..encode.ridge import label_folds
 from ..encode.score import correlation, normalised_alignment, r2, roi_means
 from .alignment import stacked_responses, story_design
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #16a74050
+# %% ../../nbs/81_analyses.lowlevel.ipynb #e0dbf43b
 def residual_features(
     low: np.ndarray,     # low-level features, (T, F_low), z-scored
     model: np.ndarray,   # model features, (T, F), z-scored
@@ -44,7 +44,7 @@ def residual_features(
     weights = vectors @ ((vectors.T @ cross) / (values.clip(0)[:, None] + best))
     return (y - x @ weights).astype(np.float32), best
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #10442cff
+# %% ../../nbs/81_analyses.lowlevel.ipynb #bb628594
 def impact_predictions(
     low: np.ndarray,        # low-level features at the TRs, (T, F_low)
     model: np.ndarray,      # model features at the TRs, (T, F)
@@ -76,7 +76,7 @@ def impact_predictions(
         if "residual" in methods: predict("residual", design(residual=(_residual(low, model, stories, train), delays)), train, held)
     return out
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #22b9501b
+# %% ../../nbs/81_analyses.lowlevel.ipynb #f42571bf
 def _checked(low, model, responses, groups, stories, methods):
     if np.ndim(low) != 2 or np.ndim(model) != 2 or np.ndim(responses) != 2 or len({len(low), len(model), len(responses), len(groups)}) > 1:
         raise ParameterError("low (T, F_low), model (T, F), responses (T, V) and groups (T,) must share T", found=f"{np.shape(low)}, {np.shape(model)}, {np.shape(responses)}, {np.shape(groups)}")
@@ -106,7 +106,7 @@ def _outer_folds(groups, test):
     if missing: raise ParameterError("A scored label is not among the groups", found=missing, expected=sorted(set(groups[used].tolist()))[:8])
     return [(used[~held[used]], used[held[used]])]
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #43616649
+# %% ../../nbs/81_analyses.lowlevel.ipynb #37fa4963
 def impact_voxels(
     predictions: dict,      # of `impact_predictions`
     responses: np.ndarray,  # (T, V)
@@ -126,21 +126,21 @@ def impact_voxels(
         out["partition"] = scores("low", "model", "both") | parts | {f"split_{k}": normalised_alignment(s, top**2) for k, s in _split(guess, y).items()}
     return out
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #63da2bf2
+# %% ../../nbs/81_analyses.lowlevel.ipynb #8584af37
 def _split(guess, y):
     "Product measure of R²: sum of part (2 y - whole) over the sum of squares of y, each centred; the parts add up to the R² of the whole."
     low, model = (guess[k] - guess[k].mean(0) for k in ("both_low", "both_model"))
     y = y - y.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"): return {k: (part * (2 * y - low - model)).sum(0) / (y**2).sum(0) for k, part in (("low", low), ("model", model))}
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #64a2169b
+# %% ../../nbs/81_analyses.lowlevel.ipynb #eec8b60b
 def signed_root(
     x,  # explained variance, any shape
 ):      # the same shape, in the units of a correlation
     "Square root that keeps the sign, for display: R² of -0.04 becomes -0.2."
     return np.sign(x) * np.sqrt(np.abs(x))
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #dbcc8fe0
+# %% ../../nbs/81_analyses.lowlevel.ipynb #35ee951d
 def impact_table(
     voxels: dict,   # of `impact_voxels`
     space,          # Space, or dict region -> (V,) bool
@@ -162,7 +162,7 @@ def impact_table(
                 low=m.get("r_low", np.nan), both=m.get("r_both", np.nan), split_low=m.get("split_low", np.nan), split_model=m.get("split_model", np.nan)))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #3e03a4a6
+# %% ../../nbs/81_analyses.lowlevel.ipynb #24ff3868
 def lowlevel_impact(
     low: np.ndarray,        # low-level features at the TRs, (T, F_low)
     model: np.ndarray,      # model features at the TRs, (T, F)
@@ -177,19 +177,21 @@ def lowlevel_impact(
     voxels = impact_voxels(impact_predictions(low, model, responses, groups, test, **settings), responses, ceiling)
     return impact_table(voxels, space), voxels
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #2f53147e
+# %% ../../nbs/81_analyses.lowlevel.ipynb #46207e1f
 def story_impact(
     dataset,                  # Dataset
-    participant: str,         # name of the participant
+    participant,              # name of the participant, or a list of names who heard all these sections
     low: dict,                # story name -> low-level features, (T, F_low)
     model: dict,              # story name -> model features, (T, F)
     encoding: list,           # Sections to fit
     test: list,               # Sections to score
-    ceiling=None,             # noise ceiling in units of r, (V,); None: raw scores
+    ceiling=None,             # noise ceiling in units of r, (V,), of a list participant -> (V,); None: raw scores
     cutoff: float | None = None,  # high-pass of features and responses, s
     **settings,               # of `impact_predictions`: delays, low_delays, methods, make
-) -> tuple:                   # (DataFrame of `impact_table` with a column participant, dict of `impact_voxels`)
-    "Low-level impact of one participant's recordings: fitted on the encoding sections, scored on the test sections."
+) -> tuple:                   # (DataFrame of `impact_table` with a column participant, dict of `impact_voxels`; of a list participant -> dict)
+    "Low-level impact of participants' recordings: fitted on the encoding sections, scored on the test sections."
+    names = [participant] if isinstance(participant, str) else list(participant)
+    import pandas as pd
     used = {s.story.name: s.story for s in [*encoding, *test]}
     for name, story in used.items():
         for kind, x in (("low-level", low), ("model", model)):
@@ -199,16 +201,20 @@ def story_impact(
     stories = np.concatenate([np.full(len(s.clock), i) for i, s in enumerate(used.values())])
     groups, y = np.full(len(stories), -1), None
     for i, section in enumerate([*encoding, *test]):
-        part = stacked_responses(dataset, participant, [section], cutoff, None if i < len(encoding) else slice(1, None, 2))
+        parts = [stacked_responses(dataset, p, [section], cutoff, None if i < len(encoding) else slice(1, None, 2)) for p in names]
+        part, columns = np.concatenate(parts, 1), np.cumsum([0, *(x.shape[1] for x in parts)])
         if y is None: y = np.full((len(stories), part.shape[1]), np.nan, np.float32)
         rows = start[section.story.name] + np.asarray(section.rows)
         groups[rows], y[rows] = i, part
     stack = lambda by: np.concatenate([by[name] for name in used])
-    voxels = impact_voxels(impact_predictions(stack(low), stack(model), y, groups, list(range(len(encoding), len(encoding) + len(test))), stories, tr=next(iter(used.values())).clock.tr, cutoff=cutoff, **settings), y, ceiling)
-    space = dataset.recordings[participant][next(iter(used))].space
-    return impact_table(voxels, space, participant=participant), voxels
+    guess = impact_predictions(stack(low), stack(model), y, groups, list(range(len(encoding), len(encoding) + len(test))), stories, tr=next(iter(used.values())).clock.tr, cutoff=cutoff, **settings)
+    of = lambda x: dict(zip(names, np.split(x, columns[1:-1], axis=1)))
+    guess, y, tops = {k: of(x) for k, x in guess.items()}, of(y), ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling)
+    voxels = {p: impact_voxels({k: x[p] for k, x in guess.items()}, y[p], tops[p]) for p in names}
+    table = pd.concat([impact_table(v, dataset.recordings[p][next(iter(used))].space, participant=p) for p, v in voxels.items()], ignore_index=True)
+    return table, voxels[participant] if isinstance(participant, str) else voxels
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #7e3b293a
+# %% ../../nbs/81_analyses.lowlevel.ipynb #a7b500d4
 def planted_impact(
     shares,                       # (C, 3) unique, shared, unique low of each kind of voxel, rows summing to 1; 'correlated': (C,) p, the share of meaning
     rho: float = 0.4,             # correlation of meaning and acoustics, 0 to 0.8
@@ -245,7 +251,7 @@ def planted_impact(
     mix = lambda x: x @ np.linalg.qr(rng.standard_normal((x.shape[1], x.shape[1])))[0]
     return dict(low=mix(low), model=mix(model), responses=_by_story(y, stories, zscore), stories=stories, kind=np.arange(len(shares)).repeat(voxels), truth=truth)
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #64228eb4
+# %% ../../nbs/81_analyses.lowlevel.ipynb #93668160
 PERSISTENCE = 0.5  # correlation of a planted latent, and of the noise, with itself one TR before
 
 def _slow(rng, n_stories, length, n):
@@ -265,7 +271,7 @@ def _filtered_variance(weights):
     w, lag = np.asarray(weights), np.abs(np.subtract.outer(range(len(weights)), range(len(weights))))
     return float(w @ PERSISTENCE**lag @ w)
 
-# %% ../../nbs/81_analyses.lowlevel.ipynb #639528b7
+# %% ../../nbs/81_analyses.lowlevel.ipynb #3caee200
 def plot_parts(
     table,      # DataFrame of `impact_table`; its rows of the method 'partition'
     ax=None,    # matplotlib axes; None: new ones

@@ -8,7 +8,7 @@ __all__ = ['TEXT', 'SPEECH', 'TUNED_ARMS', 'FREE_ARMS', 'Preset', 'is_speech', '
            'tuning_pairs', 'tune_arm', 'plan_features', 'story_states', 'chunk_states', 'common_stories',
            'arm_predictions']
 
-# %% ../../nbs/86_analyses.tuning.ipynb #5a9fe669
+# %% ../../nbs/86_analyses.tuning.ipynb #d06f6e00
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -18,11 +18,11 @@ from ..data.splits import Section
 from ..encode.score import correlation
 from ..loss import get_loss
 from ..train.controls import permute_blocks
-from ..train.participants import balance_sections, head_name
+from ..train.participants import balance_sections, head_name, language_of
 from .alignment import encode_arm, reduced_rank_model, repeat_ceiling, stacked_responses, story_designs
 from .plan import Plan, scored_responses, tuning_columns
 
-# %% ../../nbs/86_analyses.tuning.ipynb #ce4da3e7
+# %% ../../nbs/86_analyses.tuning.ipynb #2f91c766
 @dataclass(frozen=True)
 class Preset:
     "Settings of tuning that belong together."
@@ -36,7 +36,7 @@ class Preset:
     standardise: bool = True             # z-score features over the rows of a section
     pooling: str = "mean"                # 'windows': see model.tuner.Pool
     heads: str = "participant"           # see model.tuner.KINDS
-    language_heads: bool = False         # a head for every participant and language, where somebody read two
+    language_heads: bool = False         # heads differ between languages, where somebody read two
     adapter: dict | None = None          # fields of model.adapter.Adapter; None: the weights themselves
     dropout: float = 0.1                 # on the states
     loss: str = "correlation_over_time"  # see `loss.LOSSES`
@@ -58,7 +58,7 @@ class Preset:
     normalise: str = "window"            # 'windows': 'window', or 'batch' (defect A-09)
     reading: dict = field(default_factory=dict)  # 'words': settings of model.tuner.section_inputs, e.g. over='story'
 
-# %% ../../nbs/86_analyses.tuning.ipynb #3f5884ee
+# %% ../../nbs/86_analyses.tuning.ipynb #584a76d8
 _WINDOWS = Preset("windows", batch=128, delays=(0,), standardise=False, dropout=0., loss="mse", epochs=30, weight_decay=0., features="fast", patience=3)
 TEXT = {
     "fixed": Preset(),
@@ -76,7 +76,7 @@ SPEECH = {
 SPEECH["released_a"] = replace(SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0)
 SPEECH["released_b"] = replace(SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed")
 
-# %% ../../nbs/86_analyses.tuning.ipynb #b231697f
+# %% ../../nbs/86_analyses.tuning.ipynb #01533b56
 def is_speech(
     backbone,      # Backbone or SpeechBackbone
 ) -> bool:         # True: it hears
@@ -98,7 +98,7 @@ def choose_preset(
     if "loss" in changed and changed["loss"] != base.loss: changed.setdefault("loss_settings", {})
     return replace(base, **changed)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #e70f52c3
+# %% ../../nbs/86_analyses.tuning.ipynb #8e5986de
 def batches(
     sections: list,  # of Section
     n_rows: int = 0, # most TRs in one; 0: sections as they are
@@ -120,7 +120,7 @@ def tuning_inputs(
     from braintune_nb.model.listening import speech_inputs
     return speech_inputs(section, backbone, preset.delays, preset.inputs, preset.window, preset.chunk, preset.context, cache=True, normalise=preset.normalise)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #41540a76
+# %% ../../nbs/86_analyses.tuning.ipynb #9365fc05
 def tuning_sections(
     plan: Plan,      # who tunes and who is scored on what
     number: int,     # of the round
@@ -137,7 +137,7 @@ def tuning_sections(
     from braintune_nb.data.splits import whole_story
     return batches([whole_story(plan.dataset.stories[n]) for n in names[:len(this.tuning)]], preset.batch)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #decddd55
+# %% ../../nbs/86_analyses.tuning.ipynb #815744fa
 def brain_targets(
     plan: Plan,      # who tunes and who is scored on what
     section,         # Section
@@ -196,7 +196,7 @@ def borrowed_responses(
     whole = {n: brain_targets(plan, whole_story(s)) for n, s in stories.items()}
     return [{p: y[source[s.story.name].index[s.rows]] for p, y in whole[source[s.story.name].source].items()} for s in sections]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #2fe2e327
+# %% ../../nbs/86_analyses.tuning.ipynb #0e3abedd
 TUNED_ARMS = ("tuned", "single", "monolingual", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head")
 FREE_ARMS = ("tuned", "single", "average", "joint")  # they stop by their own validation; the others take the steps of 'tuned'
 
@@ -248,7 +248,7 @@ def tuning_pairs(
     named = lambda s, y: {head_name(p, s.story.language, preset.language_heads): torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}
     return [(tuning_inputs(s, backbone, preset), named(s, y)) for s, y in zip(sections, targets)]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #638145fa
+# %% ../../nbs/86_analyses.tuning.ipynb #8294a1f7
 def _settings(preset, seed, precision, device, train_layers):
     "TuneSettings of a preset."
     from braintune_nb.train.loop import TuneSettings
@@ -260,7 +260,7 @@ def _outputs(pairs):
     "name -> number of columns."
     return {p: y.shape[1] for _, targets in pairs for p, y in targets.items()}
 
-# %% ../../nbs/86_analyses.tuning.ipynb #03da641c
+# %% ../../nbs/86_analyses.tuning.ipynb #3f2bb902
 def tune_arm(
     plan: Plan,              # who tunes and who is scored on what
     number: int,             # of the round
@@ -286,8 +286,9 @@ def tune_arm(
     sections = tuning_sections(plan, number, preset, arm)
     training = tuning_pairs(plan, sections, backbone, preset, arm, seed, teacher)
     validation = tuning_pairs(plan, batches(this.validation, preset.batch), backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS and preset.keep == "best" else None
-    tuner = BrainTuner(backbone, _outputs(training), layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
-        standardise=preset.standardise, pooling=preset.pooling, adapter=preset.adapter)
+    outputs = _outputs(training)
+    tuner = BrainTuner(backbone, outputs, layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
+        standardise=preset.standardise, pooling=preset.pooling, adapter=preset.adapter, groups={p: language_of(p) for p in outputs} if preset.language_heads else None)
     more = {}
     if kind in ("stimulus", "joint"):
         from braintune_nb.train.objectives import own_objective
@@ -297,7 +298,7 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), _settings(preset, seed, precision, device, train_layers), folder=folder, progress=progress, stop_epoch=stop_epoch, **more)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/86_analyses.tuning.ipynb #610e9b27
+# %% ../../nbs/86_analyses.tuning.ipynb #f54f4680
 def plan_features(
     plan: Plan,              # who tunes and who is scored on what
     backbone,                # Backbone or SpeechBackbone
@@ -325,7 +326,7 @@ def story_states(
     from braintune_nb.features.speech import PRESETS as READINGS, speech_features
     return speech_features(story, backbone, layers, **READINGS[preset.features], progress=progress)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #61a1deeb
+# %% ../../nbs/86_analyses.tuning.ipynb #c7c1d1b8
 def chunk_states(
     story,                   # Story
     backbone,                # SpeechBackbone
@@ -343,7 +344,7 @@ def chunk_states(
     with torch.inference_mode():
         return np.stack([resample(inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.)), inputs.weights)[inputs.keep].numpy() for layer in layers])
 
-# %% ../../nbs/86_analyses.tuning.ipynb #e84ea2eb
+# %% ../../nbs/86_analyses.tuning.ipynb #677ed0fd
 def common_stories(
     plan: Plan,  # who tunes
     this,        # Round
@@ -356,7 +357,7 @@ def common_stories(
     best = max(parts, key=lambda part: len(read(part)))
     return read(best), best
 
-# %% ../../nbs/86_analyses.tuning.ipynb #c0ecc585
+# %% ../../nbs/86_analyses.tuning.ipynb #808cafc7
 def arm_predictions(
     plan: Plan,                   # who tunes and who is scored on what
     features: list,               # one entry a round: dict story name -> (L, T, H)

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'DATA_LICENCES', 'PAPERS', 'LIMITS', 'Release', 'read_release', 'model_card', 'save_tuner', 'load_tuner',
            'push_tuner']
 
-# %% ../../nbs/43_model.release.ipynb #95869d3c
+# %% ../../nbs/43_model.release.ipynb #d990796b
 import json, shutil, tempfile
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..data.splits import Split
 from .backbone import SpeechBackbone, load_backbone, load_speech_backbone, weights_hash
 from .tuner import BrainTuner
 
-# %% ../../nbs/43_model.release.ipynb #c27c8521
+# %% ../../nbs/43_model.release.ipynb #05ca1445
 def _by_participant(given, outputs, what):
     "participant -> value, from one value for all or a dict; names that the tuner does not have are refused."
     given = {} if given is None else dict(given) if isinstance(given, dict) else dict.fromkeys(outputs, given)
@@ -50,7 +50,7 @@ def _read_spaces(folder):
         spaces |= dict.fromkeys(e["participants"], Space(e["name"], e["kind"], arrays[f"{number}_columns"], masks, labels))
     return spaces
 
-# %% ../../nbs/43_model.release.ipynb #cddaa280
+# %% ../../nbs/43_model.release.ipynb #ce3ac0ed
 def _ceiling(given):
     "(values, definition) of a data class with `values`, or of a pair."
     if is_dataclass(given): d = {k: v for k, v in vars(given).items()}; values = d.pop("values")
@@ -72,7 +72,7 @@ def _read_ceilings(folder):
     arrays = read_arrays(folder / "ceilings.npz")
     return {d.pop("participant"): (arrays[str(i)], d) for i, d in enumerate(read_json(folder / "ceilings.json"))}
 
-# %% ../../nbs/43_model.release.ipynb #1aad657f
+# %% ../../nbs/43_model.release.ipynb #42ab94c9
 @dataclass(frozen=True, eq=False)
 class Release:
     "What a release folder says about its model; made by `read_release`."
@@ -83,7 +83,7 @@ class Release:
     numbers: tuple = ()                           # rows of the table of results
     folder: Path | None = None                    # where it was read from
 
-# %% ../../nbs/43_model.release.ipynb #85b5c4d5
+# %% ../../nbs/43_model.release.ipynb #ae88c346
 def read_release(
     folder,     # what `save_pretrained` wrote
 ) -> Release:   # record without weights
@@ -101,17 +101,17 @@ def read_release(
     for p, (values, _) in ceilings.items(): _fits(len(values), outputs, p, "Ceiling")
     return Release(facts, spaces, ceilings, split, numbers, folder)
 
-# %% ../../nbs/43_model.release.ipynb #7f1de562
+# %% ../../nbs/43_model.release.ipynb #2f2bacf1
 FORMAT = 1                                                                                      # of tuner.json
 DATA_LICENCES = dict(ds003020="CC0", ds003643="CC0", ds002345="CC0", simulated="none needed: simulated")  # where a data set states one
 
-# %% ../../nbs/43_model.release.ipynb #69693f56
+# %% ../../nbs/43_model.release.ipynb #04fb43a9
 PAPERS = {
     "A": "@inproceedings{moussa2025semantic,\n  title={Improving Semantic Understanding in Speech Language Models via Brain-tuning},\n  author={Moussa, Omer and Klakow, Dietrich and Toneva, Mariya},\n  booktitle={ICLR},\n  year={2025},\n  note={arXiv:2410.09230}\n}",
     "B": "@inproceedings{moussa2025generalizability,\n  title={Brain-tuning Improves Generalizability and Efficiency of Brain Alignment in Speech Models},\n  author={Moussa, Omer and Toneva, Mariya},\n  booktitle={NeurIPS},\n  year={2025},\n  note={arXiv:2510.21520}\n}",
 }  # the papers whose method this is
 
-# %% ../../nbs/43_model.release.ipynb #6cc9f496
+# %% ../../nbs/43_model.release.ipynb #e3a151be
 def _table(rows):
     "Markdown table of dictionaries; numbers with four digits, nothing where there is none."
     names = list(dict.fromkeys(k for row in rows for k in row))
@@ -140,7 +140,7 @@ def _data_part(r):
     for p, (v, c) in r.ceilings.items(): lines.append(f"Ceiling of {p}: {c['name']}, story {c['story']}, repeats {', '.join(map(str, c['repeats']))}; {int(np.isfinite(v).sum()):,} of {len(v):,} columns have one.")
     return "\n".join(lines)
 
-# %% ../../nbs/43_model.release.ipynb #e3fcba57
+# %% ../../nbs/43_model.release.ipynb #eb389776
 def _numbers_part(rows):
     "The table of results, and what it lacks."
     if not rows: return "No numbers were given."
@@ -158,7 +158,7 @@ LIMITS = ("The heads predict the people named above; for anyone else fit a new r
           "Responses are to stories that are listened to; nothing is known about other tasks.",
           "A prediction of a brain response is not a measurement of one, and tells nothing about a single person's thoughts or health.")
 
-# %% ../../nbs/43_model.release.ipynb #14fec55e
+# %% ../../nbs/43_model.release.ipynb #8d26be9c
 def model_card(
     release: Release,  # everything but the weights
 ) -> str:              # README.md with the header of the Hugging Face Hub
@@ -172,7 +172,7 @@ def model_card(
              "Use": _use_part(f), "Licence of the weights": f["licence"] or "Not stated. The licence of the backbone applies to what was made from it.", "Cite": "```bibtex\n" + "\n".join(PAPERS.values()) + "\n```"}
     return f"---\n{header}\n---\n\n# {f['backbone']['name'].rpartition('/')[2]}, brain-tuned\n\n{labels}" + "\n\n".join(f"## {k}\n\n{v}" for k, v in parts.items()) + "\n"
 
-# %% ../../nbs/43_model.release.ipynb #206d901f
+# %% ../../nbs/43_model.release.ipynb #46a155f0
 def _write_backbone(folder, backbone):
     "A plain Hugging Face folder; weights of an earlier one are removed."
     from transformers.utils import logging as chatter
@@ -196,7 +196,7 @@ def _heads_of(tuner): return {k: v.detach().cpu().contiguous() for k, v in tuner
 def _facts(tuner, backbone, split, data, data_licence, labels, licence, base_model, language, limits, training, inputs):
     "What tuner.json says."
     config, settings = backbone.model.config, dict(outputs=list(tuner.outputs.items()), layer=tuner.layer, delays=tuner.delays, heads=tuner.kind, dropout=tuner.dropout.p, memory_gb=tuner.memory_gb,
-        standardise=tuner.standardise, pooling=tuner.pool.kind, head_rank=tuner.head_rank)
+        standardise=tuner.standardise, pooling=tuner.pool.kind, head_rank=tuner.head_rank, groups=tuner.groups)
     name = Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name               # a path on this machine is nobody's business
     known = next((v for k, v in DATA_LICENCES.items() if k in f"{data} {' '.join(labels)}"), "")
     return to_plain(dict(format=FORMAT, modality="speech" if isinstance(backbone, SpeechBackbone) else "text", settings=settings, adapter=asdict(tuner.adapter) if tuner.adapter else None,
@@ -204,7 +204,7 @@ def _facts(tuner, backbone, split, data, data_licence, labels, licence, base_mod
         split=split.hash if split else None, data=dict(name=data, licence=data_licence or known, labels=list(labels)), training=asdict(training) if is_dataclass(training) else training, inputs=inputs,
         licence=licence, base_model=base_model, language=list(language), datasets=[d for d in ("ds003020", "ds003643", "ds002345") if d in data], limits=list(limits)))
 
-# %% ../../nbs/43_model.release.ipynb #feec9d76
+# %% ../../nbs/43_model.release.ipynb #a097aadc
 def save_tuner(
     tuner: BrainTuner,         # what to write
     folder,                    # made if absent; an earlier release in it is replaced
@@ -243,7 +243,7 @@ def save_tuner(
 
 BrainTuner.save_pretrained = save_tuner
 
-# %% ../../nbs/43_model.release.ipynb #0c220f12
+# %% ../../nbs/43_model.release.ipynb #824cda90
 def _local(source, revision):
     "A folder, or the local copy of a repository on the Hub."
     folder = Path(source).expanduser()
@@ -275,7 +275,7 @@ def _load_heads(tuner, path):
     if wrong: raise ModelError("The heads do not fit the settings", file=path, found="; ".join(wrong[:4]), expected=f"{len(mine)} tensors of the sizes in tuner.json", next_step="fetch the folder again")
     tuner.load_state_dict(saved, strict=False)
 
-# %% ../../nbs/43_model.release.ipynb #6a5ae5ae
+# %% ../../nbs/43_model.release.ipynb #2d9e92c2
 def load_tuner(
     source,          # a folder that `save_pretrained` wrote, or a Hub id
     adapter=None,    # Adapter to put on the loaded backbone, for tuning it further
@@ -293,7 +293,7 @@ def load_tuner(
 
 BrainTuner.from_pretrained = staticmethod(load_tuner)
 
-# %% ../../nbs/43_model.release.ipynb #15ec9f9f
+# %% ../../nbs/43_model.release.ipynb #435a4cc2
 def push_tuner(
     tuner: BrainTuner,           # what to publish
     repo_id: str,                # 'name/model'
