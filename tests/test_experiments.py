@@ -29,7 +29,7 @@ OTHERS = {  # experiment -> parameters of its smallest run; every experiment but
     "downstream_first": ("arms", '{"pretrained": "tiny_speech"}', "languages", "en", "layers", "band", "n_train", "60", "n_test", "30"),
     "revoiced": (),
     "pretrain_speech": ("steps", "4", "passages", "3", "width", "32", "layers", "1", "contexts", "1", "draws", "1", "dose", "0.5", "batch_seconds", "24.0"),
-    "tune_bilingual": ("size", "4,4,1,2,2,300", "epochs", "1", "encode", "all", "equal", "True", "language_heads", "True", "arms", "tuned,permuted,monolingual"),
+    "tune_bilingual": ("size", "4,4,1,2,2,300", "epochs", "1", "encode", "all", "equal", "True", "heads", "shared", "language_heads", "True", "arms", "tuned,permuted,monolingual"),
     "cross_language": ("size", "4,2,1,2,2,300", "epochs", "1", "simulations", "1", "links", "[0.0, 1.0]", "sharings", "[0.0, 1.0]", "backbone_steps", "3"),
     "controls": ("size", "4,4,1,2,2,300", "epochs", "1", "simulations", "1", "backbone", "tiny", "arms", "tuned,single,monolingual,permuted,stimulus,lm_target", "teacher", "tiny"),
     "voxel_sets": ("size", "2,3,1,2,2,420", "folds", "4", "knobs", '{"snr": 3.0}', "simulations", "1", "epochs", "1", "permutations", "500"),  # the selection needs signal

@@ -69,3 +69,18 @@ def test_turns_and_defects_in_the_readme():
     assert len(table) == 8
     for variant, gain in table.items():
         if variant != "in turn by story": assert signed(gain) in README, (variant, gain)
+
+
+# ---- what an epoch of text tuning costs
+
+def test_an_epoch_of_text_tuning_and_what_the_readme_says_of_it():
+    table = pd.read_csv(ROOT / "nbs/experiments/results/text_tuning_speed.csv")
+    epoch, same = table[table.part == "epoch"], table[table.part == "same windows"]
+    measured = epoch[epoch.measured == "yes"].set_index("arm")
+    assert (measured.windows > 9000).all() and (measured[measured.precision == "float32"].speedup >= 3).all() and (measured[measured.precision == "bfloat16"].speedup >= 7).all()
+    assert same[same.precision == "float32"].largest_loss_difference.max() < 1e-4 and table[table.precision == "bfloat16"].largest_loss_difference.max() < 2e-3
+    said = re.search(r"an epoch over ([\d,]+) words takes ([\d.]+) minutes in float32 and ([\d.]+) in bfloat16 \(([\d.]+) and ([\d.]+) GB\), one window at a time ([\d.]+)", README)
+    assert said, "the README does not speak of an epoch"
+    seconds = epoch.set_index("arm").seconds
+    shown = [f"{measured.windows.iloc[0]:,}", f"{seconds['float32, 2 GB'] / 60:.1f}", f"{seconds['bfloat16, 2 GB'] / 60:.1f}", *(f"{measured.peak_mb[a] / 1000:.1f}" for a in ("float32, 2 GB", "bfloat16, 2 GB")), f"{seconds['one window at a time'] / 60:.1f}"]
+    assert list(said.groups()) == shown
