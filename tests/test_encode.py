@@ -4,25 +4,11 @@ import warnings
 import numpy as np
 import pytest
 import scipy.stats
-import torch
+
+from ridge_problems import one_thread, problem  # noqa: F401 (a fixture works by its name)
 
 from braintune_nb.core import DataError, ParameterError
 from braintune_nb.encode import banded, ceiling, inference, reduced, ridge, score
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def problem(T=160, F=40, V=30, seed=0):
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((T, F)).astype(np.float32)
-    Y = (X @ rng.standard_normal((F, V)) * np.linspace(0, .4, V) + rng.standard_normal((T, V))).astype(np.float32)
-    return X - X.mean(0), Y - Y.mean(0), np.repeat(np.arange(4), T // 4)
 
 
 # ---- scores

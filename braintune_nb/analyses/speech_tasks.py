@@ -9,7 +9,7 @@ __all__ = ['PENALTIES', 'PROBE_VOICES', 'STEP', 'Spoken', 'frame_middles', 'span
            'speech_tasks', 'task_items', 'load_arms', 'item_interval', 'task_table', 'compare_arms', 'head_measure',
            'loss_measure', 'task_figure']
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #6d884adc
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #6d148d58
 import re, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..simulate.language import TEMPLATES, N_TEST_TEMPLATES, Lexicon, draw_slots
 from ..simulate.speech import RATE, speak
 from ..simulate.speech_backbone import NEW_VOICES, TRAINING_VOICES, speak_corpus
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #5e9ec213
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #53c458aa
 @dataclass(frozen=True, eq=False)
 class Spoken:
     "U utterances and the N spans in them that are read."
@@ -36,7 +36,7 @@ class Spoken:
     @property
     def seconds(self) -> float: "Length of all sounds, s."; return sum(len(s) for s in self.sounds) / RATE
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #18860b0d
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #6b9e0400
 def frame_middles(
     backbone: SpeechBackbone,  # whose frames
     n: int,                    # number of frames
@@ -60,7 +60,7 @@ def span_weights(
     weights = np.where(inside.any(1, keepdims=True), inside, nearest)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #29d6a41d
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #5b323d7b
 def span_states(
     backbone: SpeechBackbone,     # L layers of width H; evaluation mode is set and restored
     spoken: Spoken,               # U utterances, N spans
@@ -99,7 +99,7 @@ def _equal_lengths(lengths, most, any_length=False):
         part.append(int(u))
     if part: yield part
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #c4cc36cd
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #7b3934d7
 @dataclass(frozen=True, eq=False)
 class Task:
     "Labels, folds and units of one probing task."
@@ -117,7 +117,7 @@ class Task:
     @property
     def chance(self) -> float: "Balanced accuracy of guessing."; return 1 / len(self.names)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #840e902a
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #813b2614
 def check_task(
     task: Task,  # to be probed
 ) -> None:
@@ -134,7 +134,7 @@ def check_task(
                 shared = np.intersect1d(values[train], values[rows])
                 if len(shared): raise SplitError(f"Training and test share a {what}", place=f"{task.name}{part}, fold {number}", found=f"{shared[0]} and {len(shared) - 1} more", expected="none in common", next_step=f"split by {what}")
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #ccedc9cd
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #dfa1e183
 PENALTIES = tuple(10.0 ** np.arange(-1, 6))
 
 def probe(
@@ -163,7 +163,7 @@ def probe(
             times[part][rows] += 1
     return {part: np.where(times[part] > 0, right[part] / np.maximum(times[part], 1), np.nan) for part in right}
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #3cdd7889
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9182fd98
 def item_scores(
     right: np.ndarray,  # (N,) of one part, from `probe`
     task: Task,         # with N spans
@@ -176,7 +176,7 @@ def item_scores(
     table = pd.DataFrame(dict(item=task.items[rows], weight=weight, score=weight * right[rows])).groupby("item", as_index=False).sum()
     return table.assign(score=table.score / table.weight)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #46fb6b2a
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #412b24db
 PROBE_VOICES, STEP = TRAINING_VOICES[:3], 0.2   # lengths are whole multiples of STEP s, so that utterances share batches
 
 def _cut(audio, a, b):
@@ -199,7 +199,7 @@ def isolated_words(
     start, stop = np.array(stop).T
     return Spoken(tuple(sounds), np.arange(len(sounds)), start, stop, dict(concept=np.tile(np.arange(len(lexicon)), len(voices)), voice=np.repeat(voices, len(lexicon))))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #d76f20b3
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #eee7e2b1
 def category_folds(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -220,7 +220,7 @@ def category_folds(
             size[k] += (group == g).sum()
     return fold
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #a893ddf8
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #202cff10
 def category_task(
     lexicon: Lexicon,  # its `held_out` concepts are those that tuning never used
     language: str,     # 'en' or 'zh'
@@ -237,7 +237,7 @@ def category_task(
     both = dict(concept=concept, voice=voice)
     return Task("category", language, spoken, labels, tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_heard": both, "_unheard": both, "_known": dict(voice=voice)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #b8d8d130
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #401661c1
 def word_task(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -248,7 +248,7 @@ def word_task(
     new = np.isin(voice, NEW_VOICES)
     return Task("word_alone", language, spoken, concept, tuple(lexicon.words[language]), concept, "concepts", voice, ((np.flatnonzero(~new), {"": np.flatnonzero(new)}),), {"": dict(voice=voice)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #49166f00
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #8ade99fb
 def context_concepts(
     lexicon: Lexicon,  # C concepts
 ) -> np.ndarray:       # (C,) bool
@@ -274,7 +274,7 @@ def new_sentences(
         found.setdefault(" ".join(words), (words, concepts))
     return tuple(zip(*found.values()))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #0f5683b9
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9e62aed5
 def _moments(phones, a, step=.02):
     "Moments 20 ms apart inside the phones of an utterance that begins at a s: times, names."
     times, names = [], []
@@ -284,7 +284,7 @@ def _moments(phones, a, step=.02):
         times += list(inside - a); names += [name] * len(inside)
     return times, names
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #02fc067a
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #896c6ae4
 def spoken_sentences(
     lexicon: Lexicon,        # C concepts
     language: str,           # 'en' or 'zh'
@@ -311,7 +311,7 @@ def spoken_sentences(
     u, start, stop, concept, phone, voice, text = (np.array(x) for x in zip(*rows))
     return Spoken(tuple(sounds), u, start, stop, dict(concept=concept, phone=phone, voice=voice, text=text))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #c69d496b
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #5e8e661f
 def context_word_task(
     lexicon: Lexicon,  # C concepts
     language: str,     # 'en' or 'zh'
@@ -340,7 +340,7 @@ def phone_task(
     for i, p in enumerate(names): labels[phones == p] = i
     return Task("phone", language, spoken, labels, names, spoken.utterance, "sentences", about["voice"], ((draw(~new, most), {"": draw(new, most_test)}),), {"": dict(voice=about["voice"], text=about["text"])})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #e76e4afe
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #d246a1ad
 def digit_task(
     folder,          # holds <digit>_<speaker>_<take>.wav
 ) -> Task:           # 10 labels, a fold for each speaker
@@ -357,14 +357,14 @@ def digit_task(
     folds = tuple((np.flatnonzero(speaker != s), {"": np.flatnonzero(speaker == s)}) for s in np.unique(speaker))
     return Task("digit", "en", spoken, digit, tuple("0123456789"), speaker, "speakers", speaker, folds, {"": dict(speaker=speaker)})
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #bfe71767
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #fa3db410
 def upper_middle(
     layers: int,  # L, blocks of the model
 ) -> tuple:       # layer numbers, 1 to L
     "The fixed band: from half of the layers to five sixths of them."
     return tuple(range(-(-layers // 2), (10 * layers + 6) // 12 + 1))   # five sixths, rounded
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #2921d65b
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #9322709e
 def speech_tasks(
     lexicon: Lexicon,            # of the simulated experiment: says which concepts tuning has not heard
     languages=("en", "zh"),      # languages of the made speech
@@ -380,7 +380,7 @@ def speech_tasks(
         tasks += [category_task(lexicon, language, alone), word_task(lexicon, language, alone), context_word_task(lexicon, language, sentences), phone_task(language, sentences)]
     return tasks + ([] if digits is None else [digit_task(digits)])
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #fe369646
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #99d5e6ab
 def task_items(
     backbones: dict,        # arm -> SpeechBackbone, or a list of them that differ in their seed
     tasks: list,            # from `speech_tasks`
@@ -415,24 +415,25 @@ def _with_band(table, band, layers):
     mean = table[table.layer.isin([str(l) for l in band])].groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean().assign(layer="band")
     return pd.concat([mean, table[~table.layer.str.isdigit()] if layers == "band" else table], ignore_index=True)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #d50cee07
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #05411a77
 def load_arms(
     arms: dict | None = None,  # arm -> name, folder, 'random:NAME', or a list of these
-    runs=(),                   # folders of finished runs of tune_speech
-) -> dict:                     # arm -> list of SpeechBackbone
+    runs=(),                   # folders of finished runs that tuned a model and kept those of its arms
+    load=None,                 # (name, seed) -> model; None: speech models
+) -> dict:                     # arm -> list of SpeechBackbone, or of what `load` gives
     "Models by arm. Raises ParameterError, MissingData for a folder that holds no run, ModelError for a model that is not whole."
     if not isinstance(arms or {}, dict): raise ParameterError("Arms are given by name", place="arms", found=repr(arms), expected="a dict: arm -> name, folder, 'random:NAME', or a list of these")
     named = {arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in (arms or {}).items()}
     for folder in map(Path, runs):
-        if not (folder / "run.json").is_file(): raise MissingData("This folder holds no finished run", file=folder, expected="run.json", next_step="pass folders written by `braintune run tune_speech`")
+        if not (folder / "run.json").is_file(): raise MissingData("This folder holds no finished run", file=folder, expected="run.json", next_step="pass folders written by `braintune run tune_speech`, tune_text or tune_bilingual")
         named.setdefault("pretrained", [read_json(folder / "run.json")["parameters"]["backbone"]])
-        if not (folder / "model" / "backbone").is_dir(): raise MissingData("The run kept no tuned model", file=folder / "model" / "backbone", next_step="run tune_speech again")
+        if not (folder / "model" / "backbone").is_dir(): raise MissingData("The run kept no tuned model", file=folder / "model" / "backbone", next_step="run it again")
         named.setdefault("tuned", []).append(folder / "model" / "backbone")
         for own in sorted((folder / "backbones").glob("*/config.json")): named.setdefault(own.parent.name, []).append(own.parent)
-    load = lambda name, seed: load_speech_backbone(str(name).removeprefix("random:"), random_weights=str(name).startswith("random:"), seed=seed)
-    return {arm: [load(name, seed) for seed, name in enumerate(names)] for arm, names in named.items()}
+    load = load or (lambda name, seed: load_speech_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed))
+    return {arm: [load(str(name), seed) for seed, name in enumerate(names)] for arm, names in named.items()}
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #25088b22
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #6a9d35d4
 def item_interval(
     scores,              # (n,) score of each item
     weights,             # (n,)
@@ -451,7 +452,7 @@ def item_interval(
     means = counts @ (x * w) / np.maximum(counts @ w, 1e-300)
     return mean, *(float(q) for q in np.quantile(means, [.5 - level / 2, .5 + level / 2]))
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #f43341cd
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #f3aa9856
 def task_table(
     items,  # DataFrame from `task_items`, or arm -> SpeechBackbone (then tasks are needed)
     tasks=None,         # from `speech_tasks`, if `items` are backbones
@@ -485,7 +486,7 @@ def compare_arms(
             rows.append(dict(arm=arm, **dict(zip(keys, key)), difference=d, ci_low=low, ci_high=high, n=len(part), n_higher=int((part.score > part.score_base).sum())))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #be78864e
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #223491aa
 def head_measure(
     heads,                     # SpeechHeads that were trained with the model
     lexicon: Lexicon,          # whose words are said
@@ -525,7 +526,7 @@ def loss_measure(
     import pandas as pd
     return lambda backbone: pd.DataFrame([dict(task=f"loss_{name}", language=language, layer="last", item=i, unit="passages", chance=np.nan, score=float(x), weight=1.) for i, x in enumerate(losses(backbone))])
 
-# %% ../../nbs/84_analyses.speech_tasks.ipynb #109f490e
+# %% ../../nbs/84_analyses.speech_tasks.ipynb #1113e5ce
 def task_figure(
     table,                 # from `task_table`
     layer: str = "band",   # layer that is shown, beside tasks that have only one

@@ -8,7 +8,7 @@ __all__ = ['STRENGTHS', 'Written', 'concept_contexts', 'category_text_task', 'fo
            'forgetting_measure', 'simulated_passages', 'readable', 'text_items', 'text_arms', 'tune_family',
            'score_figure', 'real_texts', 'family_tasks', 'family_arms', 'change_rows']
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #ebe49d0b
+# %% ../../nbs/93_analyses.text_tasks.ipynb #bde93928
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ from ..model.reader import _lines, early_documents, ntrex_documents, pretrain_re
 from ..model.representations import change_by_layer, cka, jackknife, reading, retrieval, text_states
 from ..simulate.language import TEMPLATES, Lexicon, draw_slots, exchangeable_sentences, fill_template
 from ..train.objectives import OwnText
-from .speech_tasks import Task, _with_band, category_folds, check_task, item_scores, probe, upper_middle
+from .speech_tasks import Task, _with_band, category_folds, check_task, item_scores, load_arms, probe, upper_middle
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #f26098a4
+# %% ../../nbs/93_analyses.text_tasks.ipynb #1e5427d4
 @dataclass(frozen=True, eq=False)
 class Written:
     "U texts in one language and the N words in them that are read."
@@ -46,7 +46,7 @@ class Written:
         "States of the words."
         return text_states(backbone, self.texts, (self.sentence, self.start, self.stop), layers, language=self.language)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #0675fc2f
+# %% ../../nbs/93_analyses.text_tasks.ipynb #956a4697
 def concept_contexts(
     lexicon: Lexicon,    # C concepts
     language: str,       # 'en' or 'zh'
@@ -66,7 +66,7 @@ def concept_contexts(
     stop = np.array([len(t) for t in texts])
     return Written(tuple(texts), language, np.arange(len(texts)), stop - [len(lexicon.words[language][c]) for c in concept], stop, dict(concept=np.array(concept)))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #b5ce595d
+# %% ../../nbs/93_analyses.text_tasks.ipynb #6645fef6
 def category_text_task(
     lexicon: Lexicon,    # its `held_out` concepts are those that tuning never used
     language: str,       # 'en' or 'zh'
@@ -85,7 +85,7 @@ def category_text_task(
     both = dict(concept=concept, text=np.array(written.texts))
     return Task("category", language, written, np.searchsorted(kept, lexicon.category[concept]), tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_seen": both, "_unseen": both, "_known": dict(text=both["text"])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #1246c52f
+# %% ../../nbs/93_analyses.text_tasks.ipynb #c1972d4e
 def form_states(
     written: Written,  # N words
 ) -> np.ndarray:       # (N, runs of characters) float32
@@ -93,7 +93,7 @@ def form_states(
     from sklearn.feature_extraction.text import CountVectorizer
     return CountVectorizer(analyzer="char_wb", ngram_range=(1, 3), binary=True).fit_transform(written.words).toarray().astype(np.float32)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #74a405b6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #93485223
 @dataclass(frozen=True, eq=False)
 class Measure:
     "Something that is computed from states or losses directly."
@@ -107,7 +107,7 @@ def _rows(task, language, layer, items, unit, chance, scores):
     table = pd.DataFrame(dict(item=items, score=np.asarray(scores, float))).groupby("item", as_index=False, sort=False).agg(score=("score", "mean"), weight=("score", "size"))
     return table.assign(task=task, language=language, layer=layer, unit=unit, chance=chance, weight=table.weight / len(scores))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #84a54d7a
+# %% ../../nbs/93_analyses.text_tasks.ipynb #ee214c27
 def retrieval_measure(
     name: str,             # of the task
     texts: dict,           # two languages -> N sentences each, translations of each other
@@ -126,7 +126,7 @@ def retrieval_measure(
         return pd.concat([_rows(name, f"{p}>{q}", layer, own, unit, f["chance"].mean(), f[way]) for layer, f in zip(layers, found) for way, p, q in (("forward", a, b), ("backward", b, a))], ignore_index=True)
     return Measure(name, texts, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #fbab7fcf
+# %% ../../nbs/93_analyses.text_tasks.ipynb #4c59a618
 def translation_measure(
     lexicon: Lexicon,  # C concepts
     contexts: dict,    # two languages -> Written, from `concept_contexts`
@@ -164,7 +164,7 @@ def paraphrase_measure(
         pattern += [template] * each
     return retrieval_measure("paraphrase", texts, groups=pattern)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #a5263704
+# %% ../../nbs/93_analyses.text_tasks.ipynb #220c164d
 def pos_task(
     language: str,         # 'en', 'zh', 'de' or 'fr'
     train: list,           # sentences, from `read_conllu`
@@ -194,7 +194,7 @@ def pos_task(
     texts = tuple(s["text"] for s in chosen)
     return Task("pos", language, Written(texts, language, number, start, stop), labels, names, number, "sentences", number, tuple((keep(a), {"": keep(b)}) for a, b in zip(trains, tests)), {"": dict(text=np.array(texts)[number])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #f1a515b2
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a14bf7aa
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 def logistic_probe(
@@ -205,7 +205,7 @@ def logistic_probe(
     from sklearn.linear_model import LogisticRegression
     return probe(states, task, LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3), dict(C=STRENGTHS), 2)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #89694704
+# %% ../../nbs/93_analyses.text_tasks.ipynb #2c89a79a
 def similarity_measure(
     data,               # folder that holds stsb-multi-mt
     language: str,      # 'en', 'zh', 'de' or 'fr'
@@ -228,7 +228,7 @@ def similarity_measure(
         return pd.concat([_rows("similarity", language, layer, np.arange(len(rows)), "pairs", 0., truth * standard(c)) for layer, c in zip(layers, (unit(a) * unit(b)).sum(2))], ignore_index=True)
     return Measure("similarity", {language: [r[i] for r in rows for i in (0, 1)]}, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #8cdfa405
+# %% ../../nbs/93_analyses.text_tasks.ipynb #2098dc17
 def forgetting_measure(
     base: Backbone,     # the model before tuning, whose folder holds its head
     passages: dict,     # language -> lists of words, one a passage
@@ -261,7 +261,7 @@ def simulated_passages(
     words = {l: [w for s in exchangeable_sentences(lexicon, l, n * n_words // 3, seed, pairs=0.) for w in s] for l in languages}
     return {l: [w[i * n_words:(i + 1) * n_words] for i in range(n)] for l, w in words.items()}
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #178046d7
+# %% ../../nbs/93_analyses.text_tasks.ipynb #3a87b315
 def readable(
     backbone: Backbone,    # of a family; all arms share its tokenizer
     tasks: list,           # Task and Measure objects
@@ -279,7 +279,7 @@ def readable(
         rows += mine
     return kept, pd.DataFrame(rows)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #414a6aa0
+# %% ../../nbs/93_analyses.text_tasks.ipynb #8f7bbff0
 def text_items(
     backbones: dict,        # arm -> Backbone, or a list of them that differ in their seed; one family
     tasks: list,            # Task and Measure objects that the family can read
@@ -304,28 +304,20 @@ def text_items(
     keys = ["arm", "task", "language", "layer", "item", "unit", "chance"]
     return pd.concat([*made, *spelled]).groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean()
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #5ef254bb
+# %% ../../nbs/93_analyses.text_tasks.ipynb #67732093
 def text_arms(
     arms: dict | None = None,  # arm -> name, folder, 'random:NAME', 'tiny:link=1' (a link planted between its languages), or a list of these
     runs=(),                   # folders of finished runs of tune_text or tune_bilingual
 ) -> dict:                     # arm -> list of Backbone
     "Text models by arm. Raises ParameterError, MissingData for a folder that holds no run, ModelError for a model that is not whole."
-    if not isinstance(arms or {}, dict): raise ParameterError("Arms are given by name", place="arms", found=repr(arms), expected="a dict: arm -> name, folder, 'random:NAME', or a list of these")
-    named = {arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in (arms or {}).items()}
-    for folder in map(Path, runs):
-        if not (folder / "run.json").is_file(): raise MissingData("This folder holds no finished run", file=folder, expected="run.json", next_step="pass folders written by `braintune run tune_text`")
-        named.setdefault("pretrained", [read_json(folder / "run.json")["parameters"]["backbone"]])
-        if not (folder / "model" / "backbone").is_dir(): raise MissingData("The run kept no tuned model", file=folder / "model" / "backbone", next_step="run it again")
-        named.setdefault("tuned", []).append(folder / "model" / "backbone")
-        for own in sorted((folder / "backbones").glob("*/config.json")): named.setdefault(own.parent.name, []).append(own.parent)
     def load(name, seed):
-        if str(name).startswith("tiny:"):
+        if name.startswith("tiny:"):
             from braintune_nb.analyses.runs import load_teacher
-            return load_teacher(str(name))
-        return load_backbone(str(name).removeprefix("random:"), random_weights=str(name).startswith("random:"), seed=seed)
-    return {arm: [load(name, seed) for seed, name in enumerate(names)] for arm, names in named.items()}
+            return load_teacher(name)
+        return load_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed)
+    return load_arms(arms, runs, load)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #9a1ea070
+# %% ../../nbs/93_analyses.text_tasks.ipynb #d12ff9a3
 def tune_family(
     run,                        # Run: models are kept in its folder, stages are not repeated
     family: str,                # name of the family
@@ -361,7 +353,7 @@ def tune_family(
 
 
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #7972588e
+# %% ../../nbs/93_analyses.text_tasks.ipynb #9f5ce78d
 def score_figure(
     table,                 # from `task_table`, of one family
     layer: str = "band",   # that is shown
@@ -381,7 +373,7 @@ def score_figure(
     ax.set_xlabel("score minus chance", fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.legend(fontsize=6, frameon=False)
     return fig
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #05663ca8
+# %% ../../nbs/93_analyses.text_tasks.ipynb #eb0a71ad
 def real_texts(
     folder: str = "",   # of the real texts; empty: BRAINTUNE_DATA
 ):                      # Path, or None where they are not
@@ -418,7 +410,7 @@ def family_tasks(
     tasks += [similarity_measure(folder, l, n_pairs, seed) for l in pud]
     return tasks + losses({l: [[w for s in sentences[i:i + 10] for w, *_ in s["words"]] for i in range(0, 300, 10)] for l, sentences in pud.items()}, "loss_masked_real")
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #f8bd1d55
+# %% ../../nbs/93_analyses.text_tasks.ipynb #96bc6728
 def family_arms(
     run,                       # Run
     family: str,               # name of the family
@@ -440,7 +432,7 @@ def family_arms(
     found = text_arms(every, [r.strip() for r in runs.split(",") if r.strip()])
     return found | (tune_family(run, family, found["pretrained"][0], tune, size, ("en", "zh"), simulation_seed, seed, epochs) if tune else {})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #08f06b52
+# %% ../../nbs/93_analyses.text_tasks.ipynb #5b0e9f7f
 def change_rows(
     arms: dict,        # arm -> list of Backbone of one family, 'pretrained' among them
     lexicon: Lexicon,  # for simulated sentences
