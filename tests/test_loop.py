@@ -11,7 +11,7 @@ from braintune_nb.data.splits import Section
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
 from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
-from braintune_nb.train.loop import Alone, TuneSettings, tune, validate
+from braintune_nb.train.loop import Alone, TuneSettings, VisitLoss, run_key, tune, validate
 from braintune_nb.train.participants import epoch_steps, in_order
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -171,3 +171,12 @@ def test_tensorboard_if_installed_else_said(backbone, pairs, tmp_path):
     else:
         go()
         assert list((tmp_path / "tensorboard").glob("events.*")) and (tmp_path / "log.csv").is_file()
+
+
+def test_the_identity_of_a_run_knows_roles_pooling_groups_and_settings_of_the_objective(backbone, pairs):
+    class Masks(Name):
+        def __init__(self, share): super().__init__(); self.share = share
+    key = lambda training=pairs[:2], validation=pairs[2:3], objective=None, **how: run_key(VisitLoss(BrainTuner(backbone, PEOPLE, seed=1, **how), mse, objective, (1.0, float(objective is not None), 0.0)), training, validation, TuneSettings())
+    shared = dict(heads="shared")
+    keys = [key(), key(pairs[:1], pairs[1:3]), key(pairs[:3], []), key(pooling="max"), key(pooling="last"), key(**shared), key(**shared, groups={"P3": "a", "P1": "a"}), key(objective=Masks(.2)), key(objective=Masks(.5))]
+    assert len(set(keys)) == len(keys) and key() == keys[0]

@@ -7,7 +7,7 @@ __all__ = ['layer_numbers', 'prepare_simulation', 'linked_backbone', 'link_gates
            'arm_names', 'run_untuned', 'load_teacher', 'oracle_predictions', 'listener_part', 'map_scores', 'Part',
            'all_arms', 'release_model', 'tune_row', 'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #1f8b29eb
+# %% ../../nbs/89_analyses.runs.ipynb #a7f8f11b
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #0e5f6104
+# %% ../../nbs/89_analyses.runs.ipynb #18b03454
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -37,7 +37,7 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #4c9d35ef
+# %% ../../nbs/89_analyses.runs.ipynb #0f183eea
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`; or six numbers, comma-separated: participants, tuning, validation, encoding and test stories, words
     seed: int = 0,  # seed of the draws
@@ -62,7 +62,7 @@ def prepare_simulation(
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #437b7115
+# %% ../../nbs/89_analyses.runs.ipynb #73d885c9
 def linked_backbone(
     link: float = 0.0,  # share of concepts whose English and Chinese words are tied in pretraining, 0 to 1
     dose: float = 0.0,  # share of pretraining sentences about one topic, 0 to 1: meaning on purpose
@@ -100,7 +100,7 @@ def link_gates(
     rows = [row for language in ("en", "zh") for row in gates[language]]
     return dict(translation_similarity=gates["translation_similarity"][-1], meaning=max(r["meaning"]["r"] for r in rows), meaning_high=max(r["meaning"]["high"] for r in rows), identity=min(r["identity"] for r in rows))
 
-# %% ../../nbs/89_analyses.runs.ipynb #44cb3354
+# %% ../../nbs/89_analyses.runs.ipynb #dface41e
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -165,13 +165,15 @@ def _keep(run, tuner, arm):
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #c263cc6c
+# %% ../../nbs/89_analyses.runs.ipynb #7dba69d6
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
-) -> list:       # epochs up to and with the best validation correlation, one a round
-    "How long the tuned arm moved before its best weights."
-    def best(log): return int(np.argmax([-np.inf if row.get("validation_correlation") is None else row["validation_correlation"] for row in log])) + 1
-    return [best(row["log"]) for row in logs]
+) -> list:       # epochs up to and with the best validation correlation, or all where nothing was validated, one a round
+    "How long the tuned arm moved before the weights that stay."
+    def kept(log):
+        r = np.array([row.get("validation_correlation") for row in log], float)                   # NaN where there is none
+        return len(log) if np.isnan(r).all() else int(np.nanargmax(r)) + 1
+    return [kept(row["log"]) for row in logs]
 
 
 def arm_names(
@@ -185,7 +187,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #8fc6d5b6
+# %% ../../nbs/89_analyses.runs.ipynb #0f30d917
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -212,7 +214,7 @@ def run_untuned(
         if scores: layer[arm] = [scores]
     return features, predictions, layer
 
-# %% ../../nbs/89_analyses.runs.ipynb #a439ffb0
+# %% ../../nbs/89_analyses.runs.ipynb #736519be
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny:link=1,dose=1' (see `linked_backbone`), 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -227,7 +229,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #6be1f5f6
+# %% ../../nbs/89_analyses.runs.ipynb #58302f88
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -241,7 +243,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #92b25a50
+# %% ../../nbs/89_analyses.runs.ipynb #f9dfc98c
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -266,19 +268,20 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #d7b6d7fd
+# %% ../../nbs/89_analyses.runs.ipynb #3b01c1f1
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
-) -> tuple:             # (Space, maps: name -> (P, V), participants), for `save_maps`
-    "r of every participant and column for pretrained and tuned, and their difference, seeds averaged."
-    truth, people = scored_responses(plan), plan.participants
-    space = next(iter(plan.dataset.recordings[people[0]].values())).space
-    r = {arm: np.stack([np.mean([correlation(s[p], truth[p]) for s in seeds], 0) for p in people]) for arm, seeds in predictions.items() if arm in ("pretrained", "tuned", "permuted")}
-    maps = dict(r) | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}
-    return space, maps, people
+) -> dict:              # name of a file -> (Space, maps: name -> (P, V), participants), for `save_maps`
+    "r of every participant and column for pretrained and tuned, and their difference, seeds averaged: 'maps', or one for each participant where their columns differ."
+    truth, spaces = scored_responses(plan), {p: next(iter(plan.dataset.recordings[p].values())).space for p in plan.participants}
+    def maps(people):
+        r = {arm: np.stack([np.mean([correlation(s[p], truth[p]) for s in seeds], 0) for p in people]) for arm, seeds in predictions.items() if arm in ("pretrained", "tuned", "permuted")}
+        return spaces[people[0]], r | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}, people
+    if len({(s.name, s.kind, np.asarray(s.columns).tobytes()) for s in spaces.values()}) == 1: return {"maps": maps(plan.participants)}
+    return {f"maps_{p}": maps((p,)) for p in plan.participants}
 
-# %% ../../nbs/89_analyses.runs.ipynb #45aa57ed
+# %% ../../nbs/89_analyses.runs.ipynb #66eb4d15
 class Part:
     "A part of a run: the same folder and stages, under a name."
     def __init__(self,
@@ -338,7 +341,7 @@ def all_arms(
             predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
     return predictions, curves, training
 
-# %% ../../nbs/89_analyses.runs.ipynb #24ce85ae
+# %% ../../nbs/89_analyses.runs.ipynb #e15cd1be
 def release_model(
     run,            # Run that kept a tuned model
     plan,           # Plan
@@ -367,7 +370,7 @@ def _head_space(plan, participant):
     whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
     return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
 
-# %% ../../nbs/89_analyses.runs.ipynb #7381ca14
+# %% ../../nbs/89_analyses.runs.ipynb #e4e646ac
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults

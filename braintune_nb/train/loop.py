@@ -6,7 +6,7 @@
 __all__ = ['TuneSettings', 'learning_rate_factor', 'rate_factors', 'check_pairs', 'run_key', 'VisitLoss', 'Alone', 'validate',
            'tune']
 
-# %% ../../nbs/65_train.loop.ipynb #a240ec4a
+# %% ../../nbs/65_train.loop.ipynb #e8fae6bb
 import csv, io
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from ..loss import correlation_over_time, l2_penalty
 from .checkpoint import load_checkpoint, placed_like, save_checkpoint, whole_tensor
 from .participants import deal, epoch_steps, in_order
 
-# %% ../../nbs/65_train.loop.ipynb #7eba6ba2
+# %% ../../nbs/65_train.loop.ipynb #bc87aa54
 @dataclass(frozen=True)
 class TuneSettings:
     "How to tune; everything that changes the numbers, and the device."
@@ -50,7 +50,7 @@ class TuneSettings:
         for name, known in (("precision", ("float32", "bfloat16", "float16")), ("optimizer", ("adamw", "adam")), ("schedule", ("counted", "overplanned", "epochs"))):
             if getattr(self, name) not in known: raise ParameterError(f"Unknown {name}", found=getattr(self, name), expected=", ".join(known))
 
-# %% ../../nbs/65_train.loop.ipynb #31537c7e
+# %% ../../nbs/65_train.loop.ipynb #967a1a53
 def learning_rate_factor(
     step: int,     # optimiser step, 0 to total
     total: int,    # optimiser steps that are planned for
@@ -61,7 +61,7 @@ def learning_rate_factor(
     if step < rising: return (step + 1) / rising
     return max(0.0, (total - step) / max(1, total - rising))
 
-# %% ../../nbs/65_train.loop.ipynb #d68987d1
+# %% ../../nbs/65_train.loop.ipynb #99ce1688
 def rate_factors(
     settings: TuneSettings, # schedule, epochs, warm-up
     per_epoch: int,         # optimiser steps of one epoch
@@ -74,7 +74,7 @@ def rate_factors(
     total = settings.epochs * per_epoch * (3 * people if settings.schedule == "overplanned" else 1)
     return (lambda k: learning_rate_factor(k, total, settings.warmup),) * 2
 
-# %% ../../nbs/65_train.loop.ipynb #cb962cae
+# %% ../../nbs/65_train.loop.ipynb #18c30635
 def _optimizer(part, settings, per_epoch):
     "Adam(W) with a group for the backbone and one for everything else, each with and without decay, and the schedule."
     backbone, groups = {id(p) for p in part.tuner.model.parameters()}, {}
@@ -85,7 +85,7 @@ def _optimizer(part, settings, per_epoch):
         lr=settings.head_learning_rate if head else settings.learning_rate, weight_decay=settings.weight_decay if matrix else 0.0) for (head, matrix), params in sorted(groups.items())])
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [factors[head] for head, _ in sorted(groups)])
 
-# %% ../../nbs/65_train.loop.ipynb #3dc93cff
+# %% ../../nbs/65_train.loop.ipynb #e9cf7a6e
 def check_pairs(
     pairs: list,  # of (inputs, dict participant -> (T_s, V) tensor)
     tuner,        # BrainTuner
@@ -108,7 +108,7 @@ def check_pairs(
                     expected="finite numbers", next_step="leave these columns out for this participant, or choose regions without them")
     return sorted(pairs, key=lambda pair: in_order(pair[0].name))
 
-# %% ../../nbs/65_train.loop.ipynb #2981da3b
+# %% ../../nbs/65_train.loop.ipynb #90a2f05c
 def _checked(training, validation, tuner):
     "Both lists, checked; no section in both."
     training, validation = check_pairs(training, tuner, "training"), check_pairs(validation, tuner, "validation") if validation is not None else []
@@ -116,7 +116,7 @@ def _checked(training, validation, tuner):
         raise SplitError("Sections are in training and in validation", found=", ".join(sorted(shared)))
     return training, validation
 
-# %% ../../nbs/65_train.loop.ipynb #183fe50d
+# %% ../../nbs/65_train.loop.ipynb #dd1019c4
 def run_key(
     part,                    # VisitLoss
     training: list,          # of (inputs, targets)
@@ -125,13 +125,14 @@ def run_key(
 ) -> str:                    # 64 hexadecimal digits
     "Hash of everything that decides the result: settings, loss, starting weights, data. Device and number of processes are left out: a run may move."
     tuner, loss = part.tuner, part.loss
-    about = [getattr(tuner, k, None) for k in ("layer", "delays", "kind", "standardise", "adapter", "memory_gb")] + [tuner.dropout.p, list(tuner.outputs.items())]
-    described = [{**asdict(settings), "device": None}, getattr(loss, "__name__", type(loss).__name__), getattr(loss, "keywords", {}), part.weights, type(part.objective).__name__, about]
-    data = [[inputs.key(), list(targets)] for inputs, targets in training + validation]
+    about = [getattr(tuner, k, None) for k in ("layer", "delays", "kind", "standardise", "adapter", "memory_gb", "groups", "head_rank")] + [tuner.dropout.p, getattr(getattr(tuner, "pool", None), "kind", ""), list(tuner.outputs.items())]
+    own = {k: v for k, v in vars(part.objective).items() if k != "training" and isinstance(v, (str, int, float))} if part.objective else {}   # e.g. share and length of masks
+    described = [{**asdict(settings), "device": None}, getattr(loss, "__name__", type(loss).__name__), getattr(loss, "keywords", {}), part.weights, type(part.objective).__name__, own, about]
+    data = [[[inputs.key(), list(targets)] for inputs, targets in pairs] for pairs in (training, validation)]
     tensors = [*part.state_dict().values(), *(y for _, targets in training + validation for y in targets.values())]
     return content_hash(described, data, *(t.detach().cpu().float().numpy() for t in tensors))
 
-# %% ../../nbs/65_train.loop.ipynb #e8d410a0
+# %% ../../nbs/65_train.loop.ipynb #48f0fdf6
 class VisitLoss(torch.nn.Module):
     "Tuner and own objective as one module whose forward pass is the loss of one visit."
     def __init__(self,
@@ -163,7 +164,7 @@ class VisitLoss(torch.nn.Module):
         if l2 and self.training: total = total + l2_penalty(self, l2)
         return total, torch.stack([loss.detach(), correlation, nothing if objective is None else objective.detach()])
 
-# %% ../../nbs/65_train.loop.ipynb #f058e789
+# %% ../../nbs/65_train.loop.ipynb #2e739bb4
 class Alone:
     "What the loop asks of the processes that train together, answered by one: `processes`, `rank`, `device`, and the methods."
     processes, rank = 1, 0
@@ -208,7 +209,7 @@ class Alone:
 
     def close(self): "Wait until everybody is here."
 
-# %% ../../nbs/65_train.loop.ipynb #c95e65de
+# %% ../../nbs/65_train.loop.ipynb #3e7f60c4
 def _seeded(*place):
     "Seed every generator from a place in the run."
     seed_everything(int(content_hash(list(place))[:8], 16))
@@ -248,7 +249,7 @@ def _scores(team, module, pairs, seed):
     finally: module.train(mode)
     return tuple(team.total(scores).mean(0).tolist())
 
-# %% ../../nbs/65_train.loop.ipynb #a2ad7c4c
+# %% ../../nbs/65_train.loop.ipynb #62024a4f
 def validate(
     tuner,                      # BrainTuner, on its device
     pairs: list,                # of (inputs, dict participant -> (T_s, V) tensor)
@@ -260,7 +261,7 @@ def validate(
     part.training = tuner.training
     return _scores(Alone(TuneSettings(device=str(next(tuner.parameters()).device))), part, pairs, settings.seed)
 
-# %% ../../nbs/65_train.loop.ipynb #f5e94782
+# %% ../../nbs/65_train.loop.ipynb #15e39706
 def _trained(part):
     "Copies of the weights that tuning changes, heads included, on the CPU."
     return {name: whole_tensor(p) for name, p in part.named_parameters() if p.requires_grad or name.startswith("tuner.heads.")}
@@ -289,7 +290,7 @@ def _end_of_epoch(part, state, best, scores, rate, settings):
     state["stopped"] = bool(settings.patience) and state["waiting"] >= settings.patience
     state.update(epoch=state["epoch"] + 1, group=0, sums=[0.0] * 3)
 
-# %% ../../nbs/65_train.loop.ipynb #d40cfa4a
+# %% ../../nbs/65_train.loop.ipynb #81542ae7
 def _write_log(folder, log, tensorboard):
     "The rows as CSV; the last one as TensorBoard events too."
     text = io.StringIO(newline="")
@@ -308,7 +309,7 @@ def _board():
     except ImportError: raise ParameterError("TensorBoard is not installed", found="tensorboard=True", next_step="pip install tensorboard, or read log.csv") from None
     return SummaryWriter
 
-# %% ../../nbs/65_train.loop.ipynb #1b69227f
+# %% ../../nbs/65_train.loop.ipynb #0c4c6ac6
 def _started(folder, part, optimizer, scheduler, key, team):
     "(state, best weights) of the newest checkpoint, or of a new run; the processes must agree."
     found = load_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, key) if folder else None
@@ -318,7 +319,7 @@ def _started(folder, part, optimizer, scheduler, key, team):
     if state["scaler"]: team.scaler.load_state_dict(state["scaler"])
     return state, best
 
-# %% ../../nbs/65_train.loop.ipynb #e0df56ad
+# %% ../../nbs/65_train.loop.ipynb #e814b48f
 def tune(
     tuner,                             # BrainTuner; changed in place
     training: list,                    # of (inputs, dict participant -> (T_s, V) float32 tensor)
