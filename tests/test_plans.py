@@ -1,19 +1,20 @@
 """The road of real data for several people: other voxels, other stories, one split; and arms at matched steps."""
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
+from scipy import sparse
 
 from braintune_nb.analyses.plan import check_people, load_plan, plan_summary, simulated_plan
 from braintune_nb.analyses.runs import best_epochs, map_scores, release_model, run_arm, run_untuned
-from braintune_nb.analyses.tuning import ABLATIONS, FREE_ARMS, TUNED_ARMS, arm_targets, choose_preset, tuning_columns, tuning_pairs, tuning_sections
-from braintune_nb.core import ParameterError, Run, read_json
+from braintune_nb.analyses.tuning import ABLATIONS, FREE_ARMS, TUNED_ARMS, arm_targets, choose_preset, tune_arm, tuning_columns, tuning_pairs, tuning_sections
+from braintune_nb.cli import main
+from braintune_nb.core import ParameterError, Run
 from braintune_nb.data.bilingual import write_bilingual
-from braintune_nb.data.lebel2023 import load_lebel2023, write_lebel2023
+from braintune_nb.data.lebel2023 import write_lebel2023
 from braintune_nb.data.recordings import Dataset, Space
-from braintune_nb.data.splits import Split, whole_story
+from braintune_nb.data.splits import Split
+from braintune_nb.data.surface import Mapper, load_mapper, save_mapper
 from braintune_nb.model.backbone import load_backbone
 from braintune_nb.report.maps import save_maps
 from braintune_nb.simulate.experiment import Size, load_simulated, simulate_experiment
@@ -115,6 +116,25 @@ def test_a_bilingual_folder_gives_a_plan_in_both_modalities(made, roles, tmp_pat
     with pytest.raises(Exception, match="There are no responses here"): load_plan("bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=other)
 
 
+def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
+    folder, split = real
+    (tmp_path / "mappers").mkdir()
+    rng = np.random.default_rng(2)
+    for i, (p, n) in enumerate(LENGTHS.items()):
+        weights = sparse.csr_array(rng.uniform(size=(30, n)) * (rng.uniform(size=(30, n)) < .2) * (np.arange(30) != i)[:, None])     # vertex i is not covered in person i
+        save_mapper(Mapper(weights.astype(np.float32), "toy", np.arange(30)), tmp_path / "mappers" / f"{p}_mappers.npz")
+    native = load_plan("lebel2023", str(folder), str(split))
+    with pytest.raises(ParameterError, match="same columns"): tune_arm(native, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
+    with pytest.raises(SystemExit) as left: main(["surface", str(folder), str(tmp_path / "surface"), "--mappers", str(tmp_path / "mappers")])
+    assert left.value.code in (0, None)
+    plan = load_plan("lebel2023", str(tmp_path / "surface"), str(split))
+    assert {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()} == {27} and list(plan.rois["UTS01"]) == ["all"]
+    before, after = (d.recordings["UTS02"]["encode01_en"].responses for d in (native.dataset, plan.dataset))
+    np.testing.assert_allclose(after, before @ load_mapper(tmp_path / "mappers/UTS02_mappers.npz").weights.toarray()[3:].T, atol=1e-4)
+    tuner, log = tune_arm(plan, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
+    assert len(tuner.heads) == 1 and np.isfinite(log[-1]["train_loss"])
+
+
 # ---- matched steps
 
 def test_weights_that_nothing_validated_are_the_last():
@@ -137,7 +157,6 @@ def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
     plan, run = simulated_plan(made, regions=("language",)), Run.start(tmp_path / "run", dict(seed=0))
     preset = choose_preset(tiny, epochs=1, participants="batch")
     assert set(ABLATIONS) <= set(TUNED_ARMS) and set(ABLATIONS) - {"shared_response"} <= set(FREE_ARMS)
-    from braintune_nb.analyses.tuning import tune_arm
     made_by = {arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False) for arm in ("tuned", *ABLATIONS)}
     rows, people = len(plan.rounds[0].tuning), len(plan.tune_participants)
     assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {arm: rows * (1 if arm == "averaged_losses" else people) for arm in made_by}
@@ -150,13 +169,9 @@ def test_a_shared_response_is_common_to_the_people_and_fitted_where_they_tune(ma
     sections = tuning_sections(plan, 0, choose_preset(load_backbone("tiny")))
     targets = arm_targets(plan, sections, "shared_response")
     first, second = plan.tune_participants[:2]
-    together = lambda x: np.concatenate([t[x] for t in x_of])
-    x_of = targets
-    a, b = together(first), together(second)
-    own = [arm_targets(plan, sections, "tuned")]
-    column = lambda x, y: np.mean([np.corrcoef(x[:, i], y[:, i])[0, 1] for i in range(min(x.shape[1], y.shape[1], 10))])
-    raw = {p: np.concatenate([t[p] for t in own[0]]) for p in (first, second)}
-    assert a.shape == b.shape and column(a, b) > column(raw[first], raw[second]) + .1
+    together = lambda targets, p: np.concatenate([t[p] for t in targets])
+    alike = lambda targets: np.mean([np.corrcoef(x, y)[0, 1] for x, y in list(zip(together(targets, first).T, together(targets, second).T))[:10]])
+    assert together(targets, first).shape == together(targets, second).shape and alike(targets) > alike(arm_targets(plan, sections, "tuned")) + .1
 
 
 def test_zeros_can_be_set(tiny):
