@@ -8,7 +8,7 @@ __all__ = ['LEAST_CEILING', 'clean_dataset', 'regions_of', 'Round', 'Plan', 'sha
            'load_plan', 'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores',
            'layer_rows', 'plan_summary', 'arm_rows', 'concept_scores']
 
-# %% ../../nbs/85_analyses.plan.ipynb #1b7897a1
+# %% ../../nbs/85_analyses.plan.ipynb #c440a1ab
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
 from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 
-# %% ../../nbs/85_analyses.plan.ipynb #689e743c
+# %% ../../nbs/85_analyses.plan.ipynb #90e48ce3
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -42,7 +42,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #c85186b5
+# %% ../../nbs/85_analyses.plan.ipynb #1e6566fb
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -93,7 +93,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known; a voxel set is the region 'selected'."; return {p: regions_of(next(iter(r.values())).space) | ({"selected": np.asarray(self.columns[p], bool)} if self.columns else {}) for p, r in self.dataset.recordings.items() if r and (p in self.columns or not self.columns)}
 
-# %% ../../nbs/85_analyses.plan.ipynb #1fb77b54
+# %% ../../nbs/85_analyses.plan.ipynb #52233a57
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -109,7 +109,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/85_analyses.plan.ipynb #4c5b3628
+# %% ../../nbs/85_analyses.plan.ipynb #78854d69
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -134,7 +134,7 @@ def language_folds(
         raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
     return [(of(encoding, l), of(test, l)) for l in languages]
 
-# %% ../../nbs/85_analyses.plan.ipynb #e9706f3e
+# %% ../../nbs/85_analyses.plan.ipynb #da3b05c5
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -150,12 +150,13 @@ def check_people(
         if not known: raise ParameterError("A participant has no recording", place="split", found=p, next_step="leave out the participant")
         if missing := sorted(needed - heard): raise ParameterError("A participant did not hear stories of the split", place=p, found=f"no recording of {', '.join(missing)}", next_step="leave out the participant or the stories")
         if p in tune and not heard & set(split.tuning): raise ParameterError("A participant who tunes heard no tuning story", place=p, found=f"{len(heard)} other stories", expected="one of " + ", ".join(split.tuning[:8]), next_step="let the participant be new, or leave out")
-    if unheard := [n for n in (*split.tuning, *split.validation) if not any(n in dataset.recordings[p] for p in tune)]:
+    spoken = {dataset.stories[n].language for p in tune for n in dataset.recordings[p]}                # nobody is asked for a language that no tuning participant reads
+    if unheard := [n for n in (*split.tuning, *split.validation) if dataset.stories[n].language in spoken and not any(n in dataset.recordings[p] for p in tune)]:
         raise ParameterError("Nobody who tunes heard stories of the split", place="tuning, validation", found=", ".join(unheard), next_step="leave out the stories, or add a participant")
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/85_analyses.plan.ipynb #23bf9ef0
+# %% ../../nbs/85_analyses.plan.ipynb #fdd6fc45
 def readers(
     dataset,      # Dataset
     reads: dict,  # participant -> languages whose recordings stay; others keep all
@@ -168,7 +169,7 @@ def readers(
     keep = lambda p, s: p not in reads or dataset.stories[s].language in reads[p]
     return replace(dataset, recordings={p: {s: r for s, r in by.items() if keep(p, s)} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #be7b2208
+# %% ../../nbs/85_analyses.plan.ipynb #5dda91c9
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -187,7 +188,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/85_analyses.plan.ipynb #385eea54
+# %% ../../nbs/85_analyses.plan.ipynb #ae9bbd3b
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -212,7 +213,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/85_analyses.plan.ipynb #028fad38
+# %% ../../nbs/85_analyses.plan.ipynb #4b0237a4
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -235,7 +236,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/85_analyses.plan.ipynb #6579f376
+# %% ../../nbs/85_analyses.plan.ipynb #325ee505
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -266,7 +267,7 @@ def load_plan(
     from braintune_nb.data.bilingual import load_bilingual
     return roles_plan(load_bilingual(data_dir, people, modality=modality), roles, regions=named)
 
-# %% ../../nbs/85_analyses.plan.ipynb #994a0c6d
+# %% ../../nbs/85_analyses.plan.ipynb #e74441df
 def tuning_columns(
     plan: Plan,        # who tunes and who is scored on what
     participant: str,  # name of the participant
@@ -292,7 +293,7 @@ def finite_columns(
     if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
     return finite
 
-# %% ../../nbs/85_analyses.plan.ipynb #636efc85
+# %% ../../nbs/85_analyses.plan.ipynb #6aed498f
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -317,7 +318,7 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #47876c82
+# %% ../../nbs/85_analyses.plan.ipynb #256f9eff
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -342,7 +343,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/85_analyses.plan.ipynb #8dd64673
+# %% ../../nbs/85_analyses.plan.ipynb #1cd448ac
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
@@ -395,7 +396,7 @@ def _language_part(plan, language, rows, gains):
     try: return out | concept_scores(plan, lambda mask: gains(mask, ceilings), rows)
     except ParameterError: return out | dict(notes=[f"{language}: the rows of seen or of unseen concepts are too few for an interval"])
 
-# %% ../../nbs/85_analyses.plan.ipynb #acf1e190
+# %% ../../nbs/85_analyses.plan.ipynb #e5809856
 def arm_rows(
     summary: dict,  # of `plan_summary`
     **labels,       # columns that say what this is: simulation_seed=3, ...

@@ -7,7 +7,7 @@ __all__ = ['layer_numbers', 'prepare_simulation', 'linked_backbone', 'link_gates
            'arm_names', 'run_untuned', 'load_teacher', 'oracle_predictions', 'listener_part', 'map_scores', 'Part',
            'all_arms', 'release_model', 'tune_row', 'gain_columns']
 
-# %% ../../nbs/89_analyses.runs.ipynb #a7f8f11b
+# %% ../../nbs/89_analyses.runs.ipynb #a8d304f9
 import os, shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
-# %% ../../nbs/89_analyses.runs.ipynb #18b03454
+# %% ../../nbs/89_analyses.runs.ipynb #9b711cfd
 def layer_numbers(
     backbone,        # Backbone
     layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
@@ -37,12 +37,13 @@ def layer_numbers(
     if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
     return numbers
 
-# %% ../../nbs/89_analyses.runs.ipynb #0f183eea
+# %% ../../nbs/89_analyses.runs.ipynb #b07f944a
 def prepare_simulation(
     size: str = "quickstart",   # see `simulate.experiment.SIZES`; or six numbers, comma-separated: participants, tuning, validation, encoding and test stories, words
     seed: int = 0,  # seed of the draws
     knobs: dict | None = None,  # knobs that differ from their defaults
     languages=("en",),          # languages of the stories, a tuple or comma-separated
+    layout: str = "lebel2023",  # of the files: lebel2023 (TR 2.0 s), or bilingual (scanner logs for each language, TR 2.0045 s)
 ) -> Path:                      # folder of the experiment, in the cache
     "The simulated experiment with these parameters, made if it is not in the cache yet."
     from dataclasses import fields
@@ -55,14 +56,14 @@ def prepare_simulation(
     chosen = Knobs(**{k: tuple(v) if isinstance(v, list) else v for k, v in (knobs or {}).items()})
     code = [p for p in sorted(Path(braintune_nb.simulate.__file__).parent.glob("*.py")) if "backbone" not in p.name]
     languages = tuple(l.strip() for l in languages.split(",")) if isinstance(languages, str) else tuple(languages)
-    folder = cache_dir() / "simulated" / content_hash(size, seed, asdict(chosen), *([languages] if languages != ("en",) else []), *code)[:16]
+    folder = cache_dir() / "simulated" / content_hash(size, seed, asdict(chosen), *([languages] if languages != ("en",) else []), *([layout] if layout != "lebel2023" else []), *code)[:16]
     if (folder / "simulation.json").exists(): return folder
-    mine = simulate_experiment(folder.with_name(f"{folder.name}.{os.getpid()}"), size if size in SIZES else Size(*numbers), seed, chosen, languages)   # another process may be making the same one
+    mine = simulate_experiment(folder.with_name(f"{folder.name}.{os.getpid()}"), size if size in SIZES else Size(*numbers), seed, chosen, languages, layout)   # another process may be making the same one
     try: os.replace(mine, folder)
     except OSError: shutil.rmtree(mine)
     return folder
 
-# %% ../../nbs/89_analyses.runs.ipynb #73d885c9
+# %% ../../nbs/89_analyses.runs.ipynb #ea9c313d
 def linked_backbone(
     link: float = 0.0,  # share of concepts whose English and Chinese words are tied in pretraining, 0 to 1
     dose: float = 0.0,  # share of pretraining sentences about one topic, 0 to 1: meaning on purpose
@@ -100,7 +101,7 @@ def link_gates(
     rows = [row for language in ("en", "zh") for row in gates[language]]
     return dict(translation_similarity=gates["translation_similarity"][-1], meaning=max(r["meaning"]["r"] for r in rows), meaning_high=max(r["meaning"]["high"] for r in rows), identity=min(r["identity"] for r in rows))
 
-# %% ../../nbs/89_analyses.runs.ipynb #dface41e
+# %% ../../nbs/89_analyses.runs.ipynb #3b815081
 def members(
     plan,          # Plan
     arm: str,      # name of an arm
@@ -161,11 +162,15 @@ def _keep(run, tuner, arm):
     if arm == "tuned": return
     folder = run.path(f"backbones/{arm.replace(':', '_')}/x").parent
     if (folder / "config.json").exists(): return
-    b = tuner.backbone
+    _store_backbone(tuner.backbone, folder)
+
+
+def _store_backbone(b, folder):
+    "Weights, and tokenizer or extractor, as a plain Hugging Face folder."
     b.model.save_pretrained(folder)
     (b.extractor if hasattr(b, "extractor") else b.tokenizer).save_pretrained(folder)
 
-# %% ../../nbs/89_analyses.runs.ipynb #7dba69d6
+# %% ../../nbs/89_analyses.runs.ipynb #cdbbab13
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
 ) -> list:       # epochs up to and with the best validation correlation, or all where nothing was validated, one a round
@@ -187,7 +192,7 @@ def arm_names(
     if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
-# %% ../../nbs/89_analyses.runs.ipynb #0f30d917
+# %% ../../nbs/89_analyses.runs.ipynb #89492669
 def run_untuned(
     run,             # Run
     plan,            # Plan
@@ -214,7 +219,7 @@ def run_untuned(
         if scores: layer[arm] = [scores]
     return features, predictions, layer
 
-# %% ../../nbs/89_analyses.runs.ipynb #736519be
+# %% ../../nbs/89_analyses.runs.ipynb #3787f03d
 def load_teacher(
     name: str = "",  # 'tiny', 'tiny:link=1,dose=1' (see `linked_backbone`), 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
 ):                   # Backbone, SpeechBackbone or None
@@ -229,7 +234,7 @@ def load_teacher(
     try: return load_speech_backbone(name)
     except ModelError: return load_backbone(name)
 
-# %% ../../nbs/89_analyses.runs.ipynb #58302f88
+# %% ../../nbs/89_analyses.runs.ipynb #89a9941b
 def oracle_predictions(
     plan,  # Plan of a simulation
 ) -> dict:     # oracle -> participant -> (T, V); empty for real data
@@ -243,7 +248,7 @@ def oracle_predictions(
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #f9dfc98c
+# %% ../../nbs/89_analyses.runs.ipynb #2ceb7b73
 def listener_part(
     run,                    # Run
     plan,                   # Plan with groups of listeners
@@ -268,7 +273,7 @@ def listener_part(
         out[name] = read_json(file)
     return out
 
-# %% ../../nbs/89_analyses.runs.ipynb #3b01c1f1
+# %% ../../nbs/89_analyses.runs.ipynb #30880c2c
 def map_scores(
     plan,               # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
@@ -281,7 +286,7 @@ def map_scores(
     if len({(s.name, s.kind, np.asarray(s.columns).tobytes()) for s in spaces.values()}) == 1: return {"maps": maps(plan.participants)}
     return {f"maps_{p}": maps((p,)) for p in plan.participants}
 
-# %% ../../nbs/89_analyses.runs.ipynb #66eb4d15
+# %% ../../nbs/89_analyses.runs.ipynb #a81927ca
 class Part:
     "A part of a run: the same folder and stages, under a name."
     def __init__(self,
@@ -338,10 +343,11 @@ def all_arms(
         from braintune_nb.model.release import BrainTuner
         with run.stage("weight_noise"):
             moved = noisy_backbone(backbone, BrainTuner.from_pretrained(run.path("model")).backbone)
+            _store_backbone(moved, run.path("backbones/weight_noise/x").parent)
             predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
     return predictions, curves, training
 
-# %% ../../nbs/89_analyses.runs.ipynb #e15cd1be
+# %% ../../nbs/89_analyses.runs.ipynb #7fbc578c
 def release_model(
     run,            # Run that kept a tuned model
     plan,           # Plan
@@ -370,7 +376,7 @@ def _head_space(plan, participant):
     whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
     return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
 
-# %% ../../nbs/89_analyses.runs.ipynb #e4e646ac
+# %% ../../nbs/89_analyses.runs.ipynb #88c71686
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
     knobs: dict,           # knobs that differ from their defaults
