@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_BARS', 'app', 'QUICKSTART', 'CHECKS', 'FETCHES', 'expe
            'known_parameters', 'parse_value', 'check_parameters', 'run_experiment', 'quickstart', 'run',
            'list_experiments', 'check', 'fetch', 'surface', 'make_report', 'main']
 
-# %% ../nbs/95_cli.ipynb #46f9bc40
+# %% ../nbs/95_cli.ipynb #da6b7bf1
 import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
 from contextlib import contextmanager
 from importlib import import_module, resources
@@ -19,13 +19,13 @@ import typer
 from . import core
 from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
 
-# %% ../nbs/95_cli.ipynb #d6fc26db
+# %% ../nbs/95_cli.ipynb #3e429728
 def experiments() -> dict[str, Path]:  # name -> notebook
     "Experiment notebooks that ship with the package."
     folder = Path(str(resources.files("braintune_nb"))) / "experiments"
     return {p.stem: p for p in sorted(folder.glob("[!_]*.ipynb"))}
 
-# %% ../nbs/95_cli.ipynb #b5f8a790
+# %% ../nbs/95_cli.ipynb #f1106a36
 def find_experiment(
     name: str,   # name of a packaged experiment, or path of a notebook
 ) -> Path:       # the notebook
@@ -36,7 +36,7 @@ def find_experiment(
     near = difflib.get_close_matches(name, known, 1)
     raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
 
-# %% ../nbs/95_cli.ipynb #c1db3f5b
+# %% ../nbs/95_cli.ipynb #e5ae98bd
 def describe(
     notebook: Path,  # an experiment
 ) -> str:            # its subtitle, one line
@@ -45,7 +45,7 @@ def describe(
     text = first if isinstance(first, str) else "".join(first)
     return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
 
-# %% ../nbs/95_cli.ipynb #0f7cf9ea
+# %% ../nbs/95_cli.ipynb #9075a0a5
 def known_parameters(
     notebook: Path,   # an experiment
 ) -> dict:            # name -> {'type', 'default', 'help'}, as text
@@ -62,7 +62,7 @@ def known_parameters(
         raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
     return found
 
-# %% ../nbs/95_cli.ipynb #50704c10
+# %% ../nbs/95_cli.ipynb #fb448cb7
 def _literal(text):
     try: return ast.literal_eval(text)
     except (ValueError, SyntaxError): raise ValueError(text) from None
@@ -99,7 +99,7 @@ def _dict(text, inner):
 
 KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
 
-# %% ../nbs/95_cli.ipynb #299ca133
+# %% ../nbs/95_cli.ipynb #90ad2e60
 def _parse(text, kind):
     "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
     parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
@@ -109,7 +109,7 @@ def _parse(text, kind):
         except ValueError: pass
     raise ValueError(text)
 
-# %% ../nbs/95_cli.ipynb #abb1cdcf
+# %% ../nbs/95_cli.ipynb #8edb492d
 def parse_value(
     name: str,       # parameter
     text: str,       # what was typed
@@ -123,7 +123,7 @@ def parse_value(
         raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
                              next_step=parameter["help"] or None) from None
 
-# %% ../nbs/95_cli.ipynb #b6f83c43
+# %% ../nbs/95_cli.ipynb #1544d545
 def check_parameters(
     notebook: Path,   # an experiment
     asked: dict,      # name -> typed text
@@ -137,7 +137,7 @@ def check_parameters(
             raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
-# %% ../nbs/95_cli.ipynb #c8f62093
+# %% ../nbs/95_cli.ipynb #cdae2a11
 TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
 
 def _environment():
@@ -159,7 +159,7 @@ def _kernel():
             if before is None: os.environ.pop("JUPYTER_PATH")
             else: os.environ["JUPYTER_PATH"] = before
 
-# %% ../nbs/95_cli.ipynb #ea9abed6
+# %% ../nbs/95_cli.ipynb #6b72c089
 def _plain_error(error, kept, debug):
     "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
     known = getattr(core, error.ename, None)
@@ -170,7 +170,7 @@ def _plain_error(error, kept, debug):
     if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
-# %% ../nbs/95_cli.ipynb #c5c51606
+# %% ../nbs/95_cli.ipynb #67f28478
 def run_experiment(
     notebook: Path,       # an experiment
     parameters: dict,     # name -> value
@@ -200,7 +200,7 @@ def run_experiment(
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
-# %% ../nbs/95_cli.ipynb #f5b3176d
+# %% ../nbs/95_cli.ipynb #32af64f2
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
 
 def _say(text): typer.echo(text)
@@ -213,7 +213,7 @@ def _print_table(title, columns, rows):
     for row in rows: table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
-# %% ../nbs/95_cli.ipynb #1b4e8cb6
+# %% ../nbs/95_cli.ipynb #b02e1296
 def _show(folder):
     "Print the main numbers of a finished run and where its page lies."
     summary = read_json(folder / "summary.json")
@@ -225,11 +225,11 @@ def _show(folder):
         rows = [(roi.replace("_", " "), *[f"{summary['alignment'][arm][roi]['raw']['mean']:.3f}" if arm in summary["alignment"] else "none" for arm in ("pretrained", "tuned", "reduced_rank")], leaf(g["raw"]), leaf(summary["gain_permuted"][roi]["raw"])) for roi, g in summary["gain"].items()]
         _print_table("r on held-out stories", ("region", "pretrained", "tuned", "reduced rank", "gain (interval)", "gain, permuted brains"), rows)
         roi = "language" if "language" in summary["gain"] else next(iter(summary["gain"]))
-        _say(sentences(summary, roi)[0])
+        for sentence in sentences(summary, roi)[:2]: _say(sentence)
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
-# %% ../nbs/95_cli.ipynb #bfa84ed3
+# %% ../nbs/95_cli.ipynb #9f483aa5
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
@@ -238,7 +238,7 @@ def _version(show: bool):
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
 
-# %% ../nbs/95_cli.ipynb #c6fd39a6
+# %% ../nbs/95_cli.ipynb #6e18ebb6
 QUICKSTART = {"size": "listening", "languages": "en,zh"}  # of tune_speech
 
 @app.command()
@@ -253,7 +253,7 @@ def quickstart(
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
-# %% ../nbs/95_cli.ipynb #fce63e7f
+# %% ../nbs/95_cli.ipynb #b48a409a
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
@@ -272,13 +272,13 @@ def run(
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
-# %% ../nbs/95_cli.ipynb #cc680c27
+# %% ../nbs/95_cli.ipynb #e34128aa
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
     _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
 
-# %% ../nbs/95_cli.ipynb #31021496
+# %% ../nbs/95_cli.ipynb #fcae2ecb
 CHECKS = {"alice2016": ("alice2016", "check_alice2016"), "lebel2023": ("lebel2023", "check_lebel2023"), "bilingual": ("scripts", "check_narratives_text"),
           "littleprince": ("littleprince", "check_littleprince"), "narratives": ("narratives", "check_narratives")}   # name -> (module of braintune_nb.data, function)
 
@@ -291,7 +291,7 @@ def _finding(found):
     if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
-# %% ../nbs/95_cli.ipynb #680bfd61
+# %% ../nbs/95_cli.ipynb #242a2d9e
 @app.command()
 def check(
     dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
@@ -307,10 +307,10 @@ def check(
     _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
     if errors: raise typer.Exit(1)
 
-# %% ../nbs/95_cli.ipynb #67e4cd5a
+# %% ../nbs/95_cli.ipynb #e3a90bf1
 FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int), "bilingual": ("fetch_bilingual", "stories", str)}
 
-# %% ../nbs/95_cli.ipynb #cd54a4c9
+# %% ../nbs/95_cli.ipynb #b0d7b0ab
 @app.command()
 def fetch(
     dataset: Annotated[str, typer.Argument(help="lebel2023, littleprince or bilingual.")],  # which data set
@@ -335,7 +335,7 @@ def fetch(
     folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **more, data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
     if not dry_run: _say(f"Verified in {folder}")
 
-# %% ../nbs/95_cli.ipynb #a831a43b
+# %% ../nbs/95_cli.ipynb #364d9069
 @app.command()
 def surface(
     folder: Annotated[Path, typer.Argument(help="A folder laid out as ds003020, in voxels.")],  # in voxels
@@ -351,7 +351,7 @@ def surface(
     if parcels and len(parcels) != 2: raise ParameterError("Label files come in pairs", place="--parcels", found=len(parcels), expected="left, then right", next_step="--parcels LEFT --parcels RIGHT")
     _say(f"Written to {bring_to_surface(folder, mappers, out, participant or None, load_parcels(*parcels) if parcels else None, mesh=mesh)}")
 
-# %% ../nbs/95_cli.ipynb #66fef827
+# %% ../nbs/95_cli.ipynb #30e9c49e
 @app.command("report")
 def make_report(
     folder: Annotated[Path, typer.Argument(help="A finished run.")],  # a finished run
@@ -360,7 +360,7 @@ def make_report(
     from braintune_nb.report.page import report
     _say(f"Report: {report(folder)}")
 
-# %% ../nbs/95_cli.ipynb #a9b16bad
+# %% ../nbs/95_cli.ipynb #1d88da10
 def _join(words):
     "`-p name value` -> `-p name=value`."
     words, joined = list(words), []
@@ -376,7 +376,7 @@ def _join(words):
         joined.append(name)
     return joined
 
-# %% ../nbs/95_cli.ipynb #d41da98f
+# %% ../nbs/95_cli.ipynb #6f3d6e91
 def main(
     words=None,   # command line without the program's name; None takes sys.argv
 ) -> None:        # leaves through SystemExit
@@ -386,5 +386,5 @@ def main(
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
-# %% ../nbs/95_cli.ipynb #aceb0b72
+# %% ../nbs/95_cli.ipynb #afbb5ba7
 if __name__ == "__main__" and "__file__" in globals(): main()

@@ -7,7 +7,7 @@ __all__ = ['story_design', 'story_designs', 'stacked_responses', 'repeat_ceiling
            'stacked_features', 'section_groups', 'encode_arm', 'BandedReducedRank', 'reduced_rank_model', 'arm_sums',
            'score_arms', 'summarise', 'mean_ceiling']
 
-# %% ../../nbs/80_analyses.alignment.ipynb #e06ee039
+# %% ../../nbs/80_analyses.alignment.ipynb #fde708c1
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..encode.banded import BandedRidge, Design
 from ..encode.reduced import ReducedRank, weight_basis
 from ..encode.inference import block_labels, block_sums, region_scores, score_table
 
-# %% ../../nbs/80_analyses.alignment.ipynb #1bb961fe
+# %% ../../nbs/80_analyses.alignment.ipynb #46e6296b
 def story_design(
     states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
     delays=(1, 2, 3, 4),          # FIR delays, TRs
@@ -32,7 +32,7 @@ def story_design(
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #09269fab
+# %% ../../nbs/80_analyses.alignment.ipynb #13f3425e
 def story_designs(
     features: dict,               # story name -> states, (L, T, H)
     stories: dict,                # story name -> Story
@@ -43,7 +43,7 @@ def story_designs(
     layers = len(next(iter(features.values())))
     return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #e36cdcbb
+# %% ../../nbs/80_analyses.alignment.ipynb #d00b392e
 def stacked_responses(
     dataset,                      # Dataset
     participant: str,  # name of the participant
@@ -61,7 +61,7 @@ def stacked_responses(
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
     return np.concatenate(parts)
 
-# %% ../../nbs/80_analyses.alignment.ipynb #d4dd7062
+# %% ../../nbs/80_analyses.alignment.ipynb #66496822
 def repeat_ceiling(
     dataset,            # Dataset
     participant: str,  # name of the participant
@@ -78,7 +78,7 @@ def repeat_ceiling(
     squares = [expected_correlation(reliability, m)**2 for m in scored]
     return np.sqrt(np.average(squares, axis=0, weights=[len(s) for s in sections]))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #51a44d0e
+# %% ../../nbs/80_analyses.alignment.ipynb #c449c965
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
@@ -86,12 +86,12 @@ class ArmPrediction:
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
     layers: tuple         # index of the chosen layer, one a fold
 
-# %% ../../nbs/80_analyses.alignment.ipynb #0b9341e3
+# %% ../../nbs/80_analyses.alignment.ipynb #51b1d75a
 def plain_ridge() -> RidgeCV:  # unfitted
     "Ridge as the analyses use it: exact while choosing too, since their problems are small and their numbers should not depend on the processor."
     return RidgeCV(tolerance=0, precision="float32")
 
-# %% ../../nbs/80_analyses.alignment.ipynb #2d24e4a9
+# %% ../../nbs/80_analyses.alignment.ipynb #aac2f980
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
 ) -> int:               # index of the layer
@@ -100,7 +100,7 @@ def pick_layer(
     keep = (cv > 0).any(0)
     return int((cv[:, keep] if keep.any() else cv).mean(1).argmax())
 
-# %% ../../nbs/80_analyses.alignment.ipynb #add92343
+# %% ../../nbs/80_analyses.alignment.ipynb #62a70ac3
 def stacked_features(
     per_story: dict,          # story name -> (T, F)
     sections: list,           # of Section
@@ -110,7 +110,7 @@ def stacked_features(
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #45988da4
+# %% ../../nbs/80_analyses.alignment.ipynb #c1155d50
 def section_groups(
     sections: list,  # of Section
     most: int = 6,   # folds
@@ -118,7 +118,7 @@ def section_groups(
     "Folds of whole sections for the choice of penalties."
     return np.concatenate([np.full(len(s), i % most) for i, s in enumerate(sections)])
 
-# %% ../../nbs/80_analyses.alignment.ipynb #ea025947
+# %% ../../nbs/80_analyses.alignment.ipynb #adc40acc
 def encode_arm(
     designs: list,                # over layers: dict story name -> (T, F)
     dataset,                      # Dataset
@@ -146,7 +146,7 @@ def encode_arm(
             out[p].append((np.stack(guesses[p]), best))
     return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
 
-# %% ../../nbs/80_analyses.alignment.ipynb #0ac992c1
+# %% ../../nbs/80_analyses.alignment.ipynb #1ba557c3
 class BandedReducedRank:
     "Banded ridge of low-level features and of the model's features in a subspace, with the rank chosen inside the training data."
     def __init__(self,
@@ -170,7 +170,7 @@ class BandedReducedRank:
     # X: dict of both bands, as in `fit`
     def predict(self, X) -> np.ndarray: "Predicted responses, (T, V)."; return self.model_.predict(self._bands(X, self.rank_))
 
-# %% ../../nbs/80_analyses.alignment.ipynb #76317545
+# %% ../../nbs/80_analyses.alignment.ipynb #c7a8b100
 def reduced_rank_model(
     designs: list,                # over layers, pretrained features
     dataset,                      # Dataset
@@ -192,7 +192,7 @@ def reduced_rank_model(
         return (BandedReducedRank if banded else ReducedRank)(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
     return make
 
-# %% ../../nbs/80_analyses.alignment.ipynb #41dbd1b0
+# %% ../../nbs/80_analyses.alignment.ipynb #a83f02be
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
     truth: dict,        # participant -> responses (T, V)
@@ -201,7 +201,7 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
-# %% ../../nbs/80_analyses.alignment.ipynb #21e1e484
+# %% ../../nbs/80_analyses.alignment.ipynb #ca4b7406
 def score_arms(
     arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,          # participant -> scored responses, (T, V)
@@ -227,13 +227,13 @@ def summarise(
     scored: tuple,        # of `score_arms`; needs the arm 'pretrained'
     regions,              # names of the regions
     people=None,          # numbers of the participants; None: all
-) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_reduced_rank: region -> raw, normalized
+) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_permuted and gain_over_reduced_rank (tuned minus these): region -> raw, normalized
     "Alignment and gain over pretrained of every region, each with its interval."
     draws, blocks, stories = scored
     people = slice(None) if people is None else list(people)
     alignment = {arm: score_table(x[people], regions, blocks, stories) for arm, x in draws.items()}
     gains = {arm: score_table((x - draws["pretrained"])[people], regions, blocks, stories) for arm, x in draws.items() if arm != "pretrained"}
-    over = {"gain_over_reduced_rank": score_table((draws["tuned"] - draws["reduced_rank"])[people], regions, blocks, stories)} if {"tuned", "reduced_rank"} <= set(draws) else {}
+    over = {f"gain_over_{arm}": score_table((draws["tuned"] - draws[arm])[people], regions, blocks, stories) for arm in ("permuted", "reduced_rank") if {"tuned", arm} <= set(draws)}
     return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted")) | over
 
 

@@ -8,7 +8,7 @@ __all__ = ['LEAST_CEILING', 'clean_dataset', 'regions_of', 'Round', 'Plan', 'sha
            'load_plan', 'tuning_columns', 'finite_columns', 'scored_responses', 'plan_ceilings', 'layer_scores',
            'layer_rows', 'plan_summary', 'arm_rows', 'concept_scores']
 
-# %% ../../nbs/85_analyses.plan.ipynb #c440a1ab
+# %% ../../nbs/85_analyses.plan.ipynb #7cf3718b
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
 from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
 
-# %% ../../nbs/85_analyses.plan.ipynb #90e48ce3
+# %% ../../nbs/85_analyses.plan.ipynb #cf24860a
 def clean_dataset(
     dataset,                        # Dataset
     cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
@@ -42,7 +42,7 @@ def clean_dataset(
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
     return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #1e6566fb
+# %% ../../nbs/85_analyses.plan.ipynb #cf3e66c5
 def regions_of(
     space,   # Space
 ) -> dict:   # region -> (V,) bool
@@ -93,7 +93,7 @@ class Plan:
     @property
     def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known; a voxel set is the region 'selected'."; return {p: regions_of(next(iter(r.values())).space) | ({"selected": np.asarray(self.columns[p], bool)} if self.columns else {}) for p, r in self.dataset.recordings.items() if r and (p in self.columns or not self.columns)}
 
-# %% ../../nbs/85_analyses.plan.ipynb #52233a57
+# %% ../../nbs/85_analyses.plan.ipynb #eaefe583
 def share_participants(
     everybody: tuple,      # names of all participants
     tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
@@ -109,7 +109,7 @@ def share_participants(
     if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
     return tune, new
 
-# %% ../../nbs/85_analyses.plan.ipynb #78854d69
+# %% ../../nbs/85_analyses.plan.ipynb #efdc4335
 def roles_plan(
     dataset,             # Dataset
     split,               # Split: names of whole stories by role, and participants
@@ -134,7 +134,7 @@ def language_folds(
         raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
     return [(of(encoding, l), of(test, l)) for l in languages]
 
-# %% ../../nbs/85_analyses.plan.ipynb #da3b05c5
+# %% ../../nbs/85_analyses.plan.ipynb #539e3176
 def check_people(
     dataset,  # Dataset
     split,    # Split
@@ -156,7 +156,7 @@ def check_people(
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
     if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
 
-# %% ../../nbs/85_analyses.plan.ipynb #fdd6fc45
+# %% ../../nbs/85_analyses.plan.ipynb #a2067408
 def readers(
     dataset,      # Dataset
     reads: dict,  # participant -> languages whose recordings stay; others keep all
@@ -169,7 +169,7 @@ def readers(
     keep = lambda p, s: p not in reads or dataset.stories[s].language in reads[p]
     return replace(dataset, recordings={p: {s: r for s, r in by.items() if keep(p, s)} for p, by in dataset.recordings.items()})
 
-# %% ../../nbs/85_analyses.plan.ipynb #5dda91c9
+# %% ../../nbs/85_analyses.plan.ipynb #f6ce902d
 def simulated_plan(
     folder,                  # of a simulated experiment
     tune=None,               # see `share_participants`
@@ -188,7 +188,7 @@ def simulated_plan(
     return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
         note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
 
-# %% ../../nbs/85_analyses.plan.ipynb #ae9bbd3b
+# %% ../../nbs/85_analyses.plan.ipynb #3f047c1f
 def alice_plan(
     folder,               # with responses/ and stimuli/
     tune=None,            # see `share_participants`; empty: the first sixteen
@@ -213,7 +213,7 @@ def alice_plan(
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
         note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
 
-# %% ../../nbs/85_analyses.plan.ipynb #4b0237a4
+# %% ../../nbs/85_analyses.plan.ipynb #ff24df55
 def average_recording(
     name: str,         # of the average listener
     recordings: list,  # of Recording, same story and space
@@ -236,7 +236,7 @@ def leave_one_out(
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
-# %% ../../nbs/85_analyses.plan.ipynb #325ee505
+# %% ../../nbs/85_analyses.plan.ipynb #39ca4a86
 def load_plan(
     dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
     data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
@@ -267,7 +267,7 @@ def load_plan(
     from braintune_nb.data.bilingual import load_bilingual
     return roles_plan(load_bilingual(data_dir, people, modality=modality), roles, regions=named)
 
-# %% ../../nbs/85_analyses.plan.ipynb #e74441df
+# %% ../../nbs/85_analyses.plan.ipynb #780c501d
 def tuning_columns(
     plan: Plan,        # who tunes and who is scored on what
     participant: str,  # name of the participant
@@ -293,7 +293,7 @@ def finite_columns(
     if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
     return finite
 
-# %% ../../nbs/85_analyses.plan.ipynb #6aed498f
+# %% ../../nbs/85_analyses.plan.ipynb #a8c84ed5
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
 ) -> dict:       # participant or group -> (T, V)
@@ -318,7 +318,7 @@ def plan_ceilings(
     group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
-# %% ../../nbs/85_analyses.plan.ipynb #256f9eff
+# %% ../../nbs/85_analyses.plan.ipynb #71d65e5d
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
@@ -343,7 +343,7 @@ def layer_rows(
             rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
     return rows
 
-# %% ../../nbs/85_analyses.plan.ipynb #1cd448ac
+# %% ../../nbs/85_analyses.plan.ipynb #426938cd
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
     arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
@@ -380,7 +380,7 @@ def _by_group(plan, whole, regions):
     "Gains of tuning participants and of new ones, as far as they are scored."
     groups, people = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}, list(plan.participants)
     parts = {name: summarise(whole, regions, [people.index(p) for p in members if p in people]) for name, members in groups.items() if set(members) & set(people)}
-    return {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
+    return {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
 
 
 def _gains(plan, whole, regions):
@@ -396,7 +396,7 @@ def _language_part(plan, language, rows, gains):
     try: return out | concept_scores(plan, lambda mask: gains(mask, ceilings), rows)
     except ParameterError: return out | dict(notes=[f"{language}: the rows of seen or of unseen concepts are too few for an interval"])
 
-# %% ../../nbs/85_analyses.plan.ipynb #e5809856
+# %% ../../nbs/85_analyses.plan.ipynb #a6441b55
 def arm_rows(
     summary: dict,  # of `plan_summary`
     **labels,       # columns that say what this is: simulation_seed=3, ...

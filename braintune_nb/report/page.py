@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAYS', 'STYLE', 'MACROS', 'TOP', 'REST', 'SECTIONS', 'verdict', 'sentences', 'limits', 'duration', 'report']
 
-# %% ../../nbs/92_report.page.ipynb #09dacded
+# %% ../../nbs/92_report.page.ipynb #f78e17e0
 import base64
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..core import read_arrays, write_atomic
 from .maps import (alignment_figure, gain_figure, layer_curve, map_figures, png, seen_unseen_figure, training_curves)
 from .tables import _by_region, alignment_table, gain_table, read_run, split_tables, tidy
 
-# %% ../../nbs/92_report.page.ipynb #7a143845
+# %% ../../nbs/92_report.page.ipynb #03bf1871
 def verdict(
     leaf: dict,   # {mean, ci_low, ci_high}
 ) -> str:         # 'higher', 'lower', 'unclear' (zero inside) or 'unknown' (no interval)
@@ -24,7 +24,7 @@ def verdict(
     if low is None or high is None or np.isnan([low, high]).any(): return "unknown"
     return "higher" if low > 0 else "lower" if high < 0 else "unclear"
 
-# %% ../../nbs/92_report.page.ipynb #58c8bf2d
+# %% ../../nbs/92_report.page.ipynb #c2966171
 def _number(x, sign=False):
     "Three decimals, a true minus sign, a dash for no number, and no sign on a rounded zero."
     if x is None or np.isnan(x): return "–"
@@ -39,7 +39,7 @@ def _difference(leaf):
 
 SAYS = {"higher": "the interval lies above zero", "lower": "the interval lies below zero", "unclear": "the interval includes zero", "unknown": "no interval was computed"}
 
-# %% ../../nbs/92_report.page.ipynb #dc7cba89
+# %% ../../nbs/92_report.page.ipynb #6539f215
 def sentences(
     summary: dict,   # as in summary.json
     roi: str,        # the region spoken about
@@ -53,7 +53,10 @@ def sentences(
     said = [f"{lead}: tuned minus pretrained is {_difference(gain)}; {SAYS[v]}."]
     p = verdict(permuted)
     beside = f"With permuted brains the same tuning gave {_difference(permuted)}; {SAYS[p]}"
-    said.append(beside + (", so the gain cannot be read as learned from the brain." if p == "higher" and v == "higher" else "."))
+    over = (summary.get("gain_over_permuted") or {}).get(roi)
+    more = over and verdict(over["raw"]) == "higher"
+    said.append(beside + ((", so a part of the gain needs no brain." if more else ", so the gain cannot be read as learned from the brain.") if p == "higher" and v == "higher" else ".")
+                + (f" Tuned minus permuted is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}." if over else ""))
     reduced, tuned, base = arms.get("reduced_rank"), arms.get("tuned"), arms.get("pretrained")
     if None not in (reduced, tuned, base):
         above = "reaches" if reduced >= tuned else "does not reach"
@@ -64,7 +67,7 @@ def sentences(
                          + (", so this region does not show that tuning does more than knowing the subspace." if verdict(over["raw"]) != "higher" and v == "higher" else "."))
     return said
 
-# %% ../../nbs/92_report.page.ipynb #b99fde05
+# %% ../../nbs/92_report.page.ipynb #f6a619aa
 def limits(
     summary: dict,   # as in summary.json
     record: dict,    # as in run.json
@@ -79,7 +82,7 @@ def limits(
     found.append("Other stories, other languages, other backbones and other scanners were not part of this run.")
     return found
 
-# %% ../../nbs/92_report.page.ipynb #df6fb344
+# %% ../../nbs/92_report.page.ipynb #5bb5a9e6
 STYLE = """
 :root{--ink:#1d2430;--soft:#5d6778;--line:#e2e6ec;--paper:#fff;--wash:#f6f8fa;--blue:#0061a4;--good:#00724f;--bad:#a8420a;color-scheme:light dark}
 @media (prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b5;--line:#323a46;--paper:#14181e;--wash:#1c222b;--blue:#7cc0f5;--good:#5fd0a6;--bad:#f2a07b}}
@@ -101,7 +104,7 @@ nav{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1rem;margin:.6rem 0 
 @media print{body{font-size:11pt}main{max-width:none;padding:0}nav{display:none}h2{break-after:avoid}figure,table,.tile{break-inside:avoid}details{display:block}}
 """
 
-# %% ../../nbs/92_report.page.ipynb #f5a1ecb8
+# %% ../../nbs/92_report.page.ipynb #a74a7155
 MACROS = """
 {% macro scores(rows, columns, caption, sign=False) %}{% set both = rows|selectattr("normalized.mean")|list %}<div class="wide"><table><caption>{{ caption }}</caption><thead><tr>
 {% for c in columns %}<th>{{ c }}</th>{% endfor %}<th class="n">r</th><th class="n">interval</th>{% if both %}<th class="n">r / ceiling</th><th class="n">interval</th>{% endif %}<th class="n">n</th></tr></thead><tbody>
@@ -113,7 +116,7 @@ MACROS = """
 {% macro picture(name, caption) %}{% if pictures[name] %}<figure><img src="data:image/png;base64,{{ pictures[name] }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>{% endif %}{% endmacro %}
 """
 
-# %% ../../nbs/92_report.page.ipynb #474871c9
+# %% ../../nbs/92_report.page.ipynb #3465f046
 TOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style|safe }}</style></head><body><main>
 <h1>{{ title }}</h1><p class="soft">{{ when }} · braintune_nb {{ record.package }} · {{ record.seconds|duration }} on {{ record.hardware.cores }} cores, {{ record.peak_memory_mb|round|int }} MB</p>
@@ -133,7 +136,7 @@ TOP = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="
 {{ plain(ceilings, "Noise ceiling of r per region: what a perfect model would reach on these responses.") }}
 """
 
-# %% ../../nbs/92_report.page.ipynb #8a46dd62
+# %% ../../nbs/92_report.page.ipynb #96ea865b
 REST = """
 {% if pictures.seen or oracles %}<h2 id="concepts">Seen and unseen concepts, and what a perfect model would know</h2>
 {{ picture("seen", "Alignment on TRs whose concepts occurred in tuning (filled) and on TRs with new ones (hollow).") }}
@@ -155,7 +158,7 @@ REST = """
 </main></body></html>
 """
 
-# %% ../../nbs/92_report.page.ipynb #3c15f2db
+# %% ../../nbs/92_report.page.ipynb #8f0bc4cc
 def _rows(table, keys):
     "One row per combination of `keys`, raw and normalised beside each other."
     rows, last, order = [], None, {key: i for i, key in enumerate(table[keys[0]].unique())} if len(table) else {}
@@ -179,7 +182,7 @@ def _flat(value):
         return ", ".join(_flat(v) for v in value)
     return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
-# %% ../../nbs/92_report.page.ipynb #af3bc189
+# %% ../../nbs/92_report.page.ipynb #360c21ed
 def duration(
     seconds: float,  # wall time, s
 ) -> str:            # e.g. '2 min 5 s'
@@ -187,7 +190,7 @@ def duration(
     s = int(round(seconds))
     return f"{s} s" if s < 60 else f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
 
-# %% ../../nbs/92_report.page.ipynb #c455306d
+# %% ../../nbs/92_report.page.ipynb #24841c17
 def _tree(tree, names):
     "A tidy table of a tree whose leaves may or may not split into raw and normalised."
     table = tidy(tree or {}, names)
@@ -211,7 +214,7 @@ def _tiles(summary, roi):
             tile(f"r of the tuned model, {name}", _number(summary["alignment"]["tuned"][roi]["raw"]["mean"])), tile(f"noise ceiling of r, {name}", _number(ceiling)),
             tile("participants or samples", "–" if g.get("n") is None else g["n"])]
 
-# %% ../../nbs/92_report.page.ipynb #fbcf76c7
+# %% ../../nbs/92_report.page.ipynb #6762173c
 def _pictures(folder, summary):
     "Every figure of the page as (name -> figure), maps last."
     figures = {"gain": gain_figure(summary), "alignment": alignment_figure(summary), "seen": seen_unseen_figure(summary), "layers": layer_curve(summary), "training": training_curves(summary)}
@@ -226,7 +229,7 @@ def _provenance(record):
             ("peak memory of the accelerator", f"{record['gpu_peak_memory_mb']:.0f} MB" if record.get("gpu_peak_memory_mb") else None), ("SHA-256 of the parameters", record.get("parameters_hash"))]
     return [(k, _flat(v)) for k, v in rows if v not in (None, "", [])]
 
-# %% ../../nbs/92_report.page.ipynb #a253f9b3
+# %% ../../nbs/92_report.page.ipynb #6972c412
 def _environment():
     from jinja2 import DictLoader, Environment, StrictUndefined
     env = Environment(autoescape=True, loader=DictLoader({"page": MACROS + TOP + REST}), undefined=StrictUndefined, trim_blocks=True)
@@ -254,7 +257,7 @@ def _context(summary, record, pictures, maps, on_surface):
         interval=summary.get("interval") or "This run did not state what its intervals cover.", limits=limits(summary, record), provenance=_provenance(record),
         libraries=[(k, _flat(v)) for k, v in record["libraries"].items()], inputs=list(record.get("inputs", {}).items()), stages=[(k, duration(v["seconds"])) for k, v in record.get("stages", {}).items()])
 
-# %% ../../nbs/92_report.page.ipynb #d266d5cb
+# %% ../../nbs/92_report.page.ipynb #6a10603a
 def report(
     folder,        # a finished run
     dpi: int = 110,  # resolution of the pictures
