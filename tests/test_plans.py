@@ -151,6 +151,14 @@ def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(made, t
     assert set(steps.values()) == {3 * len(plan.rounds[0].tuning)}, steps
 
 
+@pytest.mark.parametrize("participants", ["joint", "batch", "story"])
+def test_arms_with_one_target_take_the_steps_of_all_participants_in_turn(made, tiny, participants):
+    plan = simulated_plan(made, regions=("language",))
+    preset = choose_preset(tiny, epochs=1, participants=participants)
+    steps = {arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False, teacher=tiny)[1][-1]["step"] for arm in ("tuned", "single:sim01", "average", "lm_target", "stimulus", "lexical")}
+    assert set(steps.values()) == {len(plan.rounds[0].tuning) * (1 if participants == "joint" else len(plan.tune_participants))}, steps
+
+
 # ---- ablations are arms
 
 def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
@@ -159,7 +167,7 @@ def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
     assert set(ABLATIONS) <= set(TUNED_ARMS) and set(ABLATIONS) - {"shared_response"} <= set(FREE_ARMS)
     made_by = {arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False) for arm in ("tuned", *ABLATIONS)}
     rows, people = len(plan.rounds[0].tuning), len(plan.tune_participants)
-    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {arm: rows * (1 if arm == "averaged_losses" else people) for arm in made_by}
+    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {arm: rows * people for arm in made_by}
     assert {arm: (t.kind, t.adapter is not None) for arm, (t, _) in made_by.items()} == dict(tuned=("participant", False), shared_response=("shared", False), averaged_losses=("participant", False),
         separate_heads=("participant", False), nonlinear_head=("nonlinear", False), lora=("participant", True))
 

@@ -30,6 +30,7 @@ def test_ceilings_are_in_the_range_that_the_experiment_promises():
 
 ARMS = pd.read_csv(ROOT / "nbs/experiments/results/arms.csv")
 ROWS = {"tuned on several participants": "tuned", "tuned on one participant": "single", "permuted responses": "permuted", "reduced rank": "reduced_rank", "pretrained, encoding model": "same_total",
+        "responses to another story": "other_story", "states of a language model": "lm_target", "averaged responses": "average", "responses and the model's own": "joint", "only the head": "frozen_head",
         "random codes": "lexical", "weights moved at random": "weight_noise", "the model's own objective": "stimulus", "mean response": "group_average"}
 
 
@@ -46,6 +47,14 @@ def test_the_readme_s_table_of_arms_is_that_of_the_file():
             if not cell: assert rows.empty, (arm, size); continue
             assert cell.startswith(signed(rows.gain.mean())), (arm, size, rows.gain.mean())
             if "of" in cell: assert [int(n) for n in re.findall(r"\d+", cell.split("(")[1])[:2]] == [int((rows.low > 0).sum()), len(rows)]
+
+
+def test_the_readme_says_how_far_tuned_leads_permuted_in_every_experiment():
+    gain = ARMS[(ARMS.region == "language") & (ARMS.subset == "all")].pivot_table(index=["size", "simulation_seed"], columns="arm", values="gain")
+    lead = (gain.tuned - gain.permuted).groupby("size").apply(list)
+    assert "{}, {} and {}, in the small ones".format(*map(signed, lead["study"])) in README and "({}, {}, {}, {})".format(*map(signed, lead["listening"])) in README
+    steps = ARMS[ARMS.subset == "all"].groupby("size").arm.apply(set)
+    assert {"tuned", "permuted", "other_story", "lexical", "lm_target", "stimulus", "frozen_head", "single", "reduced_rank", "group_average", "weight_noise"} <= steps["listening"] & steps["study"]
 
 
 def test_what_the_readme_says_of_seen_and_unseen_concepts():

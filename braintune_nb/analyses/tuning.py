@@ -8,7 +8,7 @@ __all__ = ['TEXT', 'SPEECH', 'TUNED_ARMS', 'ABLATIONS', 'FREE_ARMS', 'Preset', '
            'borrowed_responses', 'shared_responses', 'arm_targets', 'tuning_pairs', 'tune_arm', 'plan_features',
            'story_states', 'chunk_states', 'common_stories', 'arm_predictions']
 
-# %% ../../nbs/86_analyses.tuning.ipynb #bf076016
+# %% ../../nbs/86_analyses.tuning.ipynb #158356af
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..train.participants import balance_sections, head_name, language_of
 from .alignment import encode_arm, reduced_rank_model, repeat_ceiling, stacked_responses, story_designs
 from .plan import Plan, scored_responses, tuning_columns
 
-# %% ../../nbs/86_analyses.tuning.ipynb #d3610202
+# %% ../../nbs/86_analyses.tuning.ipynb #a27d19a2
 @dataclass(frozen=True)
 class Preset:
     "Settings of tuning that belong together."
@@ -58,7 +58,7 @@ class Preset:
     normalise: str = "window"            # 'windows': 'window', or 'batch' (defect A-09)
     reading: dict = field(default_factory=dict)  # 'words': settings of model.tuner.section_inputs, e.g. over='story'
 
-# %% ../../nbs/86_analyses.tuning.ipynb #e480c76f
+# %% ../../nbs/86_analyses.tuning.ipynb #2e28aed3
 _WINDOWS = Preset("windows", batch=128, delays=(0,), standardise=False, dropout=0., loss="mse", epochs=30, weight_decay=0., features="fast", patience=3)
 TEXT = {
     "fixed": Preset(),
@@ -76,7 +76,7 @@ SPEECH = {
 SPEECH["released_a"] = replace(SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0)
 SPEECH["released_b"] = replace(SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed")
 
-# %% ../../nbs/86_analyses.tuning.ipynb #e8bb0be2
+# %% ../../nbs/86_analyses.tuning.ipynb #4f3e6e8a
 def is_speech(
     backbone,      # Backbone or SpeechBackbone
 ) -> bool:         # True: it hears
@@ -100,7 +100,7 @@ def choose_preset(
     if "loss" in changed and changed["loss"] != base.loss: changed.setdefault("loss_settings", {})
     return replace(base, **changed)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #db6e484c
+# %% ../../nbs/86_analyses.tuning.ipynb #06709dc9
 def batches(
     sections: list,  # of Section
     n_rows: int = 0, # most TRs in one; 0: sections as they are
@@ -122,7 +122,7 @@ def tuning_inputs(
     from braintune_nb.model.listening import speech_inputs
     return speech_inputs(section, backbone, preset.delays, preset.inputs, preset.window, preset.chunk, preset.context, cache=True, normalise=preset.normalise)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #bdf22a9e
+# %% ../../nbs/86_analyses.tuning.ipynb #fbd4b360
 def tuning_sections(
     plan: Plan,      # who tunes and who is scored on what
     number: int,     # of the round
@@ -139,7 +139,7 @@ def tuning_sections(
     from braintune_nb.data.splits import whole_story
     return batches([whole_story(plan.dataset.stories[n]) for n in names[:len(this.tuning)]], preset.batch)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #263c3218
+# %% ../../nbs/86_analyses.tuning.ipynb #659503b7
 def brain_targets(
     plan: Plan,      # who tunes and who is scored on what
     section,         # Section
@@ -198,7 +198,7 @@ def borrowed_responses(
     whole = {n: brain_targets(plan, whole_story(s)) for n, s in stories.items()}
     return [{p: y[source[s.story.name].index[s.rows]] for p, y in whole[source[s.story.name].source].items()} for s in sections]
 
-# %% ../../nbs/86_analyses.tuning.ipynb #031430e9
+# %% ../../nbs/86_analyses.tuning.ipynb #82adc643
 TUNED_ARMS = ("tuned", "single", "monolingual", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head", "shared_response", "averaged_losses", "separate_heads", "nonlinear_head", "lora")
 ABLATIONS = dict(shared_response=dict(heads="shared"), averaged_losses=dict(participants="joint"), separate_heads=dict(heads="participant"), nonlinear_head=dict(heads="nonlinear"), lora=dict(adapter=dict(rank=8)))  # arm -> fields of the preset
 FREE_ARMS = ("tuned", "single", "average", "joint", "averaged_losses", "separate_heads", "nonlinear_head", "lora")  # they stop by their own validation; the others take the steps of 'tuned'
@@ -269,7 +269,7 @@ def tuning_pairs(
     named = lambda s, y: {head_name(p, s.story.language, preset.language_heads): torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}
     return [(tuning_inputs(s, backbone, preset), named(s, y)) for s, y in zip(sections, targets) if y]         # not every participant heard every story
 
-# %% ../../nbs/86_analyses.tuning.ipynb #450c4bcc
+# %% ../../nbs/86_analyses.tuning.ipynb #afe6ee0a
 def _settings(preset, seed, precision, device, train_layers):
     "TuneSettings of a preset."
     from braintune_nb.train.loop import TuneSettings
@@ -277,11 +277,18 @@ def _settings(preset, seed, precision, device, train_layers):
         precision=precision, device=device, train_layers=train_layers, optimizer=preset.optimizer, schedule=preset.schedule, participants=preset.participants, order=preset.order)
 
 
+def _epochs_to_match(plan, given, sections, preset, training):
+    "How many epochs of an arm have the steps of one epoch of the tuned arm: participants in turn are a step each, a single target is one for all."
+    steps = lambda mode, people: sum(1 if mode == "joint" else n for n in people)
+    tuned = steps(given.participants, [sum(s.story.name in plan.dataset.recordings[p] for p in plan.tune_participants) for s in sections])
+    return max(1, round(tuned / max(1, steps(preset.participants, [len(y) for _, y in training]))))
+
+
 def _outputs(pairs):
     "name -> number of columns."
     return {p: y.shape[1] for _, targets in pairs for p, y in targets.items()}
 
-# %% ../../nbs/86_analyses.tuning.ipynb #32badbaa
+# %% ../../nbs/86_analyses.tuning.ipynb #d6a3a2b0
 def tune_arm(
     plan: Plan,              # who tunes and who is scored on what
     number: int,             # of the round
@@ -304,11 +311,13 @@ def tune_arm(
     from braintune_nb.train.loop import tune
     seed_everything(seed)
     this, kind = plan.rounds[number], arm.partition(":")[0]
-    preset = replace(preset, **ABLATIONS.get(kind, {}))
+    given, preset = preset, replace(preset, **ABLATIONS.get(kind, {}))
     sections = tuning_sections(plan, number, preset, arm)
     training = tuning_pairs(plan, sections, backbone, preset, arm, seed, teacher)
     held = batches(this.validation, preset.batch if preset.normalise == "batch" else 0)                       # whole stories; defect A-09 needs its batches
     validation = tuning_pairs(plan, held, backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS and preset.keep == "best" else None
+    times = _epochs_to_match(plan, given, sections, preset, training)
+    preset, stop_epoch = replace(preset, epochs=preset.epochs * times, patience=preset.patience * times), stop_epoch and stop_epoch * times
     outputs = _outputs(training)
     tuner = BrainTuner(backbone, outputs, layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
         standardise=preset.standardise, pooling=preset.pooling, adapter=preset.adapter, groups={p: language_of(p) for p in outputs} if preset.language_heads else None)
@@ -321,7 +330,7 @@ def tune_arm(
     log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), _settings(preset, seed, precision, device, train_layers), folder=folder, progress=progress, stop_epoch=stop_epoch, **more)
     return tuner.to("cpu"), log
 
-# %% ../../nbs/86_analyses.tuning.ipynb #04495bd7
+# %% ../../nbs/86_analyses.tuning.ipynb #293ba932
 def plan_features(
     plan: Plan,              # who tunes and who is scored on what
     backbone,                # Backbone or SpeechBackbone
@@ -349,7 +358,7 @@ def story_states(
     from braintune_nb.features.speech import PRESETS as READINGS, speech_features
     return speech_features(story, backbone, layers, **READINGS[preset.features], progress=progress)
 
-# %% ../../nbs/86_analyses.tuning.ipynb #992562f2
+# %% ../../nbs/86_analyses.tuning.ipynb #f8e8d324
 def chunk_states(
     story,                   # Story
     backbone,                # SpeechBackbone
@@ -367,7 +376,7 @@ def chunk_states(
     with torch.inference_mode():
         return np.stack([resample(inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.)), inputs.weights)[inputs.keep].numpy() for layer in layers])
 
-# %% ../../nbs/86_analyses.tuning.ipynb #33fa227c
+# %% ../../nbs/86_analyses.tuning.ipynb #cf0d84ea
 def common_stories(
     plan: Plan,  # who tunes
     this,        # Round
@@ -380,7 +389,7 @@ def common_stories(
     best = max(parts, key=lambda part: len(read(part)))
     return read(best), best
 
-# %% ../../nbs/86_analyses.tuning.ipynb #56fdbc2c
+# %% ../../nbs/86_analyses.tuning.ipynb #9be26f53
 def arm_predictions(
     plan: Plan,                   # who tunes and who is scored on what
     features: list,               # one entry a round: dict story name -> (L, T, H)
