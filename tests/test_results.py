@@ -80,6 +80,19 @@ def test_turns_and_defects_in_the_readme():
         if variant != "in turn by story": assert signed(gain) in README, (variant, gain)
 
 
+def test_what_the_readme_says_of_heard_concepts():
+    table = pd.read_csv(ROOT / "nbs/experiments/results/downstream_arms.csv").query("task == 'category_heard' and language == 'en' and layer == 'band'").sort_values("simulation_seed")
+    others = table[table.arm.isin(["permuted", "lexical", "lm_target", "other_story"])].difference
+    assert f"({', '.join(map(signed, table[table.arm == 'tuned'].difference))}; chance {table.chance.iloc[0]:.3f})" in README
+    assert f"({signed(others.min())} to {signed(others.max())})" in README.replace(", no interval above zero", "") and table.simulation_seed.nunique() == 3
+    assert not (table[table.arm.isin(["permuted", "lexical", "lm_target", "other_story"])].difference_low > 0).any()
+
+
+def test_the_low_level_table_has_three_experiments_with_a_control():
+    table = pd.read_csv(ROOT / "nbs/experiments/results/lowlevel_tuned.csv")
+    assert table.groupby(["arm", "method", "roi", "part"]).simulation_seed.nunique().eq(3).all() and set(table.arm) == {"tuned", "permuted"} and {"before", "change", "ci_low", "ci_high", "language", "seed"} <= set(table)
+
+
 # ---- what an epoch of text tuning costs
 
 def test_an_epoch_of_text_tuning_and_what_the_readme_says_of_it():
