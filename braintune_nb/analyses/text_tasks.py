@@ -6,14 +6,15 @@
 __all__ = ['STRENGTHS', 'Written', 'concept_contexts', 'category_text_task', 'form_states', 'Measure', 'retrieval_measure',
            'translation_measure', 'paraphrase_measure', 'pos_task', 'logistic_probe', 'similarity_measure',
            'forgetting_measure', 'simulated_passages', 'readable', 'text_items', 'text_arms', 'tune_family',
-           'score_figure', 'real_texts', 'family_tasks', 'family_arms', 'change_rows']
+           'score_figure', 'real_texts', 'simplified_pairs', 'family_tasks', 'family_arms', 'change_rows']
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #bde93928
+# %% ../../nbs/93_analyses.text_tasks.ipynb #cfe0c449
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from ..core import DataError, MissingData, ModelError, ParameterError, data_root, read_json, write_json
+from ..data.scripts import han_forms
 from ..data.stories import Events
 from ..features.text import text_inputs
 from ..model.backbone import Backbone, load_backbone
@@ -23,7 +24,7 @@ from ..simulate.language import TEMPLATES, Lexicon, draw_slots, exchangeable_sen
 from ..train.objectives import OwnText
 from .speech_tasks import Task, _with_band, category_folds, check_task, item_scores, load_arms, probe, upper_middle
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #1e5427d4
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a9fbf63b
 @dataclass(frozen=True, eq=False)
 class Written:
     "U texts in one language and the N words in them that are read."
@@ -46,7 +47,7 @@ class Written:
         "States of the words."
         return text_states(backbone, self.texts, (self.sentence, self.start, self.stop), layers, language=self.language)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #956a4697
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a1b56e2c
 def concept_contexts(
     lexicon: Lexicon,    # C concepts
     language: str,       # 'en' or 'zh'
@@ -66,7 +67,7 @@ def concept_contexts(
     stop = np.array([len(t) for t in texts])
     return Written(tuple(texts), language, np.arange(len(texts)), stop - [len(lexicon.words[language][c]) for c in concept], stop, dict(concept=np.array(concept)))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #6645fef6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #9f2e23d2
 def category_text_task(
     lexicon: Lexicon,    # its `held_out` concepts are those that tuning never used
     language: str,       # 'en' or 'zh'
@@ -85,7 +86,7 @@ def category_text_task(
     both = dict(concept=concept, text=np.array(written.texts))
     return Task("category", language, written, np.searchsorted(kept, lexicon.category[concept]), tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_seen": both, "_unseen": both, "_known": dict(text=both["text"])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #c1972d4e
+# %% ../../nbs/93_analyses.text_tasks.ipynb #271fdf81
 def form_states(
     written: Written,  # N words
 ) -> np.ndarray:       # (N, runs of characters) float32
@@ -93,7 +94,7 @@ def form_states(
     from sklearn.feature_extraction.text import CountVectorizer
     return CountVectorizer(analyzer="char_wb", ngram_range=(1, 3), binary=True).fit_transform(written.words).toarray().astype(np.float32)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #93485223
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a7bad894
 @dataclass(frozen=True, eq=False)
 class Measure:
     "Something that is computed from states or losses directly."
@@ -107,7 +108,7 @@ def _rows(task, language, layer, items, unit, chance, scores):
     table = pd.DataFrame(dict(item=items, score=np.asarray(scores, float))).groupby("item", as_index=False, sort=False).agg(score=("score", "mean"), weight=("score", "size"))
     return table.assign(task=task, language=language, layer=layer, unit=unit, chance=chance, weight=table.weight / len(scores))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #ee214c27
+# %% ../../nbs/93_analyses.text_tasks.ipynb #d969fd69
 def retrieval_measure(
     name: str,             # of the task
     texts: dict,           # two languages -> N sentences each, translations of each other
@@ -126,7 +127,7 @@ def retrieval_measure(
         return pd.concat([_rows(name, f"{p}>{q}", layer, own, unit, f["chance"].mean(), f[way]) for layer, f in zip(layers, found) for way, p, q in (("forward", a, b), ("backward", b, a))], ignore_index=True)
     return Measure(name, texts, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #4c59a618
+# %% ../../nbs/93_analyses.text_tasks.ipynb #292f11cb
 def translation_measure(
     lexicon: Lexicon,  # C concepts
     contexts: dict,    # two languages -> Written, from `concept_contexts`
@@ -164,7 +165,7 @@ def paraphrase_measure(
         pattern += [template] * each
     return retrieval_measure("paraphrase", texts, groups=pattern)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #220c164d
+# %% ../../nbs/93_analyses.text_tasks.ipynb #679f1f8d
 def pos_task(
     language: str,         # 'en', 'zh', 'de' or 'fr'
     train: list,           # sentences, from `read_conllu`
@@ -194,7 +195,7 @@ def pos_task(
     texts = tuple(s["text"] for s in chosen)
     return Task("pos", language, Written(texts, language, number, start, stop), labels, names, number, "sentences", number, tuple((keep(a), {"": keep(b)}) for a, b in zip(trains, tests)), {"": dict(text=np.array(texts)[number])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #a14bf7aa
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a0870c72
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 def logistic_probe(
@@ -205,7 +206,7 @@ def logistic_probe(
     from sklearn.linear_model import LogisticRegression
     return probe(states, task, LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3), dict(C=STRENGTHS), 2)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #2c89a79a
+# %% ../../nbs/93_analyses.text_tasks.ipynb #408c7c04
 def similarity_measure(
     data,               # folder that holds stsb-multi-mt
     language: str,      # 'en', 'zh', 'de' or 'fr'
@@ -228,7 +229,7 @@ def similarity_measure(
         return pd.concat([_rows("similarity", language, layer, np.arange(len(rows)), "pairs", 0., truth * standard(c)) for layer, c in zip(layers, (unit(a) * unit(b)).sum(2))], ignore_index=True)
     return Measure("similarity", {language: [r[i] for r in rows for i in (0, 1)]}, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #2098dc17
+# %% ../../nbs/93_analyses.text_tasks.ipynb #097025f7
 def forgetting_measure(
     base: Backbone,     # the model before tuning, whose folder holds its head
     passages: dict,     # language -> lists of words, one a passage
@@ -261,7 +262,7 @@ def simulated_passages(
     words = {l: [w for s in exchangeable_sentences(lexicon, l, n * n_words // 3, seed, pairs=0.) for w in s] for l in languages}
     return {l: [w[i * n_words:(i + 1) * n_words] for i in range(n)] for l, w in words.items()}
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #3a87b315
+# %% ../../nbs/93_analyses.text_tasks.ipynb #9bf7c0b9
 def readable(
     backbone: Backbone,    # of a family; all arms share its tokenizer
     tasks: list,           # Task and Measure objects
@@ -279,7 +280,7 @@ def readable(
         rows += mine
     return kept, pd.DataFrame(rows)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #8f7bbff0
+# %% ../../nbs/93_analyses.text_tasks.ipynb #68b3d318
 def text_items(
     backbones: dict,        # arm -> Backbone, or a list of them that differ in their seed; one family
     tasks: list,            # Task and Measure objects that the family can read
@@ -304,7 +305,7 @@ def text_items(
     keys = ["arm", "task", "language", "layer", "item", "unit", "chance"]
     return pd.concat([*made, *spelled]).groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean()
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #67732093
+# %% ../../nbs/93_analyses.text_tasks.ipynb #6648fec1
 def text_arms(
     arms: dict | None = None,  # arm -> name, folder, 'random:NAME', 'tiny:link=1' (a link planted between its languages), or a list of these
     runs=(),                   # folders of finished runs of tune_text or tune_bilingual
@@ -317,7 +318,7 @@ def text_arms(
         return load_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed)
     return load_arms(arms, runs, load)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #d12ff9a3
+# %% ../../nbs/93_analyses.text_tasks.ipynb #e39d73e2
 def tune_family(
     run,                        # Run: models are kept in its folder, stages are not repeated
     family: str,                # name of the family
@@ -353,7 +354,7 @@ def tune_family(
 
 
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #9f5ce78d
+# %% ../../nbs/93_analyses.text_tasks.ipynb #2b7514e6
 def score_figure(
     table,                 # from `task_table`, of one family
     layer: str = "band",   # that is shown
@@ -373,7 +374,7 @@ def score_figure(
     ax.set_xlabel("score minus chance", fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.legend(fontsize=6, frameon=False)
     return fig
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #eb0a71ad
+# %% ../../nbs/93_analyses.text_tasks.ipynb #8de46d07
 def real_texts(
     folder: str = "",   # of the real texts; empty: BRAINTUNE_DATA
 ):                      # Path, or None where they are not
@@ -383,6 +384,14 @@ def real_texts(
     if not missing: return Path(folder)
     print(f"real texts left out: {', '.join(missing)} not in BRAINTUNE_DATA (see chapter 45 for the sources)")
     return None
+
+def simplified_pairs(
+    pairs: dict,     # language -> sentences, translations of each other
+) -> dict:           # the same, without pairs whose Chinese holds a character of traditional text only
+    "Tatoeba mixes both forms of Chinese, and a model that reads one of them should not be asked about the other."
+    keep = [i for i, text in enumerate(pairs["zh"]) if not han_forms([text])["traditional"]] if "zh" in pairs else range(len(next(iter(pairs.values()))))
+    return {l: [texts[i] for i in keep] for l, texts in pairs.items()}
+
 
 def family_tasks(
     backbone: Backbone,      # pretrained, of the family
@@ -406,11 +415,11 @@ def family_tasks(
     tasks += [pos_task(l, pud[l], n_train=n_sentences, n_test=n_sentences, seed=seed) for l in ("de", "fr")]
     texts, documents = ntrex_documents(folder, ("en", "zh", "de", "fr"))
     later = [i for i, d in enumerate(documents) if d not in early_documents(documents) and max(len(t[i]) for t in texts.values()) <= 400]
-    for l in ("zh", "de", "fr"): tasks += [retrieval_measure("tatoeba", tatoeba_pairs(folder, l)), retrieval_measure("ntrex", {k: [texts[k][i] for i in later] for k in ("en", l)}, documents[later])]
+    for l in ("zh", "de", "fr"): tasks += [retrieval_measure("tatoeba", simplified_pairs(tatoeba_pairs(folder, l))), retrieval_measure("ntrex", {k: [texts[k][i] for i in later] for k in ("en", l)}, documents[later])]
     tasks += [similarity_measure(folder, l, n_pairs, seed) for l in pud]
-    return tasks + losses({l: [[w for s in sentences[i:i + 10] for w, *_ in s["words"]] for i in range(0, 300, 10)] for l, sentences in pud.items()}, "loss_masked_real")
+    return tasks + losses({l: [[w for s in sentences[i:i + 10] for w, *_ in s["words"]] for i in range(0, min(300, len(sentences)), 10)] for l, sentences in (pud | dict(zh=bank("ud_gsdsimp/zh_gsdsimp", "test"))).items()}, "loss_masked_real")   # PUD's Chinese is traditional
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #96bc6728
+# %% ../../nbs/93_analyses.text_tasks.ipynb #298e28ff
 def family_arms(
     run,                       # Run
     family: str,               # name of the family
@@ -432,7 +441,7 @@ def family_arms(
     found = text_arms(every, [r.strip() for r in runs.split(",") if r.strip()])
     return found | (tune_family(run, family, found["pretrained"][0], tune, size, ("en", "zh"), simulation_seed, seed, epochs) if tune else {})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #5b0e9f7f
+# %% ../../nbs/93_analyses.text_tasks.ipynb #fc728ebb
 def change_rows(
     arms: dict,        # arm -> list of Backbone of one family, 'pretrained' among them
     lexicon: Lexicon,  # for simulated sentences
@@ -446,8 +455,10 @@ def change_rows(
     base, rows = arms["pretrained"][0], []
     texts, kind = paraphrase_measure(lexicon, -(-n // len(TEMPLATES))).texts, "simulated"
     if folder is not None:
-        pud = {l: [s["text"] for s in read_conllu(Path(folder) / f"ud_pud/{l}_pud-ud-test.conllu")][:n] for l in ("en", "zh")}
-        if readable(base, [Measure("pud", pud, None)])[1].read.any(): texts, kind = pud, "PUD"
+        both, documents = ntrex_documents(folder, ("en", "zh"))
+        later = np.flatnonzero(~np.isin(documents, early_documents(documents)))[:n]                  # none that the small reader was pretrained on
+        news = {l: [t[i] for i in later] for l, t in both.items()}
+        if readable(base, [Measure("ntrex", news, None)])[1].read.any(): texts, kind = news, "NTREX"
     known = readable(base, [Measure("x", texts, None)])[1].set_index("language").read
     texts = {l: t for l, t in texts.items() if known[l]}
     nuisance = {l: _length_and_frequency(base, t, l) for l, t in texts.items()}
