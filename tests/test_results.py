@@ -93,6 +93,15 @@ def test_the_low_level_table_has_three_experiments_with_a_control():
     assert table.groupby(["arm", "method", "roi", "part"]).simulation_seed.nunique().eq(3).all() and set(table.arm) == {"tuned", "permuted"} and {"before", "change", "ci_low", "ci_high", "language", "seed"} <= set(table)
 
 
+def test_what_the_readme_says_of_four_losses_on_alice():
+    table = pd.read_csv(ROOT / "nbs/experiments/results/alice_losses.csv", keep_default_na=False, na_values=["nan"]).query("who == 'all listeners'")
+    r = table.groupby(["arm", "loss"]).r.mean()
+    three = lambda x: f"{x:.3f}"
+    assert len(r["tuned"]) == len(r["permuted"]) == 4
+    assert (f"stand at r = {three(r['tuned'].min())} to {three(r['tuned'].max())}, with permuted responses at {three(r['permuted'].min())} to {three(r['permuted'].max())}, pretrained {three(table.r_pretrained.mean())}, "
+            f"states alone by ridge {three(r['features + ridge', ''])}, word rate and sound power alone {three(r['low', ''])}") in README
+
+
 # ---- what an epoch of text tuning costs
 
 def test_an_epoch_of_text_tuning_and_what_the_readme_says_of_it():
