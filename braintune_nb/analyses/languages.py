@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['in_languages', 'tuning_rows', 'readers_apart', 'language_rows', 'improved_rows', 'transfer_rows', 'only_regions',
-           'shared_tuning_rows']
+           'carried_words', 'shared_tuning_rows']
 
-# %% ../../nbs/94_analyses.languages.ipynb #b798728b
+# %% ../../nbs/94_analyses.languages.ipynb #18fca834
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from ..core import DataError, ParameterError, read_arrays, read_json, write_arra
 from ..data.recordings import Space
 from ..encode.inference import block_labels, block_sums
 from ..encode.score import correlation
+from ..model.backbone import Backbone
+from ..simulate.backbone import linked_concepts
 from ..train.participants import balance_sections
 from .bilingual import improved_test, quadrant_folds, transfer_summary, transfer_table, well_predicted
 from .plan import Plan, plan_summary, readers, scored_responses
@@ -22,7 +25,7 @@ from .tuning import FREE_ARMS, arm_predictions, brain_targets, plan_features, tu
 from .arms import encoding_arm
 from .runs import best_epochs
 
-# %% ../../nbs/94_analyses.languages.ipynb #a6e5c479
+# %% ../../nbs/94_analyses.languages.ipynb #5f8193f2
 def in_languages(
     plan: Plan,            # of a data set in several languages
     tune: str = "",        # languages that tune, comma-separated: 'en', or 'en,zh' in balance; empty: all
@@ -62,7 +65,7 @@ def tuning_rows(
     sections = plan.rounds[0].tuning
     return {l: sum(len(s) for s in sections if s.story.language == l) for l in dict.fromkeys(s.story.language for s in sections)}
 
-# %% ../../nbs/94_analyses.languages.ipynb #4ccb4a52
+# %% ../../nbs/94_analyses.languages.ipynb #5c65292e
 def readers_apart(
     plan: Plan,   # of bilingual participants
     tune: str,    # the one language of those who tune
@@ -72,7 +75,7 @@ def readers_apart(
     reads = {p: (tune,) for p in plan.tune_participants} | {p: (score,) for p in plan.new_participants}
     return in_languages(replace(plan, dataset=readers(plan.dataset, reads)), tune, score)
 
-# %% ../../nbs/94_analyses.languages.ipynb #42d9ccf0
+# %% ../../nbs/94_analyses.languages.ipynb #58c24ef5
 def language_rows(
     plan: Plan,      # of the summary
     summary: dict,   # of `plan_summary`
@@ -91,7 +94,7 @@ def language_rows(
                 pretrained=part["alignment"]["pretrained"][region]["raw"]["mean"] if subset == "all" else None, ceiling=ceiling[region]))
     return rows
 
-# %% ../../nbs/94_analyses.languages.ipynb #37e9d97a
+# %% ../../nbs/94_analyses.languages.ipynb #02daf89b
 def improved_rows(
     plan: Plan,          # of the predictions
     predictions: dict,   # arm -> list over seeds of participant -> (T, V), 'pretrained' among them
@@ -145,7 +148,7 @@ def transfer_rows(
             rows.append(labels | dict(language=language, encoded_in=encoded, region=region, kept=t["kept"]) | {f"{who}{end}": t[who][key] for who in ("own", "others") if who in t for end, key in (("", "mean"), ("_low", "ci_low"), ("_high", "ci_high"))})
     return rows
 
-# %% ../../nbs/94_analyses.languages.ipynb #fde08e32
+# %% ../../nbs/94_analyses.languages.ipynb #3e6caf6d
 def only_regions(
     plan: Plan,      # who tunes and who is scored on what
     regions: tuple,  # whose columns stay
@@ -160,7 +163,23 @@ def only_regions(
     if plan.columns: raise ParameterError("A plan with voxel sets has its own columns", place="regions", found=", ".join(regions), next_step="leave the regions out")
     return replace(plan, dataset=replace(plan.dataset, recordings={p: small(p, by) for p, by in plan.dataset.recordings.items() if by}))
 
-# %% ../../nbs/94_analyses.languages.ipynb #1ebd84bc
+# %% ../../nbs/94_analyses.languages.ipynb #b90135d2
+def carried_words(
+    before: Backbone,  # pretrained tiny text model
+    after: Backbone,   # the same, tuned in `source`
+    lexicon,           # Lexicon of its words
+    link: float,       # share of concepts that are linked
+    source: str = "en",  # language whose words moved
+    target: str = "zh",  # language whose words shall move as far
+) -> Backbone:         # a copy of `after`
+    "The words of linked concepts moved in one language as tuning moved them in the other: the positive control of transfer."
+    model, vocabulary = copy.deepcopy(after.model), after.tokenizer.get_vocab()
+    rows = {l: [vocabulary[lexicon.words[l][c]] for c in np.flatnonzero(linked_concepts(lexicon, link))] for l in (source, target)}
+    weight = lambda m: m.get_input_embeddings().weight.data
+    weight(model)[rows[target]] += weight(after.model)[rows[source]] - weight(before.model)[rows[source]]
+    return replace(after, model=model)
+
+
 def shared_tuning_rows(
     run,                 # Run or Part
     plans: dict,         # value -> Plan: the same stories and tuning responses, other responses to what is scored
@@ -172,6 +191,7 @@ def shared_tuning_rows(
     train_layers: str = "all",  # see `freeze_layers`
     key: str = "sharing",  # column that holds the value
     draws: int = 300,    # of blocks, for the intervals
+    made: dict | None = None,  # arm -> function (pretrained, tuned) -> Backbone: models that are made from the tuned one
     **labels,            # other columns
 ) -> list:               # rows of `language_rows`
     "Tune once, score against the brains of every plan; each arm and each plan is stored when it is done."
@@ -189,9 +209,12 @@ def shared_tuning_rows(
                     stop = None if arm in FREE_ARMS else best_epochs([dict(log=read_json(run.path("features/tuned.json")))])[0]
                     tuner, rows = tune_arm(first, 0, backbone, preset, arm, seed, train_layers=train_layers, stop_epoch=stop, progress=False)
                     model, plan = tuner.backbone, replace(first, rounds=[replace(r, tuning=[]) for r in first.rounds])
+                for name, make in (made or {}).items() if arm == "tuned" else ():
+                    write_arrays(run.path(f"features/{name}.npz"), **plan_features(plan, make(backbone, model), layers, preset))
                 write_arrays(file, **plan_features(plan, model, layers, preset))
                 write_json(log, rows)
         states[arm] = read_arrays(file)
+    states |= {name: read_arrays(run.path(f"features/{name}.npz")) for name in made or {}}
     rows = []
     for value, plan in plans.items():
         file = run.path(f"rows/{key}_{value}.json")
