@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'SectionInputs', 'random_backbone', 'section_inputs', 'section_targets', 'fast_products', 'activation_gb',
            'word_states', 'Pool', 'BrainTuner', 'freeze_layers', 'refresh_heads']
 
-# %% ../../nbs/41_model.tuner.ipynb #beecf222
+# %% ../../nbs/41_model.tuner.ipynb #fcd61f0c
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from .backbone import Backbone, SpeechBackbone, transformer_blocks
 from ..features.text import TextInputs, read_states, text_inputs
 from .adapter import Adapter, add_adapter, merged
 
-# %% ../../nbs/41_model.tuner.ipynb #2bd30ad1
+# %% ../../nbs/41_model.tuner.ipynb #c9de2473
 @dataclass(frozen=True, eq=False)
 class SectionInputs:
     "What the tuner reads for one section: tokens of the words that matter, and their weight at each TR."
@@ -56,7 +56,7 @@ class SectionInputs:
         "The same on another device."
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)})
 
-# %% ../../nbs/41_model.tuner.ipynb #bcda43cd
+# %% ../../nbs/41_model.tuner.ipynb #81ca665d
 def random_backbone(
     words,            # words of the vocabulary
     width: int = 32,  # H
@@ -78,7 +78,7 @@ def random_backbone(
         model = BertModel(config).eval()
     return Backbone(model, fast, "random", None, layers, width, 64, False)
 
-# %% ../../nbs/41_model.tuner.ipynb #d892c09c
+# %% ../../nbs/41_model.tuner.ipynb #8030b1d2
 def _needed_rows(section, delays):
     "The section's rows and as many before them as the longest delay asks for, within the story."
     rows = np.asarray(section.rows)
@@ -87,7 +87,7 @@ def _needed_rows(section, delays):
             expected=f"some of the {len(section.story.clock)} TRs of {section.story.name!r}")
     return np.arange(max(0, rows.min() - max(delays)), rows.max() + 1)
 
-# %% ../../nbs/41_model.tuner.ipynb #8126a118
+# %% ../../nbs/41_model.tuner.ipynb #f0477506
 def _released_tokens(tokens, backbone, n=20):
     "The first `n` tokens of each context, padded to `n`, and its last place (defect C-02)."
     pad, rows = backbone.tokenizer.pad_token_id or 0, min(n, tokens.token_ids.shape[1])
@@ -97,7 +97,7 @@ def _released_tokens(tokens, backbone, n=20):
     if backbone.tokenizer.sep_token_id is not None: ids[cut, -1] = backbone.tokenizer.sep_token_id
     return TextInputs(ids, mask, torch.full((len(tokens),), n - 1), tokens.unknown, int(cut.sum()))
 
-# %% ../../nbs/41_model.tuner.ipynb #affe2082
+# %% ../../nbs/41_model.tuner.ipynb #01ba5ffe
 def section_inputs(
     section,               # Section: a story, or a block of one
     backbone,              # Backbone whose tokenizer is used
@@ -123,7 +123,7 @@ def section_inputs(
     return SectionInputs(section.name, parts[0][:, :width].contiguous(), parts[1][:, :width].contiguous(), parts[2], torch.as_tensor(weights[np.ix_(rows, words)], dtype=torch.float32),
         int(rows[0]), torch.as_tensor(np.asarray(section.rows) - rows[0]), None if near[words].all() else torch.as_tensor(near[words]))
 
-# %% ../../nbs/41_model.tuner.ipynb #7959a8d6
+# %% ../../nbs/41_model.tuner.ipynb #6678f1e6
 def section_targets(
     section,                  # Section
     recordings: dict,         # participant -> story name -> Recording, as in Dataset.recordings
@@ -137,7 +137,7 @@ def section_targets(
     rows = {p: recordings[p][section.story.name].responses[np.asarray(section.rows)] for p in chosen if section.story.name in recordings[p]}
     return {p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32)) for p, x in rows.items()}
 
-# %% ../../nbs/41_model.tuner.ipynb #ff88f62a
+# %% ../../nbs/41_model.tuner.ipynb #64f3cde2
 _onednn = fast_linear()
 
 class _Linear(torch.autograd.Function):
@@ -167,12 +167,12 @@ class _Products(TorchFunctionMode):
             if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and not torch.is_autocast_enabled("cpu"): return _Linear.apply(x, weight, bias)
         return function(*args, **kwargs)
 
-# %% ../../nbs/41_model.tuner.ipynb #7956d098
+# %% ../../nbs/41_model.tuner.ipynb #a76fba0d
 def fast_products():  # context manager
     "Linear layers inside it run in oneDNN, forward and backward, where that is the faster library: float32 on the processor."
     return _Products() if _onednn is not None else nullcontext()
 
-# %% ../../nbs/41_model.tuner.ipynb #f79a17ad
+# %% ../../nbs/41_model.tuner.ipynb #ec1ba3be
 class _Caught(Exception):
     "Carries the input of a block out of a forward pass."
 
@@ -187,7 +187,7 @@ def _before(model, block, token_ids, attention_mask):
     except _Caught as caught: return caught.args[0]
     finally: hook.remove()
 
-# %% ../../nbs/41_model.tuner.ipynb #cbdeb367
+# %% ../../nbs/41_model.tuner.ipynb #42a2e4bb
 _LIKE_BERT = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
 def _like_bert(model):
@@ -212,7 +212,7 @@ def _states_at(model, token_ids, attention_mask, position, layer):
         if layer >= len(blocks): return read_states(model, token_ids, attention_mask, position, layer)
         return _before(model, blocks[layer], token_ids, attention_mask)[here]
 
-# %% ../../nbs/41_model.tuner.ipynb #d98df0c8
+# %% ../../nbs/41_model.tuner.ipynb #0708f590
 def activation_gb(
     tokens: tuple,  # (N, K): words and tokens of a context
     config,         # the backbone's configuration
@@ -222,7 +222,7 @@ def activation_gb(
     n, k = tokens
     return n * k * layers * (34 * config.hidden_size + 5 * config.num_attention_heads * k) * 2 / 1e9
 
-# %% ../../nbs/41_model.tuner.ipynb #550e6b9e
+# %% ../../nbs/41_model.tuner.ipynb #390a66fb
 def _in_batches(model, inputs, layer, order, size, batch, memory_gb):
     "States of the words in `order`, batch by batch; the first batches are computed twice where all do not fit."
     parts = order.split(batch)
@@ -235,7 +235,7 @@ def _in_batches(model, inputs, layer, order, size, batch, memory_gb):
         states.append(checkpoint(_states_at, *part, use_reentrant=False) if torch.is_grad_enabled() and gb > memory_gb else _states_at(*part))
     return states
 
-# %% ../../nbs/41_model.tuner.ipynb #6ceafa51
+# %% ../../nbs/41_model.tuner.ipynb #e9aa18ac
 def word_states(
     model: torch.nn.Module,   # transformers base model
     inputs: SectionInputs,    # on the model's device
@@ -253,7 +253,7 @@ def word_states(
         states, order = states + _in_batches(model, inputs, layer, order, size, batch, memory_gb), torch.cat([rest, order])
     return torch.cat(states).float()[torch.argsort(order)]
 
-# %% ../../nbs/41_model.tuner.ipynb #b341e0e6
+# %% ../../nbs/41_model.tuner.ipynb #4d2c6222
 class Pool(torch.nn.Module):
     "One state for each window of frames."
     def __init__(self,
@@ -274,7 +274,7 @@ class Pool(torch.nn.Module):
         score = torch.zeros_like(frames[..., 0]) if self.query is None else frames @ self.query.to(frames) / frames.shape[-1] ** 0.5
         return torch.einsum("wk,wkh->wh", score.masked_fill(~mask, -torch.inf).softmax(1), frames)
 
-# %% ../../nbs/41_model.tuner.ipynb #199f15b8
+# %% ../../nbs/41_model.tuner.ipynb #d09beae9
 KINDS = ("participant", "shared", "individual", "nonlinear", "ridge")
 
 def _shared_by(outputs, kind, groups):
@@ -302,12 +302,12 @@ def _heads(outputs, width, kind, seed, rank, of):
                 nn.init.zeros_(heads[-1][1].weight); nn.init.zeros_(heads[-1][1].bias)      # everybody starts as the group
     return heads.requires_grad_(kind != "ridge")
 
-# %% ../../nbs/41_model.tuner.ipynb #753f3230
+# %% ../../nbs/41_model.tuner.ipynb #b44efb41
 def _over_time(x):
     "(T, F), each column with mean 0 and unbiased standard deviation 1; constant columns become 0."
     return (x - x.mean(0)) / (x.std(0) + 1e-6) if len(x) > 1 else x * 0
 
-# %% ../../nbs/41_model.tuner.ipynb #2179b3b6
+# %% ../../nbs/41_model.tuner.ipynb #c1621057
 class BrainTuner(torch.nn.Module):
     "A backbone that predicts responses: states of words or sounds, brought to TRs, z-scored over time, delayed, read out by heads."
     def __init__(self,
@@ -370,7 +370,7 @@ class BrainTuner(torch.nn.Module):
             raise ParameterError("The tuner has no head for this participant", found=", ".join(unknown), expected=", ".join(self.outputs))
         return self.read_out(self.features(inputs), names)
 
-# %% ../../nbs/41_model.tuner.ipynb #ef45e306
+# %% ../../nbs/41_model.tuner.ipynb #9571a8c5
 _FIXED = ("pooler.", "feature_extractor.", "masked_spec_embed", "conv1.", "conv2.", "embed_positions.")  # front ends, and weights that nothing reads
 
 def _idle(tuner):
@@ -379,7 +379,7 @@ def _idle(tuner):
     names = ("encoder.layer_norm.",) if stable else ("layer_norm.",) if tuner.model.config.model_type == "whisper" else ()
     return names if isinstance(tuner._origin, SpeechBackbone) and tuner.layer < len(tuner.blocks) else ()
 
-# %% ../../nbs/41_model.tuner.ipynb #cde61838
+# %% ../../nbs/41_model.tuner.ipynb #9eeba79f
 def freeze_layers(
     tuner: BrainTuner,   # whose backbone
     train_layers="all",  # 'all', 'blocks', 'none', or how many blocks below the read layer (a number, or digits)
@@ -398,7 +398,7 @@ def freeze_layers(
 
 BrainTuner.freeze = freeze_layers
 
-# %% ../../nbs/41_model.tuner.ipynb #cd003e8c
+# %% ../../nbs/41_model.tuner.ipynb #096d9dce
 def _ridge(moments, penalties):
     "Weights (F, V) for each penalty, from (X'X, X'Y)."
     gram, cross = (m.double() for m in moments)
@@ -408,7 +408,7 @@ def _ridge(moments, penalties):
 
 def _standard(y): return (y - y.mean(0)) / (y.std(0) + 1e-6)
 
-# %% ../../nbs/41_model.tuner.ipynb #eac3d2bb
+# %% ../../nbs/41_model.tuner.ipynb #a3e604bd
 def refresh_heads(
     tuner: BrainTuner,                       # with heads='ridge'; changed in place
     pairs: list,                             # of (inputs, dict participant -> (T_s, V) tensor), on any device
