@@ -73,6 +73,12 @@ def test_the_bilingual_numbers_of_the_readme():
         for end in (cells[language].min(), cells[language].max()): assert signed(end) in README
 
 
+def test_the_positive_control_of_transfer_in_the_readme():
+    carried = pd.read_csv(ROOT / "nbs/experiments/results/cross_language.csv").query("arm == 'carried' and subset == 'all' and language == 'zh' and link == 1")
+    gain = carried.groupby("sharing").gain.mean()
+    assert carried.seed.nunique() == 3 and list(gain.index) == [0, .5, 1] and "{}, {} and {} with none, half and all".format(*map(signed, gain)) in README
+
+
 def test_turns_and_defects_in_the_readme():
     table = pd.read_csv(ROOT / "nbs/experiments/results/variants.csv").query("region == 'language' and subset == 'all'").groupby("variant").gain.mean()
     assert len(table) == 8
