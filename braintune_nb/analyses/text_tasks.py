@@ -8,7 +8,7 @@ __all__ = ['STRENGTHS', 'Written', 'concept_contexts', 'category_text_task', 'fo
            'forgetting_measure', 'simulated_passages', 'readable', 'text_items', 'text_arms', 'tune_family',
            'score_figure', 'real_texts', 'simplified_pairs', 'family_tasks', 'family_arms', 'change_rows']
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #c8605c49
+# %% ../../nbs/93_analyses.text_tasks.ipynb #03c06043
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from ..simulate.language import TEMPLATES, Lexicon, draw_slots, exchangeable_sen
 from ..train.objectives import OwnText
 from .speech_tasks import Task, _with_band, category_folds, check_task, item_scores, load_arms, probe, upper_middle
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #20e103c6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #6d3ca1ed
 @dataclass(frozen=True, eq=False)
 class Written:
     "U texts in one language and the N words in them that are read."
@@ -47,7 +47,7 @@ class Written:
         "States of the words."
         return text_states(backbone, self.texts, (self.sentence, self.start, self.stop), layers, language=self.language)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #8de1a8d8
+# %% ../../nbs/93_analyses.text_tasks.ipynb #0a03d539
 def concept_contexts(
     lexicon: Lexicon,    # C concepts
     language: str,       # 'en' or 'zh'
@@ -67,7 +67,7 @@ def concept_contexts(
     stop = np.array([len(t) for t in texts])
     return Written(tuple(texts), language, np.arange(len(texts)), stop - [len(lexicon.words[language][c]) for c in concept], stop, dict(concept=np.array(concept)))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #22dd903f
+# %% ../../nbs/93_analyses.text_tasks.ipynb #4024d4b7
 def category_text_task(
     lexicon: Lexicon,    # its `held_out` concepts are those that tuning never used
     language: str,       # 'en' or 'zh'
@@ -86,7 +86,7 @@ def category_text_task(
     both = dict(concept=concept, text=np.array(written.texts))
     return Task("category", language, written, np.searchsorted(kept, lexicon.category[concept]), tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_seen": both, "_unseen": both, "_known": dict(text=both["text"])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #7c80ff78
+# %% ../../nbs/93_analyses.text_tasks.ipynb #7b652ccf
 def form_states(
     written: Written,  # N words
 ) -> np.ndarray:       # (N, runs of characters) float32
@@ -94,7 +94,7 @@ def form_states(
     from sklearn.feature_extraction.text import CountVectorizer
     return CountVectorizer(analyzer="char_wb", ngram_range=(1, 3), binary=True).fit_transform(written.words).toarray().astype(np.float32)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #f591825d
+# %% ../../nbs/93_analyses.text_tasks.ipynb #dfd1d96f
 @dataclass(frozen=True, eq=False)
 class Measure:
     "Something that is computed from states or losses directly."
@@ -108,7 +108,7 @@ def _rows(task, language, layer, items, unit, chance, scores):
     table = pd.DataFrame(dict(item=items, score=np.asarray(scores, float))).groupby("item", as_index=False, sort=False).agg(score=("score", "mean"), weight=("score", "size"))
     return table.assign(task=task, language=language, layer=layer, unit=unit, chance=chance, weight=table.weight / len(scores))
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #432c4665
+# %% ../../nbs/93_analyses.text_tasks.ipynb #5678fcde
 def retrieval_measure(
     name: str,             # of the task
     texts: dict,           # two languages -> N sentences each, translations of each other
@@ -127,7 +127,7 @@ def retrieval_measure(
         return pd.concat([_rows(name, f"{p}>{q}", layer, own, unit, f["chance"].mean(), f[way]) for layer, f in zip(layers, found) for way, p, q in (("forward", a, b), ("backward", b, a))], ignore_index=True)
     return Measure(name, texts, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #3e87e8a6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #101c30d2
 def translation_measure(
     lexicon: Lexicon,  # C concepts
     contexts: dict,    # two languages -> Written, from `concept_contexts`
@@ -165,7 +165,7 @@ def paraphrase_measure(
         pattern += [template] * each
     return retrieval_measure("paraphrase", texts, groups=pattern)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #320bd728
+# %% ../../nbs/93_analyses.text_tasks.ipynb #1f0c6c8e
 def pos_task(
     language: str,         # 'en', 'zh', 'de' or 'fr'
     train: list,           # sentences, from `read_conllu`
@@ -195,7 +195,7 @@ def pos_task(
     texts = tuple(s["text"] for s in chosen)
     return Task("pos", language, Written(texts, language, number, start, stop), labels, names, number, "sentences", number, tuple((keep(a), {"": keep(b)}) for a, b in zip(trains, tests)), {"": dict(text=np.array(texts)[number])})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #7e20c8a7
+# %% ../../nbs/93_analyses.text_tasks.ipynb #aff9473a
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 def logistic_probe(
@@ -206,7 +206,7 @@ def logistic_probe(
     from sklearn.linear_model import LogisticRegression
     return probe(states, task, LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3), dict(C=STRENGTHS), 2)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #0dc5d58a
+# %% ../../nbs/93_analyses.text_tasks.ipynb #94233002
 def similarity_measure(
     data,               # folder that holds stsb-multi-mt
     language: str,      # 'en', 'zh', 'de' or 'fr'
@@ -229,7 +229,7 @@ def similarity_measure(
         return pd.concat([_rows("similarity", language, layer, np.arange(len(rows)), "pairs", 0., truth * standard(c)) for layer, c in zip(layers, (unit(a) * unit(b)).sum(2))], ignore_index=True)
     return Measure("similarity", {language: [r[i] for r in rows for i in (0, 1)]}, score)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #37115fa4
+# %% ../../nbs/93_analyses.text_tasks.ipynb #8cfdd311
 def forgetting_measure(
     base: Backbone,     # the model before tuning, whose folder holds its head
     passages: dict,     # language -> lists of words, one a passage
@@ -262,7 +262,7 @@ def simulated_passages(
     words = {l: [w for s in exchangeable_sentences(lexicon, l, n * n_words // 3, seed, pairs=0.) for w in s] for l in languages}
     return {l: [w[i * n_words:(i + 1) * n_words] for i in range(n)] for l, w in words.items()}
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #c9532db6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #6ed0b3a5
 def readable(
     backbone: Backbone,    # of a family; all arms share its tokenizer
     tasks: list,           # Task and Measure objects
@@ -280,7 +280,7 @@ def readable(
         rows += mine
     return kept, pd.DataFrame(rows)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #add7daab
+# %% ../../nbs/93_analyses.text_tasks.ipynb #2e4d2a2f
 def text_items(
     backbones: dict,        # arm -> Backbone, or a list of them that differ in their seed; one family
     tasks: list,            # Task and Measure objects that the family can read
@@ -305,7 +305,7 @@ def text_items(
     keys = ["arm", "task", "language", "layer", "item", "unit", "chance"]
     return pd.concat([*made, *spelled]).groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean()
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #fab196cf
+# %% ../../nbs/93_analyses.text_tasks.ipynb #027e7837
 def text_arms(
     arms: dict | None = None,  # arm -> name, folder, 'random:NAME', 'tiny:link=1' (a link planted between its languages), or a list of these
     runs=(),                   # folders of finished runs of tune_text or tune_bilingual
@@ -318,7 +318,7 @@ def text_arms(
         return load_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed)
     return load_arms(arms, runs, load)
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #f3050bb1
+# %% ../../nbs/93_analyses.text_tasks.ipynb #5ffe412b
 def tune_family(
     run,                        # Run: models are kept in its folder, stages are not repeated
     family: str,                # name of the family
@@ -354,7 +354,7 @@ def tune_family(
 
 
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #ad865c5b
+# %% ../../nbs/93_analyses.text_tasks.ipynb #c6784acc
 def score_figure(
     table,                 # from `task_table`, of one family
     layer: str = "band",   # that is shown
@@ -374,7 +374,7 @@ def score_figure(
     ax.set_xlabel("score minus chance", fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.legend(fontsize=6, frameon=False)
     return fig
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #d095b0dc
+# %% ../../nbs/93_analyses.text_tasks.ipynb #5bf776f2
 def real_texts(
     folder: str = "",   # of the real texts; empty: BRAINTUNE_DATA
 ):                      # Path, or None where they are not
@@ -419,7 +419,7 @@ def family_tasks(
     tasks += [similarity_measure(folder, l, n_pairs, seed) for l in pud]
     return tasks + losses({l: [[w for s in sentences[i:i + 10] for w, *_ in s["words"]] for i in range(0, min(300, len(sentences)), 10)] for l, sentences in (pud | dict(zh=bank("ud_gsdsimp/zh_gsdsimp", "test"))).items()}, "loss_masked_real")   # PUD's Chinese is traditional
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #14facd5e
+# %% ../../nbs/93_analyses.text_tasks.ipynb #b7864139
 def family_arms(
     run,                       # Run
     family: str,               # name of the family
@@ -441,7 +441,7 @@ def family_arms(
     found = text_arms(every, [r.strip() for r in runs.split(",") if r.strip()])
     return found | (tune_family(run, family, found["pretrained"][0], tune, size, ("en", "zh"), simulation_seed, seed, epochs) if tune else {})
 
-# %% ../../nbs/93_analyses.text_tasks.ipynb #89009fa6
+# %% ../../nbs/93_analyses.text_tasks.ipynb #a0a9c4d3
 def change_rows(
     arms: dict,        # arm -> list of Backbone of one family, 'pretrained' among them
     lexicon: Lexicon,  # for simulated sentences
