@@ -17,7 +17,14 @@ from typing import Annotated, Optional
 import typer
 
 from . import core
-from .core import BraintuneError, MissingData, ParameterError, RunError, read_json, refuse_finished
+from braintune_nb.core import (
+    BraintuneError,
+    MissingData,
+    ParameterError,
+    RunError,
+    read_json,
+    refuse_finished,
+)
 
 # %% ../nbs/95_cli.ipynb #3e429728
 def experiments() -> dict[str, Path]:  # name -> notebook
@@ -27,160 +34,296 @@ def experiments() -> dict[str, Path]:  # name -> notebook
 
 # %% ../nbs/95_cli.ipynb #f1106a36
 def find_experiment(
-    name: str,   # name of a packaged experiment, or path of a notebook
-) -> Path:       # the notebook
+    name: str,  # name of a packaged experiment, or path of a notebook
+) -> Path:  # the notebook
     "The notebook behind a name; `ParameterError` with what there is."
     known = experiments()
-    if name in known: return known[name]
-    if name.endswith(".ipynb") and Path(name).is_file(): return Path(name)
+    if name in known:
+        return known[name]
+    if name.endswith(".ipynb") and Path(name).is_file():
+        return Path(name)
     near = difflib.get_close_matches(name, known, 1)
-    raise ParameterError("There is no such experiment", found=name, expected=", ".join(known) or "none is packaged", next_step=f"did you mean {near[0]}?" if near else "braintune list shows them; the path of a notebook works too")
+    raise ParameterError(
+        "There is no such experiment",
+        found=name,
+        expected=", ".join(known) or "none is packaged",
+        next_step=(
+            f"did you mean {near[0]}?"
+            if near
+            else "braintune list shows them; the path of a notebook works too"
+        ),
+    )
 
 # %% ../nbs/95_cli.ipynb #e5ae98bd
 def describe(
     notebook: Path,  # an experiment
-) -> str:            # its subtitle, one line
+) -> str:  # its subtitle, one line
     "The line after `>` in the first cell of a notebook."
     first = read_json(notebook)["cells"][0]["source"]
     text = first if isinstance(first, str) else "".join(first)
-    return next((line[1:].strip() for line in text.splitlines() if line.startswith(">")), text.lstrip("# ").splitlines()[0])
+    return next(
+        (line[1:].strip() for line in text.splitlines() if line.startswith(">")),
+        text.lstrip("# ").splitlines()[0],
+    )
 
 # %% ../nbs/95_cli.ipynb #9075a0a5
 def known_parameters(
-    notebook: Path,   # an experiment
-) -> dict:            # name -> {'type', 'default', 'help'}, as text
-    "Read the cell tagged `parameters`; `ParameterError` if there is none, a line is not a parameter, or `out` is missing."
-    cells = [c for c in read_json(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    notebook: Path,  # an experiment
+) -> dict:  # name -> {'type', 'default', 'help'}, as text
+    """Read the cell tagged `parameters`; `ParameterError` if there is none, a line is not a
+    parameter, or `out` is missing."""
+    cells = [
+        c for c in read_json(notebook)["cells"] if "parameters" in c["metadata"].get("tags", [])
+    ]
     text = "".join(cells[0]["source"]) if cells else ""
-    comments = {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT}
+    comments = {
+        t.start[0]: t.string.lstrip("# ")
+        for t in tokenize.generate_tokens(io.StringIO(text).readline)
+        if t.type == tokenize.COMMENT
+    }
     found = {}
     for node in ast.parse(text).body:
-        try: found[node.target.id] = {"type": ast.unparse(node.annotation), "default": repr(ast.literal_eval(node.value)), "help": comments.get(node.end_lineno, "")}
+        try:
+            found[node.target.id] = {
+                "type": ast.unparse(node.annotation),
+                "default": repr(ast.literal_eval(node.value)),
+                "help": comments.get(node.end_lineno, ""),
+            }
         except (AttributeError, ValueError, TypeError):
-            raise ParameterError("This line is not a parameter", file=notebook, place=f"line {node.lineno} of the parameters cell", found=ast.unparse(node), expected="name: type = value  # help") from None
+            raise ParameterError(
+                "This line is not a parameter",
+                file=notebook,
+                place=f"line {node.lineno} of the parameters cell",
+                found=ast.unparse(node),
+                expected="name: type = value  # help",
+            ) from None
     if "out" not in found:
-        raise ParameterError("This notebook is not an experiment", file=notebook, place="the cell tagged 'parameters'", found=", ".join(found) or "no such cell", expected="a parameter 'out'")
+        raise ParameterError(
+            "This notebook is not an experiment",
+            file=notebook,
+            place="the cell tagged 'parameters'",
+            found=", ".join(found) or "no such cell",
+            expected="a parameter 'out'",
+        )
     return found
 
 # %% ../nbs/95_cli.ipynb #fb448cb7
 def _literal(text):
-    try: return ast.literal_eval(text)
-    except (ValueError, SyntaxError): raise ValueError(text) from None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise ValueError(text) from None
+
 
 def _none(text, inner):
-    if text.lower() in ("none", "null"): return None
+    if text.lower() in ("none", "null"):
+        return None
     raise ValueError(text)
+
 
 def _switch(text, inner):
-    if text.lower() in ("true", "yes", "on"): return True
-    if text.lower() in ("false", "no", "off"): return False
+    if text.lower() in ("true", "yes", "on"):
+        return True
+    if text.lower() in ("false", "no", "off"):
+        return False
     raise ValueError(text)
+
 
 def _whole(text, inner):
-    if re.fullmatch(r"[+-]?\d+", text): return int(text)
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
     raise ValueError(text)
+
 
 def _real(text, inner):
-    if abs(value := float(text)) < float("inf"): return value
+    if abs(value := float(text)) < float("inf"):
+        return value
     raise ValueError(text)
+
 
 def _choice(text, inner):
-    if text in _literal(f"({inner},)"): return text
+    if text in _literal(f"({inner},)"):
+        return text
     raise ValueError(text)
+
 
 def _list(text, inner):
-    items = _literal(text) if text[:1] in ("[", "(") else [x.strip() for x in text.split(",")] if text else []
-    if not inner: return list(items)                         # a list of nothing in particular keeps what was typed
+    items = (
+        _literal(text)
+        if text[:1] in ("[", "(")
+        else [x.strip() for x in text.split(",")]
+        if text
+        else []
+    )
+    if not inner:
+        return list(items)  # a list of nothing in particular keeps what was typed
     return [_parse(x if isinstance(x, str) else repr(x), inner.split(",")[0]) for x in items]
 
+
 def _dict(text, inner):
-    if isinstance(value := _literal(text), dict): return value
+    if isinstance(value := _literal(text), dict):
+        return value
     raise ValueError(text)
 
-KINDS = {"None": _none, "bool": _switch, "int": _whole, "float": _real, "Literal": _choice, "list": _list, "tuple": _list, "dict": _dict, "str": lambda text, inner: text}
+
+KINDS = {
+    "None": _none,
+    "bool": _switch,
+    "int": _whole,
+    "float": _real,
+    "Literal": _choice,
+    "list": _list,
+    "tuple": _list,
+    "dict": _dict,
+    "str": lambda text, inner: text,
+}
 
 # %% ../nbs/95_cli.ipynb #90ad2e60
 def _parse(text, kind):
-    "Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none takes the text."
-    parts = [re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip()) for part in re.split(r"\|(?![^\[]*\])", kind)]
-    if not all(parts) or any(m[1] not in KINDS for m in parts): raise TypeError(kind)
-    for head, inner in sorted(((m[1], m[2] or "") for m in parts), key=lambda h: list(KINDS).index(h[0])):
-        try: return KINDS[head](text.strip(), inner)
-        except ValueError: pass
+    """Try the kinds of a type such as 'list[int] | None', strictest first; ValueError if none
+    takes the text."""
+    parts = [
+        re.fullmatch(r"(\w+)(?:\[(.*)\])?", part.strip())
+        for part in re.split(r"\|(?![^\[]*\])", kind)
+    ]
+    if not all(parts) or any(m[1] not in KINDS for m in parts):
+        raise TypeError(kind)
+    for head, inner in sorted(
+        ((m[1], m[2] or "") for m in parts), key=lambda h: list(KINDS).index(h[0])
+    ):
+        try:
+            return KINDS[head](text.strip(), inner)
+        except ValueError:
+            pass
     raise ValueError(text)
 
 # %% ../nbs/95_cli.ipynb #8edb492d
 def parse_value(
-    name: str,       # parameter
-    text: str,       # what was typed
-    parameter: dict, # 'type', 'default' and 'help', from `known_parameters`
-) -> object:         # None, bool, int, float, list, dict or str
+    name: str,  # parameter
+    text: str,  # what was typed
+    parameter: dict,  # 'type', 'default' and 'help', from `known_parameters`
+) -> object:  # None, bool, int, float, list, dict or str
     "Turn typed text into the type that the notebook states; `ParameterError` if it does not fit."
     kind = parameter["type"]
-    try: return _parse(text, kind)
-    except TypeError: raise ParameterError("The notebook states a type that the command line cannot read", place=name, found=kind, expected=", ".join(KINDS)) from None
+    try:
+        return _parse(text, kind)
+    except TypeError:
+        raise ParameterError(
+            "The notebook states a type that the command line cannot read",
+            place=name,
+            found=kind,
+            expected=", ".join(KINDS),
+        ) from None
     except ValueError:
-        raise ParameterError(f"Parameter {name!r} is of another type", place=name, found=repr(text), expected=f"{kind}, e.g. {parameter['default']}",
-                             next_step=parameter["help"] or None) from None
+        raise ParameterError(
+            f"Parameter {name!r} is of another type",
+            place=name,
+            found=repr(text),
+            expected=f"{kind}, e.g. {parameter['default']}",
+            next_step=parameter["help"] or None,
+        ) from None
 
 # %% ../nbs/95_cli.ipynb #1544d545
 def check_parameters(
-    notebook: Path,   # an experiment
-    asked: dict,      # name -> typed text
-) -> dict:            # name -> value, for papermill
+    notebook: Path,  # an experiment
+    asked: dict,  # name -> typed text
+) -> dict:  # name -> value, for papermill
     "Refuse names the experiment does not know and values of the wrong type."
     known = known_parameters(notebook)
     for name in asked:
-        if name == "out": raise ParameterError("The folder is an option of its own", place="out", next_step="use --out DIR")
+        if name == "out":
+            raise ParameterError(
+                "The folder is an option of its own", place="out", next_step="use --out DIR"
+            )
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise ParameterError(f"{Path(notebook).stem} has no parameter {name!r}", found=name, expected=", ".join(k for k in known if k != "out"), next_step=f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them")
+            raise ParameterError(
+                f"{Path(notebook).stem} has no parameter {name!r}",
+                found=name,
+                expected=", ".join(k for k in known if k != "out"),
+                next_step=(
+                    f"did you mean {near[0]!r}?" if near else "add --help-parameters to see them"
+                ),
+            )
     return {name: parse_value(name, text, known[name]) for name, text in asked.items()}
 
 # %% ../nbs/95_cli.ipynb #cdae2a11
-TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"   # tqdm.auto then takes the plain bars
+# tqdm.auto then takes the plain bars
+TEXT_BARS = "import sys, tqdm; sys.modules['tqdm.autonotebook'] = tqdm"
+
 
 def _environment():
     "Settings of the kernel that the user has not made."
-    wanted = {"OMP_WAIT_POLICY": "PASSIVE"} | ({} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "10"})
+    wanted = {"OMP_WAIT_POLICY": "PASSIVE"} | (
+        {} if sys.stderr.isatty() else {"TQDM_MININTERVAL": "10"}
+    )
     return {k: v for k, v in wanted.items() if k not in os.environ}
+
 
 @contextmanager
 def _kernel():
-    "A kernel specification of this very Python; yields its name. Silent: a kernel that is shut down reports the interrupt, in front of our own message."
+    """A kernel specification of this very Python; yields its name. Silent: a kernel that is
+    shut down reports the interrupt, in front of our own message."""
     name, before = "braintune", os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "kernels" / name / "kernel.json"
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50", f"--IPKernelApp.exec_lines={TEXT_BARS}"]
-        core.write_json(spec, {"argv": argv, "display_name": "braintune", "language": "python", "env": _environment()})
+        argv = [
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
+            "--log-level=50",
+            f"--IPKernelApp.exec_lines={TEXT_BARS}",
+        ]
+        core.write_json(
+            spec,
+            {
+                "argv": argv,
+                "display_name": "braintune",
+                "language": "python",
+                "env": _environment(),
+            },
+        )
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [folder, before]))
-        try: yield name
+        try:
+            yield name
         finally:
-            if before is None: os.environ.pop("JUPYTER_PATH")
-            else: os.environ["JUPYTER_PATH"] = before
+            if before is None:
+                os.environ.pop("JUPYTER_PATH")
+            else:
+                os.environ["JUPYTER_PATH"] = before
 
 # %% ../nbs/95_cli.ipynb #6b72c089
 def _plain_error(error, kept, debug):
-    "The message of a failed notebook: ours as it is, others with their last line; all of it with `debug`."
+    """The message of a failed notebook: ours as it is, others with their last line; all of it
+    with `debug`."""
     known = getattr(core, error.ename, None)
     ours = isinstance(known, type) and issubclass(known, BraintuneError)
     text = error.evalue if ours else f"{error.ename}: {error.evalue}".strip()
-    if debug: text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)) + "\n" + text
-    elif not ours: text += "\n  next step: add --debug to see where"
-    if kept: text += f"\n  kept for a second try: {kept} (the same command continues there)"
+    if debug:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback)) + "\n" + text
+    elif not ours:
+        text += "\n  next step: add --debug to see where"
+    if kept:
+        text += f"\n  kept for a second try: {kept} (the same command continues there)"
     return (known if ours else RunError)(text)
 
 # %% ../nbs/95_cli.ipynb #67f28478
 def run_experiment(
-    notebook: Path,       # an experiment
-    parameters: dict,     # name -> value
-    out,                  # folder of the finished run
+    notebook: Path,  # an experiment
+    parameters: dict,  # name -> value
+    out,  # folder of the finished run
     debug: bool = False,  # whole traceback if it fails
-) -> Path:                # the finished folder, with `notebook.ipynb` in it
-    "Execute an experiment with its output on the terminal; on failure raise its error, and keep the partial folder."
+) -> Path:  # the finished folder, with `notebook.ipynb` in it
+    """Execute an experiment with its output on the terminal; on failure raise its error, and
+    keep the partial folder."""
     import logging, papermill
     from nbclient.exceptions import DeadKernelError
-    logging.getLogger("papermill").setLevel(logging.ERROR)   # its warning about names misses types with `|`; ours have been checked
+
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # its warning about names misses types with `|`; ours have been checked
     out = Path(out).absolute()
     refuse_finished(out)
     partial = out.with_name(out.name + ".partial")
@@ -188,29 +331,59 @@ def run_experiment(
     with tempfile.TemporaryDirectory() as folder, _kernel() as kernel:
         executed = Path(folder) / "notebook.ipynb"
         try:
-            papermill.execute_notebook(str(notebook), str(executed), {**parameters, "out": str(out)}, kernel_name=kernel, language="python", progress_bar=False,
-                                       request_save_on_cell_execute=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                {**parameters, "out": str(out)},
+                kernel_name=kernel,
+                language="python",
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
         except papermill.PapermillExecutionError as e:
             kept = partial if partial.is_dir() else None
-            if kept and executed.exists(): shutil.copy(executed, kept / "notebook.ipynb")
+            if kept and executed.exists():
+                shutil.copy(executed, kept / "notebook.ipynb")
             raise _plain_error(e, kept, debug) from None
         except DeadKernelError:
-            raise RunError("The process of the notebook was killed, probably for want of memory", place=partial if partial.is_dir() else None, next_step="free memory or ask for less, then repeat the command: it continues") from None
-        if not (out / "run.json").exists(): raise RunError("The experiment ended without a finished run", file=out, next_step="end it with run.finish(summary)")
+            raise RunError(
+                "The process of the notebook was killed, probably for want of memory",
+                place=partial if partial.is_dir() else None,
+                next_step="free memory or ask for less, then repeat the command: it continues",
+            ) from None
+        if not (out / "run.json").exists():
+            raise RunError(
+                "The experiment ended without a finished run",
+                file=out,
+                next_step="end it with run.finish(summary)",
+            )
         shutil.copy(executed, out / "notebook.ipynb")
     return out
 
 # %% ../nbs/95_cli.ipynb #32af64f2
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Fine-tune speech and text language models on fMRI, and measure what changed.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Fine-tune speech and text language models on fMRI, and measure what changed.",
+)
 
-def _say(text): typer.echo(text)
+
+def _say(text):
+    typer.echo(text)
+
 
 def _print_table(title, columns, rows):
     from rich.console import Console
     from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns: table.add_column(column, justify="left", overflow="fold")
-    for row in rows: table.add_row(*map(str, row))
+    for column in columns:
+        table.add_column(column, justify="left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 110, highlight=False, markup=False).print(table)
 
 # %% ../nbs/95_cli.ipynb #b02e1296
@@ -219,13 +392,49 @@ def _show(folder):
     summary = read_json(folder / "summary.json")
     if isinstance(summary.get("gain"), dict) and "alignment" in summary:
         from braintune_nb.report.page import report, sentences
+
         page = folder / "report.html"
-        if not page.exists(): page = report(folder)
-        def leaf(x): return f"{x['mean']:+.3f} ({x['ci_low']:+.3f} to {x['ci_high']:+.3f})" if x.get("ci_low") is not None else f"{x['mean']:+.3f}"
-        rows = [(roi.replace("_", " "), *[f"{summary['alignment'][arm][roi]['raw']['mean']:.3f}" if arm in summary["alignment"] else "none" for arm in ("pretrained", "tuned", "reduced_rank")], leaf(g["raw"]), leaf(summary["gain_permuted"][roi]["raw"])) for roi, g in summary["gain"].items()]
-        _print_table("r on held-out stories", ("region", "pretrained", "tuned", "reduced rank", "gain (interval)", "gain, permuted brains"), rows)
+        if not page.exists():
+            page = report(folder)
+
+        def leaf(x):
+            return (
+                f"{x['mean']:+.3f} ({x['ci_low']:+.3f} to {x['ci_high']:+.3f})"
+                if x.get("ci_low") is not None
+                else f"{x['mean']:+.3f}"
+            )
+
+        rows = [
+            (
+                roi.replace("_", " "),
+                *[
+                    (
+                        f"{summary['alignment'][arm][roi]['raw']['mean']:.3f}"
+                        if arm in summary["alignment"]
+                        else "none"
+                    )
+                    for arm in ("pretrained", "tuned", "reduced_rank")
+                ],
+                leaf(g["raw"]),
+                leaf(summary["gain_permuted"][roi]["raw"]),
+            )
+            for roi, g in summary["gain"].items()
+        ]
+        _print_table(
+            "r on held-out stories",
+            (
+                "region",
+                "pretrained",
+                "tuned",
+                "reduced rank",
+                "gain (interval)",
+                "gain, permuted brains",
+            ),
+            rows,
+        )
         roi = "language" if "language" in summary["gain"] else next(iter(summary["gain"]))
-        for sentence in sentences(summary, roi)[:2]: _say(sentence)
+        for sentence in sentences(summary, roi)[:2]:
+            _say(sentence)
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")
 
@@ -233,42 +442,83 @@ def _show(folder):
 def _version(show: bool):
     if show:
         from braintune_nb import __version__
-        _say(__version__); raise typer.Exit()
+
+        _say(__version__)
+        raise typer.Exit()
+
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False): pass
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+):
+    pass
 
 # %% ../nbs/95_cli.ipynb #6e18ebb6
 QUICKSTART = {"size": "listening", "languages": "en,zh"}  # of tune_speech
 
+
 @app.command()
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("braintune_quickstart"),   # folder of the finished run
-    seed: Annotated[Optional[int], typer.Option(help="Seed of the simulated experiment and of the tuning.")] = None,  # None: the experiment's own
-    debug: Annotated[bool, typer.Option(help="Whole traceback if it fails.")] = False,  # whole traceback if it fails
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path(
+        "braintune_quickstart"
+    ),  # folder of the finished run
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of the simulated experiment and of the tuning.")
+    ] = None,  # None: the experiment's own
+    debug: Annotated[
+        bool, typer.Option(help="Whole traceback if it fails.")
+    ] = False,  # whole traceback if it fails
 ):
-    "Tune a small speech model on a simulated bilingual listening experiment, whose answer is known: a few minutes."
+    """Tune a small speech model on a simulated bilingual listening experiment, whose answer is
+    known: a few minutes."""
     notebook = find_experiment("tune_speech")
-    asked = check_parameters(notebook, QUICKSTART | ({} if seed is None else {"seed": str(seed), "simulation_seed": str(seed)}))
+    asked = check_parameters(
+        notebook,
+        QUICKSTART | ({} if seed is None else {"seed": str(seed), "simulation_seed": str(seed)}),
+    )
     _say(f"Simulated experiment, tuning and controls in {out}: a few minutes on two cores.")
     _show(run_experiment(notebook, asked, out, debug))
 
 # %% ../nbs/95_cli.ipynb #b48a409a
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="Name of an experiment, or path of a notebook.")],  # name or path
-    parameter: Annotated[Optional[list[str]], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="A parameter; repeat for more.")] = None,  # 'name=value' (`main` joins `-p name value`)
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the run [default: braintune_EXPERIMENT].")] = None,   # folder of the finished run
-    help_parameters: Annotated[bool, typer.Option("--help-parameters", help="Show the experiment's parameters, and stop.")] = False,  # show and stop
-    debug: Annotated[bool, typer.Option(help="Whole traceback if it fails.")] = False,  # whole traceback if it fails
+    experiment: Annotated[
+        str, typer.Argument(help="Name of an experiment, or path of a notebook.")
+    ],  # name or path
+    parameter: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "-p", "--parameter", metavar="NAME VALUE", help="A parameter; repeat for more."
+        ),
+    ] = None,  # 'name=value' (`main` joins `-p name value`)
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder of the run [default: braintune_EXPERIMENT].")
+    ] = None,  # folder of the finished run
+    help_parameters: Annotated[
+        bool, typer.Option("--help-parameters", help="Show the experiment's parameters, and stop.")
+    ] = False,  # show and stop
+    debug: Annotated[
+        bool, typer.Option(help="Whole traceback if it fails.")
+    ] = False,  # whole traceback if it fails
 ):
     "Run an experiment notebook with parameters."
     notebook = find_experiment(experiment)
     if help_parameters:
-        return _print_table(f"{notebook.stem}: {describe(notebook)}", ("parameter", "type", "default", "meaning"), [(n, p["type"], p["default"], p["help"]) for n, p in known_parameters(notebook).items() if n != "out"])
+        return _print_table(
+            f"{notebook.stem}: {describe(notebook)}",
+            ("parameter", "type", "default", "meaning"),
+            [
+                (n, p["type"], p["default"], p["help"])
+                for n, p in known_parameters(notebook).items()
+                if n != "out"
+            ],
+        )
     pairs = [p.split("=", 1) for p in parameter or []]
     twice = [name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1]
-    if twice: raise ParameterError("A parameter is given twice", place=twice[0])
+    if twice:
+        raise ParameterError("A parameter is given twice", place=twice[0])
     asked = check_parameters(notebook, dict(pairs))
     _show(run_experiment(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug))
 
@@ -276,80 +526,213 @@ def run(
 @app.command("list")
 def list_experiments():
     "List the experiments with one line each."
-    _print_table(None, ("experiment", "what it does"), [(name, describe(path)) for name, path in experiments().items()])
+    _print_table(
+        None,
+        ("experiment", "what it does"),
+        [(name, describe(path)) for name, path in experiments().items()],
+    )
 
 # %% ../nbs/95_cli.ipynb #fcae2ecb
-CHECKS = {"alice2016": ("alice2016", "check_alice2016"), "lebel2023": ("lebel2023", "check_lebel2023"), "bilingual": ("scripts", "check_narratives_text"),
-          "littleprince": ("littleprince", "check_littleprince"), "narratives": ("narratives", "check_narratives")}   # name -> (module of braintune_nb.data, function)
+CHECKS = {
+    "alice2016": ("alice2016", "check_alice2016"),
+    "lebel2023": ("lebel2023", "check_lebel2023"),
+    "bilingual": ("scripts", "check_narratives_text"),
+    "littleprince": ("littleprince", "check_littleprince"),
+    "narratives": ("narratives", "check_narratives"),
+}  # name -> (module of braintune_nb.data, function)
+
 
 def _known_dataset(name, known):
     near = difflib.get_close_matches(name, known, 1)
-    if name not in known: raise ParameterError("This data set is not known", found=name, expected=", ".join(known), next_step=f"did you mean {near[0]}?" if near else None)
+    if name not in known:
+        raise ParameterError(
+            "This data set is not known",
+            found=name,
+            expected=", ".join(known),
+            next_step=f"did you mean {near[0]}?" if near else None,
+        )
+
 
 def _finding(found):
     "A finding, a sentence or a dictionary with severity, file and what, as (level, where, text)."
-    if isinstance(found, dict): return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
+    if isinstance(found, dict):
+        return found.get("severity", "error"), str(found.get("file") or ""), found["what"]
     return "error", "", str(found)
 
 # %% ../nbs/95_cli.ipynb #242a2d9e
 @app.command()
 def check(
-    dataset: Annotated[str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")],  # which layout
-    folder: Annotated[Path, typer.Argument(help="Where the data lie.")],   # where the data lie
+    dataset: Annotated[
+        str, typer.Argument(help="alice2016, lebel2023, bilingual, littleprince or narratives.")
+    ],  # which layout
+    folder: Annotated[Path, typer.Argument(help="Where the data lie.")],  # where the data lie
 ):
     "Check the files of a data set; exit code 1 if anything is wrong."
     _known_dataset(dataset, CHECKS)
-    if not folder.is_dir(): raise MissingData("This folder does not exist", file=folder)
+    if not folder.is_dir():
+        raise MissingData("This folder does not exist", file=folder)
     module, name = CHECKS[dataset]
-    findings = [(level, where.removeprefix(f"{folder}{os.sep}"), text) for level, where, text in map(_finding, getattr(import_module(f"braintune_nb.data.{module}"), name)(folder))]
-    if findings: _print_table(f"{dataset} in {folder}", ("level", "where", "finding"), findings)
+    findings = [
+        (level, where.removeprefix(f"{folder}{os.sep}"), text)
+        for level, where, text in map(
+            _finding, getattr(import_module(f"braintune_nb.data.{module}"), name)(folder)
+        )
+    ]
+    if findings:
+        _print_table(f"{dataset} in {folder}", ("level", "where", "finding"), findings)
     errors = sum(level == "error" for level, _, _ in findings)
-    _say(f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other finding{'s' * (len(findings) - errors != 1)}")
-    if errors: raise typer.Exit(1)
+    _say(
+        f"{errors} error{'s' * (errors != 1)}, {len(findings) - errors} other"
+        f" finding{'s' * (len(findings) - errors != 1)}"
+    )
+    if errors:
+        raise typer.Exit(1)
 
 # %% ../nbs/95_cli.ipynb #e3a90bf1
-FETCHES = {"lebel2023": ("fetch_lebel2023", "stories", str), "littleprince": ("fetch_littleprince", "sections", int), "bilingual": ("fetch_bilingual", "stories", str)}
+FETCHES = {
+    "lebel2023": ("fetch_lebel2023", "stories", str),
+    "littleprince": ("fetch_littleprince", "sections", int),
+    "bilingual": ("fetch_bilingual", "stories", str),
+}
 
 # %% ../nbs/95_cli.ipynb #b0d7b0ab
 @app.command()
 def fetch(
-    dataset: Annotated[str, typer.Argument(help="lebel2023, littleprince or bilingual.")],  # which data set
-    participant: Annotated[Optional[list[str]], typer.Option(help="A participant, such as UTS01; repeat for more.")] = None,  # names
-    story: Annotated[Optional[list[str]], typer.Option(help="A story (a section from 1 to 9 in littleprince); repeat for more [default: all].")] = None,  # names
-    what: Annotated[Optional[list[str]], typer.Option(help="responses, textgrids, audio, ...; repeat for more [default: what loading needs].")] = None,  # parts of the data set
-    data_dir: Annotated[Optional[Path], typer.Option(help="Folder of data sets [default: $BRAINTUNE_DATA or ~/braintune_data].")] = None,  # folder of data sets
-    base_url: Annotated[Optional[str], typer.Option(help="Address of the data set's top folder [default: OpenNeuro's storage; bilingual: GIN, as far as it is known].")] = None,  # another server
-    language: Annotated[Optional[list[str]], typer.Option(help="bilingual only: en, zh; repeat for more [default: en].")] = None,  # languages
-    modality: Annotated[Optional[list[str]], typer.Option(help="bilingual only: reading, listening; repeat for more [default: reading].")] = None,  # modalities
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print how much it is.")] = False,  # only print the plan
-    replace: Annotated[bool, typer.Option("--replace", help="Fetch anew what is there and does not verify.")] = False,  # fetch wrong files anew
+    dataset: Annotated[
+        str, typer.Argument(help="lebel2023, littleprince or bilingual.")
+    ],  # which data set
+    participant: Annotated[
+        Optional[list[str]], typer.Option(help="A participant, such as UTS01; repeat for more.")
+    ] = None,  # names
+    story: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="A story (a section from 1 to 9 in littleprince); repeat for more [default: all]."
+        ),
+    ] = None,  # names
+    what: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="responses, textgrids, audio, ...; repeat for more [default: what loading needs]."
+        ),
+    ] = None,  # parts of the data set
+    data_dir: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder of data sets [default: $BRAINTUNE_DATA or ~/braintune_data]."),
+    ] = None,  # folder of data sets
+    base_url: Annotated[
+        Optional[str],
+        typer.Option(
+            help=(
+                "Address of the data set's top folder [default: OpenNeuro's storage; bilingual:"
+                " GIN, as far as it is known]."
+            )
+        ),
+    ] = None,  # another server
+    language: Annotated[
+        Optional[list[str]],
+        typer.Option(help="bilingual only: en, zh; repeat for more [default: en]."),
+    ] = None,  # languages
+    modality: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="bilingual only: reading, listening; repeat for more [default: reading]."
+        ),
+    ] = None,  # modalities
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print how much it is.")
+    ] = False,  # only print the plan
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Fetch anew what is there and does not verify.")
+    ] = False,  # fetch wrong files anew
 ):
     "Fetch a part of a public data set and verify every file."
     _known_dataset(dataset, FETCHES)
-    if not participant: raise ParameterError("Say whose data to fetch", place="--participant", expected="a name; repeat for more", next_step=f"braintune fetch {dataset} --participant ... --dry-run tells how much it is")
+    if not participant:
+        raise ParameterError(
+            "Say whose data to fetch",
+            place="--participant",
+            expected="a name; repeat for more",
+            next_step=f"braintune fetch {dataset} --participant ... --dry-run tells how much it is",
+        )
     name, of_stories, kind = FETCHES[dataset]
-    try: stories = [kind(s) for s in story] if story else None
-    except ValueError: raise ParameterError("A section is a number", place="--story", found=", ".join(story), expected="1 to 9") from None
-    more = {k: tuple(v) for k, v in dict(what=what, languages=language, modality=modality).items() if v}
-    if dataset != "bilingual" and (language or modality): raise ParameterError("Only the bilingual narratives are asked for by language and modality", place="--language, --modality", found=dataset, next_step="leave them out")
-    folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(participant, **{of_stories: stories}, **more, data_dir=data_dir, dry_run=dry_run, base_url=base_url, replace=replace)
-    if not dry_run: _say(f"Verified in {folder}")
+    try:
+        stories = [kind(s) for s in story] if story else None
+    except ValueError:
+        raise ParameterError(
+            "A section is a number", place="--story", found=", ".join(story), expected="1 to 9"
+        ) from None
+    more = {
+        k: tuple(v) for k, v in dict(what=what, languages=language, modality=modality).items() if v
+    }
+    if dataset != "bilingual" and (language or modality):
+        raise ParameterError(
+            "Only the bilingual narratives are asked for by language and modality",
+            place="--language, --modality",
+            found=dataset,
+            next_step="leave them out",
+        )
+    folder = getattr(import_module(f"braintune_nb.data.{dataset}"), name)(
+        participant,
+        **{of_stories: stories},
+        **more,
+        data_dir=data_dir,
+        dry_run=dry_run,
+        base_url=base_url,
+        replace=replace,
+    )
+    if not dry_run:
+        _say(f"Verified in {folder}")
 
 # %% ../nbs/95_cli.ipynb #364d9069
 @app.command()
 def surface(
-    folder: Annotated[Path, typer.Argument(help="A folder laid out as ds003020, in voxels.")],  # in voxels
-    out: Annotated[Path, typer.Argument(help="A new folder, laid out the same, in vertices.")],  # in vertices
-    mappers: Annotated[Path, typer.Option(help="Folder with a mapper for each participant: UTS01.npz or UTS01_mappers.hdf.")],  # of sparse matrices
-    participant: Annotated[Optional[list[str]], typer.Option(help="A participant; repeat for more [default: all].")] = None,  # names
-    parcels: Annotated[Optional[list[Path]], typer.Option(help="Label files of the left and the right hemisphere (.annot or .label.gii): give it twice [default: no regions].")] = None,  # left, right
-    mesh: Annotated[str, typer.Option(help="A coarser mesh of the fsaverage family [default: that of the mappers].")] = "",  # e.g. fsaverage6
+    folder: Annotated[
+        Path, typer.Argument(help="A folder laid out as ds003020, in voxels.")
+    ],  # in voxels
+    out: Annotated[
+        Path, typer.Argument(help="A new folder, laid out the same, in vertices.")
+    ],  # in vertices
+    mappers: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with a mapper for each participant: UTS01.npz or UTS01_mappers.hdf."
+        ),
+    ],  # of sparse matrices
+    participant: Annotated[
+        Optional[list[str]], typer.Option(help="A participant; repeat for more [default: all].")
+    ] = None,  # names
+    parcels: Annotated[
+        Optional[list[Path]],
+        typer.Option(
+            help=(
+                "Label files of the left and the right hemisphere (.annot or .label.gii): give it"
+                " twice [default: no regions]."
+            )
+        ),
+    ] = None,  # left, right
+    mesh: Annotated[
+        str,
+        typer.Option(help="A coarser mesh of the fsaverage family [default: that of the mappers]."),
+    ] = "",  # e.g. fsaverage6
 ):
-    "Bring everybody's voxels to the vertices that all have, once, so that a head can be shared and regions have names."
+    """Bring everybody's voxels to the vertices that all have, once, so that a head can be
+    shared and regions have names."""
     from braintune_nb.data.parcels import load_parcels
     from braintune_nb.data.surface import bring_to_surface
-    if parcels and len(parcels) != 2: raise ParameterError("Label files come in pairs", place="--parcels", found=len(parcels), expected="left, then right", next_step="--parcels LEFT --parcels RIGHT")
-    _say(f"Written to {bring_to_surface(folder, mappers, out, participant or None, load_parcels(*parcels) if parcels else None, mesh=mesh)}")
+
+    if parcels and len(parcels) != 2:
+        raise ParameterError(
+            "Label files come in pairs",
+            place="--parcels",
+            found=len(parcels),
+            expected="left, then right",
+            next_step="--parcels LEFT --parcels RIGHT",
+        )
+    _say(
+        "Written to"
+        f" {bring_to_surface(folder, mappers, out, participant or None, load_parcels(*parcels) if parcels else None, mesh=mesh)}"
+    )
 
 # %% ../nbs/95_cli.ipynb #30e9c49e
 @app.command("report")
@@ -358,6 +741,7 @@ def make_report(
 ):
     "Make report.html of a finished run again."
     from braintune_nb.report.page import report
+
     _say(f"Report: {report(folder)}")
 
 # %% ../nbs/95_cli.ipynb #1d88da10
@@ -367,24 +751,33 @@ def _join(words):
     while words:
         word = words.pop(0)
         joined.append(word)
-        if word not in ("-p", "--parameter"): continue
-        if not words: raise ParameterError("A parameter without a name", place=word, next_step="-p NAME VALUE")
+        if word not in ("-p", "--parameter"):
+            continue
+        if not words:
+            raise ParameterError(
+                "A parameter without a name", place=word, next_step="-p NAME VALUE"
+            )
         name = words.pop(0)
         if "=" not in name:
-            if not words or words[0] in ("-p", "--parameter", "--out", "--debug"): raise ParameterError("A parameter without a value", place=name, next_step=f"-p {name} VALUE")
+            if not words or words[0] in ("-p", "--parameter", "--out", "--debug"):
+                raise ParameterError(
+                    "A parameter without a value", place=name, next_step=f"-p {name} VALUE"
+                )
             name += "=" + words.pop(0)
         joined.append(name)
     return joined
 
 # %% ../nbs/95_cli.ipynb #6f3d6e91
 def main(
-    words=None,   # command line without the program's name; None takes sys.argv
-) -> None:        # leaves through SystemExit
+    words=None,  # command line without the program's name; None takes sys.argv
+) -> None:  # leaves through SystemExit
     "The `braintune` command."
-    try: app(_join(sys.argv[1:] if words is None else words), prog_name="braintune")
+    try:
+        app(_join(sys.argv[1:] if words is None else words), prog_name="braintune")
     except BraintuneError as e:
         typer.echo(f"braintune: {e}", err=True)
         raise SystemExit(2 if isinstance(e, ParameterError) else 1) from None
 
 # %% ../nbs/95_cli.ipynb #afbb5ba7
-if __name__ == "__main__" and "__file__" in globals(): main()
+if __name__ == "__main__" and "__file__" in globals():
+    main()

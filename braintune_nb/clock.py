@@ -18,121 +18,204 @@ from .core import ClockError, DataError, MissingData, data_root
 @dataclass(frozen=True)
 class Trim:
     "TRs that were dropped from the responses, by reason."
+
     silence: int = 0  # TRs of silence before the story
-    noise: int = 0    # TRs at the start of the story, dropped for the onset transient
-    end: int = 0      # TRs at the end
+    noise: int = 0  # TRs at the start of the story, dropped for the onset transient
+    end: int = 0  # TRs at the end
 
     @property
-    def start(self) -> int: "TRs dropped at the start."; return self.silence + self.noise
-    def rows(self,
-        n: int,    # TRs before the trim
-    ) -> slice:    # the kept rows
+    def start(self) -> int:
+        "TRs dropped at the start."
+        return self.silence + self.noise
+
+    def rows(
+        self,
+        n: int,  # TRs before the trim
+    ) -> slice:  # the kept rows
         "The kept rows of `n` TRs."
         return slice(self.start, n - self.end)
-    def kept(self,
-        n: int,    # TRs before the trim
-    ) -> int:      # TRs after it
+
+    def kept(
+        self,
+        n: int,  # TRs before the trim
+    ) -> int:  # TRs after it
         "How many of `n` TRs are kept."
         return n - self.start - self.end
 
 # %% ../nbs/05_clock.ipynb #e1f35bbd
 @dataclass(frozen=True, eq=False)
 class Clock:
-    "The mid-point of each TR in story seconds (0 = story onset), and the TR; `ClockError` if the times do not rise."
+    """The mid-point of each TR in story seconds (0 = story onset), and the TR; `ClockError` if
+    the times do not rise."""
+
     times: np.ndarray  # mid-point of each TR, (T,), s
-    tr: float          # repetition time, s
-    source: str = ""   # where the times come from, e.g. the path of a scanner log
+    tr: float  # repetition time, s
+    source: str = ""  # where the times come from, e.g. the path of a scanner log
 
     def __post_init__(self):
         times = np.asarray(self.times, dtype=float)
-        if times.ndim != 1 or len(times) == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            raise ClockError("TR times must be finite and rise", file=self.source or None, found=f"shape {times.shape}", expected="(T,) rising seconds", next_step="check the scanner log")
+        if (
+            times.ndim != 1
+            or len(times) == 0
+            or not np.isfinite(times).all()
+            or (np.diff(times) <= 0).any()
+        ):
+            raise ClockError(
+                "TR times must be finite and rise",
+                file=self.source or None,
+                found=f"shape {times.shape}",
+                expected="(T,) rising seconds",
+                next_step="check the scanner log",
+            )
         object.__setattr__(self, "times", times)
 
-    def __len__(self) -> int: return len(self.times)
-    def trimmed(self,
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def trimmed(
+        self,
         trim: Trim,  # what was dropped, by reason
-    ) -> "Clock":    # the rest
+    ) -> "Clock":  # the rest
         "The clock of the rows that `trim` keeps."
         if trim.kept(len(self)) < 1:
-            raise ClockError("A trim leaves no TR", file=self.source or None, found=f"{len(self)} TRs", expected=f"more than {trim.start} + {trim.end}", next_step="check the trim")
+            raise ClockError(
+                "A trim leaves no TR",
+                file=self.source or None,
+                found=f"{len(self)} TRs",
+                expected=f"more than {trim.start} + {trim.end}",
+                next_step="check the trim",
+            )
         return Clock(self.times[trim.rows(len(self))], self.tr, self.source)
 
 # %% ../nbs/05_clock.ipynb #171ce369
 def regular_clock(
-    n: int,              # number of TRs
-    tr: float,           # repetition time, s
+    n: int,  # number of TRs
+    tr: float,  # repetition time, s
     first: float = 0.0,  # mid-point of the first TR, in story seconds
-) -> Clock:              # (n,) times
+) -> Clock:  # (n,) times
     "A clock with evenly spaced TRs."
     return Clock(first + tr * np.arange(n), tr)
 
 # %% ../nbs/05_clock.ipynb #8300903c
 def simulated_clock(
-    n_respdict: int,           # TRs of the story in respdict.json, before any trim
-    tr: float = 2.0,           # repetition time, s
-    sound_start: float = 10.0, # story onset after the first trigger, s
-    tail: int = 5,             # TRs at the end of respdict's count that have no clock time
-) -> Clock:                    # (n_respdict - tail,) times, the first at -sound_start + tr/2
+    n_respdict: int,  # TRs of the story in respdict.json, before any trim
+    tr: float = 2.0,  # repetition time, s
+    sound_start: float = 10.0,  # story onset after the first trigger, s
+    tail: int = 5,  # TRs at the end of respdict's count that have no clock time
+) -> Clock:  # (n_respdict - tail,) times, the first at -sound_start + tr/2
     "The agreed clock of ds003020 (LeBel et al. 2023, HuthLab tutorials): no scanner log, even TRs."
     if n_respdict <= tail:
-        raise ClockError("A story with no TRs", place="respdict.json", found=n_respdict, expected=f"more than {tail}", next_step="check the story's entry")
+        raise ClockError(
+            "A story with no TRs",
+            place="respdict.json",
+            found=n_respdict,
+            expected=f"more than {tail}",
+            next_step="check the story's entry",
+        )
     return regular_clock(n_respdict - tail, tr, first=tr / 2 - sound_start)
 
 # %% ../nbs/05_clock.ipynb #c8be66e0
-_placeholders = {"a git-annex pointer": re.compile(r"^(\.\./)*(\.git)?/?annex/objects/"), "a git-lfs pointer": re.compile(r"^version https://git-lfs"),
-                 "an HTML page": re.compile(r"^\s*<(!doctype html|html|head|\?xml)", re.I)}
+_placeholders = {
+    "a git-annex pointer": re.compile(r"^(\.\./)*(\.git)?/?annex/objects/"),
+    "a git-lfs pointer": re.compile(r"^version https://git-lfs"),
+    "an HTML page": re.compile(r"^\s*<(!doctype html|html|head|\?xml)", re.I),
+}
 
 # %% ../nbs/05_clock.ipynb #794afaed
 def text_encoding(
     content: bytes,  # the file's bytes
-) -> str:            # a Python codec name
-    "The encoding that byte-order mark or zero bytes show: UTF-8, UTF-16 LE or BE, with or without mark."
-    if content[:3] == b"\xef\xbb\xbf": return "utf-8-sig"
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"): return "utf-16"
+) -> str:  # a Python codec name
+    """The encoding that byte-order mark or zero bytes show: UTF-8, UTF-16 LE or BE, with or
+    without mark."""
+    if content[:3] == b"\xef\xbb\xbf":
+        return "utf-8-sig"
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
     head = content[:400]
-    if head[1::2].count(0) > len(head) / 4: return "utf-16-le"
-    if head[0::2].count(0) > len(head) / 4: return "utf-16-be"
+    if head[1::2].count(0) > len(head) / 4:
+        return "utf-16-le"
+    if head[0::2].count(0) > len(head) / 4:
+        return "utf-16-be"
     return "utf-8"
 
 # %% ../nbs/05_clock.ipynb #ad96d2a1
 def read_text(
-    path,     # a text file
-) -> str:     # its text, line ends as \n
-    "The text of a file; `MissingData` or `DataError` where the file is absent, empty, a pointer, an HTML page or not text."
+    path,  # a text file
+) -> str:  # its text, line ends as \n
+    """The text of a file; `MissingData` or `DataError` where the file is absent, empty, a
+    pointer, an HTML page or not text."""
     path = Path(path)
-    fetch = "fetch the file's content (git annex get / datalad get / git lfs pull, or download it again)"
+    fetch = (
+        "fetch the file's content (git annex get / datalad get / git lfs pull, or download it"
+        " again)"
+    )
     if path.is_symlink() and not path.exists():
-        raise DataError("This is a git-annex link whose content was never fetched", file=path, found=f"link to {path.readlink()}", expected="the file's content", next_step=fetch)
-    if not path.is_file(): raise MissingData("There is no such file", file=path, next_step="check the folder, or download the data set")
+        raise DataError(
+            "This is a git-annex link whose content was never fetched",
+            file=path,
+            found=f"link to {path.readlink()}",
+            expected="the file's content",
+            next_step=fetch,
+        )
+    if not path.is_file():
+        raise MissingData(
+            "There is no such file",
+            file=path,
+            next_step="check the folder, or download the data set",
+        )
     content = path.read_bytes()
     encoding = text_encoding(content)
-    try: text = content.decode(encoding)
+    try:
+        text = content.decode(encoding)
     except UnicodeDecodeError as e:
-        raise DataError("This file is not text in UTF-8 or UTF-16", file=path, place=f"byte {e.start}", found=f"byte 0x{content[e.start]:02x}",
-            expected=encoding, next_step="save it as UTF-8 (in Praat: Text writing preferences)") from None
+        raise DataError(
+            "This file is not text in UTF-8 or UTF-16",
+            file=path,
+            place=f"byte {e.start}",
+            found=f"byte 0x{content[e.start]:02x}",
+            expected=encoding,
+            next_step="save it as UTF-8 (in Praat: Text writing preferences)",
+        ) from None
     for name, pattern in _placeholders.items():
-        if pattern.match(text): raise DataError(f"This is {name}, not the file itself", file=path, place="line 1", found=repr(text.strip()[:60]), expected="the file's content", next_step=fetch)
-    if not text.strip("\x00 \r\n\t"): raise DataError("This file is empty", file=path, found=f"{len(content)} bytes", expected="text", next_step=fetch)
+        if pattern.match(text):
+            raise DataError(
+                f"This is {name}, not the file itself",
+                file=path,
+                place="line 1",
+                found=repr(text.strip()[:60]),
+                expected="the file's content",
+                next_step=fetch,
+            )
+    if not text.strip("\x00 \r\n\t"):
+        raise DataError(
+            "This file is empty",
+            file=path,
+            found=f"{len(content)} bytes",
+            expected="text",
+            next_step=fetch,
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 # %% ../nbs/05_clock.ipynb #9d0d7d40
 @dataclass(frozen=True, eq=False)
 class ScannerLog:
     "Triggers and sound times of one scan, in the log's own seconds."
-    triggers: np.ndarray      # (T,) s, inserted ones included
-    sound_start: float        # s
-    sound_stop: float | None  # s, None where the log does not say
-    tr: float                 # mean gap between triggers, s
-    inserted: int             # missing triggers that were put in
-    path: str = ""            # the log
 
-    def clock(self) -> Clock: "TR mid-points in story seconds."; return Clock(self.triggers - self.sound_start + self.tr / 2, self.tr, self.path)
+    triggers: np.ndarray  # (T,) s, inserted ones included
+    sound_start: float  # s
+    sound_stop: float | None  # s, None where the log does not say
+    tr: float  # mean gap between triggers, s
+    inserted: int  # missing triggers that were put in
+    path: str = ""  # the log
+
+    def clock(self) -> Clock:
+        "TR mid-points in story seconds."
+        return Clock(self.triggers - self.sound_start + self.tr / 2, self.tr, self.path)
 
 # %% ../nbs/05_clock.ipynb #dba69a56
 def insert_missing_triggers(
     triggers: np.ndarray,  # (T,) s, rising
-) -> np.ndarray:           # (T + inserted,) s
+) -> np.ndarray:  # (T + inserted,) s
     "Fill gaps of more than 1.5 median gaps with evenly spaced triggers."
     gaps = np.diff(triggers)
     usual = np.median(gaps)
@@ -144,27 +227,67 @@ def insert_missing_triggers(
 def _log_events(path, text):
     "Yield (line number, seconds, label) of each line of a log."
     for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip(): continue
+        if not line.strip():
+            continue
         seconds, _, label = line.strip().partition(" ")
-        try: yield number, float(seconds), label.strip()
+        try:
+            yield number, float(seconds), label.strip()
         except ValueError:
-            raise DataError("A line of a scanner log has no time", file=path, place=f"line {number}", found=repr(line[:60]), expected="<seconds> <label>", next_step="check the log, or fetch it again") from None
+            raise DataError(
+                "A line of a scanner log has no time",
+                file=path,
+                place=f"line {number}",
+                found=repr(line[:60]),
+                expected="<seconds> <label>",
+                next_step="check the log, or fetch it again",
+            ) from None
 
 # %% ../nbs/05_clock.ipynb #86babbf4
 def read_scanner_log(
-    path,              # text file, one `<seconds> <label>` a line
-) -> ScannerLog:       # triggers, sound times, TR, and how many triggers were missing
-    "Read a scanner log (format of the Huth and Gallant labs); `DataError` or `ClockError` name the line and what is missing."
+    path,  # text file, one `<seconds> <label>` a line
+) -> ScannerLog:  # triggers, sound times, TR, and how many triggers were missing
+    """Read a scanner log (format of the Huth and Gallant labs); `DataError` or `ClockError`
+    name the line and what is missing."""
     triggers, start, stop = [], None, None
     for number, seconds, label in _log_events(path, read_text(path)):
         low = label.lower()
         if low in ("trigger", "init-trigger") or low.startswith("first"):
             if triggers and seconds <= triggers[-1]:
-                raise ClockError("Triggers of a scanner log run backwards", file=path, place=f"line {number}", found=f"{seconds} s after {triggers[-1]} s", expected="rising times", next_step="check the log")
+                raise ClockError(
+                    "Triggers of a scanner log run backwards",
+                    file=path,
+                    place=f"line {number}",
+                    found=f"{seconds} s after {triggers[-1]} s",
+                    expected="rising times",
+                    next_step="check the log",
+                )
             triggers.append(seconds)
-        elif start is None and (low == "sound-start" or low.startswith("start")): start = seconds
-        elif stop is None and (low == "sound-stop" or low.startswith("end")): stop = seconds
-    if len(triggers) < 2: raise DataError("A scanner log has no triggers", file=path, found=f"{len(triggers)} lines labelled trigger", expected="at least 2", next_step="check that this is a scanner log")
-    if start is None: raise ClockError("A scanner log does not say when the sound started", file=path, found="no label sound-start or START", expected="one", next_step="add a line `<seconds> sound-start`")
+        elif start is None and (low == "sound-start" or low.startswith("start")):
+            start = seconds
+        elif stop is None and (low == "sound-stop" or low.startswith("end")):
+            stop = seconds
+    if len(triggers) < 2:
+        raise DataError(
+            "A scanner log has no triggers",
+            file=path,
+            found=f"{len(triggers)} lines labelled trigger",
+            expected="at least 2",
+            next_step="check that this is a scanner log",
+        )
+    if start is None:
+        raise ClockError(
+            "A scanner log does not say when the sound started",
+            file=path,
+            found="no label sound-start or START",
+            expected="one",
+            next_step="add a line `<seconds> sound-start`",
+        )
     complete = insert_missing_triggers(np.array(triggers))
-    return ScannerLog(complete, start, stop, float(np.diff(complete).mean()), len(complete) - len(triggers), str(path))
+    return ScannerLog(
+        complete,
+        start,
+        stop,
+        float(np.diff(complete).mean()),
+        len(complete) - len(triggers),
+        str(path),
+    )

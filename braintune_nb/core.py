@@ -18,27 +18,65 @@ import numpy as np
 
 # %% ../nbs/00_core.ipynb #696a84de
 class BraintuneError(Exception):
-    "Base of every error here: says what is wrong, where, what was found and expected, and the next step."
-    def __init__(self,
-        what: str,         # one sentence: what is wrong
-        *,
-        file=None,         # the file concerned
-        place=None,        # line, key, tier, column, or story inside it
-        found=None,        # what was found
-        expected=None,     # what was expected
-        next_step=None,    # what the reader can do about it
-    ):
-        self.what, self.file, self.place, self.found, self.expected, self.next_step = what, file, place, found, expected, next_step
-        parts = [("file", file), ("place", place), ("found", found), ("expected", expected), ("next step", next_step)]
-        super().__init__("\n".join([what] + [f"  {name}: {value}" for name, value in parts if value is not None]))
+    """Base of every error here: says what is wrong, where, what was found and expected, and the
+    next step."""
 
-class DataError(BraintuneError, ValueError): "A data file does not hold what it should."
-class ClockError(DataError): "Times or lengths do not fit together."
-class SplitError(BraintuneError, ValueError): "Tuning, validation, encoding and test data overlap or are missing."
-class ParameterError(BraintuneError, ValueError): "A parameter is unknown or of the wrong kind."
-class ModelError(BraintuneError, ValueError): "A backbone or tokenizer cannot be used."
-class RunError(BraintuneError, RuntimeError): "A run folder is not in the state it should be in."
-class MissingData(BraintuneError, FileNotFoundError): "Real data that this step needs are not on this machine."
+    def __init__(
+        self,
+        what: str,  # one sentence: what is wrong
+        *,
+        file=None,  # the file concerned
+        place=None,  # line, key, tier, column, or story inside it
+        found=None,  # what was found
+        expected=None,  # what was expected
+        next_step=None,  # what the reader can do about it
+    ):
+        self.what, self.file, self.place, self.found, self.expected, self.next_step = (
+            what,
+            file,
+            place,
+            found,
+            expected,
+            next_step,
+        )
+        parts = [
+            ("file", file),
+            ("place", place),
+            ("found", found),
+            ("expected", expected),
+            ("next step", next_step),
+        ]
+        super().__init__(
+            "\n".join([what] + [f"  {name}: {value}" for name, value in parts if value is not None])
+        )
+
+
+class DataError(BraintuneError, ValueError):
+    "A data file does not hold what it should."
+
+
+class ClockError(DataError):
+    "Times or lengths do not fit together."
+
+
+class SplitError(BraintuneError, ValueError):
+    "Tuning, validation, encoding and test data overlap or are missing."
+
+
+class ParameterError(BraintuneError, ValueError):
+    "A parameter is unknown or of the wrong kind."
+
+
+class ModelError(BraintuneError, ValueError):
+    "A backbone or tokenizer cannot be used."
+
+
+class RunError(BraintuneError, RuntimeError):
+    "A run folder is not in the state it should be in."
+
+
+class MissingData(BraintuneError, FileNotFoundError):
+    "Real data that this step needs are not on this machine."
 
 # %% ../nbs/00_core.ipynb #787d7429
 def seed_everything(
@@ -49,50 +87,83 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     if "torch" in sys.modules or os.environ.get("BRAINTUNE_NO_TORCH") is None:
         import torch
+
         torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #4a22ef68
-def fast_linear():  # callable (x, weight (out, in), bias or None) -> x @ weight.T + bias, or None where PyTorch lacks it
+# callable (x, weight (out, in), bias or None) -> x @ weight.T + bias, or None where PyTorch lacks
+# it
+def fast_linear():
     "oneDNN's linear layer for tensors on the processor."
     import torch
-    op = getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+    op = (
+        getattr(getattr(torch.ops, "mkldnn", None), "_linear_pointwise", None)
+        if torch.backends.mkldnn.is_available()
+        else None
+    )
     return op and (lambda x, weight, bias=None: op(x, weight, bias, "none", [], ""))
 
 # %% ../nbs/00_core.ipynb #f93edbc2
 def to_plain(
-    value,             # numbers, text, lists, tuples, dictionaries, arrays, paths or data classes, nested at will
+    # numbers, text, lists, tuples, dictionaries, arrays, paths or data classes, nested at will
+    value,
     place: str = "$",  # where `value` stands in the whole, for the message
-) -> object:           # the same made of what JSON can hold; NaN as None
-    "Turn NumPy numbers, tuples, paths and data classes into plain ones; `ParameterError` for what has no plain form."
-    if dataclasses.is_dataclass(value) and not isinstance(value, type): value = dataclasses.asdict(value)
-    if isinstance(value, (np.ndarray, np.generic)): value = value.tolist()
-    if isinstance(value, Path): return str(value)
+) -> object:  # the same made of what JSON can hold; NaN as None
+    """Turn NumPy numbers, tuples, paths and data classes into plain ones; `ParameterError` for
+    what has no plain form."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, float):
-        if math.isinf(value): raise ParameterError("Infinity has no place in JSON", place=place, found=value, expected="a finite number, or NaN for 'no number'")
+        if math.isinf(value):
+            raise ParameterError(
+                "Infinity has no place in JSON",
+                place=place,
+                found=value,
+                expected="a finite number, or NaN for 'no number'",
+            )
         return None if math.isnan(value) else value
-    if value is None or isinstance(value, (bool, int, str)): return value
-    if isinstance(value, (list, tuple)): return [to_plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [to_plain(v, f"{place}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, dict):
         plain = {str(k): to_plain(v, f"{place}.{k}") for k, v in value.items()}
-        if len(plain) < len(value): raise ParameterError("Two keys become one name", place=place, found=sorted(map(str, value)))
+        if len(plain) < len(value):
+            raise ParameterError(
+                "Two keys become one name", place=place, found=sorted(map(str, value))
+            )
         return plain
-    raise ParameterError("This value has no plain form", place=place, found=type(value).__name__, expected="numbers, text, lists, dictionaries, arrays or paths")
+    raise ParameterError(
+        "This value has no plain form",
+        place=place,
+        found=type(value).__name__,
+        expected="numbers, text, lists, dictionaries, arrays or paths",
+    )
 
 # %% ../nbs/00_core.ipynb #d423b313
 def write_atomic(
     path,  # where the file shall lie
-    content,   # str, bytes, or a function that takes a temporary path and writes it
+    content,  # str, bytes, or a function that takes a temporary path and writes it
 ) -> Path:  # `path`
-    "Write under a temporary name, flush to disk, then rename: readers see the old file or the new one, never half."
+    """Write under a temporary name, flush to disk, then rename: readers see the old file or the
+    new one, never half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
-        if callable(content): content(temporary)
-        else: temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        with open(temporary, "rb") as f: os.fsync(f.fileno())
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
@@ -101,59 +172,99 @@ def write_atomic(
 
 # %% ../nbs/00_core.ipynb #7d2b2751
 def write_json(
-    path,   # where the file shall lie
+    path,  # where the file shall lie
     value,  # anything `to_plain` takes
 ) -> Path:  # `path`
     "Write sorted, indented JSON in one step: equal values give equal bytes."
-    return write_atomic(path, json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_atomic(
+        path,
+        json.dumps(to_plain(value), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+        + "\n",
+    )
 
 # %% ../nbs/00_core.ipynb #908225e4
 def read_json(
-    path,      # a JSON file
-) -> object:   # what it holds
+    path,  # a JSON file
+) -> object:  # what it holds
     "Read JSON; a missing or broken file is a `DataError` that says where it breaks."
-    try: return json.loads(Path(path).read_text(encoding="utf8"))
-    except FileNotFoundError: raise DataError("This file does not exist", file=path) from None
+    try:
+        return json.loads(Path(path).read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise DataError("This file does not exist", file=path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise DataError("This file is not JSON", file=path, place=f"line {getattr(e, 'lineno', '?')}", found=str(e)) from None
+        raise DataError(
+            "This file is not JSON",
+            file=path,
+            place=f"line {getattr(e, 'lineno', '?')}",
+            found=str(e),
+        ) from None
 
 # %% ../nbs/00_core.ipynb #8d0268c6
 def write_arrays(
-    path,      # where the .npz shall lie
+    path,  # where the .npz shall lie
     **arrays,  # name -> array of numbers, booleans or fixed-width text
-) -> Path:     # `path`
-    "Write named arrays to one compressed .npz; arrays of objects are refused, since they would be pickled."
+) -> Path:  # `path`
+    """Write named arrays to one compressed .npz; arrays of objects are refused, since they
+    would be pickled."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     objects = [name for name, array in arrays.items() if array.dtype.hasobject]
-    if objects: raise ParameterError("An array of Python objects cannot be stored without a pickle", file=path, place=", ".join(objects), expected="numbers, booleans or fixed-width text")
-    return write_atomic(Path(path).with_suffix(".npz"), lambda temporary: np.savez_compressed(temporary, **arrays))
+    if objects:
+        raise ParameterError(
+            "An array of Python objects cannot be stored without a pickle",
+            file=path,
+            place=", ".join(objects),
+            expected="numbers, booleans or fixed-width text",
+        )
+    return write_atomic(
+        Path(path).with_suffix(".npz"), lambda temporary: np.savez_compressed(temporary, **arrays)
+    )
 
 # %% ../nbs/00_core.ipynb #c81632d0
 def read_arrays(
-    path,                           # an .npz file
-) -> dict[str, np.ndarray]:         # name -> array, all in memory
+    path,  # an .npz file
+) -> dict[str, np.ndarray]:  # name -> array, all in memory
     "Read every array of an .npz, never a pickle."
     try:
-        with np.load(path, allow_pickle=False) as stored: return {name: stored[name] for name in stored.files}
-    except FileNotFoundError: raise DataError("This file does not exist", file=path) from None
-    except Exception as e: raise DataError("This .npz cannot be read without a pickle, or is broken", file=path, found=e) from None
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise DataError("This file does not exist", file=path) from None
+    except Exception as e:
+        raise DataError(
+            "This .npz cannot be read without a pickle, or is broken", file=path, found=e
+        ) from None
 
 # %% ../nbs/00_core.ipynb #dce9e876
 def content_hash(
-    *parts,  # arrays, files or folders (as `Path`: their bytes are read), bytes, or anything `to_plain` takes
-) -> str:    # 64 hexadecimal digits
+    # arrays, files or folders (as `Path`: their bytes are read), bytes, or anything `to_plain`
+    # takes
+    *parts,
+) -> str:  # 64 hexadecimal digits
     "SHA-256 over the content of `parts`: equal content, equal key, wherever it lies."
     whole = hashlib.sha256()
     for part in parts:
         h = hashlib.sha256()
         if isinstance(part, Path) and part.is_dir():
-            for p in sorted(q for q in part.rglob("*") if q.is_file()): h.update(f"{p.relative_to(part).as_posix()} {content_hash(p)}\n".encode())
+            for p in sorted(q for q in part.rglob("*") if q.is_file()):
+                h.update(f"{p.relative_to(part).as_posix()} {content_hash(p)}\n".encode())
         elif isinstance(part, Path):
-            with open(part, "rb") as f: h = hashlib.file_digest(f, "sha256")
-        elif isinstance(part, np.ndarray) and not part.dtype.hasobject: h.update(f"{part.dtype.str}{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
-        elif isinstance(part, bytes): h.update(part)
-        else: h.update(json.dumps(to_plain(part), sort_keys=True).encode())
-        kind = "file" if isinstance(part, Path) else type(part).__name__ if isinstance(part, (np.ndarray, bytes)) else "plain"
+            with open(part, "rb") as f:
+                h = hashlib.file_digest(f, "sha256")
+        elif isinstance(part, np.ndarray) and not part.dtype.hasobject:
+            h.update(
+                f"{part.dtype.str}{part.shape}".encode() + np.ascontiguousarray(part).tobytes()
+            )
+        elif isinstance(part, bytes):
+            h.update(part)
+        else:
+            h.update(json.dumps(to_plain(part), sort_keys=True).encode())
+        kind = (
+            "file"
+            if isinstance(part, Path)
+            else type(part).__name__
+            if isinstance(part, (np.ndarray, bytes))
+            else "plain"
+        )
         whole.update(f"{kind}:{h.hexdigest()};".encode())
     return whole.hexdigest()
 
@@ -169,115 +280,226 @@ def cache_dir() -> Path:  # BRAINTUNE_CACHE, or ~/.cache/braintune
     return Path(os.environ.get("BRAINTUNE_CACHE") or Path.home() / ".cache" / "braintune")
 
 # %% ../nbs/00_core.ipynb #ae61584d
-LIBRARIES = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "transformers", "tokenizers", "safetensors", "himalaya", "nilearn", "statsmodels",
-             "h5py", "soundfile", "espeakng-loader", "papermill", "matplotlib")
+LIBRARIES = (
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "himalaya",
+    "nilearn",
+    "statsmodels",
+    "h5py",
+    "soundfile",
+    "espeakng-loader",
+    "papermill",
+    "matplotlib",
+)
 
 # %% ../nbs/00_core.ipynb #73c9d944
 def _git_commit():
     import braintune_nb
+
     here = Path(braintune_nb.__file__).resolve()
-    def git(*words): return subprocess.run(["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10)
+
+    def git(*words):
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *words], capture_output=True, text=True, timeout=10
+        )
+
     try:
-        if git("ls-files", "--error-unmatch", here.name).returncode: return None
-        return git("rev-parse", "HEAD").stdout.strip() + (" with local changes" if git("status", "--porcelain", "--untracked-files=no").stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError): return None
+        if git("ls-files", "--error-unmatch", here.name).returncode:
+            return None
+        return git("rev-parse", "HEAD").stdout.strip() + (
+            " with local changes"
+            if git("status", "--porcelain", "--untracked-files=no").stdout.strip()
+            else ""
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
 
 def _version(library):
-    try: return metadata.version(library)
-    except metadata.PackageNotFoundError: return None
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 def _hardware():
     import psutil
-    found = {"system": platform.platform(), "processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-             "memory_mb": round(psutil.virtual_memory().total / 2**20)}
+
+    found = {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
+        "memory_mb": round(psutil.virtual_memory().total / 2**20),
+    }
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available(): found["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return found
 
 # %% ../nbs/00_core.ipynb #17e4a8f6
-def provenance() -> dict:  # 'package', 'git', 'python', 'libraries' (name -> version, None if absent), 'hardware'
+def provenance() -> (
+    dict
+):  # 'package', 'git', 'python', 'libraries' (name -> version, None if absent), 'hardware'
     "What code, libraries and machine this process runs on."
     from braintune_nb import __version__
-    return {"package": __version__, "git": _git_commit(), "python": platform.python_version(), "libraries": {name: _version(name) for name in LIBRARIES}, "hardware": _hardware()}
+
+    return {
+        "package": __version__,
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "hardware": _hardware(),
+    }
 
 # %% ../nbs/00_core.ipynb #eb375376
 class _MemoryWatch(threading.Thread):
-    def __init__(self, interval=.2):
+    def __init__(self, interval=0.2):
         super().__init__(daemon=True)
-        self.interval, self.peak_mb, self.stopped = interval, 0., threading.Event()
+        self.interval, self.peak_mb, self.stopped = interval, 0.0, threading.Event()
 
     def sample(self):
         import psutil
+
         me, total = psutil.Process(), 0
         for p in [me, *me.children(recursive=True)]:
-            try: total += p.memory_info().rss
-            except psutil.Error: pass
+            try:
+                total += p.memory_info().rss
+            except psutil.Error:
+                pass
         self.peak_mb = max(self.peak_mb, total / 2**20)
 
     def run(self):
-        while not self.stopped.wait(self.interval): self.sample()
+        while not self.stopped.wait(self.interval):
+            self.sample()
 
 # %% ../nbs/00_core.ipynb #8fd11eb2
 def _owner():
     import psutil
+
     return {"host": platform.node(), "pid": os.getpid(), "born": psutil.Process().create_time()}
+
 
 def _alive(owner):
     import psutil
-    if owner["host"] != platform.node() or owner["pid"] == os.getpid(): return False
-    try: return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1
-    except psutil.Error: return False
+
+    if owner["host"] != platform.node() or owner["pid"] == os.getpid():
+        return False
+    try:
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["born"]) < 1
+    except psutil.Error:
+        return False
 
 # %% ../nbs/00_core.ipynb #b1218add
 class Run:
     "One experiment's folder: `Run.start`, then `path`, `input`, `done` / `stage`, and `finish`."
-    def __init__(self,
-        folder,   # Path of the finished run
+
+    def __init__(
+        self,
+        folder,  # Path of the finished run
         partial,  # Path of its sibling, where the work happens
-        state,    # dict of `state.json`: key, parameters, stages, inputs, sessions, owner
+        state,  # dict of `state.json`: key, parameters, stages, inputs, sessions, owner
     ):
         self.folder, self.partial, self.state = folder, partial, state
         self.resumed, self.begun = bool(state["stages"]), time.perf_counter()
-        self.memory = _MemoryWatch(); self.memory.start()
+        self.memory = _MemoryWatch()
+        self.memory.start()
 
     @classmethod
-    def start(cls,
-        folder,            # where the finished run shall lie
-        parameters: dict,  # everything the result depends on; a key `out` is left out of the comparison
-    ) -> "Run":            # works in `<folder>.partial`, new or continued
-        "Begin or continue a run; `RunError` if it is finished, belongs to other parameters, or is being written by another process."
-        folder = Path(folder).absolute(); partial = folder.with_name(folder.name + ".partial")
+    def start(
+        cls,
+        folder,  # where the finished run shall lie
+        # everything the result depends on; a key `out` is left out of the comparison
+        parameters: dict,
+    ) -> "Run":  # works in `<folder>.partial`, new or continued
+        """Begin or continue a run; `RunError` if it is finished, belongs to other
+        parameters, or is being written by another process."""
+        folder = Path(folder).absolute()
+        partial = folder.with_name(folder.name + ".partial")
         refuse_finished(folder)
         parameters = to_plain({k: v for k, v in parameters.items() if k != "out"}, "parameters")
         key, file = content_hash(parameters), partial / "state.json"
-        state = read_json(file) if file.exists() else {"key": key, "parameters": parameters, "stages": {}, "inputs": {}, "sessions": [], "owner": None}
+        state = (
+            read_json(file)
+            if file.exists()
+            else {
+                "key": key,
+                "parameters": parameters,
+                "stages": {},
+                "inputs": {},
+                "sessions": [],
+                "owner": None,
+            }
+        )
         if state["owner"] and _alive(state["owner"]):
-            raise RunError("Another process is working on this run", file=partial, found=f"process {state['owner']['pid']}", next_step="wait for it, or give another folder")
-        if state["key"] != key: raise RunError("A run with other parameters was begun here and is not finished", file=partial, **_difference(state["parameters"], parameters),
-            next_step=f"repeat it with its own parameters to continue it, delete {partial}, or give another folder")
-        state["owner"] = _owner(); state["sessions"].append({"began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0., "peak_memory_mb": 0.})
-        run = cls(folder, partial, state); run.save()
+            raise RunError(
+                "Another process is working on this run",
+                file=partial,
+                found=f"process {state['owner']['pid']}",
+                next_step="wait for it, or give another folder",
+            )
+        if state["key"] != key:
+            raise RunError(
+                "A run with other parameters was begun here and is not finished",
+                file=partial,
+                **_difference(state["parameters"], parameters),
+                next_step=(
+                    f"repeat it with its own parameters to continue it, delete {partial}, or give"
+                    " another folder"
+                ),
+            )
+        state["owner"] = _owner()
+        state["sessions"].append(
+            {"began": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0, "peak_memory_mb": 0.0}
+        )
+        run = cls(folder, partial, state)
+        run.save()
         return run
 
     @property
-    def seconds(self) -> float: "Wall time of all sessions so far, s."; return sum(s["seconds"] for s in self.state["sessions"][:-1]) + time.perf_counter() - self.begun
+    def seconds(self) -> float:
+        "Wall time of all sessions so far, s."
+        return (
+            sum(s["seconds"] for s in self.state["sessions"][:-1])
+            + time.perf_counter()
+            - self.begun
+        )
 
 # %% ../nbs/00_core.ipynb #d659f311
 def _difference(old, new):
     names = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
-    def show(p): return ", ".join(f"{k}={p[k]!r}" if k in p else f"no {k}" for k in names)
+
+    def show(p):
+        return ", ".join(f"{k}={p[k]!r}" if k in p else f"no {k}" for k in names)
+
     return {"found": show(old), "expected": show(new)}
 
 # %% ../nbs/00_core.ipynb #38bd78f5
 def refuse_finished(
-    folder,    # where a run is to be written
+    folder,  # where a run is to be written
 ) -> None:
     "Raise `RunError` if `folder` holds a finished run, or anything else."
     folder = Path(folder)
     if (folder / "run.json").exists():
-        raise RunError("This folder holds a finished run, which is never overwritten", file=folder, next_step="give another folder with --out, or delete this one")
+        raise RunError(
+            "This folder holds a finished run, which is never overwritten",
+            file=folder,
+            next_step="give another folder with --out, or delete this one",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError("This folder exists and is not a run", file=folder, next_step="give another folder with --out")
+        raise RunError(
+            "This folder exists and is not a run",
+            file=folder,
+            next_step="give another folder with --out",
+        )
 
 # %% ../nbs/00_core.ipynb #d2d83eab
 def _save(self):
@@ -286,44 +508,67 @@ def _save(self):
     session["seconds"] = time.perf_counter() - self.begun
     session["peak_memory_mb"] = self.memory.peak_mb
     write_json(self.partial / "state.json", self.state)
+
+
 Run.save = _save
 
 # %% ../nbs/00_core.ipynb #820ff50e
-def _path(self,
+def _path(
+    self,
     name: str,  # e.g. 'scores/tuned.npz'; stays inside the folder
-) -> Path:      # where to write it now; its folder exists
+) -> Path:  # where to write it now; its folder exists
     "Where a file of this run lies while the run is going on."
     path = (self.partial / name).resolve()
-    if not path.is_relative_to(self.partial.resolve()): raise RunError("This file would lie outside the run", file=name, next_step="give a name without '..' and without a leading '/'")
+    if not path.is_relative_to(self.partial.resolve()):
+        raise RunError(
+            "This file would lie outside the run",
+            file=name,
+            next_step="give a name without '..' and without a leading '/'",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
 Run.path = _path
 
 # %% ../nbs/00_core.ipynb #cdba2910
-def _input(self,
-    path,       # a file or folder the result depends on
-) -> Path:      # the same path
+def _input(
+    self,
+    path,  # a file or folder the result depends on
+) -> Path:  # the same path
     "Note an input with the hash of its content."
     path = Path(path)
-    if not path.exists(): raise MissingData("An input of this run does not exist", file=path)
+    if not path.exists():
+        raise MissingData("An input of this run does not exist", file=path)
     found, before = content_hash(path), self.state["inputs"].get(str(path))
-    if before not in (None, found): raise RunError("An input changed since this run was begun", file=path, next_step="give another folder with --out, or delete the unfinished run")
+    if before not in (None, found):
+        raise RunError(
+            "An input changed since this run was begun",
+            file=path,
+            next_step="give another folder with --out, or delete the unfinished run",
+        )
     self.state["inputs"][str(path)] = found
     self.save()
     return path
+
+
 Run.input = _input
 
 # %% ../nbs/00_core.ipynb #1e69c893
-def _done(self,
+def _done(
+    self,
     stage: str,  # name of a stage
-) -> bool:       # whether an earlier session, or this one, completed it
+) -> bool:  # whether an earlier session, or this one, completed it
     "Whether a stage is complete, so that its files can be read back instead."
     return stage in self.state["stages"]
+
+
 Run.done = _done
 
 # %% ../nbs/00_core.ipynb #9929ca60
 @contextmanager
-def _stage(self,
+def _stage(
+    self,
     name: str,  # name of a stage
 ):
     "Mark a stage complete, with its seconds, when its block ends without an error."
@@ -331,25 +576,42 @@ def _stage(self,
     yield self
     self.state["stages"][name] = {"seconds": time.perf_counter() - began}
     self.save()
+
+
 Run.stage = _stage
 
 # %% ../nbs/00_core.ipynb #cf1bbff7
-def _finish(self,
+def _finish(
+    self,
     summary: dict,  # the numbers; `seconds` and `peak_memory_mb` are added
-) -> Path:          # the finished folder
+) -> Path:  # the finished folder
     "Write run.json and summary.json, then give the folder its final name."
-    self.memory.stopped.set(); self.save()
+    self.memory.stopped.set()
+    self.save()
     peak = max(s["peak_memory_mb"] for s in self.state["sessions"])
     p = self.state["parameters"]
-    record = {**provenance(), "parameters": p, "seed": p.get("seed", p.get("seeds")), "parameters_hash": self.state["key"], "seconds": self.seconds, "peak_memory_mb": peak,
-              **{k: self.state[k] for k in ("inputs", "stages", "sessions")}}
+    record = {
+        **provenance(),
+        "parameters": p,
+        "seed": p.get("seed", p.get("seeds")),
+        "parameters_hash": self.state["key"],
+        "seconds": self.seconds,
+        "peak_memory_mb": peak,
+        **{k: self.state[k] for k in ("inputs", "stages", "sessions")},
+    }
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available(): record["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    write_json(self.partial / "summary.json", {**summary, "seconds": self.seconds, "peak_memory_mb": peak})
+    if torch is not None and torch.cuda.is_available():
+        record["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    write_json(
+        self.partial / "summary.json", {**summary, "seconds": self.seconds, "peak_memory_mb": peak}
+    )
     write_json(self.partial / "run.json", record)
     refuse_finished(self.folder)
     (self.partial / "state.json").unlink()
-    if self.folder.exists(): self.folder.rmdir()
+    if self.folder.exists():
+        self.folder.rmdir()
     os.replace(self.partial, self.folder)
     return self.folder
+
+
 Run.finish = _finish

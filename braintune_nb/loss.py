@@ -18,8 +18,12 @@ from .core import ParameterError
 def _pair(prediction, target):
     "Both arrays in float32, refused unless they are (T, V) and equal in shape."
     if prediction.ndim != 2 or prediction.shape != target.shape:
-        raise ParameterError("A loss compares two arrays of one shape (T, V)", found=f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)}",
-            expected="equal shapes with two axes", next_step="check that section, delays and responses have the same rows")
+        raise ParameterError(
+            "A loss compares two arrays of one shape (T, V)",
+            found=f"prediction {tuple(prediction.shape)}, target {tuple(target.shape)}",
+            expected="equal shapes with two axes",
+            next_step="check that section, delays and responses have the same rows",
+        )
     return prediction.float(), target.float()
 
 
@@ -33,16 +37,16 @@ def _centred(x, dim):
 # %% ../nbs/50_loss.ipynb #ce8e3a53
 def mse(
     prediction: torch.Tensor,  # predicted responses, (T, V)
-    target: torch.Tensor,      # recorded responses, (T, V), z-scored over time
-) -> torch.Tensor:             # scalar, 0 for a perfect prediction
+    target: torch.Tensor,  # recorded responses, (T, V), z-scored over time
+) -> torch.Tensor:  # scalar, 0 for a perfect prediction
     "Mean squared error over TRs and voxels (methods A and B)."
     return F.mse_loss(*_pair(prediction, target))
 
 # %% ../nbs/50_loss.ipynb #bcf5060a
 def correlation_over_time(
     prediction: torch.Tensor,  # predicted responses, (T, V)
-    target: torch.Tensor,      # recorded responses, (T, V)
-) -> torch.Tensor:             # scalar between 0 (all r = 1) and 2 (all r = -1)
+    target: torch.Tensor,  # recorded responses, (T, V)
+) -> torch.Tensor:  # scalar between 0 (all r = 1) and 2 (all r = -1)
     "One minus the mean over voxels of Pearson's r over TRs (method C calls it 'spatial')."
     prediction, target = (_centred(x, 0) for x in _pair(prediction, target))
     return 1 - F.cosine_similarity(prediction, target, dim=0).mean()
@@ -50,8 +54,8 @@ def correlation_over_time(
 # %% ../nbs/50_loss.ipynb #2675612c
 def correlation_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V), V >= 2
-    target: torch.Tensor,      # recorded responses, (T, V)
-) -> torch.Tensor:             # scalar between 0 (all r = 1) and 2 (all r = -1)
+    target: torch.Tensor,  # recorded responses, (T, V)
+) -> torch.Tensor:  # scalar between 0 (all r = 1) and 2 (all r = -1)
     "One minus the mean over TRs of Pearson's r over voxels (method B, 'corr')."
     prediction, target = _pair(prediction, target)
     return correlation_over_time(prediction.T, target.T)
@@ -59,10 +63,11 @@ def correlation_over_voxels(
 # %% ../nbs/50_loss.ipynb #8a1a4b34
 def cosine_l2_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V)
-    target: torch.Tensor,      # recorded responses, (T, V)
-    weight: float = 0.5,       # share of the cosine term, 0 to 1; the rest is squared error
-) -> torch.Tensor:             # scalar, 0 for a perfect prediction
-    "`weight` x (1 - cosine over voxels, mean over TRs) + (1 - `weight`) x squared error (method B as its text says)."
+    target: torch.Tensor,  # recorded responses, (T, V)
+    weight: float = 0.5,  # share of the cosine term, 0 to 1; the rest is squared error
+) -> torch.Tensor:  # scalar, 0 for a perfect prediction
+    """`weight` x (1 - cosine over voxels, mean over TRs) + (1 - `weight`) x squared error
+    (method B as its text says)."""
     prediction, target = _pair(prediction, target)
     cosine = F.cosine_similarity(prediction, target, dim=1).mean()
     return weight * (1 - cosine) + (1 - weight) * F.mse_loss(prediction, target)
@@ -70,28 +75,36 @@ def cosine_l2_over_voxels(
 # %% ../nbs/50_loss.ipynb #fbc2f56a
 def huber_cosine_over_voxels(
     prediction: torch.Tensor,  # predicted responses, (T, V)
-    target: torch.Tensor,      # recorded responses, (T, V)
-    delta: float = 0.6,        # error at which Huber turns from squared to absolute, in units of the responses
-) -> torch.Tensor:             # scalar, 0 for a perfect prediction
-    "Huber loss + (1 - cosine over voxels, mean over TRs), one to one (method B as its code does; defect B-11)."
+    target: torch.Tensor,  # recorded responses, (T, V)
+    # error at which Huber turns from squared to absolute, in units of the responses
+    delta: float = 0.6,
+) -> torch.Tensor:  # scalar, 0 for a perfect prediction
+    """Huber loss + (1 - cosine over voxels, mean over TRs), one to one (method B as its code
+    does; defect B-11)."""
     prediction, target = _pair(prediction, target)
     cosine = F.cosine_similarity(prediction, target, dim=1).mean()
     return F.huber_loss(prediction, target, delta=delta) + 1 - cosine
 
 # %% ../nbs/50_loss.ipynb #2c75891a
 def ntxent_over_time(
-    prediction: torch.Tensor,   # predicted responses, (T, V)
-    target: torch.Tensor,       # recorded responses, (T, V)
-    temperature: float = 0.5,   # divides the cosines; smaller is sharper
-    mask_within: int = 10,      # TRs: moments nearer than or as near as this are no negatives; 0 masks none
-    symmetric: bool = False,    # also choose the prediction for each recorded TR, and average
-) -> torch.Tensor:              # scalar, log(number of candidates) at chance
-    "Cross-entropy of picking the right TR among those not near in time (method C, corrected: defect C-05)."
+    prediction: torch.Tensor,  # predicted responses, (T, V)
+    target: torch.Tensor,  # recorded responses, (T, V)
+    temperature: float = 0.5,  # divides the cosines; smaller is sharper
+    # TRs: moments nearer than or as near as this are no negatives; 0 masks none
+    mask_within: int = 10,
+    symmetric: bool = False,  # also choose the prediction for each recorded TR, and average
+) -> torch.Tensor:  # scalar, log(number of candidates) at chance
+    """Cross-entropy of picking the right TR among those not near in time (method C, corrected:
+    defect C-05)."""
     prediction, target = _pair(prediction, target)
     moments = torch.arange(len(prediction), device=prediction.device)
     if len(moments) <= mask_within + 1:
-        raise ParameterError("NT-Xent has no negatives: every other TR is masked as near in time", found=f"{len(moments)} TRs",
-            expected=f"more than mask_within + 1 = {mask_within + 1}", next_step="use longer sections or a smaller mask_within")
+        raise ParameterError(
+            "NT-Xent has no negatives: every other TR is masked as near in time",
+            found=f"{len(moments)} TRs",
+            expected=f"more than mask_within + 1 = {mask_within + 1}",
+            next_step="use longer sections or a smaller mask_within",
+        )
     similarity = F.normalize(prediction, dim=1) @ F.normalize(target, dim=1).T / temperature
     distance = (moments[:, None] - moments).abs()
     similarity = similarity.masked_fill((distance > 0) & (distance <= mask_within), -torch.inf)
@@ -101,34 +114,58 @@ def ntxent_over_time(
 # %% ../nbs/50_loss.ipynb #451d7957
 def hybrid_over_time(
     prediction: torch.Tensor,  # predicted responses, (T, V)
-    target: torch.Tensor,      # recorded responses, (T, V)
-    weight: float = 0.5,       # share of the correlation term, 0 to 1; the rest is squared error
-) -> torch.Tensor:             # scalar, 0 for a perfect prediction
-    "`weight` x (1 - r over time) + (1 - `weight`) x squared error (method C, corrected: defect C-05)."
-    return weight * correlation_over_time(prediction, target) + (1 - weight) * mse(prediction, target)
+    target: torch.Tensor,  # recorded responses, (T, V)
+    weight: float = 0.5,  # share of the correlation term, 0 to 1; the rest is squared error
+) -> torch.Tensor:  # scalar, 0 for a perfect prediction
+    """`weight` x (1 - r over time) + (1 - `weight`) x squared error (method C, corrected:
+    defect C-05)."""
+    return weight * correlation_over_time(prediction, target) + (1 - weight) * mse(
+        prediction, target
+    )
 
 # %% ../nbs/50_loss.ipynb #2ff1734e
 def l2_penalty(
     model: torch.nn.Module,  # any module
-    weight: float = 0.01,    # multiplies the sum of squares
-) -> torch.Tensor:           # scalar
-    "`weight` x the sum of squares of all trained matrices; biases and norm scales are left alone (method C 'ridge', defect C-05)."
-    return weight * sum((p.float().square().sum() for p in model.parameters() if p.requires_grad and p.ndim > 1), torch.zeros(()))
+    weight: float = 0.01,  # multiplies the sum of squares
+) -> torch.Tensor:  # scalar
+    """`weight` x the sum of squares of all trained matrices; biases and norm scales are left
+    alone (method C 'ridge', defect C-05)."""
+    return weight * sum(
+        (p.float().square().sum() for p in model.parameters() if p.requires_grad and p.ndim > 1),
+        torch.zeros(()),
+    )
 
 # %% ../nbs/50_loss.ipynb #8232d60d
-LOSSES = {f.__name__: f for f in (mse, correlation_over_time, correlation_over_voxels, cosine_l2_over_voxels,
-                                  huber_cosine_over_voxels, ntxent_over_time, hybrid_over_time)}
+LOSSES = {
+    f.__name__: f
+    for f in (
+        mse,
+        correlation_over_time,
+        correlation_over_voxels,
+        cosine_l2_over_voxels,
+        huber_cosine_over_voxels,
+        ntxent_over_time,
+        hybrid_over_time,
+    )
+}
 
 
 def get_loss(
-    name: str,   # one of `LOSSES`
+    name: str,  # one of `LOSSES`
     **settings,  # keyword settings of that loss, e.g. temperature=0.1
-):               # function (prediction (T, V), target (T, V)) -> scalar
-    "The loss called `name` with its settings fixed; ParameterError lists the names when there is none."
+):  # function (prediction (T, V), target (T, V)) -> scalar
+    """The loss called `name` with its settings fixed; ParameterError lists the names when there
+    is none."""
     if name not in LOSSES:
-        raise ParameterError("There is no such loss", found=name, expected=", ".join(sorted(LOSSES)))
+        raise ParameterError(
+            "There is no such loss", found=name, expected=", ".join(sorted(LOSSES))
+        )
     loss = LOSSES[name]
-    known = loss.__code__.co_varnames[2:loss.__code__.co_argcount]
+    known = loss.__code__.co_varnames[2 : loss.__code__.co_argcount]
     if unknown := set(settings) - set(known):
-        raise ParameterError(f"The loss {name} has no such setting", found=", ".join(sorted(unknown)), expected=", ".join(known) or "no settings")
+        raise ParameterError(
+            f"The loss {name} has no such setting",
+            found=", ".join(sorted(unknown)),
+            expected=", ".join(known) or "no settings",
+        )
     return update_wrapper(partial(loss, **settings), loss)

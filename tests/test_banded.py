@@ -1,4 +1,5 @@
 """Banded ridge and its designs against himalaya, with invariants and faults."""
+
 import warnings
 
 import numpy as np
@@ -12,20 +13,29 @@ from braintune_nb.encode import banded, score
 def banded_problem(seed=3, T=120, V=24):
     rng = np.random.default_rng(seed)
     bands = {"low": rng.standard_normal((T, 6)) * 5, "model": rng.standard_normal((T, 200))}
-    Y = np.hstack([bands["low"] @ rng.standard_normal((6, V // 2)) / 12, bands["model"] @ rng.standard_normal((200, V // 2)) / 14]) + rng.standard_normal((T, V))
+    Y = np.hstack(
+        [
+            bands["low"] @ rng.standard_normal((6, V // 2)) / 12,
+            bands["model"] @ rng.standard_normal((200, V // 2)) / 14,
+        ]
+    ) + rng.standard_normal((T, V))
     return bands, Y.astype(np.float32), np.repeat(np.arange(4), T // 4)
 
 
 # ---- one band is plain ridge
+
 
 @pytest.mark.filterwarnings("ignore:.*widen the grid")
 @pytest.mark.parametrize("F", [40, 300])
 def test_one_band_agrees_with_himalayas_ridge(F):
     from himalaya.ridge import RidgeCV
     from sklearn.model_selection import PredefinedSplit
+
     X, Y, groups = problem(F=F)
     alphas = np.logspace(0, 5, 11)
-    ours = banded.BandedRidge(alphas).fit(banded.Design(X), Y, groups)           # a plain Design: penalties on the features as given
+    ours = banded.BandedRidge(alphas).fit(
+        banded.Design(X), Y, groups
+    )  # a plain Design: penalties on the features as given
     assert ours.design_.dual == (F > len(X))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,25 +62,42 @@ def test_rows_restrict_the_fit():
     rows = np.flatnonzero(groups > 0)
     part = banded.BandedRidge().fit(banded.Design(bands, normalise=True), Y, groups, rows=rows)
     gone = np.where(groups > 0, groups, -1)
-    np.testing.assert_array_equal(part.coef_, banded.BandedRidge().fit(banded.Design(bands, normalise=True), Y, gone).coef_)
+    np.testing.assert_array_equal(
+        part.coef_, banded.BandedRidge().fit(banded.Design(bands, normalise=True), Y, gone).coef_
+    )
     changed = Y.copy()
     changed[groups == 0] = np.nan
-    np.testing.assert_array_equal(part.coef_, banded.BandedRidge().fit(banded.Design(bands, normalise=True), changed, gone).coef_)
+    np.testing.assert_array_equal(
+        part.coef_,
+        banded.BandedRidge().fit(banded.Design(bands, normalise=True), changed, gone).coef_,
+    )
 
 
 # ---- himalaya
+
 
 @pytest.mark.parametrize("dual", [True, False])
 def test_banded_ridge_agrees_with_himalaya(dual):
     from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
     from sklearn.model_selection import PredefinedSplit
+
     bands, Y, groups = banded_problem()
-    alphas, ratios = np.logspace(-2, 3, 9), np.array([[.01, .99], [.2, .8], [.5, .5], [.9, .1]])
+    alphas, ratios = (
+        np.logspace(-2, 3, 9),
+        np.array([[0.01, 0.99], [0.2, 0.8], [0.5, 0.5], [0.9, 0.1]]),
+    )
     Y = Y - Y.mean(0)
     ours = banded.BandedRidge(alphas, ratios, dual=dual).fit(bands, Y, groups)
     kernels = np.stack([(x @ x.T).double().numpy() for x in ours.design_.x]).astype(np.float64)
-    deltas, dual_weights, scores = solve_multiple_kernel_ridge_random_search(kernels, Y.astype(np.float64), n_iter=ratios, alphas=alphas, cv=PredefinedSplit(groups),
-        return_weights="dual", progress_bar=False)[:3]
+    deltas, dual_weights, scores = solve_multiple_kernel_ridge_random_search(
+        kernels,
+        Y.astype(np.float64),
+        n_iter=ratios,
+        alphas=alphas,
+        cv=PredefinedSplit(groups),
+        return_weights="dual",
+        progress_bar=False,
+    )[:3]
     np.testing.assert_allclose(ours.ratios_ / ours.best_alphas_, np.exp(deltas), rtol=1e-3)
     theirs = sum(np.exp(d) * (k @ dual_weights) for d, k in zip(deltas, kernels))
     np.testing.assert_allclose(ours.predict(bands), theirs, atol=2e-3)
@@ -79,30 +106,59 @@ def test_banded_ridge_agrees_with_himalaya(dual):
 @pytest.mark.parametrize("dual", [True, False])
 def test_both_solvers_agree_on_the_same_ratios(dual):
     bands, Y, groups = banded_problem()
-    grid, search = (banded.BandedRidge(ratios=[[.01, .99], [.2, .8], [.5, .5], [.9, .1]], dual=dual, solver=s).fit(bands, Y, groups) for s in ("grid", "random_search"))
-    same = np.isclose(grid.best_alphas_, search.best_alphas_, rtol=1e-3) & np.isclose(grid.ratios_, search.ratios_, atol=1e-4).all(0)
-    assert same.mean() > .95                                                     # ties may fall either way in float32
+    grid, search = (
+        banded.BandedRidge(
+            ratios=[[0.01, 0.99], [0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], dual=dual, solver=s
+        ).fit(bands, Y, groups)
+        for s in ("grid", "random_search")
+    )
+    same = np.isclose(grid.best_alphas_, search.best_alphas_, rtol=1e-3) & np.isclose(
+        grid.ratios_, search.ratios_, atol=1e-4
+    ).all(0)
+    assert same.mean() > 0.95  # ties may fall either way in float32
     np.testing.assert_allclose(grid.cv_scores_, search.cv_scores_, atol=1e-3)
-    for got, expected in [(search.predict(bands), grid.predict(bands)), (search.coef_, grid.coef_), (search.predict(np.arange(9)), grid.predict(np.arange(9)))]:
+    for got, expected in [
+        (search.predict(bands), grid.predict(bands)),
+        (search.coef_, grid.coef_),
+        (search.predict(np.arange(9)), grid.predict(np.arange(9))),
+    ]:
         np.testing.assert_allclose(got[:, same], expected[:, same], atol=5e-3)
-    np.testing.assert_allclose(search.split_scores(bands, Y)["low"][same], grid.split_scores(bands, Y)["low"][same], atol=5e-3)
+    np.testing.assert_allclose(
+        search.split_scores(bands, Y)["low"][same],
+        grid.split_scores(bands, Y)["low"][same],
+        atol=5e-3,
+    )
 
 
 @pytest.mark.parametrize("dual", [True, False])
 def test_grid_and_random_search_predict_equally_well(dual):
     bands, Y, groups = banded_problem(T=240, V=60)
     now, new = ({k: x[part] for k, x in bands.items()} for part in (slice(180), slice(180, None)))
-    models = {s: banded.BandedRidge(dual=dual, solver=s, n_iter=20, seed=1).fit(now, Y[:180], groups[:180]) for s in ("grid", "random_search")}
+    models = {
+        s: (
+            banded.BandedRidge(dual=dual, solver=s, n_iter=20, seed=1).fit(
+                now, Y[:180], groups[:180]
+            )
+        )
+        for s in ("grid", "random_search")
+    }
     r = {s: m.score(new, Y[180:]).mean() for s, m in models.items()}
-    print(f"dual {dual}: held-out r, grid of 7 {r['grid']:.4f}, random search of 20 {r['random_search']:.4f}; cross-validated R² {models['grid'].cv_scores_.mean():.4f}, {models['random_search'].cv_scores_.mean():.4f}")
-    assert abs(r["grid"] - r["random_search"]) < .01
-    assert models["grid"].cv_scores_.mean() > models["random_search"].cv_scores_.mean() - .005
-    again = banded.BandedRidge(dual=dual, solver="random_search", n_iter=20, seed=1).fit(now, Y[:180], groups[:180])
+    print(
+        f"dual {dual}: held-out r, grid of 7 {r['grid']:.4f}, random search of 20"
+        f" {r['random_search']:.4f}; cross-validated R² {models['grid'].cv_scores_.mean():.4f},"
+        f" {models['random_search'].cv_scores_.mean():.4f}"
+    )
+    assert abs(r["grid"] - r["random_search"]) < 0.01
+    assert models["grid"].cv_scores_.mean() > models["random_search"].cv_scores_.mean() - 0.005
+    again = banded.BandedRidge(dual=dual, solver="random_search", n_iter=20, seed=1).fit(
+        now, Y[:180], groups[:180]
+    )
     np.testing.assert_array_equal(again.coef_, models["random_search"].coef_)
 
 
 def test_random_search_leaves_himalayas_backend_as_it_was():
     from himalaya.backend import get_backend, set_backend
+
     bands, Y, groups = banded_problem()
     set_backend("numpy")
     model = banded.BandedRidge(solver="random_search", n_iter=3).fit(bands, Y, groups)
@@ -112,15 +168,25 @@ def test_random_search_leaves_himalayas_backend_as_it_was():
 
 # ---- parts
 
+
 @pytest.mark.parametrize("solver", ["grid", "random_search"])
 def test_banded_parts_and_penalties(solver):
     bands, Y, groups = banded_problem()
     model = banded.BandedRidge(solver=solver).fit(bands, Y, groups)
-    assert model.ratios_[0, :12].mean() > .8 and model.ratios_[1, 12:].mean() > .6
+    assert model.ratios_[0, :12].mean() > 0.8 and model.ratios_[1, 12:].mean() > 0.6
     np.testing.assert_allclose(model.ratios_.sum(0), 1, atol=1e-3)
-    np.testing.assert_allclose(sum(model.split_scores(bands, Y).values()), score.r2(model.predict(bands), Y), atol=2e-3)
-    np.testing.assert_allclose(sum(model.split_scores(bands, Y, "correlation").values()), score.correlation(model.predict(bands), Y), atol=2e-3)
-    assert np.isinf(model.penalties_[model.ratios_ == 0]).all() and np.isfinite(model.penalties_[model.ratios_ > 0]).all()
+    np.testing.assert_allclose(
+        sum(model.split_scores(bands, Y).values()), score.r2(model.predict(bands), Y), atol=2e-3
+    )
+    np.testing.assert_allclose(
+        sum(model.split_scores(bands, Y, "correlation").values()),
+        score.correlation(model.predict(bands), Y),
+        atol=2e-3,
+    )
+    assert (
+        np.isinf(model.penalties_[model.ratios_ == 0]).all()
+        and np.isfinite(model.penalties_[model.ratios_ > 0]).all()
+    )
     wide = np.hstack([x - x.mean(0) for x in bands.values()])
     np.testing.assert_allclose(wide @ model.coef_ + Y.mean(0), model.predict(bands), atol=2e-3)
 
@@ -128,8 +194,11 @@ def test_banded_parts_and_penalties(solver):
 def test_no_band_holds_the_mean():
     bands, Y, groups = banded_problem()
     model = banded.BandedRidge().fit(bands, Y + 7, groups)
-    for part in model.predict_bands(bands).values(): np.testing.assert_allclose(part.mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(sum(model.predict_bands(bands).values()) + model.mean_, model.predict(bands), atol=1e-4)
+    for part in model.predict_bands(bands).values():
+        np.testing.assert_allclose(part.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(
+        sum(model.predict_bands(bands).values()) + model.mean_, model.predict(bands), atol=1e-4
+    )
 
 
 def test_split_scores_agree_with_the_formulas():
@@ -138,24 +207,40 @@ def test_split_scores_agree_with_the_formulas():
     y, parts = Y - Y.mean(0), {k: p - p.mean(0) for k, p in model.predict_bands(bands).items()}
     whole = sum(parts.values())
     for k, p in parts.items():
-        np.testing.assert_allclose(model.split_scores(bands, Y)[k], (p * (2 * y - whole)).sum(0) / (y**2).sum(0), atol=1e-4)
-        np.testing.assert_allclose(model.split_scores(bands, Y, "correlation")[k], (p * y).mean(0) / y.std(0) / whole.std(0), atol=1e-4)
+        np.testing.assert_allclose(
+            model.split_scores(bands, Y)[k], (p * (2 * y - whole)).sum(0) / (y**2).sum(0), atol=1e-4
+        )
+        np.testing.assert_allclose(
+            model.split_scores(bands, Y, "correlation")[k],
+            (p * y).mean(0) / y.std(0) / whole.std(0),
+            atol=1e-4,
+        )
 
 
 def test_scale_of_a_band_does_not_matter():
     bands, Y, groups = banded_problem()
-    model, other = (banded.BandedRidge().fit(b, Y, groups) for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5}))
-    np.testing.assert_allclose(model.predict(bands), other.predict({"low": bands["low"] * 1000, "model": bands["model"] + 5}), atol=5e-3)
+    model, other = (
+        banded.BandedRidge().fit(b, Y, groups)
+        for b in (bands, {"low": bands["low"] * 1000, "model": bands["model"] + 5})
+    )
+    np.testing.assert_allclose(
+        model.predict(bands),
+        other.predict({"low": bands["low"] * 1000, "model": bands["model"] + 5}),
+        atol=5e-3,
+    )
 
 
 # ---- designs and nested predictions
+
 
 @pytest.mark.parametrize("dual", [True, False])
 def test_moved_design_is_the_design_of_moved_features(dual):
     bands, Y, groups = banded_problem()
     order = np.roll(np.arange(120), 31)
     base = banded.Design(bands, normalise=True, keep=True, dual=dual)
-    banded.nested_prediction(banded.BandedRidge(), base, Y, groups)  # fills what the moved design must not use
+    banded.nested_prediction(
+        banded.BandedRidge(), base, Y, groups
+    )  # fills what the moved design must not use
     moved = base.moved("model", order)
     fresh = banded.Design(bands | {"model": bands["model"][order]}, normalise=True, dual=dual)
     got = [banded.nested_prediction(banded.BandedRidge(), d, Y, groups) for d in (moved, fresh)]
@@ -167,48 +252,75 @@ def test_kept_eigendecompositions_do_not_go_stale():
     design = banded.Design(bands, normalise=True, keep=True)
     first = banded.nested_prediction(banded.BandedRidge(), design, Y, groups)
     banded.nested_prediction(banded.BandedRidge(), design, Y[::-1].copy(), groups)
-    banded.BandedRidge(ratios=[[.3, .7]]).fit(design, Y, groups // 2)
-    np.testing.assert_array_equal(first, banded.nested_prediction(banded.BandedRidge(), design, Y, groups))
+    banded.BandedRidge(ratios=[[0.3, 0.7]]).fit(design, Y, groups // 2)
+    np.testing.assert_array_equal(
+        first, banded.nested_prediction(banded.BandedRidge(), design, Y, groups)
+    )
 
 
 def test_nothing_of_a_held_out_group_reaches_its_prediction():
     bands, Y, groups = banded_problem()
     changed = Y.copy()
-    changed[groups == 2] += np.random.default_rng(0).standard_normal(changed[groups == 2].shape) * 10
+    changed[groups == 2] += (
+        np.random.default_rng(0).standard_normal(changed[groups == 2].shape) * 10
+    )
     a, b = (banded.nested_prediction(banded.BandedRidge(), bands, y, groups) for y in (Y, changed))
     np.testing.assert_array_equal(a[groups == 2], b[groups == 2])
-    assert np.abs(a - b)[groups != 2].max() > .1
+    assert np.abs(a - b)[groups != 2].max() > 0.1
 
 
 def test_nested_prediction_of_a_plain_model():
     class Plain:
         "Least squares behind the plain interface."
-        def fit(self, X, Y, groups): assert len(X) == len(groups) == 120; self.w = np.linalg.lstsq(X, Y, rcond=None)[0]; return self
-        def predict(self, X): return X @ self.w
+
+        def fit(self, X, Y, groups):
+            assert len(X) == len(groups) == 120
+            self.w = np.linalg.lstsq(X, Y, rcond=None)[0]
+            return self
+
+        def predict(self, X):
+            return X @ self.w
+
     X, Y, groups = problem()
     got = banded.nested_prediction(Plain(), X, Y, groups)
-    for g in range(4): np.testing.assert_allclose(got[groups == g], X[groups == g] @ np.linalg.lstsq(X[groups != g], Y[groups != g], rcond=None)[0], atol=1e-4)
-    np.testing.assert_allclose(banded.nested_prediction(Plain(), banded.Design(X), Y, groups), got, atol=1e-4)
+    for g in range(4):
+        np.testing.assert_allclose(
+            got[groups == g],
+            X[groups == g] @ np.linalg.lstsq(X[groups != g], Y[groups != g], rcond=None)[0],
+            atol=1e-4,
+        )
+    np.testing.assert_allclose(
+        banded.nested_prediction(Plain(), banded.Design(X), Y, groups), got, atol=1e-4
+    )
 
 
 def test_nested_prediction_of_ridgecv_is_banded_ridge_with_one_band():
     from braintune_nb.encode.ridge import RidgeCV
+
     X, Y, groups = problem()
-    plain = banded.nested_prediction(RidgeCV([10.], precision="float32"), X, Y, groups)
-    one = banded.nested_prediction(banded.BandedRidge([10.]), banded.Design(X, keep=True), Y, groups)
-    assert score.correlation(plain, one)[1:].min() > .99                           # RidgeCV centres features on the training rows, a Design on all of its rows
-    assert score.correlation(plain, Y)[-5:].min() > .8
+    plain = banded.nested_prediction(RidgeCV([10.0], precision="float32"), X, Y, groups)
+    one = banded.nested_prediction(
+        banded.BandedRidge([10.0]), banded.Design(X, keep=True), Y, groups
+    )
+    assert (
+        score.correlation(plain, one)[1:].min() > 0.99
+    )  # RidgeCV centres features on the training rows, a Design on all of its rows
+    assert score.correlation(plain, Y)[-5:].min() > 0.8
 
 
 def test_one_band_needs_no_ratios():
     X, Y, groups = problem()
     plain = banded.BandedRidge().fit(X, Y, groups)
-    for other in (banded.BandedRidge(ratios=[[.3, .7]]), banded.BandedRidge(solver="random_search")):
+    for other in (
+        banded.BandedRidge(ratios=[[0.3, 0.7]]),
+        banded.BandedRidge(solver="random_search"),
+    ):
         assert len(other.ratios(1)) == 1
         np.testing.assert_allclose(other.fit(X, Y, groups).predict(X), plain.predict(X), atol=5e-3)
 
 
 # ---- bad input
+
 
 def warned(call):
     with warnings.catch_warnings(record=True) as caught:
@@ -222,16 +334,34 @@ def warned(call):
 def test_nan_and_constant_columns_are_named_and_left_out(dual, solver):
     bands, Y, groups = banded_problem()
     bad = Y.copy()
-    bad[3, 5], bad[7, 11], bad[:, 2] = np.nan, np.inf, .1
+    bad[3, 5], bad[7, 11], bad[:, 2] = np.nan, np.inf, 0.1
     make = lambda: banded.BandedRidge(dual=dual, solver=solver, n_iter=5, block=10)
     model, messages = warned(lambda: make().fit(bands, bad, groups))
-    assert len(messages) == 1 and "3 of 24 columns" in messages[0] and "2 hold values that are not finite (first: 5, 11)" in messages[0] and "1 are constant (first: 2)" in messages[0]
+    assert (
+        len(messages) == 1
+        and "3 of 24 columns" in messages[0]
+        and "2 hold values that are not finite (first: 5, 11)" in messages[0]
+        and "1 are constant (first: 2)" in messages[0]
+    )
     np.testing.assert_array_equal(np.flatnonzero(model.left_out_), [2, 5, 11])
-    assert model.excluded_["constant"].tolist() == [2] and model.excluded_["not_finite"].tolist() == [5, 11]
+    assert model.excluded_["constant"].tolist() == [2] and model.excluded_[
+        "not_finite"
+    ].tolist() == [5, 11]
     fine = make().fit(bands, Y, groups)
     gone = model.left_out_
-    for a, b in [(model.predict(bands), fine.predict(bands)), (model.coef_, fine.coef_), (model.ratios_, fine.ratios_), (model.cv_scores_, fine.cv_scores_), (model.best_alphas_, fine.best_alphas_),
-                 (model.score(bands, Y), fine.score(bands, Y)), *((model.split_scores(bands, Y, m)[k], fine.split_scores(bands, Y, m)[k]) for m in ("r2", "correlation") for k in bands)]:
+    for a, b in [
+        (model.predict(bands), fine.predict(bands)),
+        (model.coef_, fine.coef_),
+        (model.ratios_, fine.ratios_),
+        (model.cv_scores_, fine.cv_scores_),
+        (model.best_alphas_, fine.best_alphas_),
+        (model.score(bands, Y), fine.score(bands, Y)),
+        *(
+            (model.split_scores(bands, Y, m)[k], fine.split_scores(bands, Y, m)[k])
+            for m in ("r2", "correlation")
+            for k in bands
+        ),
+    ]:
         assert np.isnan(a[..., gone]).all()
         np.testing.assert_allclose(a[..., ~gone], b[..., ~gone], atol=1e-4)
     assert np.isfinite(model.at_edge_["lowest"])
@@ -241,37 +371,81 @@ def test_split_scores_of_constant_new_responses_are_nan():
     bands, Y, groups = banded_problem()
     flat = Y.copy()
     flat[:, 4] = 3
-    for measure in ("r2", "correlation"): assert np.isnan(banded.BandedRidge().fit(bands, Y, groups).split_scores(bands, flat, measure)["low"]).sum() == 1
+    for measure in ("r2", "correlation"):
+        assert (
+            np.isnan(
+                banded.BandedRidge().fit(bands, Y, groups).split_scores(bands, flat, measure)["low"]
+            ).sum()
+            == 1
+        )
 
 
 def test_an_edge_of_the_grid_is_reported_with_its_share():
     X, Y, groups = problem(T=400, F=20)
-    Y = (Y * .2 + X[:, :1]).astype(np.float32)                                    # strong signal: a small penalty is best
+    Y = (Y * 0.2 + X[:, :1]).astype(np.float32)  # strong signal: a small penalty is best
     assert warned(lambda: banded.BandedRidge().fit(X, Y, groups))[1] == []
     _, messages = warned(lambda: banded.BandedRidge(np.logspace(2, 4, 5)).fit(X, Y, groups))
-    assert len(messages) == 1 and "100% of the 30 voxels" in messages[0] and "lowest penalty, 100: widen the grid" in messages[0]
+    assert (
+        len(messages) == 1
+        and "100% of the 30 voxels" in messages[0]
+        and "lowest penalty, 100: widen the grid" in messages[0]
+    )
     noise = np.random.default_rng(0).standard_normal(Y.shape)
-    assert warned(lambda: banded.BandedRidge().fit(X, noise, groups))[1] == []    # noise belongs at the largest penalty
-    assert warned(lambda: banded.BandedRidge([1.]).fit(X, Y, groups))[1] == []    # one penalty is a choice, not a grid
+    assert (
+        warned(lambda: banded.BandedRidge().fit(X, noise, groups))[1] == []
+    )  # noise belongs at the largest penalty
+    assert (
+        warned(lambda: banded.BandedRidge([1.0]).fit(X, Y, groups))[1] == []
+    )  # one penalty is a choice, not a grid
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda X, Y, g: banded.BandedRidge([0, 1]), "must be positive"),
-    (lambda X, Y, g: banded.BandedRidge(solver="x"), "unknown solver"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y, g * 0), "at least two groups"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.arange(40)), "Too few rows"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.where(np.arange(40) < 2, 0, 1)), "Too few rows"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:, 0], g), "share T"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:9], g), "share T"),
-    (lambda X, Y, g: banded.BandedRidge().fit(X, Y * np.nan, g), "no column"),
-    (lambda X, Y, g: banded.BandedRidge().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
-    (lambda X, Y, g: banded.Design({"a": X, "b": X[:9]}), "same T in every band"),
-    (lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}), "do not match"),
-    (lambda X, Y, g: banded.BandedRidge(ratios=[[1.]]).fit({"a": X, "b": X}, Y, g), "summing to 1"),
-    (lambda X, Y, g: banded.BandedRidge(ratios=[[2, -1]]).fit({"a": X, "b": X}, Y, g), "not negative"),
-    (lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).split_scores(X, Y, "covariance"), "unknown measure"),
-    (lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).split_scores(X, Y[:9]), r"must both be \(T, V\)"),
-    (lambda X, Y, g: banded.nested_prediction(object(), {"a": X, "b": X}, Y, g), "takes one band"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda X, Y, g: banded.BandedRidge([0, 1]), "must be positive"),
+        (lambda X, Y, g: banded.BandedRidge(solver="x"), "unknown solver"),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y, g * 0), "at least two groups"),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.arange(40)), "Too few rows"),
+        (
+            lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.where(np.arange(40) < 2, 0, 1)),
+            "Too few rows",
+        ),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:, 0], g), "share T"),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:9], g), "share T"),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y * np.nan, g), "no column"),
+        (
+            lambda X, Y, g: banded.BandedRidge().fit(np.where(X == X[0, 0], np.nan, X), Y, g),
+            "not finite",
+        ),
+        (lambda X, Y, g: banded.Design({"a": X, "b": X[:9]}), "same T in every band"),
+        (
+            lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).predict({"b": X}),
+            "do not match",
+        ),
+        (
+            lambda X, Y, g: banded.BandedRidge(ratios=[[1.0]]).fit({"a": X, "b": X}, Y, g),
+            "summing to 1",
+        ),
+        (
+            lambda X, Y, g: banded.BandedRidge(ratios=[[2, -1]]).fit({"a": X, "b": X}, Y, g),
+            "not negative",
+        ),
+        (
+            lambda X, Y, g: (
+                banded.BandedRidge().fit({"a": X}, Y, g).split_scores(X, Y, "covariance")
+            ),
+            "unknown measure",
+        ),
+        (
+            lambda X, Y, g: banded.BandedRidge().fit({"a": X}, Y, g).split_scores(X, Y[:9]),
+            r"must both be \(T, V\)",
+        ),
+        (
+            lambda X, Y, g: banded.nested_prediction(object(), {"a": X, "b": X}, Y, g),
+            "takes one band",
+        ),
+    ],
+)
 def test_faults_are_named(call, message):
-    with pytest.raises((ParameterError, DataError), match=message): call(*problem(T=40, F=5, V=3))
+    with pytest.raises((ParameterError, DataError), match=message):
+        call(*problem(T=40, F=5, V=3))

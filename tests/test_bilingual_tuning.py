@@ -1,14 +1,50 @@
-"""Two languages in one plan: balance, heads, quadrants, monolingual readers, linked backbones, and one tuning for several brains."""
+"""Two languages in one plan: balance, heads, quadrants, monolingual readers, linked backbones, and
+one tuning for several brains."""
+
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from braintune_nb.analyses.languages import in_languages, language_rows, only_regions, readers_apart, shared_tuning_rows, tuning_rows
-from braintune_nb.analyses.plan import finite_columns, plan_summary, readers, scored_responses, simulated_plan, tuning_columns
-from braintune_nb.analyses.runs import Part, linked_backbone, link_gates, load_teacher, members, prepare_simulation, release_model, run_arm, run_untuned
-from braintune_nb.analyses.tuning import arm_predictions, arm_targets, brain_targets, choose_preset, common_stories, plan_features, tune_arm, tuning_pairs, tuning_sections
+from braintune_nb.analyses.languages import (
+    in_languages,
+    language_rows,
+    only_regions,
+    readers_apart,
+    shared_tuning_rows,
+    tuning_rows,
+)
+from braintune_nb.analyses.plan import (
+    finite_columns,
+    plan_summary,
+    readers,
+    scored_responses,
+    simulated_plan,
+    tuning_columns,
+)
+from braintune_nb.analyses.runs import (
+    Part,
+    linked_backbone,
+    link_gates,
+    load_teacher,
+    members,
+    prepare_simulation,
+    release_model,
+    run_arm,
+    run_untuned,
+)
+from braintune_nb.analyses.tuning import (
+    arm_predictions,
+    arm_targets,
+    brain_targets,
+    choose_preset,
+    common_stories,
+    plan_features,
+    tune_arm,
+    tuning_pairs,
+    tuning_sections,
+)
 from braintune_nb.core import DataError, ParameterError, Run, SplitError
 from braintune_nb.model.backbone import load_backbone
 from braintune_nb.model.release import BrainTuner
@@ -18,24 +54,44 @@ from braintune_nb.train.participants import balance_sections, epoch_steps, parti
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    return only_regions(simulated_plan(simulate_experiment(tmp_path_factory.mktemp("told") / "two", Size(4, 4, 1, 2, 2, 300), seed=3, languages=("en", "zh"))), ("language", "auditory"))
+    return only_regions(
+        simulated_plan(
+            simulate_experiment(
+                tmp_path_factory.mktemp("told") / "two",
+                Size(4, 4, 1, 2, 2, 300),
+                seed=3,
+                languages=("en", "zh"),
+            )
+        ),
+        ("language", "auditory"),
+    )
 
 
 @pytest.fixture(scope="module")
-def tiny(): return load_backbone("tiny")
+def tiny():
+    return load_backbone("tiny")
 
 
-def language_of(sections): return {s.story.language for s in sections}
+def language_of(sections):
+    return {s.story.language for s in sections}
 
 
 # ---- balance
 
+
 def test_an_epoch_holds_as_many_steps_and_trs_of_either_language(plan):
     sections = in_languages(plan, "en,zh").rounds[0].tuning
     trs = {l: sum(len(s) for s in sections if s.story.language == l) for l in ("en", "zh")}
-    assert trs["en"] == trs["zh"] == min(tuning_rows(plan).values()) and tuning_rows(plan)["en"] != tuning_rows(plan)["zh"]
+    assert (
+        trs["en"] == trs["zh"] == min(tuning_rows(plan).values())
+        and tuning_rows(plan)["en"] != tuning_rows(plan)["zh"]
+    )
     for epoch in range(3):
-        seen = [sections[i].story.language for step in epoch_steps([(s.name, ("p",)) for s in sections], epoch=epoch) for i, _ in step]
+        seen = [
+            sections[i].story.language
+            for step in epoch_steps([(s.name, ("p",)) for s in sections], epoch=epoch)
+            for i, _ in step
+        ]
         assert seen.count("en") == seen.count("zh") == 4
 
 
@@ -44,37 +100,68 @@ def test_equal_trs_use_no_story_twice_and_one_language_alone_costs_the_same(plan
     stories = [s.story.identity for s in both.rounds[0].tuning]
     budget = min(tuning_rows(plan).values())
     assert len(stories) == len(set(stories)) == 4 and sum(tuning_rows(both).values()) <= budget
-    assert [sum(tuning_rows(in_languages(plan, l, equal=True)).values()) for l in ("en", "zh")] == [budget] * 2
+    assert [sum(tuning_rows(in_languages(plan, l, equal=True)).values()) for l in ("en", "zh")] == [
+        budget
+    ] * 2
 
 
 def test_what_was_shortened_is_said(plan):
-    assert f"{min(tuning_rows(plan).values())} TRs in en" in in_languages(plan, "en,zh").note and "Tuned on en." in in_languages(plan, "en").note
+    assert (
+        f"{min(tuning_rows(plan).values())} TRs in en" in in_languages(plan, "en,zh").note
+        and "Tuned on en." in in_languages(plan, "en").note
+    )
 
 
 # ---- heads
 
+
 def test_every_participant_and_language_has_a_head_that_learns(plan, tiny, tmp_path):
     preset = choose_preset(tiny, epochs=1, language_heads=True)
     both = in_languages(plan, "en,zh")
-    fresh, _ = tune_arm(both, 0, tiny, replace(preset, head_learning_rate=1e-12, learning_rate=1e-12), progress=False)
+    fresh, _ = tune_arm(
+        both,
+        0,
+        tiny,
+        replace(preset, head_learning_rate=1e-12, learning_rate=1e-12),
+        progress=False,
+    )
     tuner, log = tune_arm(both, 0, tiny, preset, progress=False)
-    assert sorted(tuner.outputs) == ["sim01:en", "sim01:zh", "sim02:en", "sim02:zh"] and np.isfinite(log[0]["validation_correlation"])
+    assert sorted(tuner.outputs) == [
+        "sim01:en",
+        "sim01:zh",
+        "sim02:en",
+        "sim02:zh",
+    ] and np.isfinite(log[0]["validation_correlation"])
     assert all((a.weight - b.weight).abs().max() > 1e-4 for a, b in zip(tuner.heads, fresh.heads))
     shared, _ = tune_arm(both, 0, tiny, replace(preset, language_heads=False), progress=False)
-    assert sorted(shared.outputs) == ["sim01", "sim02"] and {participant_of(h) for h in tuner.outputs} == set(shared.outputs)
+    assert sorted(shared.outputs) == ["sim01", "sim02"] and {
+        participant_of(h) for h in tuner.outputs
+    } == set(shared.outputs)
 
 
 @pytest.mark.parametrize("heads, n", [("shared", 2), ("individual", 6), ("nonlinear", 2)])
 def test_a_head_is_shared_by_the_readers_of_a_language(plan, tiny, tmp_path, heads, n):
     both = in_languages(plan, "en,zh")
-    tuner, _ = tune_arm(both, 0, tiny, choose_preset(tiny, epochs=1, heads=heads, language_heads=True), progress=False)
-    assert len(tuner.heads) == n and tuner.groups == {f"sim0{i}:{l}": l for i in (1, 2) for l in ("en", "zh")}
+    tuner, _ = tune_arm(
+        both,
+        0,
+        tiny,
+        choose_preset(tiny, epochs=1, heads=heads, language_heads=True),
+        progress=False,
+    )
+    assert len(tuner.heads) == n and tuner.groups == {
+        f"sim0{i}:{l}": l for i in (1, 2) for l in ("en", "zh")
+    }
     x = torch.randn(7, tiny.width * 4, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(): y = tuner.read_out(x, list(tuner.outputs))
-    assert not torch.allclose(y["sim01:en"], y["sim01:zh"]) and torch.equal(y["sim01:zh"], y["sim02:zh"]) == (heads != "individual")
+    with torch.no_grad():
+        y = tuner.read_out(x, list(tuner.outputs))
+    assert not torch.allclose(y["sim01:en"], y["sim01:zh"]) and torch.equal(
+        y["sim01:zh"], y["sim02:zh"]
+    ) == (heads != "individual")
     tuner.save_pretrained(tmp_path / "release")
     again = BrainTuner.from_pretrained(tmp_path / "release")
-    with torch.no_grad(): assert all(torch.equal(v, y[p]) for p, v in again.read_out(x, list(again.outputs)).items())
+    with torch.no_grad():
+        assert all(torch.equal(v, y[p]) for p, v in again.read_out(x, list(again.outputs)).items())
 
 
 def test_a_section_is_predicted_by_heads_of_its_language_only(plan, tiny):
@@ -90,14 +177,19 @@ def test_the_release_knows_the_columns_of_every_head(plan, tiny, tmp_path):
     preset = choose_preset(tiny, epochs=1, language_heads=True)
     run = Run.start(tmp_path / "run", dict(seed=0))
     _, predictions, _ = run_untuned(run, both, tiny, preset, [2])
-    for arm in ("tuned", "permuted"): predictions[arm] = [run_arm(run, both, tiny, preset, arm, 0, [2])[0]]
+    for arm in ("tuned", "permuted"):
+        predictions[arm] = [run_arm(run, both, tiny, preset, arm, 0, [2])[0]]
     release_model(run, both, preset, plan_summary(both, predictions), tiny)
     tuner = BrainTuner.from_pretrained(run.path("model"))
     columns = int(tuning_columns(both, "sim01").sum())
-    assert tuner.outputs["sim01:zh"] == columns and "sim01:zh" in (run.path("model") / "README.md").read_text()
+    assert (
+        tuner.outputs["sim01:zh"] == columns
+        and "sim01:zh" in (run.path("model") / "README.md").read_text()
+    )
 
 
 # ---- quadrants
+
 
 def test_no_story_and_no_translation_is_on_both_sides_of_a_fold(plan):
     four = in_languages(plan, "en", encode="all")
@@ -110,52 +202,118 @@ def test_no_story_and_no_translation_is_on_both_sides_of_a_fold(plan):
 def test_a_translation_in_the_encoding_stories_is_refused(plan):
     r = plan.rounds[0]
     (english, test), (chinese, test_zh) = r.folds
-    leaky = replace(plan, rounds=[replace(r, folds=[([*english, test[0]], [test[0]]), (chinese, test_zh)])])
-    with pytest.raises(SplitError, match="same story"): in_languages(leaky, "en", encode="all")
+    leaky = replace(
+        plan, rounds=[replace(r, folds=[([*english, test[0]], [test[0]]), (chinese, test_zh)])]
+    )
+    with pytest.raises(SplitError, match="same story"):
+        in_languages(leaky, "en", encode="all")
 
 
 def test_each_quadrant_is_predicted_by_the_model_of_its_language(plan, tiny):
     four, within = in_languages(plan, "en", encode="all"), in_languages(plan, "en")
     features = plan_features(within, tiny, [2], choose_preset(tiny))
-    a, b = arm_predictions(four, [features])[0]["sim03"], arm_predictions(within, [features])[0]["sim03"]
-    same = (four.quadrants[:, 0] == four.quadrants[:, 1])
+    a, b = (
+        arm_predictions(four, [features])[0]["sim03"],
+        arm_predictions(within, [features])[0]["sim03"],
+    )
+    same = four.quadrants[:, 0] == four.quadrants[:, 1]
     assert np.array_equal(a[same], b) and not np.allclose(a[~same][: len(b) // 2], b[: len(b) // 2])
-    own = plan_summary(within, dict(pretrained=[{p: x * 0 + np.random.default_rng(1).standard_normal(x.shape) for p, x in scored_responses(within).items()}], tuned=[scored_responses(within)]))
-    assert own["by_language"]["zh"]["alignment"]["tuned"]["language"]["raw"]["mean"] == pytest.approx(1) and "by_quadrant" not in own
+    own = plan_summary(
+        within,
+        dict(
+            pretrained=[
+                {
+                    p: x * 0 + np.random.default_rng(1).standard_normal(x.shape)
+                    for p, x in scored_responses(within).items()
+                }
+            ],
+            tuned=[scored_responses(within)],
+        ),
+    )
+    assert (
+        own["by_language"]["zh"]["alignment"]["tuned"]["language"]["raw"]["mean"]
+        == pytest.approx(1)
+        and "by_quadrant" not in own
+    )
 
 
 # ---- readers of one language
 
+
 def test_the_monolingual_arm_reads_one_language_and_costs_the_same(plan, tiny):
     both, preset = in_languages(plan, "en,zh", equal=True), choose_preset(tiny)
-    assert members(both, "monolingual") == ["monolingual:en", "monolingual:zh"] and members(in_languages(plan, "en"), "monolingual") == []
+    assert (
+        members(both, "monolingual") == ["monolingual:en", "monolingual:zh"]
+        and members(in_languages(plan, "en"), "monolingual") == []
+    )
     for language in ("en", "zh"):
         sections = tuning_sections(both, 0, preset, f"monolingual:{language}")
-        assert language_of(sections) == {language} and sum(map(len, sections)) == sum(map(len, both.rounds[0].tuning)) and len(sections) == 4
+        assert (
+            language_of(sections) == {language}
+            and sum(map(len, sections)) == sum(map(len, both.rounds[0].tuning))
+            and len(sections) == 4
+        )
         targets = arm_targets(both, sections, f"monolingual:{language}")
-        assert all(np.array_equal(y["sim01"], brain_targets(both, s)["sim01"]) for s, y in zip(sections, targets))
+        assert all(
+            np.array_equal(y["sim01"], brain_targets(both, s)["sim01"])
+            for s, y in zip(sections, targets)
+        )
 
 
 def test_readers_of_one_language_tune_and_readers_of_the_other_are_scored(plan, tiny):
     apart = readers_apart(plan, "zh", "en")
-    assert apart.tune_participants == ("sim01", "sim02") and apart.participants == ("sim03", "sim04")
-    assert language_of(apart.rounds[0].tuning) == {"zh"} and all(language_of(t) == {"en"} for _, t in apart.rounds[0].folds)
-    summary = plan_summary(apart, {arm: [{p: y + i for p, y in scored_responses(apart).items()}] for i, arm in enumerate(("pretrained", "tuned"))}, block_length=8)
-    assert list(summary["by_group"]) == ["new participants"] and {r["language"] for r in language_rows(apart, summary)} == {"en"}
-    assert set(arm_targets(apart, apart.rounds[0].tuning, "lexical")[0]) == {"sim01", "sim02"}     # though they are not scored
+    assert apart.tune_participants == ("sim01", "sim02") and apart.participants == (
+        "sim03",
+        "sim04",
+    )
+    assert language_of(apart.rounds[0].tuning) == {"zh"} and all(
+        language_of(t) == {"en"} for _, t in apart.rounds[0].folds
+    )
+    summary = plan_summary(
+        apart,
+        {
+            arm: [{p: y + i for p, y in scored_responses(apart).items()}]
+            for i, arm in enumerate(("pretrained", "tuned"))
+        },
+        block_length=8,
+    )
+    assert list(summary["by_group"]) == ["new participants"] and {
+        r["language"] for r in language_rows(apart, summary)
+    } == {"en"}
+    assert set(arm_targets(apart, apart.rounds[0].tuning, "lexical")[0]) == {
+        "sim01",
+        "sim02",
+    }  # though they are not scored
 
 
 def test_bilingual_newcomers_count_as_readers_of_one_language(plan, tiny):
-    "English responses of a simulated bilingual know nothing of Chinese: the untuned language of new participants is the gain of monolingual readers."
+    """English responses of a simulated bilingual know nothing of Chinese: the untuned language
+    of new participants is the gain of monolingual readers."""
     apart, english = readers_apart(plan, "en", "zh"), in_languages(plan, "en")
     rng = np.random.default_rng(0)
     noise = {p: rng.standard_normal(y.shape) for p, y in scored_responses(english).items()}
-    arms = {arm: {p: k * y + noise[p] for p, y in scored_responses(english).items()} for arm, k in (("pretrained", .2), ("tuned", .5))}
+    arms = {
+        arm: {p: k * y + noise[p] for p, y in scored_responses(english).items()}
+        for arm, k in (("pretrained", 0.2), ("tuned", 0.5))
+    }
     rows = english.quadrants[:, 1] == "zh"
-    part = {arm: [{p: y[rows] for p, y in x.items() if p in apart.participants}] for arm, x in arms.items()}
-    one, two = plan_summary(english, {a: [x] for a, x in arms.items()})["by_language"]["zh"]["by_group"]["new participants"], plan_summary(apart, part)
-    assert one["gain"]["language"]["raw"]["mean"] == pytest.approx(two["gain"]["language"]["raw"]["mean"])
-    assert all(np.array_equal(a["sim01"], b["sim01"]) for a, b in zip(*(arm_targets(x, x.rounds[0].tuning, "tuned") for x in (apart, english))))
+    part = {
+        arm: [{p: y[rows] for p, y in x.items() if p in apart.participants}]
+        for arm, x in arms.items()
+    }
+    one, two = (
+        plan_summary(english, {a: [x] for a, x in arms.items()})["by_language"]["zh"]["by_group"][
+            "new participants"
+        ],
+        plan_summary(apart, part),
+    )
+    assert one["gain"]["language"]["raw"]["mean"] == pytest.approx(
+        two["gain"]["language"]["raw"]["mean"]
+    )
+    assert all(
+        np.array_equal(a["sim01"], b["sim01"])
+        for a, b in zip(*(arm_targets(x, x.rounds[0].tuning, "tuned") for x in (apart, english)))
+    )
 
 
 def test_mixed_readers_share_what_they_have_read(plan):
@@ -163,20 +321,28 @@ def test_mixed_readers_share_what_they_have_read(plan):
     people, sections = common_stories(mixed, mixed.rounds[0])
     assert people == ["sim01", "sim02"] and language_of(sections) == {"en"}
     assert common_stories(plan, plan.rounds[0])[1] == plan.rounds[0].tuning
-    with pytest.raises(ParameterError, match="Nobody reads that"): readers(plan.dataset, dict(sim01=("de",)))
+    with pytest.raises(ParameterError, match="Nobody reads that"):
+        readers(plan.dataset, dict(sim01=("de",)))
 
 
 # ---- voxel sets
 
+
 def test_a_voxel_set_tunes_and_is_scored(plan):
     chosen = {p: np.arange(len(plan.rois[p]["language"])) % 3 == 1 for p in plan.participants}
     own = replace(plan, columns=chosen)
-    assert np.array_equal(tuning_columns(own, "sim02"), chosen["sim02"] & finite_columns(own, "sim02")) and "selected" in own.rois["sim04"]
-    with pytest.raises(ParameterError, match="everybody"): replace(plan, columns={p: c for p, c in chosen.items() if p != "sim03"})
-    with pytest.raises(ParameterError, match="shape"): replace(plan, columns=chosen | dict(sim03=chosen["sim03"][1:]))
+    assert (
+        np.array_equal(tuning_columns(own, "sim02"), chosen["sim02"] & finite_columns(own, "sim02"))
+        and "selected" in own.rois["sim04"]
+    )
+    with pytest.raises(ParameterError, match="everybody"):
+        replace(plan, columns={p: c for p, c in chosen.items() if p != "sim03"})
+    with pytest.raises(ParameterError, match="shape"):
+        replace(plan, columns=chosen | dict(sim03=chosen["sim03"][1:]))
 
 
 # ---- linked backbones
+
 
 def test_linked_backbones_are_made_once_and_differ(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BRAINTUNE_CACHE", str(tmp_path))
@@ -185,27 +351,91 @@ def test_linked_backbones_are_made_once_and_differ(tmp_path, monkeypatch, capsys
     assert "translation_similarity" in capsys.readouterr().out
     file = whole.folder / "model.safetensors"
     before = file.stat().st_mtime_ns
-    again, half, none = linked_backbone(1.0, steps=3), linked_backbone(.5, steps=3), linked_backbone()
-    assert file.stat().st_mtime_ns == before and torch.equal(weights(whole), weights(again)) and len(list((tmp_path / "backbones").iterdir())) == 2
-    assert not torch.allclose(weights(whole), weights(half)) and not torch.allclose(weights(half), weights(none))
+    again, half, none = (
+        linked_backbone(1.0, steps=3),
+        linked_backbone(0.5, steps=3),
+        linked_backbone(),
+    )
+    assert (
+        file.stat().st_mtime_ns == before
+        and torch.equal(weights(whole), weights(again))
+        and len(list((tmp_path / "backbones").iterdir())) == 2
+    )
+    assert not torch.allclose(weights(whole), weights(half)) and not torch.allclose(
+        weights(half), weights(none)
+    )
     found = [link_gates(b)["translation_similarity"] for b in (none, half, whole)]
-    assert found[0] < found[1] < found[2] and all(link_gates(b)["meaning_high"] < .3 for b in (none, half, whole))
-    assert none.folder == load_backbone("tiny").folder                               # no link: the shipped weights
-    with pytest.raises(ParameterError, match="no tiny model"): load_teacher("tiny:lin=1")
+    assert found[0] < found[1] < found[2] and all(
+        link_gates(b)["meaning_high"] < 0.3 for b in (none, half, whole)
+    )
+    assert none.folder == load_backbone("tiny").folder  # no link: the shipped weights
+    with pytest.raises(ParameterError, match="no tiny model"):
+        load_teacher("tiny:lin=1")
 
 
 def test_sizes_may_be_six_numbers():
-    with pytest.raises(ParameterError, match="six numbers"): prepare_simulation("1,2,3")
+    with pytest.raises(ParameterError, match="six numbers"):
+        prepare_simulation("1,2,3")
 
 
 # ---- one tuning, several brains
 
+
 def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(plan, tiny, tmp_path):
-    english, preset = only_regions(in_languages(plan, "en"), ("language",)), choose_preset(tiny, epochs=1)
-    changed = lambda which: replace(english, dataset=replace(english.dataset, recordings={p: {n: replace(r, responses=r.responses[::-1], repeats=None if r.repeats is None else r.repeats[:, ::-1]) if which(n) else r for n, r in by.items()} for p, by in english.dataset.recordings.items()}))
+    english, preset = (
+        only_regions(in_languages(plan, "en"), ("language",)),
+        choose_preset(tiny, epochs=1),
+    )
+    changed = lambda which: replace(
+        english,
+        dataset=replace(
+            english.dataset,
+            recordings={
+                p: {
+                    n: (
+                        replace(
+                            r,
+                            responses=r.responses[::-1],
+                            repeats=None if r.repeats is None else r.repeats[:, ::-1],
+                        )
+                        if which(n)
+                        else r
+                    )
+                    for n, r in by.items()
+                }
+                for p, by in english.dataset.recordings.items()
+            },
+        ),
+    )
     run = Run.start(tmp_path / "run", dict(seed=0))
-    rows = shared_tuning_rows(Part(run, "a"), {1.: english, 0.: changed(lambda n: n.endswith("zh"))}, tiny, preset, [2], link=.5)
-    gain = lambda sharing, language: [r["gain"] for r in rows if (r["sharing"], r["language"]) == (sharing, language)]
-    assert gain(1., "en") == gain(0., "en") and gain(1., "zh") != gain(0., "zh") and {r["link"] for r in rows} == {.5}
-    assert {r["subset"] for r in rows} == {"all", "seen", "unseen", "tuning participants", "new participants"}
-    with pytest.raises(DataError, match="responses that tune"): shared_tuning_rows(Part(run, "b"), {1.: english, 0.: changed(lambda n: n.endswith("en"))}, tiny, preset, [2])
+    rows = shared_tuning_rows(
+        Part(run, "a"),
+        {1.0: english, 0.0: changed(lambda n: n.endswith("zh"))},
+        tiny,
+        preset,
+        [2],
+        link=0.5,
+    )
+    gain = lambda sharing, language: [
+        r["gain"] for r in rows if (r["sharing"], r["language"]) == (sharing, language)
+    ]
+    assert (
+        gain(1.0, "en") == gain(0.0, "en")
+        and gain(1.0, "zh") != gain(0.0, "zh")
+        and {r["link"] for r in rows} == {0.5}
+    )
+    assert {r["subset"] for r in rows} == {
+        "all",
+        "seen",
+        "unseen",
+        "tuning participants",
+        "new participants",
+    }
+    with pytest.raises(DataError, match="responses that tune"):
+        shared_tuning_rows(
+            Part(run, "b"),
+            {1.0: english, 0.0: changed(lambda n: n.endswith("en"))},
+            tiny,
+            preset,
+            [2],
+        )

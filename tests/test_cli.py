@@ -1,4 +1,6 @@
-"The command, as a user types it, in an empty folder: strict parameters, live output, clean failures, continuing."
+"""The command, as a user types it, in an empty folder: strict parameters, live output, clean
+failures, continuing."""
+
 import json
 import os
 import signal
@@ -39,14 +41,25 @@ run.finish(dict(seed=seed, layers=layers, motion=motion))"""
 
 @pytest.fixture
 def here(tmp_path):
-    cells = [new_markdown_cell("# Tiny\n\n> A tiny experiment."), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(BODY)]
+    cells = [
+        new_markdown_cell("# Tiny\n\n> A tiny experiment."),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell(BODY),
+    ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "tiny.ipynb")
     return tmp_path
 
 
 def start(here, *words, **env):
-    return subprocess.Popen([sys.executable, "-m", "braintune_nb.cli", *map(str, words)], cwd=here, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **env})
+    return subprocess.Popen(
+        [sys.executable, "-m", "braintune_nb.cli", *map(str, words)],
+        cwd=here,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **env},
+    )
 
 
 def braintune(here, *words, **env):
@@ -56,141 +69,253 @@ def braintune(here, *words, **env):
 
 
 def test_run_from_an_empty_folder(here):
-    code, out, err = braintune(here, "run", "tiny.ipynb", "-p", "seed", 7, "-p", "layers", "3,4", "-p", "motion", "no", "--out", "deep/result")
+    code, out, err = braintune(
+        here,
+        "run",
+        "tiny.ipynb",
+        "-p",
+        "seed",
+        7,
+        "-p",
+        "layers",
+        "3,4",
+        "-p",
+        "motion",
+        "no",
+        "--out",
+        "deep/result",
+    )
     assert code == 0, err
     folder = here / "deep" / "result"
-    assert json.loads((folder / "summary.json").read_text()) | {"seconds": 0, "peak_memory_mb": 0} == {"seed": 7, "layers": [3, 4], "motion": False, "seconds": 0, "peak_memory_mb": 0}
-    assert (folder / "one.txt").read_text() == sys.executable                        # this Python, not some kernel called python3
+    assert json.loads((folder / "summary.json").read_text()) | {
+        "seconds": 0,
+        "peak_memory_mb": 0,
+    } == {"seed": 7, "layers": [3, 4], "motion": False, "seconds": 0, "peak_memory_mb": 0}
+    assert (
+        folder / "one.txt"
+    ).read_text() == sys.executable  # this Python, not some kernel called python3
     assert f"in {here}" in out and "stage one" in out and str(folder) in out
-    assert "epochs" in err and "Warning" not in err and "WARN" not in err            # the bar as text, and no noise
+    assert (
+        "epochs" in err and "Warning" not in err and "WARN" not in err
+    )  # the bar as text, and no noise
     assert any("seed = 7" in c.source for c in nbformat.read(folder / "notebook.ipynb", 4).cells)
-    assert sorted(p.name for p in here.iterdir()) == ["deep", "tiny.ipynb"]          # nothing left behind
+    assert sorted(p.name for p in here.iterdir()) == ["deep", "tiny.ipynb"]  # nothing left behind
 
 
 def test_a_kernel_called_python3_of_another_python_is_not_used(here):
     spec = here / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "other", "language": "python"}))
-    code, _, err = braintune(here, "run", "tiny.ipynb", "--out", "r", JUPYTER_PATH=str(here / "jupyter"))
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "other", "language": "python"})
+    )
+    code, _, err = braintune(
+        here, "run", "tiny.ipynb", "--out", "r", JUPYTER_PATH=str(here / "jupyter")
+    )
     assert code == 0, err
 
 
-@pytest.mark.parametrize("words, message", [
-    (("-p", "sede", "7"), "did you mean 'seed'?"),
-    (("-p", "zzz", "7"), "seed, rate, layers, label, motion"),
-    (("-p", "seed", "7.5"), "'7.5'"),
-    (("-p", "rate", "fast"), "float, e.g. 0.5"),
-    (("-p", "layers", "a"), "list[int]"),
-    (("-p", "motion", "2"), "bool"),
-    (("-p", "out", "x"), "--out DIR"),
-    (("-p", "seed", "1", "-p", "seed", "2"), "given twice"),
-    (("-p", "seed", "--out", "x"), "without a value"),
-    (("-p",), "without a name")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("-p", "sede", "7"), "did you mean 'seed'?"),
+        (("-p", "zzz", "7"), "seed, rate, layers, label, motion"),
+        (("-p", "seed", "7.5"), "'7.5'"),
+        (("-p", "rate", "fast"), "float, e.g. 0.5"),
+        (("-p", "layers", "a"), "list[int]"),
+        (("-p", "motion", "2"), "bool"),
+        (("-p", "out", "x"), "--out DIR"),
+        (("-p", "seed", "1", "-p", "seed", "2"), "given twice"),
+        (("-p", "seed", "--out", "x"), "without a value"),
+        (("-p",), "without a name"),
+    ],
+)
 def test_bad_parameters_run_nothing(here, monkeypatch, capsys, words, message):
     monkeypatch.chdir(here)
-    with pytest.raises(SystemExit) as stop: main(["run", "tiny.ipynb", *words])
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "tiny.ipynb", *words])
     assert stop.value.code == 2 and message in capsys.readouterr().err
     assert [p.name for p in here.iterdir()] == ["tiny.ipynb"]
 
 
 def test_papermill_itself_would_let_them_pass(here):
-    "Why the names are checked: papermill runs on, with the notebook's own values, and loses parameters whose type has a bar."
+    """Why the names are checked: papermill runs on, with the notebook's own values, and loses
+    parameters whose type has a bar."""
     notebook = nbformat.read(here / "tiny.ipynb", 4)
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python", "language": "python"}
+    notebook.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python",
+        "language": "python",
+    }
     nbformat.write(notebook, here / "tiny.ipynb")
-    papermill.execute_notebook(str(here / "tiny.ipynb"), None, {"sede": 7, "out": str(here / "r")}, cwd=str(here), progress_bar=False, prepare_only=True)
-    theirs, ours = papermill.inspect_notebook(str(here / "tiny.ipynb")), known_parameters(here / "tiny.ipynb")
+    papermill.execute_notebook(
+        str(here / "tiny.ipynb"),
+        None,
+        {"sede": 7, "out": str(here / "r")},
+        cwd=str(here),
+        progress_bar=False,
+        prepare_only=True,
+    )
+    theirs, ours = (
+        papermill.inspect_notebook(str(here / "tiny.ipynb")),
+        known_parameters(here / "tiny.ipynb"),
+    )
     assert set(ours) - set(theirs) == {"label", "rate"}
-    for name, p in theirs.items(): assert (ours[name]["type"], ours[name]["help"]) == (p["inferred_type_name"], p["help"])
+    for name, p in theirs.items():
+        assert (ours[name]["type"], ours[name]["help"]) == (p["inferred_type_name"], p["help"])
 
 
 def test_finished_folder_is_refused_before_anything_runs(here, monkeypatch, capsys):
-    (here / "r").mkdir(); (here / "r" / "run.json").write_text("{}")
+    (here / "r").mkdir()
+    (here / "r" / "run.json").write_text("{}")
     monkeypatch.chdir(here)
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *a, **k: pytest.fail("the notebook was run"))
-    with pytest.raises(SystemExit) as stop: main(["run", "tiny.ipynb", "--out", "r"])
+    monkeypatch.setattr(
+        papermill, "execute_notebook", lambda *a, **k: pytest.fail("the notebook was run")
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "tiny.ipynb", "--out", "r"])
     captured = capsys.readouterr()
-    assert stop.value.code == 1 and "finished run" in captured.err and "--out" in captured.err and captured.out == ""
+    assert (
+        stop.value.code == 1
+        and "finished run" in captured.err
+        and "--out" in captured.err
+        and captured.out == ""
+    )
 
 
 def test_failure_is_a_message_and_the_same_command_continues(here):
     words = ("run", "tiny.ipynb", "-p", "label", "bad", "--out", "r")
     code, out, err = braintune(here, *words)
     assert code == 1 and "Traceback" not in err
-    assert err.splitlines()[:3] == ["braintune: The file is broken", "  file: a.txt", "  next step: mend it"]
-    assert (here / "r.partial" / "one.txt").exists() and (here / "r.partial" / "notebook.ipynb").exists() and not (here / "r").exists()
+    assert err.splitlines()[:3] == [
+        "braintune: The file is broken",
+        "  file: a.txt",
+        "  next step: mend it",
+    ]
+    assert (
+        (here / "r.partial" / "one.txt").exists()
+        and (here / "r.partial" / "notebook.ipynb").exists()
+        and not (here / "r").exists()
+    )
     code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "other", "--out", "r")
     assert code == 1 and "other parameters" in err and "label='bad'" in err
     (here / "mended").touch()
     code, out, err = braintune(here, *words)
-    assert code == 0 and "stage one" not in out, err                                  # it was not done twice
+    assert code == 0 and "stage one" not in out, err  # it was not done twice
     assert (here / "r" / "summary.json").exists() and not (here / "r.partial").exists()
 
 
 def test_a_bug_shows_its_traceback_only_on_request(here):
     code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "bug", "--out", "r")
     assert code == 1 and "ZeroDivisionError" in err and "--debug" in err and "Traceback" not in err
-    code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "bug", "--out", "r", "--debug")
+    code, _, err = braintune(
+        here, "run", "tiny.ipynb", "-p", "label", "bug", "--out", "r", "--debug"
+    )
     assert code == 1 and "1/0" in err
 
 
 def test_a_killed_kernel_is_said_so(here):
     code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "dies", "--out", "r")
-    assert code == 1 and "killed" in err and "Traceback" not in err and (here / "r.partial" / "one.txt").exists()
+    assert (
+        code == 1
+        and "killed" in err
+        and "Traceback" not in err
+        and (here / "r.partial" / "one.txt").exists()
+    )
 
 
 def test_output_is_live_and_an_interrupt_leaves_no_kernel(here):
     process = start(here, "run", "tiny.ipynb", "-p", "label", "slow", "--out", "r")
     lines = []
-    while "stage one\n" not in lines: lines.append(process.stdout.readline())         # arrives while the notebook sleeps
+    while "stage one\n" not in lines:
+        lines.append(process.stdout.readline())  # arrives while the notebook sleeps
     assert process.poll() is None
     owner = json.loads((here / "r.partial" / "state.json").read_text())["owner"]["pid"]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode != 0
     for _ in range(100):
-        if not Path(f"/proc/{owner}").exists(): break
-        time.sleep(.1)
+        if not Path(f"/proc/{owner}").exists():
+            break
+        time.sleep(0.1)
     assert not Path(f"/proc/{owner}").exists() and (here / "r.partial" / "one.txt").exists()
 
 
 def test_help_is_quick_and_light(here):
     took = []
     for _ in range(3):
-        began = time.perf_counter(); code, out, _ = braintune(here, "--help"); took.append(time.perf_counter() - began)
-    assert code == 0 and all(word in out for word in ("quickstart", "run", "list", "check", "report"))
-    assert min(took) < 2                                                              # 0.4 s on an idle machine
-    light = subprocess.run([sys.executable, "-c", "import sys, braintune_nb.cli; print([m for m in ('torch', 'pandas', 'matplotlib', 'papermill', 'transformers') if m in sys.modules])"],
-                           capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        began = time.perf_counter()
+        code, out, _ = braintune(here, "--help")
+        took.append(time.perf_counter() - began)
+    assert code == 0 and all(
+        word in out for word in ("quickstart", "run", "list", "check", "report")
+    )
+    assert min(took) < 2  # 0.4 s on an idle machine
+    light = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import sys, braintune_nb.cli; print([m for m in ('torch', 'pandas', 'matplotlib',"
+                " 'papermill', 'transformers') if m in sys.modules])"
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert light.stdout.strip() == "[]", light.stderr
 
 
 def test_small_commands(here, capsys, monkeypatch):
     from braintune_nb import __version__
+
     monkeypatch.chdir(here)
+
     def call(*words):
-        with pytest.raises(SystemExit) as stop: main(list(words))
+        with pytest.raises(SystemExit) as stop:
+            main(list(words))
         captured = capsys.readouterr()
         return stop.value.code or 0, captured.out, captured.err
+
     assert call("--version")[:2] == (0, __version__ + "\n")
-    code, out, _ = call("list"); assert code == 0 and all(name in out for name in experiments())
-    code, out, _ = call("run", "tiny.ipynb", "--help-parameters"); assert code == 0 and "step = speed" in out and "str | None" in out
+    code, out, _ = call("list")
+    assert code == 0 and all(name in out for name in experiments())
+    code, out, _ = call("run", "tiny.ipynb", "--help-parameters")
+    assert code == 0 and "step = speed" in out and "str | None" in out
     assert call("run", "nonsense")[0] == 2
-    code, _, err = call("check", "alice", "."); assert code == 2 and "did you mean alice2016" in err
-    code, _, err = call("check", "alice2016", "absent"); assert code == 1 and "does not exist" in err
-    code, _, err = call("report", "."); assert code == 1 and "no finished run" in err
+    code, _, err = call("check", "alice", ".")
+    assert code == 2 and "did you mean alice2016" in err
+    code, _, err = call("check", "alice2016", "absent")
+    assert code == 1 and "does not exist" in err
+    code, _, err = call("report", ".")
+    assert code == 1 and "no finished run" in err
 
 
 def test_check_counts_errors(here, monkeypatch, capsys):
     from types import SimpleNamespace
     import braintune_nb.cli as cli
-    found = ["UTS01 lacks 2 of 9 stories", {"severity": "warning", "file": "s33.csv", "what": "All rows are zero"}, {"severity": "note", "file": "b", "what": "22 usable participants"}]
-    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(check_lebel2023=lambda folder: found))
-    with pytest.raises(SystemExit) as stop: main(["check", "lebel2023", str(here)])
+
+    found = [
+        "UTS01 lacks 2 of 9 stories",
+        {"severity": "warning", "file": "s33.csv", "what": "All rows are zero"},
+        {"severity": "note", "file": "b", "what": "22 usable participants"},
+    ]
+    monkeypatch.setattr(
+        cli, "import_module", lambda name: SimpleNamespace(check_lebel2023=lambda folder: found)
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "lebel2023", str(here)])
     out = capsys.readouterr().out
-    assert stop.value.code == 1 and "1 error, 2 other findings" in out and "All rows are zero" in out and "s33.csv" in out and "lacks 2 of 9" in out
+    assert (
+        stop.value.code == 1
+        and "1 error, 2 other findings" in out
+        and "All rows are zero" in out
+        and "s33.csv" in out
+        and "lacks 2 of 9" in out
+    )
     found[:] = found[1:]
-    with pytest.raises(SystemExit) as stop: main(["check", "lebel2023", str(here)])
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "lebel2023", str(here)])
     assert (stop.value.code or 0) == 0
 
 
@@ -198,19 +323,53 @@ def test_check_counts_errors(here, monkeypatch, capsys):
 def test_check_of_an_empty_folder_is_an_error(here, monkeypatch, capsys, dataset):
     "The real checkers, through the real command."
     (here / "data").mkdir()
-    with pytest.raises(SystemExit) as stop: main(["check", dataset, str(here / "data")])
+    with pytest.raises(SystemExit) as stop:
+        main(["check", dataset, str(here / "data")])
     assert stop.value.code == 1 and "0 errors" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind, text, value", [("int", "-3", -3), ("float", "2", 2.), ("bool", "off", False), ("str", "1", "1"), ("str | None", "none", None), ("int | str", "4", 4), ("int | str", "x4", "x4"),
-                                               ("list[float]", "1,2.5", [1., 2.5]), ("list[str]", "['a,b', 'c']", ["a,b", "c"]), ("tuple[int, ...]", "(1, 2)", [1, 2]), ("dict", "{'a': 1}", {"a": 1}),
-                                               ("Literal['fixed', 'paper']", "paper", "paper"), ("list[int] | None", "None", None), ("list[int]", "", [])])
+@pytest.mark.parametrize(
+    "kind, text, value",
+    [
+        ("int", "-3", -3),
+        ("float", "2", 2.0),
+        ("bool", "off", False),
+        ("str", "1", "1"),
+        ("str | None", "none", None),
+        ("int | str", "4", 4),
+        ("int | str", "x4", "x4"),
+        ("list[float]", "1,2.5", [1.0, 2.5]),
+        ("list[str]", "['a,b', 'c']", ["a,b", "c"]),
+        ("tuple[int, ...]", "(1, 2)", [1, 2]),
+        ("dict", "{'a': 1}", {"a": 1}),
+        ("Literal['fixed', 'paper']", "paper", "paper"),
+        ("list[int] | None", "None", None),
+        ("list[int]", "", []),
+    ],
+)
 def test_values(kind, text, value):
     got = parse_value("x", text, {"type": kind, "default": "0", "help": ""})
     assert got == value and type(got) is type(value)
 
 
-@pytest.mark.parametrize("kind, text", [("int", "1e3"), ("int", ""), ("float", "nan"), ("float", "inf"), ("float", "1,5"), ("bool", "1"), ("Literal['a']", "b"), ("list[int]", "1;2"), ("list[int]", "[1, 2"), ("dict", "[1]"), ("None", "x"),
-                                        ("Path", "x"), ("int", "__import__('os')")])
+@pytest.mark.parametrize(
+    "kind, text",
+    [
+        ("int", "1e3"),
+        ("int", ""),
+        ("float", "nan"),
+        ("float", "inf"),
+        ("float", "1,5"),
+        ("bool", "1"),
+        ("Literal['a']", "b"),
+        ("list[int]", "1;2"),
+        ("list[int]", "[1, 2"),
+        ("dict", "[1]"),
+        ("None", "x"),
+        ("Path", "x"),
+        ("int", "__import__('os')"),
+    ],
+)
 def test_values_refused(kind, text):
-    with pytest.raises(ParameterError): parse_value("x", text, {"type": kind, "default": "0", "help": ""})
+    with pytest.raises(ParameterError):
+        parse_value("x", text, {"type": kind, "default": "0", "help": ""})

@@ -1,10 +1,19 @@
 """Control arms: what they keep, what they break, and the defect of the published block shuffle."""
+
 import numpy as np
 import pytest
 import torch
 
 from braintune_nb.core import DataError, ModelError, ParameterError
-from braintune_nb.train.controls import ARMS, TemporalFilter, arms_table, circular_shift_index, fit_temporal_filter, permute_blocks, weight_noise
+from braintune_nb.train.controls import (
+    ARMS,
+    TemporalFilter,
+    arms_table,
+    circular_shift_index,
+    fit_temporal_filter,
+    permute_blocks,
+    weight_noise,
+)
 
 
 @pytest.mark.parametrize("block, least", [(10, None), (10, 25), (15, 45), (7, 20), (1, 3)])
@@ -21,21 +30,25 @@ def test_a13_stories_of_13_to_28_blocks_leave_no_block_in_place():
     "The released rule kept 2.5 to 8 blocks of such stories where they were."
     for n_blocks in range(13, 29):
         for seed in range(5):
-            index = permute_blocks(15 * n_blocks, 15, seed, minimum_displacement=15 * (n_blocks // 3))
+            index = permute_blocks(
+                15 * n_blocks, 15, seed, minimum_displacement=15 * (n_blocks // 3)
+            )
             assert np.abs(index - np.arange(15 * n_blocks)).min() >= 15 * (n_blocks // 3)
 
 
 def test_blocks_keep_their_inner_order_and_edges_move():
     breaks = [set(np.flatnonzero(np.diff(permute_blocks(100, 10, s)) != 1) % 10) for s in range(30)]
-    assert all(len(np.flatnonzero(np.diff(permute_blocks(100, 10, s)) != 1)) <= 11 for s in range(30))
-    assert len(set.union(*breaks)) == 10                                # every position is an edge in some draw
+    assert all(
+        len(np.flatnonzero(np.diff(permute_blocks(100, 10, s)) != 1)) <= 11 for s in range(30)
+    )
+    assert len(set.union(*breaks)) == 10  # every position is an edge in some draw
 
 
 def test_all_distances_occur_and_seeds_differ():
     draws = np.stack([permute_blocks(200, 10, s) for s in range(300)])
     assert len(np.unique(draws, axis=0)) == 300
-    counts = np.bincount(draws[:, 50] // 10, minlength=20)             # which block lands on row 50
-    assert (counts > 0).sum() == 19 and counts.max() < 3 * 300 / 20     # any but its own, no favourite
+    counts = np.bincount(draws[:, 50] // 10, minlength=20)  # which block lands on row 50
+    assert (counts > 0).sum() == 19 and counts.max() < 3 * 300 / 20  # any but its own, no favourite
 
 
 def test_a_permuted_target_no_longer_follows_the_original():
@@ -45,13 +58,16 @@ def test_a_permuted_target_no_longer_follows_the_original():
     for s in range(60):
         x = np.convolve(draw.normal(size=310), np.ones(8), "valid")
         r.append(np.corrcoef(x, x[permute_blocks(len(x), 10, s)])[0, 1])
-    assert abs(np.mean(r)) < 3 * np.std(r) / 60 ** 0.5 + 0.03
+    assert abs(np.mean(r)) < 3 * np.std(r) / 60**0.5 + 0.03
 
 
 def test_impossible_requests_are_refused():
-    with pytest.raises(ParameterError, match="12 rows in blocks of 10"): permute_blocks(12, 10, minimum_displacement=8)
-    with pytest.raises(ParameterError, match="shorter blocks"): permute_blocks(5, 10)
-    with pytest.raises(ParameterError, match="40 rows or more"): circular_shift_index(39, minimum_displacement=20)
+    with pytest.raises(ParameterError, match="12 rows in blocks of 10"):
+        permute_blocks(12, 10, minimum_displacement=8)
+    with pytest.raises(ParameterError, match="shorter blocks"):
+        permute_blocks(5, 10)
+    with pytest.raises(ParameterError, match="40 rows or more"):
+        circular_shift_index(39, minimum_displacement=20)
 
 
 @pytest.mark.parametrize("n, least", [(20, 10), (50, 4), (363, 20)])
@@ -67,40 +83,94 @@ def test_weight_noise_keeps_norms_and_nothing_else():
     torch.manual_seed(0)
     pretrained = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.LayerNorm(30))
     tuned = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.LayerNorm(30))
-    noisy, again, other = weight_noise(pretrained, tuned, 1), weight_noise(pretrained, tuned, 1), weight_noise(pretrained, tuned, 2)
+    noisy, again, other = (
+        weight_noise(pretrained, tuned, 1),
+        weight_noise(pretrained, tuned, 1),
+        weight_noise(pretrained, tuned, 2),
+    )
     for p, t, n, a, o in zip(*(m.parameters() for m in (pretrained, tuned, noisy, again, other))):
-        assert torch.allclose((n - p).norm(), (t - p).norm(), rtol=1e-4, atol=1e-7) and torch.equal(n, a)
-        if not torch.equal(p, t): assert not torch.equal(n, o)
-    change, noise = ((m[0].weight - pretrained[0].weight).detach().flatten() for m in (tuned, noisy))
+        assert torch.allclose((n - p).norm(), (t - p).norm(), rtol=1e-4, atol=1e-7) and torch.equal(
+            n, a
+        )
+        if not torch.equal(p, t):
+            assert not torch.equal(n, o)
+    change, noise = (
+        (m[0].weight - pretrained[0].weight).detach().flatten() for m in (tuned, noisy)
+    )
     assert abs(float(torch.cosine_similarity(change, noise, dim=0))) < 0.12
-    with pytest.raises(ModelError, match="0.weight"): weight_noise(pretrained, torch.nn.Sequential(torch.nn.Linear(4, 3)))
+    with pytest.raises(ModelError, match="0.weight"):
+        weight_noise(pretrained, torch.nn.Sequential(torch.nn.Linear(4, 3)))
 
 
 # ---- the list of arms
 
+
 def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
-    required = {"pretrained", "same_total", "all_layers", "frozen_head", "reduced_rank", "group_average", "temporal_filter", "permuted", "other_story", "lexical", "weight_noise", "stimulus", "joint", "lm_target", "speech_target"}
-    ablations = {"single", "averaged_losses", "average", "separate_heads", "nonlinear_head", "shared_response", "lora"}
+    required = {
+        "pretrained",
+        "same_total",
+        "all_layers",
+        "frozen_head",
+        "reduced_rank",
+        "group_average",
+        "temporal_filter",
+        "permuted",
+        "other_story",
+        "lexical",
+        "weight_noise",
+        "stimulus",
+        "joint",
+        "lm_target",
+        "speech_target",
+    }
+    ablations = {
+        "single",
+        "averaged_losses",
+        "average",
+        "separate_heads",
+        "nonlinear_head",
+        "shared_response",
+        "lora",
+    }
     assert required | ablations < set(ARMS) and all(name == arm.name for name, arm in ARMS.items())
     assert all(arm.rules_out for name, arm in ARMS.items() if name != "tuned")
-    assert {arm.trained for arm in ARMS.values()} == {"backbone", "heads", "filter", "noise", "nothing", "low-rank adapters"}
-    assert all((arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in ARMS.values())       # what is trained is trained on something
+    assert {arm.trained for arm in ARMS.values()} == {
+        "backbone",
+        "heads",
+        "filter",
+        "noise",
+        "nothing",
+        "low-rank adapters",
+    }
+    assert all(
+        (arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in ARMS.values()
+    )  # what is trained is trained on something
     from braintune_nb.analyses.arms import ENCODING_ARMS
     from braintune_nb.analyses.tuning import TUNED_ARMS
-    assert set(TUNED_ARMS) | set(ENCODING_ARMS) <= set(ARMS)                                       # what the experiments know by name is in the list
+
+    assert set(TUNED_ARMS) | set(ENCODING_ARMS) <= set(
+        ARMS
+    )  # what the experiments know by name is in the list
     table = arms_table(["joint", "tuned"])
     assert list(table.name) == ["joint", "tuned"] and "own objective" in table.targets[0]
-    with pytest.raises(ParameterError, match="Unknown arm"): arms_table(["tuned", "tuned2"])
+    with pytest.raises(ParameterError, match="Unknown arm"):
+        arms_table(["tuned", "tuned2"])
 
 
 # ---- the temporal filter
+
 
 def brains(kernel, widths=dict(P1=7, P2=3), stories=4, H=5, T=150, noise=1.0, seed=0):
     rng = np.random.default_rng(seed)
     x = {f"s{i}": rng.normal(size=(T, H)).astype(np.float32) for i in range(stories)}
     maps = {p: rng.normal(size=(H, v)) for p, v in widths.items()}
-    late = lambda y: sum(k * np.vstack([np.zeros((i, y.shape[1])), y[:len(y) - i]]) for i, k in enumerate(kernel))
-    return x, {n: {p: late(f) @ m + noise * rng.normal(size=(T, m.shape[1])) for p, m in maps.items()} for n, f in x.items()}
+    late = lambda y: sum(
+        k * np.vstack([np.zeros((i, y.shape[1])), y[: len(y) - i]]) for i, k in enumerate(kernel)
+    )
+    return x, {
+        n: {p: late(f) @ m + noise * rng.normal(size=(T, m.shape[1])) for p, m in maps.items()}
+        for n, f in x.items()
+    }
 
 
 @pytest.mark.parametrize("kernel", [[0, 0, 1, 0], [0.1, 0.5, 1, -0.3]])
@@ -108,28 +178,51 @@ def test_filter_finds_the_response_and_its_error_is_the_noise(kernel):
     x, y = brains(kernel)
     found, log = fit_temporal_filter(x, y, taps=4, shared=True, penalty=1e-4)
     assert np.allclose(found.taps.detach().numpy()[:, 0], kernel, atol=0.05)
-    share = sum(a.size for its in y.values() for a in its.values()) / sum((a ** 2).sum() for its in y.values() for a in its.values())
+    share = sum(a.size for its in y.values() for a in its.values()) / sum(
+        (a**2).sum() for its in y.values() for a in its.values()
+    )
     assert abs(log[-1] - share) < 0.05 * share and np.diff(log).max() < 1e-3
     each, _ = fit_temporal_filter(x, y, taps=4, penalty=1e-4)
-    assert each.taps.shape == (4, 5) and np.mean([np.corrcoef(each.taps[:, h].detach(), kernel)[0, 1] for h in range(5)]) > 0.97
+    assert (
+        each.taps.shape == (4, 5)
+        and np.mean([np.corrcoef(each.taps[:, h].detach(), kernel)[0, 1] for h in range(5)]) > 0.97
+    )
 
 
 def test_filter_is_causal_within_the_story_and_differentiable():
     filtered = TemporalFilter(3, taps=4)
-    with torch.no_grad(): filtered.taps.copy_(torch.randn(4, 3))
+    with torch.no_grad():
+        filtered.taps.copy_(torch.randn(4, 3))
     x = torch.randn(20, 3)
     y = filtered(x)
     y.square().sum().backward()
     assert filtered.taps.grad.abs().min() > 0
-    later = x.clone(); later[12:] += 5
-    assert torch.allclose(filtered(later)[:12], y[:12]) and not torch.allclose(filtered(later)[12:], y[12:])
-    by_hand = np.array([[sum(filtered.taps[k, h].item() * x[t - k, h].item() for k in range(4) if t >= k) for h in range(3)] for t in range(20)])
+    later = x.clone()
+    later[12:] += 5
+    assert torch.allclose(filtered(later)[:12], y[:12]) and not torch.allclose(
+        filtered(later)[12:], y[12:]
+    )
+    by_hand = np.array(
+        [
+            [
+                sum(filtered.taps[k, h].item() * x[t - k, h].item() for k in range(4) if t >= k)
+                for h in range(3)
+            ]
+            for t in range(20)
+        ]
+    )
     assert np.allclose(filtered.transform(x.numpy()), by_hand, atol=1e-5)
 
 
 def test_people_may_have_heard_different_stories_and_what_does_not_fit_is_refused():
     x, y = brains([0, 1, 0.5])
     part = {"s0": {"P1": y["s0"]["P1"]}, "s1": y["s1"], "s2": {"P2": y["s2"]["P2"]}, "s3": y["s3"]}
-    assert np.allclose(fit_temporal_filter(x, part, taps=3, shared=True)[0].taps.detach()[:, 0], [0, 1, 0.5], atol=0.1)
-    with pytest.raises(DataError, match="149 rows"): fit_temporal_filter(x, {"s0": {"P1": y["s0"]["P1"][1:]}})
-    with pytest.raises(DataError, match="no features"): fit_temporal_filter(x, {"s9": y["s0"]})
+    assert np.allclose(
+        fit_temporal_filter(x, part, taps=3, shared=True)[0].taps.detach()[:, 0],
+        [0, 1, 0.5],
+        atol=0.1,
+    )
+    with pytest.raises(DataError, match="149 rows"):
+        fit_temporal_filter(x, {"s0": {"P1": y["s0"]["P1"][1:]}})
+    with pytest.raises(DataError, match="no features"):
+        fit_temporal_filter(x, {"s9": y["s0"]})

@@ -1,16 +1,45 @@
-"Bad input of every kind: one error type a kind, which names the file, the place, what was found and expected, and the next step."
+"""Bad input of every kind: one error type a kind, which names the file, the place, what was found
+and expected, and the next step."""
+
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from braintune_nb.clock import Clock, Trim, read_scanner_log, read_text, regular_clock, simulated_clock
-from braintune_nb.core import BraintuneError, ClockError, DataError, MissingData, ParameterError, SplitError
-from braintune_nb.data.alice2016 import check_alice2016, load_alice2016, load_alice_linguistic, load_alice_predictors
+from braintune_nb.clock import (
+    Clock,
+    Trim,
+    read_scanner_log,
+    read_text,
+    regular_clock,
+    simulated_clock,
+)
+from braintune_nb.core import (
+    BraintuneError,
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    SplitError,
+)
+from braintune_nb.data.alice2016 import (
+    check_alice2016,
+    load_alice2016,
+    load_alice_linguistic,
+    load_alice_predictors,
+)
 from braintune_nb.data.recordings import Dataset, Recording, Space, highpass, regress_out
 from braintune_nb.data.splits import Section, Split, blocks, story_folds
-from braintune_nb.data.stories import Events, Story, read_textgrid, read_word_table, shown_words, words_from_tier, write_textgrid
+from braintune_nb.data.stories import (
+    Events,
+    Story,
+    read_textgrid,
+    read_word_table,
+    shown_words,
+    words_from_tier,
+    write_textgrid,
+)
 
 SPACE = Space("toy", "region", np.arange(2))
 WORDS = Events([0.5, 600.0], [1.0, 601.0], ("once", "end"))
@@ -19,7 +48,13 @@ WORDS = Events([0.5, 600.0], [1.0, 601.0], ("once", "end"))
 @pytest.fixture
 def grid(tmp_path):
     "A sound grid in long form, to be spoilt."
-    return write_textgrid(tmp_path / "a.TextGrid", {"phone": Events([0.0, 1.0], [1.0, 2.0], ("a", "b")), "word": Events([0.0, 1.5], [1.5, 2.0], ("one", "two"))})
+    return write_textgrid(
+        tmp_path / "a.TextGrid",
+        {
+            "phone": Events([0.0, 1.0], [1.0, 2.0], ("a", "b")),
+            "word": Events([0.0, 1.5], [1.5, 2.0], ("one", "two")),
+        },
+    )
 
 
 def spoil(path, old, new, count=1):
@@ -30,36 +65,55 @@ def spoil(path, old, new, count=1):
 
 
 def refused(call, error=DataError, **contains):
-    "The error of `call`, checked: its type is exact, it has a next step, and each named part contains the text."
-    with pytest.raises(BraintuneError) as caught: call()
+    """The error of `call`, checked: its type is exact, it has a next step, and each named part
+    contains the text."""
+    with pytest.raises(BraintuneError) as caught:
+        call()
     assert type(caught.value) is error, caught.value
     assert caught.value.next_step, caught.value
-    for part, text in contains.items(): assert text in str(getattr(caught.value, part)), (part, str(caught.value))
+    for part, text in contains.items():
+        assert text in str(getattr(caught.value, part)), (part, str(caught.value))
     return caught.value
 
 
 # ---------------------------------------------------------------- TextGrids
 
+
 def test_textgrid_that_stops_in_mid_file(grid):
     whole = grid.read_text()
-    grid.write_text(whole[:whole.index('text = "two"')])
-    refused(lambda: read_textgrid(grid), what="stops in the middle", file=str(grid), place=f"line {grid.read_text().count(chr(10)) + 1}", found="end of the file",
-            expected="label of interval 2 of the 2 that tier 'word' declares", next_step="fetch")
+    grid.write_text(whole[: whole.index('text = "two"')])
+    refused(
+        lambda: read_textgrid(grid),
+        what="stops in the middle",
+        file=str(grid),
+        place=f"line {grid.read_text().count(chr(10)) + 1}",
+        found="end of the file",
+        expected="label of interval 2 of the 2 that tier 'word' declares",
+        next_step="fetch",
+    )
 
 
 def test_textgrid_that_stops_inside_a_label(grid):
     whole = grid.read_text()
-    grid.write_text(whole[:whole.index('two"') + 2])
+    grid.write_text(whole[: whole.index('two"') + 2])
     refused(lambda: read_textgrid(grid), what="stops in the middle", place="line", found='"tw')
 
 
-@pytest.mark.parametrize("declared, what, expected", [(9, "does not hold what it declares", "interval 3 of the 9 that tier 'phone'"), (1, "more than it declares", "1 in tier 'phone'")])
+@pytest.mark.parametrize(
+    "declared, what, expected",
+    [
+        (9, "does not hold what it declares", "interval 3 of the 9 that tier 'phone'"),
+        (1, "more than it declares", "1 in tier 'phone'"),
+    ],
+)
 def test_declared_size_is_not_the_parsed_count(grid, declared, what, expected):
     spoil(grid, "intervals: size = 2", f"intervals: size = {declared}")
     refused(lambda: read_textgrid(grid), what=what, file=str(grid), place="line", expected=expected)
 
 
-@pytest.mark.parametrize("declared, what", [(3, "stops in the middle"), (1, "more than it declares")])
+@pytest.mark.parametrize(
+    "declared, what", [(3, "stops in the middle"), (1, "more than it declares")]
+)
 def test_declared_number_of_tiers_is_wrong(grid, declared, what):
     spoil(grid, "\nsize = 2", f"\nsize = {declared}")
     refused(lambda: read_textgrid(grid), what=what, place="line")
@@ -67,34 +121,71 @@ def test_declared_number_of_tiers_is_wrong(grid, declared, what):
 
 @pytest.mark.parametrize("declared, what", [(3, "declares"), (1, "more than it declares")])
 def test_short_form_with_a_wrong_size(tmp_path, declared, what):
-    path = write_textgrid(tmp_path / "s.TextGrid", {"w": Events([0.0, 1.0], [1.0, 2.0], ("a", "b")), "v": Events([0.0], [2.0], ("c",))}, form="short")
+    path = write_textgrid(
+        tmp_path / "s.TextGrid",
+        {"w": Events([0.0, 1.0], [1.0, 2.0], ("a", "b")), "v": Events([0.0], [2.0], ("c",))},
+        form="short",
+    )
     spoil(path, '"w"\n0.0\n2.0\n2\n', f'"w"\n0.0\n2.0\n{declared}\n')
     refused(lambda: read_textgrid(path), what=what, place="line")
 
 
-@pytest.mark.parametrize("old, new, what", [('text = "one"', 'text = "one', "not closed"), ("xmin = 1.5", "xmin = 1,5", "cannot be read"), ('text = "one"', 'label = "one"', "cannot be read"),
-                                            ('class = "IntervalTier"', 'class = "Tier"', "unknown class"), ('File type = "ooTextFile"', "hello", "not a TextGrid"), ('"TextGrid"', '"Pitch 1"', "not a TextGrid")])
+@pytest.mark.parametrize(
+    "old, new, what",
+    [
+        ('text = "one"', 'text = "one', "not closed"),
+        ("xmin = 1.5", "xmin = 1,5", "cannot be read"),
+        ('text = "one"', 'label = "one"', "cannot be read"),
+        ('class = "IntervalTier"', 'class = "Tier"', "unknown class"),
+        ('File type = "ooTextFile"', "hello", "not a TextGrid"),
+        ('"TextGrid"', '"Pitch 1"', "not a TextGrid"),
+    ],
+)
 def test_textgrid_with_one_wrong_line(grid, old, new, what):
     refused(lambda: read_textgrid(spoil(grid, old, new)), what=what, file=str(grid), place="line")
 
 
 def test_unknown_tier_lists_the_names(grid):
-    refused(lambda: read_textgrid(grid).tier("words"), found="'phone', 'word'", expected="'words'", file=str(grid))
+    refused(
+        lambda: read_textgrid(grid).tier("words"),
+        found="'phone', 'word'",
+        expected="'words'",
+        file=str(grid),
+    )
 
 
 def test_unknown_presets(grid):
     refused(lambda: read_textgrid(grid, "best"), ParameterError, found="best")
-    refused(lambda: words_from_tier(read_textgrid(grid).tier("word"), "best"), ParameterError, expected="fixed")
+    refused(
+        lambda: words_from_tier(read_textgrid(grid).tier("word"), "best"),
+        ParameterError,
+        expected="fixed",
+    )
 
 
 def test_writer_refuses_overlap(tmp_path):
-    refused(lambda: write_textgrid(tmp_path / "o.TextGrid", {"w": Events([0.0, 0.5], [1.0, 2.0], ("a", "b"))}), place="tier 'w'", found="1.0000 s")
+    refused(
+        lambda: write_textgrid(
+            tmp_path / "o.TextGrid", {"w": Events([0.0, 0.5], [1.0, 2.0], ("a", "b"))}
+        ),
+        place="tier 'w'",
+        found="1.0000 s",
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content, what", [(b"/annex/objects/MD5E-s9--00.TextGrid\n", "git-annex pointer"), (b"../../.git/annex/objects/zz/MD5E-s9--00", "git-annex pointer"),
-                                           (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-lfs pointer"), (b"<!DOCTYPE html>\n<html>", "HTML page"), (b"", "empty"), (b"\n\n", "empty"),
-                                           (b"RIFF\xe4\x93\x07\xffWAVEfmt ", "not text")])
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"/annex/objects/MD5E-s9--00.TextGrid\n", "git-annex pointer"),
+        (b"../../.git/annex/objects/zz/MD5E-s9--00", "git-annex pointer"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git-lfs pointer"),
+        (b"<!DOCTYPE html>\n<html>", "HTML page"),
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"RIFF\xe4\x93\x07\xffWAVEfmt ", "not text"),
+    ],
+)
 @pytest.mark.parametrize("reader", [read_textgrid, read_scanner_log, read_word_table])
 def test_what_is_not_the_file(tmp_path, reader, content, what):
     path = tmp_path / "file"
@@ -110,8 +201,16 @@ def test_absent_files_and_dangling_links(tmp_path):
 
 # ---------------------------------------------------------------- logs, word tables
 
-@pytest.mark.parametrize("text, error, what", [("0 first trigger\n2 trigger\nx trigger\n", DataError, "no time"), ("0 first trigger\n2 trigger\n", ClockError, "when the sound started"),
-                                               ("1 sound-start\n2 word a\n", DataError, "no triggers"), ("0 first trigger\n1 sound-start\n4 trigger\n2 trigger\n", ClockError, "run backwards")])
+
+@pytest.mark.parametrize(
+    "text, error, what",
+    [
+        ("0 first trigger\n2 trigger\nx trigger\n", DataError, "no time"),
+        ("0 first trigger\n2 trigger\n", ClockError, "when the sound started"),
+        ("1 sound-start\n2 word a\n", DataError, "no triggers"),
+        ("0 first trigger\n1 sound-start\n4 trigger\n2 trigger\n", ClockError, "run backwards"),
+    ],
+)
 def test_faulty_logs(tmp_path, text, error, what):
     (tmp_path / "a.report").write_text(text)
     refused(lambda: read_scanner_log(tmp_path / "a.report"), error, what=what, file="a.report")
@@ -122,8 +221,17 @@ def test_log_without_words(tmp_path):
     refused(lambda: shown_words(read_scanner_log(tmp_path / "a.report")), what="prints no words")
 
 
-@pytest.mark.parametrize("rows, what, place", [("0.5,0.7,a\n1.5,1.7,b\n1.0,1.2,c\n", "run backwards", "line 4"), ("0.5,,a\n", "no time", "line 2"), ("0.5,0.2,a\n", "ends before", "line 2"),
-                                               ("0.5,0.7,a\n0.9\n", "too short", "line 3"), ('0.5,0.7,"a\nb"\nx,1,c\n', "no time", "line 4"), ("", "no words", "None")])
+@pytest.mark.parametrize(
+    "rows, what, place",
+    [
+        ("0.5,0.7,a\n1.5,1.7,b\n1.0,1.2,c\n", "run backwards", "line 4"),
+        ("0.5,,a\n", "no time", "line 2"),
+        ("0.5,0.2,a\n", "ends before", "line 2"),
+        ("0.5,0.7,a\n0.9\n", "too short", "line 3"),
+        ('0.5,0.7,"a\nb"\nx,1,c\n', "no time", "line 4"),
+        ("", "no words", "None"),
+    ],
+)
 def test_faulty_word_tables(tmp_path, rows, what, place):
     (tmp_path / "w.csv").write_text("onset,offset,text\n" + rows)
     refused(lambda: read_word_table(tmp_path / "w.csv"), what=what, place=place, file="w.csv")
@@ -131,36 +239,85 @@ def test_faulty_word_tables(tmp_path, rows, what, place):
 
 def test_word_table_without_the_column(tmp_path):
     (tmp_path / "w.csv").write_text("start,stop,word\n0,1,a\n")
-    refused(lambda: read_word_table(tmp_path / "w.csv"), found="start, stop, word", expected="onset")
+    refused(
+        lambda: read_word_table(tmp_path / "w.csv"), found="start, stop, word", expected="onset"
+    )
 
 
 # ---------------------------------------------------------------- stories, recordings
 
+
 def test_log_whose_triggers_do_not_match_the_responses(tmp_path):
-    (tmp_path / "tale.report").write_text("".join(f"{2.0045 * i:.6f} trigger\n" for i in range(306)) + "10.03 sound-start\n")
+    (tmp_path / "tale.report").write_text(
+        "".join(f"{2.0045 * i:.6f} trigger\n" for i in range(306)) + "10.03 sound-start\n"
+    )
     story = Story("tale", "en", WORDS, read_scanner_log(tmp_path / "tale.report").clock())
-    error = refused(lambda: Recording("UTS01", story, np.zeros((291, 2), np.float32), SPACE, source="UTS01/tale.hf5"), ClockError,
-                    found="291 rows", expected="306 TRs", file="UTS01/tale.hf5", place=str(tmp_path / "tale.report"), next_step="10 + 5 trim")
+    error = refused(
+        lambda: Recording(
+            "UTS01", story, np.zeros((291, 2), np.float32), SPACE, source="UTS01/tale.hf5"
+        ),
+        ClockError,
+        found="291 rows",
+        expected="306 TRs",
+        file="UTS01/tale.hf5",
+        place=str(tmp_path / "tale.report"),
+        next_step="10 + 5 trim",
+    )
     assert "UTS01" in error.what and "'tale'" in error.what
-    Recording("UTS01", replace(story, clock=story.clock.trimmed(Trim(5, 5, 5))), np.zeros((291, 2), np.float32), SPACE)
+    Recording(
+        "UTS01",
+        replace(story, clock=story.clock.trimmed(Trim(5, 5, 5))),
+        np.zeros((291, 2), np.float32),
+        SPACE,
+    )
 
 
-@pytest.mark.parametrize("change, what", [(dict(responses=np.zeros((9, 2))), "Responses"), (dict(responses=np.zeros((8, 3))), "Responses"), (dict(repeats=np.zeros((2, 7, 2))), "Repeats"),
-                                          (dict(motion=np.zeros((10, 6))), "Motion")])
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (dict(responses=np.zeros((9, 2))), "Responses"),
+        (dict(responses=np.zeros((8, 3))), "Responses"),
+        (dict(repeats=np.zeros((2, 7, 2))), "Repeats"),
+        (dict(motion=np.zeros((10, 6))), "Motion"),
+    ],
+)
 def test_arrays_that_do_not_fit(change, what):
     story = Story("tale", "en", Events([0.5], [1.0], ("once",)), regular_clock(8, 2.0))
-    refused(lambda: Recording("p", story, **{"responses": np.zeros((8, 2)), "space": SPACE, **change}), ClockError, what=what)
+    refused(
+        lambda: Recording("p", story, **{"responses": np.zeros((8, 2)), "space": SPACE, **change}),
+        ClockError,
+        what=what,
+    )
 
 
-@pytest.mark.parametrize("words, clock, error, what", [
-    (Events([], [], ()), regular_clock(5, 2.0), DataError, "no words"), (Events([0.0, np.nan], [1.0, 2.0], ("a", "b")), regular_clock(5, 2.0), DataError, "not numbers"),
-    (Events([1.0], [0.5], ("a",)), regular_clock(5, 2.0), DataError, "ends before it starts"), (Events([5.0, 1.0], [6.0, 2.0], ("a", "b")), regular_clock(5, 2.0), DataError, "run backwards"),
-    (Events([5000.0], [6000.0], ("a",)), regular_clock(5, 2.0), ClockError, "do not overlap")])
-def test_stories_that_cannot_be(words, clock, error, what): refused(lambda: Story("s", "en", words, clock), error, what=what)
+@pytest.mark.parametrize(
+    "words, clock, error, what",
+    [
+        (Events([], [], ()), regular_clock(5, 2.0), DataError, "no words"),
+        (
+            Events([0.0, np.nan], [1.0, 2.0], ("a", "b")),
+            regular_clock(5, 2.0),
+            DataError,
+            "not numbers",
+        ),
+        (Events([1.0], [0.5], ("a",)), regular_clock(5, 2.0), DataError, "ends before it starts"),
+        (
+            Events([5.0, 1.0], [6.0, 2.0], ("a", "b")),
+            regular_clock(5, 2.0),
+            DataError,
+            "run backwards",
+        ),
+        (Events([5000.0], [6000.0], ("a",)), regular_clock(5, 2.0), ClockError, "do not overlap"),
+    ],
+)
+def test_stories_that_cannot_be(words, clock, error, what):
+    refused(lambda: Story("s", "en", words, clock), error, what=what)
 
 
 def test_small_refusals():
-    refused(lambda: Story("s", "English", WORDS, regular_clock(9, 2.0)), ParameterError, found="English")
+    refused(
+        lambda: Story("s", "English", WORDS, regular_clock(9, 2.0)), ParameterError, found="English"
+    )
     refused(lambda: Clock([1.0, 1.0], 2.0), ClockError, what="rise")
     refused(lambda: regular_clock(5, 2.0).trimmed(Trim(3, 0, 2)), ClockError, what="no TR")
     refused(lambda: simulated_clock(5), ClockError, what="no TRs")
@@ -168,18 +325,39 @@ def test_small_refusals():
     refused(lambda: Space("s", "blob", np.arange(2)), ParameterError, found="blob")
     refused(lambda: Space("s", "voxel", np.arange(2), {"a": np.ones(3, bool)}), what="does not fit")
     refused(lambda: highpass(np.zeros((9, 1)), 2.0, 4.0), ParameterError, what="too short")
-    refused(lambda: regress_out(np.zeros((9, 1)), np.zeros((8, 1))), ClockError, what="differ in rows")
+    refused(
+        lambda: regress_out(np.zeros((9, 1)), np.zeros((8, 1))), ClockError, what="differ in rows"
+    )
 
 
 # ---------------------------------------------------------------- splits
 
+
 def test_split_refusals(tmp_path):
     story = Story("tale", "en", WORDS, regular_clock(362, 2.0))
     parts = blocks(story, 3, gap_seconds=10)
-    refused(lambda: Split(tuning=["tale/1"], test=["tale/2"]).check(parts), SplitError, what="too close", found="10.0 s", place="'tale/1' in tuning")
-    refused(lambda: Split(tuning=["tale"], test=["tale/2"]).check([Section("tale", story, np.arange(362)), *parts]), SplitError, what="overlap")
-    refused(lambda: Split(test=["other"]).check(parts), SplitError, found="other", expected="tale/1")
-    refused(lambda: Split(tune_participants=["a"], new_participants=["a"]).check(parts), SplitError, found="a")
+    refused(
+        lambda: Split(tuning=["tale/1"], test=["tale/2"]).check(parts),
+        SplitError,
+        what="too close",
+        found="10.0 s",
+        place="'tale/1' in tuning",
+    )
+    refused(
+        lambda: Split(tuning=["tale"], test=["tale/2"]).check(
+            [Section("tale", story, np.arange(362)), *parts]
+        ),
+        SplitError,
+        what="overlap",
+    )
+    refused(
+        lambda: Split(test=["other"]).check(parts), SplitError, found="other", expected="tale/1"
+    )
+    refused(
+        lambda: Split(tune_participants=["a"], new_participants=["a"]).check(parts),
+        SplitError,
+        found="a",
+    )
     refused(lambda: Split(test="tale"), SplitError, what="list of names")
     refused(lambda: blocks(story, 40), SplitError, found="40 blocks")
     refused(lambda: story_folds([story], 2), SplitError, found="1 different")
@@ -189,24 +367,41 @@ def test_split_refusals(tmp_path):
 
 # ---------------------------------------------------------------- Alice
 
+
 @pytest.fixture
 def alice(tmp_path):
     "A folder in the layout of Brennan et al. 2016 with noise for brains; s33 constant, as there."
     rng, responses = np.random.default_rng(0), tmp_path / "responses"
     onset = 20.05 + 0.34 * np.arange(2127)
-    write_textgrid(tmp_path / "stimuli/a.TextGrid", {"word": Events(onset, onset + 0.25, ["word"] * 2127)})
-    for radius in ("6mm", "10mm"): (responses / radius).mkdir(parents=True)
+    write_textgrid(
+        tmp_path / "stimuli/a.TextGrid", {"word": Events(onset, onset + 0.25, ["word"] * 2127)}
+    )
+    for radius in ("6mm", "10mm"):
+        (responses / radius).mkdir(parents=True)
     for participant in ("s18", "s33"):
         scale = participant != "s33"
-        for radius in ("6mm", "10mm"): np.savetxt(responses / radius / f"{participant}-timecourses.txt", scale * rng.normal(100, 3, (362, 6)))
-        for kind in ("rate", "sndpwr"): np.savetxt(responses / f"{participant}-{kind}.txt", scale * rng.random(362))
+        for radius in ("6mm", "10mm"):
+            np.savetxt(
+                responses / radius / f"{participant}-timecourses.txt",
+                scale * rng.normal(100, 3, (362, 6)),
+            )
+        for kind in ("rate", "sndpwr"):
+            np.savetxt(responses / f"{participant}-{kind}.txt", scale * rng.random(362))
         np.savetxt(responses / f"{participant}-rp_x.txt", rng.normal(size=(372, 6)))
-    np.savetxt(responses / "sept18-generic-predictors-under-hrf-with-logfrqhal.txt", rng.random((372, 12)))
+    np.savetxt(
+        responses / "sept18-generic-predictors-under-hrf-with-logfrqhal.txt", rng.random((372, 12))
+    )
     return tmp_path
 
 
 def test_the_all_zero_participant_is_refused_by_name(alice):
-    error = refused(lambda: load_alice2016(alice, participants=["s18", "s33"]), what="participant s33 are constant", file="s33-timecourses.txt", found="all zeros", next_step="leave this participant out")
+    error = refused(
+        lambda: load_alice2016(alice, participants=["s18", "s33"]),
+        what="participant s33 are constant",
+        file="s33-timecourses.txt",
+        found="all zeros",
+        next_step="leave this participant out",
+    )
     assert "LATL" in error.place
     dataset = load_alice2016(alice)
     assert dataset.participants == ("s18",) and "s33" in dataset.notes[0]
@@ -214,15 +409,29 @@ def test_the_all_zero_participant_is_refused_by_name(alice):
     assert [f["severity"] for f in check_alice2016(alice)] == ["warning"] * 3 + ["note"]
 
 
-@pytest.mark.parametrize("name, change, what", [
-    ("6mm/s18-timecourses.txt", lambda t: "\n".join(t.splitlines()[:-1]), "wrong number of rows"), ("6mm/s18-timecourses.txt", lambda t: t.replace(" ", "\n", 1), "wrong number of columns"),
-    ("6mm/s18-timecourses.txt", lambda t: "nan" + t[t.index(" "):], "not finite"), ("6mm/s18-timecourses.txt", lambda t: "x" + t[1:], "not a number"), ("s18-rp_x.txt", lambda t: "\n".join(t.splitlines()[10:]), "wrong number of rows")])
+@pytest.mark.parametrize(
+    "name, change, what",
+    [
+        (
+            "6mm/s18-timecourses.txt",
+            lambda t: "\n".join(t.splitlines()[:-1]),
+            "wrong number of rows",
+        ),
+        ("6mm/s18-timecourses.txt", lambda t: t.replace(" ", "\n", 1), "wrong number of columns"),
+        ("6mm/s18-timecourses.txt", lambda t: "nan" + t[t.index(" ") :], "not finite"),
+        ("6mm/s18-timecourses.txt", lambda t: "x" + t[1:], "not a number"),
+        ("s18-rp_x.txt", lambda t: "\n".join(t.splitlines()[10:]), "wrong number of rows"),
+    ],
+)
 def test_damaged_alice_tables(alice, name, change, what):
     path = alice / "responses" / name
     path.write_text(change(path.read_text()))
     refused(lambda: load_alice2016(alice), what=what, file=path.name)
     findings = check_alice2016(alice)
-    assert any(f["severity"] == "error" and what in f["what"] for f in findings) and "0 usable" in findings[-1]["what"]
+    assert (
+        any(f["severity"] == "error" and what in f["what"] for f in findings)
+        and "0 usable" in findings[-1]["what"]
+    )
 
 
 def test_alice_folders_that_are_not_there(alice, tmp_path):

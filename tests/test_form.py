@@ -1,7 +1,9 @@
-"""The form of the code base: each rule is a function that lists what breaks it, used twice, on the tree and on something made wrong.
+"""The form of the code base: each rule is a function that lists what breaks it, used twice, on the
+tree and on something made wrong.
 
-A rule that nothing ever broke may be looking in the wrong place, so every one has a test that makes it fail.
-"""
+A rule that nothing ever broke may be looking in the wrong place, so every one has a test that makes
+it fail."""
+
 import ast
 import io
 import re
@@ -23,32 +25,40 @@ NBS = ROOT / "nbs"
 LIBRARY = sorted(NBS.glob("[0-9]*.ipynb"))
 TUTORIALS = sorted((NBS / "tutorials").glob("*.ipynb"))
 EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
-every = pytest.mark.parametrize("path", [NBS / "index.ipynb", *LIBRARY, *TUTORIALS, *EXPERIMENTS], ids=lambda p: p.stem)
+every = pytest.mark.parametrize(
+    "path", [NBS / "index.ipynb", *LIBRARY, *TUTORIALS, *EXPERIMENTS], ids=lambda p: p.stem
+)
 library = pytest.mark.parametrize("path", LIBRARY, ids=lambda p: p.stem)
 experiments = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 
 
-def read(path): return nbformat.read(path, as_version=4)
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
 def trees(path, exported=None):
     "(source, tree) of the code cells at `path`; only the exported or only the other ones if asked."
     for cell in read(path).cells:
-        if cell.cell_type != "code": continue
+        if cell.cell_type != "code":
+            continue
         is_exported = bool(re.search(r"^#\|\s*exports?\b", cell.source, re.M))
-        if exported is None or exported == is_exported: yield cell.source, outputs._parse(cell.source)
+        if exported is None or exported == is_exported:
+            yield cell.source, outputs._parse(cell.source)
 
 
 def made(folder, *cells, name="20_made.ipynb"):
     "A notebook for making a rule fail: `md:` starts a markdown cell, everything else is code."
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    nb = new_notebook(cells=[new_markdown_cell(c[3:]) if c.startswith("md:") else new_code_cell(c) for c in cells])
+    nb = new_notebook(
+        cells=[new_markdown_cell(c[3:]) if c.startswith("md:") else new_code_cell(c) for c in cells]
+    )
     nbformat.write(nb, path)
     return path
 
 
 # ---- words first
+
 
 def opening(path):
     first = read(path).cells[0]
@@ -58,7 +68,8 @@ def opening(path):
 
 
 @every
-def test_title_and_subtitle_first(path): assert opening(path) == []
+def test_title_and_subtitle_first(path):
+    assert opening(path) == []
 
 
 def test_title_and_subtitle_are_missed(tmp_path):
@@ -69,18 +80,22 @@ def test_title_and_subtitle_are_missed(tmp_path):
 
 # ---- size
 
+
 def size(path, limit=150_000):
     return [f"{path.stat().st_size / 1000:.0f} kB"] if path.stat().st_size > limit else []
 
 
 @every
-def test_small(path): assert size(path) == []
+def test_small(path):
+    assert size(path) == []
 
 
-def test_a_large_notebook_is_seen(tmp_path): assert size(made(tmp_path, "x = '" + "a" * 150_000 + "'"))
+def test_a_large_notebook_is_seen(tmp_path):
+    assert size(made(tmp_path, "x = '" + "a" * 150_000 + "'"))
 
 
 # ---- imports
+
 
 def numbers():
     "Module -> number of its chapter."
@@ -88,48 +103,69 @@ def numbers():
 
 
 def star_imports(path):
-    return [ast.unparse(n) for _, t in trees(path) for n in ast.walk(t) if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)]
+    return [
+        ast.unparse(n)
+        for _, t in trees(path)
+        for n in ast.walk(t)
+        if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)
+    ]
 
 
 def upward_imports(path, known):
-    "Imports that do not point to a lower number; a cell that is not exported may import its own chapter."
+    """Imports that do not point to a lower number; a cell that is not exported may import its
+    own chapter."""
     own, wrong = int(path.name.split("_")[0]), []
     for exported in (True, False):
         for _, tree in trees(path, exported):
             for name in sorted(outputs.imported(tree, "")):
                 number = known.get(name.removeprefix("braintune_nb."))
-                if number is not None and (number > own or (exported and number == own)): wrong.append(f"{name} is {number}")
+                if number is not None and (number > own or (exported and number == own)):
+                    wrong.append(f"{name} is {number}")
     return wrong
 
 
 @every
-def test_no_star_imports(path): assert star_imports(path) == []
+def test_no_star_imports(path):
+    assert star_imports(path) == []
 
 
 @library
-def test_imports_point_to_lower_numbers(path): assert upward_imports(path, numbers()) == []
+def test_imports_point_to_lower_numbers(path):
+    assert upward_imports(path, numbers()) == []
 
 
 def test_wrong_imports_are_seen(tmp_path):
     known = {"core": 0, "model.tuner": 41}
-    path = made(tmp_path, "#| export\nfrom numpy import *", "def f():\n    from braintune_nb.model import tuner", "import braintune_nb.core")
+    path = made(
+        tmp_path,
+        "#| export\nfrom numpy import *",
+        "def f():\n    from braintune_nb.model import tuner",
+        "import braintune_nb.core",
+    )
     assert star_imports(path) == ["from numpy import *"]
     assert upward_imports(path, known) == ["braintune_nb.model.tuner is 41"]
 
 
 # ---- documented parameters
 
+
 def comment_lines(source):
     "Line number -> whether the comment stands alone on it."
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.line.strip().startswith("#") for t in tokens if t.type == tokenize.COMMENT}
+    return {
+        t.start[0]: t.line.strip().startswith("#") for t in tokens if t.type == tokenize.COMMENT
+    }
 
 
 def without_comment(source, parameters):
-    "Names of `parameters` (name, first line, last line) that no comment explains, at their end or on the line above."
+    """Names of `parameters` (name, first line, last line) that no comment explains, at their
+    end or on the line above."""
     comments, ends = comment_lines(source), [last for _, _, last in parameters]
-    return [name for name, first, last in parameters
-            if not ((last in comments and ends.count(last) == 1) or comments.get(first - 1, False))]
+    return [
+        name
+        for name, first, last in parameters
+        if not ((last in comments and ends.count(last) == 1) or comments.get(first - 1, False))
+    ]
 
 
 def arguments(node):
@@ -137,40 +173,66 @@ def arguments(node):
     a, found = node.args, []
     positional = a.posonlyargs + a.args
     defaults = [None] * (len(positional) - len(a.defaults)) + a.defaults
-    for arg, default in [*zip(positional, defaults), *zip(a.kwonlyargs, a.kw_defaults), (a.vararg, None), (a.kwarg, None)]:
-        if arg is not None and arg.arg not in ("self", "cls"): found.append((arg.arg, arg.lineno, (default or arg).end_lineno))
+    for arg, default in [
+        *zip(positional, defaults),
+        *zip(a.kwonlyargs, a.kw_defaults),
+        (a.vararg, None),
+        (a.kwarg, None),
+    ]:
+        if arg is not None and arg.arg not in ("self", "cls"):
+            found.append((arg.arg, arg.lineno, (default or arg).end_lineno))
     return found
 
 
-def is_dataclass(node): return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+def is_dataclass(node):
+    return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
 
 
 def undocumented(source, tree):
-    "Public functions, methods, classes and data class fields of a cell that lack a docstring or a parameter comment."
+    """Public functions, methods, classes and data class fields of a cell that lack a docstring
+    or a parameter comment."""
     wrong = []
+
     def function(node, name, docstring=True):
-        if docstring and not ast.get_docstring(node): wrong.append(f"{name}: no docstring")
+        if docstring and not ast.get_docstring(node):
+            wrong.append(f"{name}: no docstring")
         wrong.extend(f"{name}: no comment on {p}" for p in without_comment(source, arguments(node)))
+
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"): function(node, node.name)
-        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"): continue
-        if not ast.get_docstring(node): wrong.append(f"{node.name}: no docstring")
-        fields = [(n.target.id, n.lineno, n.end_lineno) for n in node.body if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")]
-        if is_dataclass(node): wrong.extend(f"{node.name}: no comment on {p}" for p in without_comment(source, fields))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith(
+            "_"
+        ):
+            function(node, node.name)
+        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
+            wrong.append(f"{node.name}: no docstring")
+        fields = [
+            (n.target.id, n.lineno, n.end_lineno)
+            for n in node.body
+            if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")
+        ]
+        if is_dataclass(node):
+            wrong.extend(f"{node.name}: no comment on {p}" for p in without_comment(source, fields))
         for method in node.body:
-            if not isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
-            if method.name == "__init__": function(method, f"{node.name}.__init__", docstring=False)
-            elif not method.name.startswith("_"): function(method, f"{node.name}.{method.name}")
+            if not isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            if method.name == "__init__":
+                function(method, f"{node.name}.__init__", docstring=False)
+            elif not method.name.startswith("_"):
+                function(method, f"{node.name}.{method.name}")
     return wrong
 
 
 @library
 def test_everything_public_is_documented(path):
-    assert [w for source, tree in trees(path, exported=True) for w in undocumented(source, tree)] == []
+    assert [
+        w for source, tree in trees(path, exported=True) for w in undocumented(source, tree)
+    ] == []
 
 
 def test_missing_documentation_is_seen():
-    source = '''
+    source = """
 def bare(x): return x
 
 def halfway(
@@ -194,39 +256,59 @@ class Box:
 
 class Model:
     def __init__(self, size): pass
-'''
-    assert undocumented(source, ast.parse(source)) == ["bare: no docstring", "bare: no comment on x", "halfway: no comment on y",
-        "halfway: no comment on rest", "shared: no comment on x", "shared: no comment on y", "Box: no comment on height",
-        "Box.area: no comment on scale", "Model: no docstring", "Model.__init__: no comment on size"]
+"""
+    assert undocumented(source, ast.parse(source)) == [
+        "bare: no docstring",
+        "bare: no comment on x",
+        "halfway: no comment on y",
+        "halfway: no comment on rest",
+        "shared: no comment on x",
+        "shared: no comment on y",
+        "Box: no comment on height",
+        "Box.area: no comment on scale",
+        "Model: no docstring",
+        "Model.__init__: no comment on size",
+    ]
 
 
 # ---- experiments
 
+
 def experiment_faults(path):
     wrong, tagged = [], [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1: wrong.append(f"{len(tagged)} cells are tagged 'parameters' (did nbdev_clean eat the tag?)")
+    if len(tagged) != 1:
+        wrong.append(f"{len(tagged)} cells are tagged 'parameters' (did nbdev_clean eat the tag?)")
     for cell in tagged:
         for line in filter(str.strip, cell.source.split("\n")):
-            if not re.match(r"\w+: [^=]+ = .+\s# \S", line) and not line.startswith("#"): wrong.append(f"not 'name: type = value  # help': {line}")
+            if not re.match(r"\w+: [^=]+ = .+\s# \S", line) and not line.startswith("#"):
+                wrong.append(f"not 'name: type = value  # help': {line}")
     for _, tree in trees(path):
         wrong += [f"defines {n.name}" for n in ast.walk(tree) if isinstance(n, site.DEFINITION)]
-    if any(c.get("outputs") for c in read(path).cells): wrong.append("outputs are stored")
+    if any(c.get("outputs") for c in read(path).cells):
+        wrong.append("outputs are stored")
     return wrong
 
 
 @experiments
-def test_experiments_hold_parameters_and_no_logic(path): assert experiment_faults(path) == []
+def test_experiments_hold_parameters_and_no_logic(path):
+    assert experiment_faults(path) == []
 
 
 def test_faulty_experiments_are_seen(tmp_path):
     path = made(tmp_path, "md:# E\n\n> e", "seed: int = 0  # seed", "def f(): pass")
-    assert experiment_faults(path) == ["0 cells are tagged 'parameters' (did nbdev_clean eat the tag?)", "defines f"]
+    assert experiment_faults(path) == [
+        "0 cells are tagged 'parameters' (did nbdev_clean eat the tag?)",
+        "defines f",
+    ]
     nb = read(path)
     nb.cells[1].metadata["tags"] = ["parameters"]
     nb.cells[1].source += "\nfolds = 5"
     nb.cells[2].source, nb.cells[2].outputs = "1", [nbformat.v4.new_output("stream", text="1")]
     nbformat.write(nb, path)
-    assert experiment_faults(path) == ["not 'name: type = value  # help': folds = 5", "outputs are stored"]
+    assert experiment_faults(path) == [
+        "not 'name: type = value  # help': folds = 5",
+        "outputs are stored",
+    ]
 
 
 def project(folder):
@@ -240,7 +322,12 @@ def project(folder):
     return path
 
 
-def clean(folder): subprocess.run([sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()"], cwd=folder, check=True)
+def clean(folder):
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()"],
+        cwd=folder,
+        check=True,
+    )
 
 
 def test_clean_keeps_the_parameters_tag_and_the_record_of_execution(tmp_path):
@@ -260,33 +347,56 @@ def test_clean_would_eat_both_without_our_settings(tmp_path):
 
 # ---- what is generated equals its source
 
-def test_readme_is_the_index(): assert readme.readme(NBS / "index.ipynb") == (ROOT / "README.md").read_text(encoding="utf8")
+
+def test_readme_is_the_index():
+    assert readme.readme(NBS / "index.ipynb") == (ROOT / "README.md").read_text(encoding="utf8")
 
 
 def test_a_changed_index_changes_the_readme(tmp_path):
-    text = readme.readme(made(tmp_path, "md:# T\n\n> s\n\n![map](images/a.png) [c](20_x.ipynb#here) [l](../LICENSE) [w](https://x.org/a)", "1 + 1"))
-    assert "![map](nbs/images/a.png) [c](nbs/20_x.ipynb#here) [l](LICENSE) [w](https://x.org/a)" in text and "1 + 1" not in text
+    text = readme.readme(
+        made(
+            tmp_path,
+            "md:# T\n\n> s\n\n![map](images/a.png) [c](20_x.ipynb#here) [l](../LICENSE)"
+            " [w](https://x.org/a)",
+            "1 + 1",
+        )
+    )
+    assert (
+        "![map](nbs/images/a.png) [c](nbs/20_x.ipynb#here) [l](LICENSE) [w](https://x.org/a)"
+        in text
+        and "1 + 1" not in text
+    )
 
 
 def test_links_of_the_readme_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf8")
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"```.*?```", "", text, flags=re.S))
-    assert [link for link in links if not re.match(r"[a-z]+:", link) and not (ROOT / link).exists()] == []
+    assert [
+        link for link in links if not re.match(r"[a-z]+:", link) and not (ROOT / link).exists()
+    ] == []
 
 
 def test_readme_gives_the_two_commands():
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf8"), flags=re.M | re.S)
-    assert blocks[:2] == ["pip install -c constraints.txt . && braintune quickstart\n", "pip install -c constraints.txt -e '.[dev]' && pytest\n"]
+    blocks = re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf8"), flags=re.M | re.S
+    )
+    assert blocks[:2] == [
+        "pip install -c constraints.txt . && braintune quickstart\n",
+        "pip install -c constraints.txt -e '.[dev]' && pytest\n",
+    ]
 
 
 def test_site_file_lists_the_chapters():
-    assert site.listed(ROOT / "_quarto.yml") == site.contents(NBS), "run python tools/site.py --list"
+    assert site.listed(ROOT / "_quarto.yml") == site.contents(NBS), (
+        "run python tools/site.py --list"
+    )
     assert (NBS / "_quarto.yml").resolve() == (ROOT / "_quarto.yml").resolve()
 
 
 def test_a_missing_chapter_is_seen(tmp_path):
     (tmp_path / "_quarto.yml").write_bytes((ROOT / "_quarto.yml").read_bytes())
-    for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]: made(tmp_path, "1", name=str(p.relative_to(ROOT)))
+    for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]:
+        made(tmp_path, "1", name=str(p.relative_to(ROOT)))
     site.write_list(tmp_path)
     assert site.listed(tmp_path / "_quarto.yml") == site.contents(tmp_path / "nbs")
     made(tmp_path, "1", name="nbs/29_new.ipynb")
@@ -295,31 +405,46 @@ def test_a_missing_chapter_is_seen(tmp_path):
     assert site.listed(tmp_path / "_quarto.yml") == site.contents(tmp_path / "nbs")
 
 
-def test_the_package_holds_copies_of_experiments_and_weights(): assert export.differences() == [], "run python tools/export.py"
+def test_the_package_holds_copies_of_experiments_and_weights():
+    assert export.differences() == [], "run python tools/export.py"
 
 
 def test_different_copies_are_seen(tmp_path):
     made(tmp_path, "1", name="nbs/experiments/tune.ipynb")
     (tmp_path / "nbs/weights/tiny").mkdir(parents=True)
     (tmp_path / "nbs/weights/tiny/config.json").write_text("{}")
-    assert export.differences(tmp_path) == ["experiments/tune.ipynb: missing in the package", "weights/tiny/config.json: missing in the package"]
+    assert export.differences(tmp_path) == [
+        "experiments/tune.ipynb: missing in the package",
+        "weights/tiny/config.json: missing in the package",
+    ]
     export.copy(tmp_path)
     assert export.differences(tmp_path) == []
     (tmp_path / "braintune_nb/weights/tiny/config.json").write_text("{ }")
     (tmp_path / "braintune_nb/experiments/old.ipynb").write_text("")
-    assert export.differences(tmp_path) == ["experiments/old.ipynb: left over in the package", "weights/tiny/config.json: differs from nbs/"]
+    assert export.differences(tmp_path) == [
+        "experiments/old.ipynb: left over in the package",
+        "weights/tiny/config.json: differs from nbs/",
+    ]
     export.copy(tmp_path)
     assert export.differences(tmp_path) == []
 
 
 # ---- stale outputs
 
+
 def staged(folder):
     "A package of two modules and a chapter that uses one of them, which uses the other."
-    for name, text in {"__init__.py": "", "a.py": "X = 1\n", "b.py": "def f():\n    from .a import X\n    return X\n", "c.py": "Y = 1\n"}.items():
+    for name, text in {
+        "__init__.py": "",
+        "a.py": "X = 1\n",
+        "b.py": "def f():\n    from .a import X\n    return X\n",
+        "c.py": "Y = 1\n",
+    }.items():
         (folder / "braintune_nb").mkdir(exist_ok=True)
         (folder / "braintune_nb" / name).write_text(text)
-    path = made(folder, "md:# T", "%time\nfrom braintune_nb.b import f", "f()", name="nbs/20_made.ipynb")
+    path = made(
+        folder, "md:# T", "%time\nfrom braintune_nb.b import f", "f()", name="nbs/20_made.ipynb"
+    )
     nb = read(path)
     nb.metadata["braintune"] = {"executed": outputs.fingerprint(path, folder)}
     nbformat.write(nb, path)
@@ -329,11 +454,13 @@ def staged(folder):
 def test_stale_outputs_are_seen(tmp_path):
     path = staged(tmp_path)
     assert outputs.stale(tmp_path) == []
-    (tmp_path / "braintune_nb/c.py").write_text("Y = 2\n")        # not imported
+    (tmp_path / "braintune_nb/c.py").write_text("Y = 2\n")  # not imported
     assert outputs.stale(tmp_path) == []
-    (tmp_path / "braintune_nb/a.py").write_text("# %% new id\nX = 1\n")  # only nbdev's marks changed
+    (tmp_path / "braintune_nb/a.py").write_text(
+        "# %% new id\nX = 1\n"
+    )  # only nbdev's marks changed
     assert outputs.stale(tmp_path) == []
-    (tmp_path / "braintune_nb/a.py").write_text("X = 2\n")        # imported through b
+    (tmp_path / "braintune_nb/a.py").write_text("X = 2\n")  # imported through b
     assert outputs.stale(tmp_path) == [path]
     (tmp_path / "braintune_nb/a.py").write_text("X = 1\n")
     nb = read(path)
@@ -351,18 +478,36 @@ PICKLE_CALLS = {"torch.load", "torch.save", "pd.read_pickle", "pandas.read_pickl
 def pickle_readers(tree):
     wrong = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import): wrong += [a.name for a in node.names if a.name.split(".")[0] in PICKLE_MODULES]
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PICKLE_MODULES: wrong.append(node.module)
+        if isinstance(node, ast.Import):
+            wrong += [a.name for a in node.names if a.name.split(".")[0] in PICKLE_MODULES]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PICKLE_MODULES:
+            wrong.append(node.module)
         if isinstance(node, ast.Call):
-            if ast.unparse(node.func) in PICKLE_CALLS or ast.unparse(node.func).endswith(".to_pickle"): wrong.append(ast.unparse(node.func))
-            wrong += ["allow_pickle" for k in node.keywords if k.arg == "allow_pickle" and not (isinstance(k.value, ast.Constant) and k.value.value is False)]
+            if ast.unparse(node.func) in PICKLE_CALLS or ast.unparse(node.func).endswith(
+                ".to_pickle"
+            ):
+                wrong.append(ast.unparse(node.func))
+            wrong += [
+                "allow_pickle"
+                for k in node.keywords
+                if k.arg == "allow_pickle"
+                and not (isinstance(k.value, ast.Constant) and k.value.value is False)
+            ]
     return wrong
 
 
 def test_nothing_reads_a_pickle():
-    scripts = [p for folder in ("braintune_nb", "tools", "tests") for p in (ROOT / folder).rglob("*.py")]
-    found = {str(p.relative_to(ROOT)): pickle_readers(ast.parse(p.read_text(encoding="utf8"))) for p in scripts}
-    found |= {p.stem: [w for _, tree in trees(p) for w in pickle_readers(tree)] for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]}
+    scripts = [
+        p for folder in ("braintune_nb", "tools", "tests") for p in (ROOT / folder).rglob("*.py")
+    ]
+    found = {
+        str(p.relative_to(ROOT)): pickle_readers(ast.parse(p.read_text(encoding="utf8")))
+        for p in scripts
+    }
+    found |= {
+        p.stem: [w for _, tree in trees(p) for w in pickle_readers(tree)]
+        for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]
+    }
     assert {k: v for k, v in found.items() if v} == {}
 
 
@@ -377,45 +522,82 @@ def test_pickle_readers_are_seen():
 def tracked():
     "Files under version control, or all files where this is no clone."
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listing.returncode: pytest.skip("not a git clone")
+    if listing.returncode:
+        pytest.skip("not a git clone")
     return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_no_pickled_files(): assert [p.name for p in tracked() if p.suffix in {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".bin", ".ckpt"}] == []
+def test_no_pickled_files():
+    assert [
+        p.name
+        for p in tracked()
+        if p.suffix in {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".bin", ".ckpt"}
+    ] == []
 
 
 def test_only_the_build_script_knows_what_lies_beside_the_clone():
     beside = ("../" + "shared").encode()
-    assert [str(p.relative_to(ROOT)) for p in tracked() if beside in p.read_bytes()] in ([], [".ci/run"])
+    assert [str(p.relative_to(ROOT)) for p in tracked() if beside in p.read_bytes()] in (
+        [],
+        [".ci/run"],
+    )
 
 
 # ---- what is installed
 
-def pins(text): return dict(re.fullmatch(r"([\w.-]+)==(\S+)", line).groups() for line in text.split("\n") if line and line[0] != "#")
+
+def pins(text):
+    return dict(
+        re.fullmatch(r"([\w.-]+)==(\S+)", line).groups()
+        for line in text.split("\n")
+        if line and line[0] != "#"
+    )
 
 
-def canonical(name): return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
 
 
 def requirements():
     "Names in setup.py's lists, without the extra that needs a compiler."
     tree = ast.parse((ROOT / "setup.py").read_text())
-    lists = {n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    lists = {
+        n.targets[0].id: n.value
+        for n in tree.body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
     core = ast.literal_eval(lists["core"].func.value).split("\n")
-    return {canonical(e) for e in [*core, *(c.value for name in ("docs", "dev") for c in ast.walk(lists[name]) if isinstance(c, ast.Constant))]}
+    return {
+        canonical(e)
+        for e in [
+            *core,
+            *(
+                c.value
+                for name in ("docs", "dev")
+                for c in ast.walk(lists[name])
+                if isinstance(c, ast.Constant)
+            ),
+        ]
+    }
 
 
 def test_every_requirement_is_pinned():
     pinned = {canonical(name) for name in pins((ROOT / "constraints.txt").read_text())}
     assert requirements() - pinned == set() and {"setuptools", "nbdev", "torch"} <= pinned
-    assert f'setuptools=={pins((ROOT / "constraints.txt").read_text())["setuptools"]}"' in (ROOT / "pyproject.toml").read_text()
+    assert (
+        f'setuptools=={pins((ROOT / "constraints.txt").read_text())["setuptools"]}"'
+        in (ROOT / "pyproject.toml").read_text()
+    )
 
 
 def test_settings_agree():
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf8")
     facts = settings["DEFAULT"]
-    assert facts["allowed_cell_metadata_keys"] == "tags" and "braintune" in facts["allowed_metadata_keys"].split()
+    assert (
+        facts["allowed_cell_metadata_keys"] == "tags"
+        and "braintune" in facts["allowed_metadata_keys"].split()
+    )
     assert "Apache License" in (ROOT / "LICENSE").read_text() and facts["license"] == "apache2"
     workflow = yaml.safe_load((ROOT / ".github/workflows/test.yaml").read_text())
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]

@@ -1,41 +1,58 @@
-"""False-positive rates and coverage of intervals and nulls on simulated experiments without an effect, at small size. Run with -s to see the numbers."""
+"""False-positive rates and coverage of intervals and nulls on simulated experiments without an
+effect, at small size. Run with -s to see the numbers."""
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from braintune_nb.encode.inference import block_labels, block_permutation_null, block_sums, circular_shift_null, crossed_bootstrap, null_p
+from braintune_nb.encode.inference import (
+    block_labels,
+    block_permutation_null,
+    block_sums,
+    circular_shift_null,
+    crossed_bootstrap,
+    null_p,
+)
 from braintune_nb.encode.score import correlation
 
 
 def slow(rng, T, V, length=8):
     white = rng.standard_normal((T + length - 1, V))
-    return sum(white[i:i + T] for i in range(length)) / length**.5
+    return sum(white[i : i + T] for i in range(length)) / length**0.5
 
 
-def experiment(rng, people, gain=0., spread=.1, T=240, V=4):
-    "Two arms whose predictions each hold a direction of their own; `gain` is the mean preference of brains for the first, `spread` its scatter over people."
+def experiment(rng, people, gain=0.0, spread=0.1, T=240, V=4):
+    """Two arms whose predictions each hold a direction of their own; `gain` is the mean
+    preference of brains for the first, `spread` its scatter over people."""
     labels, owner = block_labels(np.repeat([0, 1, 2], T // 3), 20)
     signal, first, second = (slow(rng, T, 1) for _ in range(3))
     arms = [], []
     for _ in range(people):
         lean = gain + spread * rng.standard_normal()
-        brain = signal + (.3 + lean) * first + (.3 - lean) * second + 2 * slow(rng, T, V)
-        for arm, own in zip(arms, (first, second)): arm.append(block_sums(np.repeat(signal + .5 * own, V, 1), brain, labels))
+        brain = signal + (0.3 + lean) * first + (0.3 - lean) * second + 2 * slow(rng, T, V)
+        for arm, own in zip(arms, (first, second)):
+            arm.append(block_sums(np.repeat(signal + 0.5 * own, V, 1), brain, labels))
     return *arms, owner
 
 
 def percentile(result_arms, owner, rng, n=200):
     "What a plain crossed bootstrap over people and blocks with percentile limits would say."
     from braintune_nb.encode.inference import _draw_counts, _region_draws
+
     counts = _draw_counts(owner, n, rng)
     mask = np.ones((1, result_arms[0][0].shape[-1]), bool)
-    scores = np.stack([(_region_draws(a, counts, mask, None) - _region_draws(b, counts, mask, None))[1:, 0, 0] for a, b in zip(*result_arms)])
+    scores = np.stack(
+        [
+            (_region_draws(a, counts, mask, None) - _region_draws(b, counts, mask, None))[1:, 0, 0]
+            for a, b in zip(*result_arms)
+        ]
+    )
     people = rng.integers(len(scores), size=(n, len(scores)))
-    return np.quantile(scores[people, np.arange(n)[:, None]].mean(1), [.025, .975])
+    return np.quantile(scores[people, np.arange(n)[:, None]].mean(1), [0.025, 0.975])
 
 
 @pytest.mark.parametrize("people", [5, 8])
-@pytest.mark.parametrize("spread", [0., .1, .3])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.3])
 def test_false_positives_of_the_crossed_interval(people, spread, n=150):
     rng = np.random.default_rng(people + int(100 * spread))
     crossed = alone = plain = own = 0
@@ -47,25 +64,33 @@ def test_false_positives_of_the_crossed_interval(people, spread, n=150):
         own += got["n_positive"] + got["n_negative"]
         low, high = percentile((a, b), owner, rng)
         plain += not low <= 0 <= high
-    print(f"\n{people} people, spread {spread}: false positives crossed {crossed / n:.3f}, people-only t {alone / n:.3f}, plain crossed percentile {plain / n:.3f}; "
-          f"own block intervals that exclude 0 {own / n / people:.3f}")
-    assert crossed <= binom.ppf(.999, n, .05)
-    if spread == 0: assert own / n / people <= .09
+    print(
+        f"\n{people} people, spread {spread}: false positives crossed {crossed / n:.3f},"
+        f" people-only t {alone / n:.3f}, plain crossed percentile {plain / n:.3f}; own block"
+        f" intervals that exclude 0 {own / n / people:.3f}"
+    )
+    assert crossed <= binom.ppf(0.999, n, 0.05)
+    if spread == 0:
+        assert own / n / people <= 0.09
 
 
 @pytest.mark.parametrize("people", [5, 8])
 def test_coverage_of_a_true_gain(people, n=120):
     rng = np.random.default_rng(30 + people)
-    long = [experiment(rng, 40, gain=.15, spread=.1, T=3000) for _ in range(4)]
-    truth = np.mean([crossed_bootstrap(a, b, stories=o, n=2)["all"]["raw"]["mean"] for a, b, o in long])
+    long = [experiment(rng, 40, gain=0.15, spread=0.1, T=3000) for _ in range(4)]
+    truth = np.mean(
+        [crossed_bootstrap(a, b, stories=o, n=2)["all"]["raw"]["mean"] for a, b, o in long]
+    )
     hits = power = 0
     for seed in range(n):
-        a, b, owner = experiment(rng, people, gain=.15, spread=.1)
+        a, b, owner = experiment(rng, people, gain=0.15, spread=0.1)
         got = crossed_bootstrap(a, b, stories=owner, n=200, seed=seed)["all"]["raw"]
         hits += got["ci_low"] <= truth <= got["ci_high"]
         power += got["ci_low"] > 0
-    print(f"\n{people} people: true gain {truth:.3f}, covered {hits / n:.3f}, found {power / n:.3f}")
-    assert hits >= binom.ppf(.001, n, .95)
+    print(
+        f"\n{people} people: true gain {truth:.3f}, covered {hits / n:.3f}, found {power / n:.3f}"
+    )
+    assert hits >= binom.ppf(0.001, n, 0.95)
 
 
 @pytest.mark.parametrize("null", ["shift", "block"])
@@ -74,15 +99,21 @@ def test_nulls_hold_their_level_and_distant_shifts_do_not(null):
     groups = np.repeat([0, 1, 2], 100)
     x, y = (np.concatenate([slow(rng, 100, 1200) for _ in range(3)]) for _ in range(2))
     r = correlation(x, y)
-    rate = lambda draws: (null_p(r, draws) <= .05).mean()
+    rate = lambda draws: (null_p(r, draws) <= 0.05).mean()
     if null == "block":
         got = rate(block_permutation_null(x, y, 20, 200, groups=groups))
         print(f"\nblock permutation: {got:.3f}")
     else:
-        got, far = rate(circular_shift_null(x, y, 200, groups=groups)), [rate(circular_shift_null(x, y, 200, min_shift=m, groups=groups)) for m in (20, 40)]
-        print(f"\ncircular shift: {got:.3f}; smallest shift 20 and 40 of 100 TRs: {far[0]:.3f}, {far[1]:.3f}")
-        assert far[1] > far[0] > .06
-    assert .025 < got < .075
+        got, far = (
+            rate(circular_shift_null(x, y, 200, groups=groups)),
+            [rate(circular_shift_null(x, y, 200, min_shift=m, groups=groups)) for m in (20, 40)],
+        )
+        print(
+            f"\ncircular shift: {got:.3f}; smallest shift 20 and 40 of 100 TRs: {far[0]:.3f},"
+            f" {far[1]:.3f}"
+        )
+        assert far[1] > far[0] > 0.06
+    assert 0.025 < got < 0.075
 
 
 def test_maximum_over_layers_holds_its_level():
@@ -90,7 +121,9 @@ def test_maximum_over_layers_holds_its_level():
     groups = np.repeat([0, 1, 2], 100)
     layers, y = np.stack([slow(rng, 300, 500) for _ in range(6)]), slow(rng, 300, 500)
     best = correlation(layers, y).max(0)
-    chosen = (null_p(best, circular_shift_null(layers, y, 150, groups=groups)) <= .05).mean()
-    naive = (null_p(best, circular_shift_null(layers[0], y, 150, groups=groups)) <= .05).mean()
-    print(f"\nbest of 6 layers: null with the same choice {chosen:.3f}, null of one layer {naive:.3f}")
-    assert chosen < .08 < naive
+    chosen = (null_p(best, circular_shift_null(layers, y, 150, groups=groups)) <= 0.05).mean()
+    naive = (null_p(best, circular_shift_null(layers[0], y, 150, groups=groups)) <= 0.05).mean()
+    print(
+        f"\nbest of 6 layers: null with the same choice {chosen:.3f}, null of one layer {naive:.3f}"
+    )
+    assert chosen < 0.08 < naive

@@ -1,4 +1,6 @@
-"ds002345: words in seconds of the sound, clocks from the events of a run, both spaces, and a registry from a clone."
+"""ds002345: words in seconds of the sound, clocks from the events of a run, both spaces, and a
+registry from a clone."""
+
 import hashlib
 import os
 import threading
@@ -11,103 +13,202 @@ import pytest
 
 from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
 from braintune_nb.data.fetch import read_registry, registry_of_clone
-from braintune_nb.data.narratives import (check_narratives, fetch_narratives, load_narratives, narratives_run, narratives_told, narratives_words, sound_onset, surface_table)
+from braintune_nb.data.narratives import (
+    check_narratives,
+    fetch_narratives,
+    load_narratives,
+    narratives_run,
+    narratives_told,
+    narratives_words,
+    sound_onset,
+    surface_table,
+)
 
-AFFINE = np.diag([3., 3, 3, 1])
+AFFINE = np.diag([3.0, 3, 3, 1])
 
 
 def mask():
-    inside = np.zeros((4, 4, 3), np.int16); inside[1:3, 1, :] = 1; inside[3, 3, 2] = 5
+    inside = np.zeros((4, 4, 3), np.int16)
+    inside[1:3, 1, :] = 1
+    inside[3, 3, 2] = 5
     return nibabel.Nifti1Image(inside, AFFINE)
 
 
 def write(folder, who, story="black", rows=60, start=12.0, tr=1.5, seed=0):
     values = np.random.default_rng([seed, rows]).standard_normal((4, 4, 3, rows)).astype(np.float32)
     events, image = (folder / p for p in narratives_run(who, story))
-    for p in (events, image): p.parent.mkdir(parents=True, exist_ok=True)
-    events.write_text(f"onset\tduration\ttrial_type\tstim_file\n{start - 3}\t1.0\tfixation\tn/a\n{start}\t60.0\tstory\t{story}_audio.wav\n{start + 20}\t9.0\tstory\t{story}_audio.wav\n")
-    nii = nibabel.Nifti1Image(values, AFFINE); nii.header.set_zooms((3, 3, 3, tr)); nii.header.set_xyzt_units("mm", "sec"); nibabel.save(nii, image)
-    grid = folder / narratives_told(story)[0]; grid.parent.mkdir(parents=True, exist_ok=True)
-    grid.write_text("\n".join([f"It's,it's,{1.2 * k + .25:.2f},{1.2 * k + .9:.2f}" for k in range(50)] + ["gone,gone,,", '"Well, no",well,60.5,61.0']))
+    for p in (events, image):
+        p.parent.mkdir(parents=True, exist_ok=True)
+    events.write_text(
+        f"onset\tduration\ttrial_type\tstim_file\n{start - 3}\t1.0\tfixation\tn/a\n{start}\t60.0\tstory\t{story}_audio.wav\n{start + 20}\t9.0\tstory\t{story}_audio.wav\n"
+    )
+    nii = nibabel.Nifti1Image(values, AFFINE)
+    nii.header.set_zooms((3, 3, 3, tr))
+    nii.header.set_xyzt_units("mm", "sec")
+    nibabel.save(nii, image)
+    grid = folder / narratives_told(story)[0]
+    grid.parent.mkdir(parents=True, exist_ok=True)
+    grid.write_text(
+        "\n".join(
+            [f"It's,it's,{1.2 * k + 0.25:.2f},{1.2 * k + 0.9:.2f}" for k in range(50)]
+            + ["gone,gone,,", '"Well, no",well,60.5,61.0']
+        )
+    )
     return values
 
 
 def test_the_clock_is_that_of_each_storys_own_events(tmp_path):
-    a, b = write(tmp_path, "sub-256", "black", start=12.0), write(tmp_path, "sub-256", "21styear", rows=64, start=0.0, seed=1)
+    a, b = (
+        write(tmp_path, "sub-256", "black", start=12.0),
+        write(tmp_path, "sub-256", "21styear", rows=64, start=0.0, seed=1),
+    )
     found = load_narratives(tmp_path, mask=mask(), cache=tmp_path)
-    assert np.allclose(found.stories["black"].clock.times, np.arange(60) * 1.5 + .75 - 12) and np.allclose(found.stories["21styear"].clock.times, np.arange(64) * 1.5 + .75)
-    for name, values in (("black", a), ("21styear", b)): assert np.array_equal(found.recordings["sub-256"][name].responses, values[np.asarray(mask().dataobj) > 0].T)
-    assert any("1 words were not found" in n for n in found.notes) and found.stories["black"].words.text[-1] == "Well, no" and check_narratives(tmp_path) == []
+    assert np.allclose(
+        found.stories["black"].clock.times, np.arange(60) * 1.5 + 0.75 - 12
+    ) and np.allclose(found.stories["21styear"].clock.times, np.arange(64) * 1.5 + 0.75)
+    for name, values in (("black", a), ("21styear", b)):
+        assert np.array_equal(
+            found.recordings["sub-256"][name].responses, values[np.asarray(mask().dataobj) > 0].T
+        )
+    assert (
+        any("1 words were not found" in n for n in found.notes)
+        and found.stories["black"].words.text[-1] == "Well, no"
+        and check_narratives(tmp_path) == []
+    )
 
 
 def test_numbered_runs_share_words_and_are_stories_of_their_own(tmp_path):
-    write(tmp_path, "sub-256", "notthefallintact_run-1"); write(tmp_path, "sub-256", "notthefallintact_run-2", rows=70)
-    assert [len(s.clock) for s in load_narratives(tmp_path, mask=mask(), cache=tmp_path).stories.values()] == [60, 70]
+    write(tmp_path, "sub-256", "notthefallintact_run-1")
+    write(tmp_path, "sub-256", "notthefallintact_run-2", rows=70)
+    assert [
+        len(s.clock)
+        for s in load_narratives(tmp_path, mask=mask(), cache=tmp_path).stories.values()
+    ] == [60, 70]
 
 
 def test_parcels(tmp_path):
     values = write(tmp_path, "sub-256")
     r = load_narratives(tmp_path, parcels=mask(), cache=tmp_path).recordings["sub-256"]["black"]
-    assert r.space.labels == ("1", "5") and np.allclose(r.responses[:, 0], values[np.asarray(mask().dataobj) == 1].mean(0), atol=1e-6)
+    assert r.space.labels == ("1", "5") and np.allclose(
+        r.responses[:, 0], values[np.asarray(mask().dataobj) == 1].mean(0), atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("change, words", [(dict(rows=61), "61 volumes"), (dict(start=13.5), "sound at 13.5 s"), (dict(tr=2.0), "another TR"), (dict(tr=1.49), "another TR")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(rows=61), "61 volumes"),
+        (dict(start=13.5), "sound at 13.5 s"),
+        (dict(tr=2.0), "another TR"),
+        (dict(tr=1.49), "another TR"),
+    ],
+)
 def test_runs_that_do_not_fit_together(tmp_path, change, words):
-    write(tmp_path, "sub-256"); write(tmp_path, "sub-260", **change)
-    with pytest.raises(ClockError, match=words): load_narratives(tmp_path, mask=mask(), cache=tmp_path)
+    write(tmp_path, "sub-256")
+    write(tmp_path, "sub-260", **change)
+    with pytest.raises(ClockError, match=words):
+        load_narratives(tmp_path, mask=mask(), cache=tmp_path)
 
 
 def test_a_run_that_ends_before_its_story(tmp_path):
     write(tmp_path, "sub-256", rows=40)
-    with pytest.raises(ClockError, match="ends before its story") as error: load_narratives(tmp_path, mask=mask(), cache=tmp_path)
-    assert "to 48.0 s" in error.value.found and "61.0 s" in error.value.expected and "40 volumes" in check_narratives(tmp_path)[0]
+    with pytest.raises(ClockError, match="ends before its story") as error:
+        load_narratives(tmp_path, mask=mask(), cache=tmp_path)
+    assert (
+        "to 48.0 s" in error.value.found
+        and "61.0 s" in error.value.expected
+        and "40 volumes" in check_narratives(tmp_path)[0]
+    )
 
 
 def test_tables_that_are_not_what_they_should_be(tmp_path):
     (tmp_path / "a.csv").write_text("a,b,1,2\nc,d,1\n")
-    with pytest.raises(DataError, match="line 2"): narratives_words(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="line 2"):
+        narratives_words(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("a,b,soon,2\n")
-    with pytest.raises(DataError, match="'soon'"): narratives_words(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="'soon'"):
+        narratives_words(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("a,b,,\n")
-    with pytest.raises(DataError, match="no words"): narratives_words(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="no words"):
+        narratives_words(tmp_path / "a.csv")
     (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\tstim_file\n0\t1\trest\tn/a\n")
-    with pytest.raises(ClockError, match="when its sound began"): sound_onset(tmp_path / "e.tsv")
-    with pytest.raises(MissingData): sound_onset(tmp_path / "none.tsv")
+    with pytest.raises(ClockError, match="when its sound began"):
+        sound_onset(tmp_path / "e.tsv")
+    with pytest.raises(MissingData):
+        sound_onset(tmp_path / "none.tsv")
 
 
 def test_what_is_missing_is_named(tmp_path):
     write(tmp_path, "sub-256")
-    with pytest.raises(MissingData, match="sub-300"): load_narratives(tmp_path, ["sub-300"])
-    with pytest.raises(MissingData, match="pieman"): load_narratives(tmp_path, ["sub-256"], ["pieman"])
-    with pytest.raises(ParameterError, match="fsaverage6"): load_narratives(tmp_path, space="native")
+    with pytest.raises(MissingData, match="sub-300"):
+        load_narratives(tmp_path, ["sub-300"])
+    with pytest.raises(MissingData, match="pieman"):
+        load_narratives(tmp_path, ["sub-256"], ["pieman"])
+    with pytest.raises(ParameterError, match="fsaverage6"):
+        load_narratives(tmp_path, space="native")
     (tmp_path / narratives_run("sub-256", "black")[0]).unlink()
-    with pytest.raises(MissingData, match="events.tsv"): load_narratives(tmp_path)
-    assert "events.tsv" in check_narratives(tmp_path)[0] and "no runs under" in check_narratives(tmp_path / "empty")[0]
+    with pytest.raises(MissingData, match="events.tsv"):
+        load_narratives(tmp_path)
+    assert (
+        "events.tsv" in check_narratives(tmp_path)[0]
+        and "no runs under" in check_narratives(tmp_path / "empty")[0]
+    )
 
 
 def test_hemispheres_must_have_one_length(tmp_path):
-    for side, rows in (("L", 5), ("R", 6)): nibabel.save(nibabel.gifti.GiftiImage(darrays=[nibabel.gifti.GiftiDataArray(np.ones(4, np.float32)) for _ in range(rows)]), tmp_path / f"{side}.func.gii")
-    with pytest.raises(DataError, match="Hemispheres differ"): surface_table([tmp_path / "L.func.gii", tmp_path / "R.func.gii"], tmp_path)
+    for side, rows in (("L", 5), ("R", 6)):
+        nibabel.save(
+            nibabel.gifti.GiftiImage(
+                darrays=[nibabel.gifti.GiftiDataArray(np.ones(4, np.float32)) for _ in range(rows)]
+            ),
+            tmp_path / f"{side}.func.gii",
+        )
+    with pytest.raises(DataError, match="Hemispheres differ"):
+        surface_table([tmp_path / "L.func.gii", tmp_path / "R.func.gii"], tmp_path)
 
 
 def test_fetched_with_the_registry_of_a_clone(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     source, clone = tmp_path / "source", tmp_path / "clone"
-    write(source, "sub-256"); (source / "stimuli/black_audio.wav").write_bytes(b"sound")
+    write(source, "sub-256")
+    (source / "stimuli/black_audio.wav").write_bytes(b"sound")
     for p in [p for p in source.rglob("*") if p.is_file()]:
-        there = clone / p.relative_to(source); there.parent.mkdir(parents=True, exist_ok=True)
-        if p.suffix == ".tsv": there.write_bytes(p.read_bytes()); continue
+        there = clone / p.relative_to(source)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if p.suffix == ".tsv":
+            there.write_bytes(p.read_bytes())
+            continue
         key = f"MD5E-s{p.stat().st_size}--{hashlib.md5(p.read_bytes()).hexdigest()}{p.suffix}"
         there.symlink_to(f"../.git/annex/objects/a/b/{key}/{key}")
-    assert registry_of_clone(clone, tmp_path / "ds002345.csv") == 0 and len(read_registry(tmp_path / "ds002345.csv")) == 4
+    assert (
+        registry_of_clone(clone, tmp_path / "ds002345.csv") == 0
+        and len(read_registry(tmp_path / "ds002345.csv")) == 4
+    )
+
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source)); threading.Thread(target=server.serve_forever, daemon=True).start()
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        settings = dict(data_dir=tmp_path / "data", base_url=f"http://127.0.0.1:{server.server_port}", progress=False)
+        settings = dict(
+            data_dir=tmp_path / "data",
+            base_url=f"http://127.0.0.1:{server.server_port}",
+            progress=False,
+        )
         folder = fetch_narratives(tmp_path / "ds002345.csv", ["sub-256"], ["black"], **settings)
-        assert folder == tmp_path / "data/ds002345" and all((folder / p.relative_to(source)).read_bytes() == p.read_bytes() for p in source.rglob("*") if p.is_file())
-        with pytest.raises(ParameterError, match="not in the registry"): fetch_narratives(tmp_path / "ds002345.csv", ["sub-300"], ["black"], **settings)
-    finally: server.shutdown(); server.server_close()
-    (tmp_path / "sha").mkdir(); os.symlink(".git/annex/objects/x/SHA256E-s5--00.wav", tmp_path / "sha/a.wav")
-    with pytest.raises(DataError, match="no sizes and MD5"): registry_of_clone(tmp_path / "sha", tmp_path / "sha.csv")
+        assert folder == tmp_path / "data/ds002345" and all(
+            (folder / p.relative_to(source)).read_bytes() == p.read_bytes()
+            for p in source.rglob("*")
+            if p.is_file()
+        )
+        with pytest.raises(ParameterError, match="not in the registry"):
+            fetch_narratives(tmp_path / "ds002345.csv", ["sub-300"], ["black"], **settings)
+    finally:
+        server.shutdown()
+        server.server_close()
+    (tmp_path / "sha").mkdir()
+    os.symlink(".git/annex/objects/x/SHA256E-s5--00.wav", tmp_path / "sha/a.wav")
+    with pytest.raises(DataError, match="no sizes and MD5"):
+        registry_of_clone(tmp_path / "sha", tmp_path / "sha.csv")

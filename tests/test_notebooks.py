@@ -1,4 +1,5 @@
 "Every chapter and every tutorial runs from top to bottom, by nbdev's own runner."
+
 import os
 from configparser import ConfigParser
 
@@ -13,7 +14,8 @@ SETTINGS.read(ROOT / "settings.ini", encoding="utf8")
 
 @pytest.fixture
 def same_process():
-    "What a chapter may change in this process is put back: folder, environment, figures, search path."
+    """What a chapter may change in this process is put back: folder, environment, figures,
+    search path."""
     import sys
 
     folder, environment, path = os.getcwd(), dict(os.environ), list(sys.path)
@@ -22,15 +24,19 @@ def same_process():
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:] = path
-    if "matplotlib.pyplot" in sys.modules: sys.modules["matplotlib.pyplot"].close("all")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize("notebook", notebooks(), ids=lambda p: p.stem)
 def test_runs(notebook, same_process, capsys):
     from nbdev.test import test_nb
 
-    passed, _ = test_nb(notebook, skip_flags=SETTINGS["DEFAULT"]["tst_flags"].split(), basepath=ROOT)
-    if not passed: pytest.fail(capsys.readouterr().err[-6000:], pytrace=False)
+    passed, _ = test_nb(
+        notebook, skip_flags=SETTINGS["DEFAULT"]["tst_flags"].split(), basepath=ROOT
+    )
+    if not passed:
+        pytest.fail(capsys.readouterr().err[-6000:], pytrace=False)
 
 
 def test_the_runner_sees_a_failing_cell(tmp_path, same_process, capsys):

@@ -1,4 +1,6 @@
-"""The road of real data for several people: other voxels, other stories, one split; and arms at matched steps."""
+"""The road of real data for several people: other voxels, other stories, one split; and arms at
+matched steps."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,17 @@ from scipy import sparse
 
 from braintune_nb.analyses.plan import check_people, load_plan, plan_summary, simulated_plan
 from braintune_nb.analyses.runs import best_epochs, map_scores, release_model, run_arm, run_untuned
-from braintune_nb.analyses.tuning import ABLATIONS, FREE_ARMS, TUNED_ARMS, arm_targets, choose_preset, tune_arm, tuning_columns, tuning_pairs, tuning_sections
+from braintune_nb.analyses.tuning import (
+    ABLATIONS,
+    FREE_ARMS,
+    TUNED_ARMS,
+    arm_targets,
+    choose_preset,
+    tune_arm,
+    tuning_columns,
+    tuning_pairs,
+    tuning_sections,
+)
 from braintune_nb.cli import main
 from braintune_nb.core import ParameterError, Run
 from braintune_nb.data.bilingual import write_bilingual
@@ -24,11 +36,17 @@ LENGTHS = {"UTS01": 40, "UTS02": 37, "UTS03": 34}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return simulate_experiment(tmp_path_factory.mktemp("plans") / "two", Size(3, 3, 1, 2, 2, 300), seed=5, languages=("en", "zh"))
+    return simulate_experiment(
+        tmp_path_factory.mktemp("plans") / "two",
+        Size(3, 3, 1, 2, 2, 300),
+        seed=5,
+        languages=("en", "zh"),
+    )
 
 
 @pytest.fixture(scope="module")
-def tiny(): return load_backbone("tiny")
+def tiny():
+    return load_backbone("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -38,49 +56,98 @@ def roles(made):
 
 
 def of_people(dataset, languages, missing=()):
-    "The dataset as if everybody had voxels of their own, without regions; `missing`: (participant, story) that was not recorded."
+    """The dataset as if everybody had voxels of their own, without regions; `missing`:
+    (participant, story) that was not recorded."""
+
     def small(name, p, by):
         space = Space(f"{name}, voxels", "voxel", np.arange(LENGTHS[name]))
-        cut = lambda y: None if y is None else np.ascontiguousarray(y[..., :LENGTHS[name]])
-        return {n: replace(r, participant=name, responses=cut(r.responses), repeats=cut(r.repeats), space=space) for n, r in by.items() if r.story.language in languages and (name, n) not in missing}
-    recordings = {name: small(name, p, by) for name, (p, by) in zip(LENGTHS, dataset.recordings.items())}
-    return Dataset("people", {n: s for n, s in dataset.stories.items() if s.language in languages}, recordings, "simulated")
+        cut = lambda y: None if y is None else np.ascontiguousarray(y[..., : LENGTHS[name]])
+        return {
+            n: replace(
+                r, participant=name, responses=cut(r.responses), repeats=cut(r.repeats), space=space
+            )
+            for n, r in by.items()
+            if r.story.language in languages and (name, n) not in missing
+        }
+
+    recordings = {
+        name: small(name, p, by) for name, (p, by) in zip(LENGTHS, dataset.recordings.items())
+    }
+    return Dataset(
+        "people",
+        {n: s for n, s in dataset.stories.items() if s.language in languages},
+        recordings,
+        "simulated",
+    )
 
 
 @pytest.fixture(scope="module")
 def real(made, roles, tmp_path_factory):
     "(folder like ds003020 in which UTS02 missed a tuning story, split file)"
-    top, english = tmp_path_factory.mktemp("real"), {role: [n for n in names if n.endswith("_en")] for role, names in roles.items()}
-    folder = write_lebel2023(top / "ds003020", of_people(load_simulated(made)[0], ("en",), {("UTS02", english["tuning"][0])}))
-    for sidecar in (folder / "braintune").glob("*_space.npz"): sidecar.unlink()                       # as published: no names of columns
-    Split(**english, tune_participants=("UTS01", "UTS02"), new_participants=("UTS03",)).save(top / "split.json")
+    top, english = (
+        tmp_path_factory.mktemp("real"),
+        {role: [n for n in names if n.endswith("_en")] for role, names in roles.items()},
+    )
+    folder = write_lebel2023(
+        top / "ds003020",
+        of_people(load_simulated(made)[0], ("en",), {("UTS02", english["tuning"][0])}),
+    )
+    for sidecar in (folder / "braintune").glob("*_space.npz"):
+        sidecar.unlink()  # as published: no names of columns
+    Split(**english, tune_participants=("UTS01", "UTS02"), new_participants=("UTS03",)).save(
+        top / "split.json"
+    )
     return folder, top / "split.json"
 
 
 # ---- who takes part
 
+
 def test_participants_that_are_named_are_those_of_the_plan(real):
     folder, split = real
-    assert (load_plan("lebel2023", str(folder), str(split)).tune_participants, load_plan("lebel2023", str(folder), str(split)).new_participants) == (("UTS01", "UTS02"), ("UTS03",))
+    assert (
+        load_plan("lebel2023", str(folder), str(split)).tune_participants,
+        load_plan("lebel2023", str(folder), str(split)).new_participants,
+    ) == (("UTS01", "UTS02"), ("UTS03",))
     chosen = load_plan("lebel2023", str(folder), str(split), tune="UTS03, UTS01")
     assert (chosen.tune_participants, chosen.new_participants) == (("UTS03", "UTS01"), ("UTS02",))
     alone = load_plan("lebel2023", str(folder), str(split), "UTS01", "UTS03")
-    assert (alone.tune_participants, alone.new_participants, sorted(alone.dataset.recordings)) == (("UTS01",), ("UTS03",), ["UTS01", "UTS03"])   # nobody else is read
+    assert (alone.tune_participants, alone.new_participants, sorted(alone.dataset.recordings)) == (
+        ("UTS01",),
+        ("UTS03",),
+        ["UTS01", "UTS03"],
+    )  # nobody else is read
     held = load_plan("lebel2023", str(folder), str(split), new="UTS02")
     assert (held.tune_participants, held.new_participants) == (("UTS01",), ("UTS02",))
-    with pytest.raises(ParameterError, match="cannot tune and be held out"): load_plan("lebel2023", str(folder), str(split), "UTS01", "UTS01,UTS02")
+    with pytest.raises(ParameterError, match="cannot tune and be held out"):
+        load_plan("lebel2023", str(folder), str(split), "UTS01", "UTS01,UTS02")
 
 
 def test_a_tuning_story_may_be_missing_for_one_but_not_for_all(real):
     folder, split = real
     plan = load_plan("lebel2023", str(folder), str(split))
-    assert sum(len(plan.dataset.recordings[p]) for p in ("UTS01", "UTS02")) == 2 * len(plan.dataset.stories) - 1
+    assert (
+        sum(len(plan.dataset.recordings[p]) for p in ("UTS01", "UTS02"))
+        == 2 * len(plan.dataset.stories) - 1
+    )
     first = plan.rounds[0].tuning[0].story.name
-    with pytest.raises(ParameterError, match="Nobody who tunes heard") as caught: load_plan("lebel2023", str(folder), str(split), tune="UTS02", new="UTS03")
+    with pytest.raises(ParameterError, match="Nobody who tunes heard") as caught:
+        load_plan("lebel2023", str(folder), str(split), tune="UTS02", new="UTS03")
     assert caught.value.found == first
     dataset = plan.dataset
-    only = replace(dataset, recordings=dataset.recordings | {"UTS02": {n: r for n, r in dataset.recordings["UTS02"].items() if n not in Split.load(split).tuning}})
-    with pytest.raises(ParameterError, match="heard no tuning story"): check_people(only, Split.load(split))
+    only = replace(
+        dataset,
+        recordings=dataset.recordings
+        | {
+            "UTS02": {
+                n: r
+                for n, r in dataset.recordings["UTS02"].items()
+                if n not in Split.load(split).tuning
+            }
+        },
+    )
+    with pytest.raises(ParameterError, match="heard no tuning story"):
+        check_people(only, Split.load(split))
 
 
 def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_path):
@@ -88,11 +155,15 @@ def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_pat
     plan, preset = load_plan("lebel2023", str(folder), str(split)), choose_preset(tiny, epochs=1)
     run = Run.start(tmp_path / "run", dict(seed=0))
     _, predictions, _ = run_untuned(run, plan, tiny, preset, [2])
-    for arm in ("tuned", "permuted"): predictions[arm] = [run_arm(run, plan, tiny, preset, arm, 0, [2])[0]]
+    for arm in ("tuned", "permuted"):
+        predictions[arm] = [run_arm(run, plan, tiny, preset, arm, 0, [2])[0]]
     run_arm(run, plan, tiny, preset, "single:UTS02", 0, [2])
     maps = map_scores(plan, predictions)
-    assert {name: parts[1]["tuned"].shape for name, parts in maps.items()} == {f"maps_{p}": (1, n) for p, n in LENGTHS.items()}
-    for name, parts in maps.items(): save_maps(run.path(f"scores/{name}.npz"), *parts)
+    assert {name: parts[1]["tuned"].shape for name, parts in maps.items()} == {
+        f"maps_{p}": (1, n) for p, n in LENGTHS.items()
+    }
+    for name, parts in maps.items():
+        save_maps(run.path(f"scores/{name}.npz"), *parts)
     release_model(run, plan, preset, plan_summary(plan, predictions), tiny)
     card = (run.path("model") / "README.md").read_text()
     assert "Licence of the data: CC0" in card or "lebel2023" not in card
@@ -101,19 +172,40 @@ def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_pat
 
 def test_recordings_of_a_simulation_have_one_map(made, tiny, tmp_path):
     plan = simulated_plan(made)
-    nothing = {p: np.random.default_rng(0).normal(size=(len(plan.stories), len(next(iter(plan.dataset.recordings[p].values())).space))) for p in plan.participants}
+    nothing = {
+        p: (
+            np.random.default_rng(0).normal(
+                size=(len(plan.stories), len(next(iter(plan.dataset.recordings[p].values())).space))
+            )
+        )
+        for p in plan.participants
+    }
     assert list(map_scores(plan, dict(pretrained=[nothing], tuned=[nothing]))) == ["maps"]
 
 
 @pytest.mark.parametrize("modality", ["reading", "listening"])
 def test_a_bilingual_folder_gives_a_plan_in_both_modalities(made, roles, tmp_path, modality):
     dataset = load_simulated(made)[0]
-    write_bilingual(tmp_path / "gin", replace(dataset, recordings={p: by for p, by in dataset.recordings.items() if p != "sim03"}), modality)
-    Split(**roles, tune_participants=("sim01",), new_participants=("sim02",)).save(tmp_path / "split.json")
-    plan = load_plan("bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=modality)
-    assert {s.language for s in plan.dataset.stories.values()} == {"en", "zh"} and plan.dataset.stories["test01_zh"].clock.tr == pytest.approx(2.0, abs=.01)
+    write_bilingual(
+        tmp_path / "gin",
+        replace(
+            dataset, recordings={p: by for p, by in dataset.recordings.items() if p != "sim03"}
+        ),
+        modality,
+    )
+    Split(**roles, tune_participants=("sim01",), new_participants=("sim02",)).save(
+        tmp_path / "split.json"
+    )
+    plan = load_plan(
+        "bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=modality
+    )
+    assert {s.language for s in plan.dataset.stories.values()} == {
+        "en",
+        "zh",
+    } and plan.dataset.stories["test01_zh"].clock.tr == pytest.approx(2.0, abs=0.01)
     other = {"reading": "listening", "listening": "reading"}[modality]
-    with pytest.raises(Exception, match="There are no responses here"): load_plan("bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=other)
+    with pytest.raises(Exception, match="There are no responses here"):
+        load_plan("bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=other)
 
 
 def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
@@ -121,33 +213,82 @@ def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
     (tmp_path / "mappers").mkdir()
     rng = np.random.default_rng(2)
     for i, (p, n) in enumerate(LENGTHS.items()):
-        weights = sparse.csr_array(rng.uniform(size=(30, n)) * (rng.uniform(size=(30, n)) < .2) * (np.arange(30) != i)[:, None])     # vertex i is not covered in person i
-        save_mapper(Mapper(weights.astype(np.float32), "toy", np.arange(30)), tmp_path / "mappers" / f"{p}_mappers.npz")
+        weights = sparse.csr_array(
+            rng.uniform(size=(30, n))
+            * (rng.uniform(size=(30, n)) < 0.2)
+            * (np.arange(30) != i)[:, None]
+        )  # vertex i is not covered in person i
+        save_mapper(
+            Mapper(weights.astype(np.float32), "toy", np.arange(30)),
+            tmp_path / "mappers" / f"{p}_mappers.npz",
+        )
     native = load_plan("lebel2023", str(folder), str(split))
-    with pytest.raises(ParameterError, match="same columns"): tune_arm(native, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
-    with pytest.raises(SystemExit) as left: main(["surface", str(folder), str(tmp_path / "surface"), "--mappers", str(tmp_path / "mappers")])
+    with pytest.raises(ParameterError, match="same columns"):
+        tune_arm(native, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                "surface",
+                str(folder),
+                str(tmp_path / "surface"),
+                "--mappers",
+                str(tmp_path / "mappers"),
+            ]
+        )
     assert left.value.code in (0, None)
     plan = load_plan("lebel2023", str(tmp_path / "surface"), str(split))
-    assert {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()} == {27} and list(plan.rois["UTS01"]) == ["all"]
-    before, after = (d.recordings["UTS02"]["encode01_en"].responses for d in (native.dataset, plan.dataset))
-    np.testing.assert_allclose(after, before @ load_mapper(tmp_path / "mappers/UTS02_mappers.npz").weights.toarray()[3:].T, atol=1e-4)
-    tuner, log = tune_arm(plan, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
+    assert {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()} == {
+        27
+    } and list(plan.rois["UTS01"]) == ["all"]
+    before, after = (
+        d.recordings["UTS02"]["encode01_en"].responses for d in (native.dataset, plan.dataset)
+    )
+    np.testing.assert_allclose(
+        after,
+        before @ load_mapper(tmp_path / "mappers/UTS02_mappers.npz").weights.toarray()[3:].T,
+        atol=1e-4,
+    )
+    tuner, log = tune_arm(
+        plan, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False
+    )
     assert len(tuner.heads) == 1 and np.isfinite(log[-1]["train_loss"])
 
 
 # ---- matched steps
 
+
 def test_weights_that_nothing_validated_are_the_last():
     log = lambda *r: dict(log=[dict(validation_correlation=x) for x in r])
-    assert best_epochs([log(None, None, None), log(.1, .3, .2), log(None, .1, None)]) == [3, 2, 2]
+    assert best_epochs([log(None, None, None), log(0.1, 0.3, 0.2), log(None, 0.1, None)]) == [
+        3,
+        2,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("change", [dict(), dict(keep="last", patience=0)])
-def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(made, tiny, tmp_path, change):
+def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(
+    made, tiny, tmp_path, change
+):
     plan = simulated_plan(made, regions=("language",))
-    if not change: plan = replace(plan, rounds=[replace(r, validation=[]) for r in plan.rounds])
-    preset, run = replace(choose_preset(tiny, epochs=3), **change), Run.start(tmp_path / "run", dict(seed=0))
-    steps = {arm: run_arm(run, plan, tiny, preset, arm, 0, [2])[2][0]["log"][-1]["step"] for arm in ("tuned", "permuted", "other_story", "lexical", "stimulus", "frozen_head", "shared_response")}
+    if not change:
+        plan = replace(plan, rounds=[replace(r, validation=[]) for r in plan.rounds])
+    preset, run = (
+        replace(choose_preset(tiny, epochs=3), **change),
+        Run.start(tmp_path / "run", dict(seed=0)),
+    )
+    steps = {
+        arm: run_arm(run, plan, tiny, preset, arm, 0, [2])[2][0]["log"][-1]["step"]
+        for arm in (
+            "tuned",
+            "permuted",
+            "other_story",
+            "lexical",
+            "stimulus",
+            "frozen_head",
+            "shared_response",
+        )
+    }
     assert set(steps.values()) == {3 * len(plan.rounds[0].tuning)}, steps
 
 
@@ -155,21 +296,43 @@ def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(made, t
 def test_arms_with_one_target_take_the_steps_of_all_participants_in_turn(made, tiny, participants):
     plan = simulated_plan(made, regions=("language",))
     preset = choose_preset(tiny, epochs=1, participants=participants)
-    steps = {arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False, teacher=tiny)[1][-1]["step"] for arm in ("tuned", "single:sim01", "average", "lm_target", "stimulus", "lexical")}
-    assert set(steps.values()) == {len(plan.rounds[0].tuning) * (1 if participants == "joint" else len(plan.tune_participants))}, steps
+    steps = {
+        arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False, teacher=tiny)[1][-1]["step"]
+        for arm in ("tuned", "single:sim01", "average", "lm_target", "stimulus", "lexical")
+    }
+    assert set(steps.values()) == {
+        len(plan.rounds[0].tuning) * (1 if participants == "joint" else len(plan.tune_participants))
+    }, steps
 
 
 # ---- ablations are arms
 
+
 def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
-    plan, run = simulated_plan(made, regions=("language",)), Run.start(tmp_path / "run", dict(seed=0))
+    plan, run = (
+        simulated_plan(made, regions=("language",)),
+        Run.start(tmp_path / "run", dict(seed=0)),
+    )
     preset = choose_preset(tiny, epochs=1, participants="batch")
-    assert set(ABLATIONS) <= set(TUNED_ARMS) and set(ABLATIONS) - {"shared_response"} <= set(FREE_ARMS)
-    made_by = {arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False) for arm in ("tuned", *ABLATIONS)}
+    assert set(ABLATIONS) <= set(TUNED_ARMS) and set(ABLATIONS) - {"shared_response"} <= set(
+        FREE_ARMS
+    )
+    made_by = {
+        arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False)
+        for arm in ("tuned", *ABLATIONS)
+    }
     rows, people = len(plan.rounds[0].tuning), len(plan.tune_participants)
-    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {arm: rows * people for arm in made_by}
-    assert {arm: (t.kind, t.adapter is not None) for arm, (t, _) in made_by.items()} == dict(tuned=("participant", False), shared_response=("shared", False), averaged_losses=("participant", False),
-        separate_heads=("participant", False), nonlinear_head=("nonlinear", False), lora=("participant", True))
+    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {
+        arm: rows * people for arm in made_by
+    }
+    assert {arm: (t.kind, t.adapter is not None) for arm, (t, _) in made_by.items()} == dict(
+        tuned=("participant", False),
+        shared_response=("shared", False),
+        averaged_losses=("participant", False),
+        separate_heads=("participant", False),
+        nonlinear_head=("nonlinear", False),
+        lora=("participant", True),
+    )
 
 
 def test_a_shared_response_is_common_to_the_people_and_fitted_where_they_tune(made):
@@ -178,17 +341,31 @@ def test_a_shared_response_is_common_to_the_people_and_fitted_where_they_tune(ma
     targets = arm_targets(plan, sections, "shared_response")
     first, second = plan.tune_participants[:2]
     together = lambda targets, p: np.concatenate([t[p] for t in targets])
-    alike = lambda targets: np.mean([np.corrcoef(x, y)[0, 1] for x, y in list(zip(together(targets, first).T, together(targets, second).T))[:10]])
-    assert together(targets, first).shape == together(targets, second).shape and alike(targets) > alike(arm_targets(plan, sections, "tuned")) + .1
+    alike = lambda targets: np.mean(
+        [
+            np.corrcoef(x, y)[0, 1]
+            for x, y in list(zip(together(targets, first).T, together(targets, second).T))[:10]
+        ]
+    )
+    assert (
+        together(targets, first).shape == together(targets, second).shape
+        and alike(targets) > alike(arm_targets(plan, sections, "tuned")) + 0.1
+    )
 
 
 def test_zeros_can_be_set(tiny):
-    assert choose_preset(tiny, "paper", patience=0).patience == 5 and choose_preset(tiny, "paper", dict(patience=0, standardise=False)).patience == 0
-    with pytest.raises(ParameterError, match="no such setting"): choose_preset(tiny, "paper", dict(patient=0))
+    assert (
+        choose_preset(tiny, "paper", patience=0).patience == 5
+        and choose_preset(tiny, "paper", dict(patience=0, standardise=False)).patience == 0
+    )
+    with pytest.raises(ParameterError, match="no such setting"):
+        choose_preset(tiny, "paper", dict(patient=0))
 
 
 def test_a_story_that_nobody_of_an_arm_heard_is_left_out(real, tiny):
     folder, split = real
     plan = load_plan("lebel2023", str(folder), str(split))
     sections, preset = plan.rounds[0].tuning, choose_preset(tiny)
-    assert len(tuning_pairs(plan, sections, tiny, preset, "single:UTS02")) == len(sections) - 1 and len(tuning_pairs(plan, sections, tiny, preset, "single:UTS01")) == len(sections)
+    assert len(tuning_pairs(plan, sections, tiny, preset, "single:UTS02")) == len(
+        sections
+    ) - 1 and len(tuning_pairs(plan, sections, tiny, preset, "single:UTS01")) == len(sections)

@@ -1,4 +1,6 @@
-"""Releases: every kind of backbone and head goes out and comes back, plain transformers reads them, what was changed is refused."""
+"""Releases: every kind of backbone and head goes out and comes back, plain transformers reads them,
+what was changed is refused."""
+
 import json
 import shutil
 import subprocess
@@ -22,13 +24,40 @@ from braintune_nb.model.release import BrainTuner, model_card, read_release
 from braintune_nb.model.tuner import random_backbone
 
 WORDS = [f"w{i}" for i in range(12)]
-SPEECH = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
-CONFIGS = dict(wav2vec2=lambda: tf.Wav2Vec2Config(**SPEECH), hubert=lambda: tf.HubertConfig(**SPEECH), wavlm=lambda: tf.WavLMConfig(**SPEECH),
-    whisper=lambda: tf.WhisperConfig(d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, vocab_size=20, pad_token_id=0, bos_token_id=1,
-                                     eos_token_id=2, decoder_start_token_id=1, num_mel_bins=80, max_source_positions=100))
+SPEECH = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    conv_dim=[8] * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+)
+CONFIGS = dict(
+    wav2vec2=lambda: tf.Wav2Vec2Config(**SPEECH),
+    hubert=lambda: tf.HubertConfig(**SPEECH),
+    wavlm=lambda: tf.WavLMConfig(**SPEECH),
+    whisper=lambda: tf.WhisperConfig(
+        d_model=16,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        vocab_size=20,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        num_mel_bins=80,
+        max_source_positions=100,
+    ),
+)
 
 
-def speech(kind): return load_speech_backbone(CONFIGS[kind](), random_weights=True, seed=3)
+def speech(kind):
+    return load_speech_backbone(CONFIGS[kind](), random_weights=True, seed=3)
 
 
 def stirred(tuner, seed=2):
@@ -36,52 +65,99 @@ def stirred(tuner, seed=2):
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in tuner.named_parameters():
-            if p.requires_grad: p += 0.05 * torch.randn(p.shape, generator=draw)
+            if p.requires_grad:
+                p += 0.05 * torch.randn(p.shape, generator=draw)
     return tuner.eval()
 
 
 class Rows:
     "Inputs that need nothing but the backbone: given states."
-    def __init__(self, x): self.x, self.weights, self.keep = x, None, torch.arange(len(x))
-    def read(self, tuner): return self.x
+
+    def __init__(self, x):
+        self.x, self.weights, self.keep = x, None, torch.arange(len(x))
+
+    def read(self, tuner):
+        return self.x
 
 
 def sound(kind):
     draw = torch.Generator().manual_seed(4)
-    return torch.randn(2, 80, 200, generator=draw) if kind == "whisper" else torch.randn(2, 4000, generator=draw)
+    return (
+        torch.randn(2, 80, 200, generator=draw)
+        if kind == "whisper"
+        else torch.randn(2, 4000, generator=draw)
+    )
 
 
 # ---- out and back
 
+
 @pytest.mark.parametrize("adapter", [None, Adapter(rank=2)], ids=["whole", "lora"])
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_speech_backbones_go_round_and_plain_transformers_reads_them(kind, adapter, tmp_path):
-    tuner = stirred(BrainTuner(speech(kind), {"P1": 3, "P2": 3}, heads="shared", delays=(0,), standardise=False, pooling="attention", adapter=adapter))
+    tuner = stirred(
+        BrainTuner(
+            speech(kind),
+            {"P1": 3, "P2": 3},
+            heads="shared",
+            delays=(0,),
+            standardise=False,
+            pooling="attention",
+            adapter=adapter,
+        )
+    )
     folder = tuner.save_pretrained(tmp_path / "out")
     again = BrainTuner.from_pretrained(folder)
     x = sound(kind)
-    with torch.no_grad(): before, after = tuner.model(x).last_hidden_state, again.model(x).last_hidden_state
+    with torch.no_grad():
+        before, after = tuner.model(x).last_hidden_state, again.model(x).last_hidden_state
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert adapter is not None or torch.equal(after, before)
     assert torch.equal(again.pool.query, tuner.pool.query) and again.pool.query.abs().max() > 0
-    assert (again.standardise, again.delays, again.kind, again.pool.kind, again.layer) == (False, (0,), "shared", "attention", 2)
-    assert not has_adapter(again.model) and again.backbone.kind == kind and again.backbone.sampling_rate == 16000
-    assert again.release.facts["adapter"] == (dict(rank=2, alpha=32, dropout=0.1, targets=[]) if adapter else None)
+    assert (again.standardise, again.delays, again.kind, again.pool.kind, again.layer) == (
+        False,
+        (0,),
+        "shared",
+        "attention",
+        2,
+    )
+    assert (
+        not has_adapter(again.model)
+        and again.backbone.kind == kind
+        and again.backbone.sampling_rate == 16000
+    )
+    assert again.release.facts["adapter"] == (
+        dict(rank=2, alpha=32, dropout=0.1, targets=[]) if adapter else None
+    )
     plain, info = tf.AutoModel.from_pretrained(folder / "backbone", output_loading_info=True)
-    assert not info["unexpected_keys"] and {k.split(".")[0] for k in info["missing_keys"]} <= ({"decoder"} if kind == "whisper" else set())
-    with torch.no_grad(): assert torch.equal((plain.encoder if kind == "whisper" else plain).eval()(x).last_hidden_state, after)
+    assert not info["unexpected_keys"] and {k.split(".")[0] for k in info["missing_keys"]} <= (
+        {"decoder"} if kind == "whisper" else set()
+    )
+    with torch.no_grad():
+        assert torch.equal(
+            (plain.encoder if kind == "whisper" else plain).eval()(x).last_hidden_state, after
+        )
     assert tf.AutoFeatureExtractor.from_pretrained(folder / "backbone").sampling_rate == 16000
 
 
 @pytest.mark.parametrize("heads", ["participant", "shared", "individual", "nonlinear", "ridge"])
 def test_every_kind_of_head_goes_round(heads, tmp_path):
-    tuner = BrainTuner(random_backbone(WORDS), {"P1": 4, "sub-2.left / Ω": 4}, heads=heads, head_rank=3, dropout=0.35, seed=5)
+    tuner = BrainTuner(
+        random_backbone(WORDS),
+        {"P1": 4, "sub-2.left / Ω": 4},
+        heads=heads,
+        head_rank=3,
+        dropout=0.35,
+        seed=5,
+    )
     with torch.no_grad():
-        for p in tuner.heads.parameters(): p += torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
+        for p in tuner.heads.parameters():
+            p += torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
     again = BrainTuner.from_pretrained(tuner.eval().save_pretrained(tmp_path / "x"))
     x = Rows(torch.randn(6, 32))
     with torch.no_grad():
-        for p in tuner.outputs: assert torch.equal(again(x)[p], tuner(x)[p])
+        for p in tuner.outputs:
+            assert torch.equal(again(x)[p], tuner(x)[p])
     assert (again.dropout.p, again.head_rank, list(again.outputs)) == (0.35, 3, list(tuner.outputs))
 
 
@@ -90,13 +166,22 @@ def test_text_backbones_go_round(name, tmp_path):
     if name == "gpt2":
         source = random_backbone(WORDS)
         torch.manual_seed(0)
-        tf.GPT2Model(tf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=40)).save_pretrained(tmp_path / "gpt2"); source.tokenizer.save_pretrained(tmp_path / "gpt2")
+        tf.GPT2Model(
+            tf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=40)
+        ).save_pretrained(tmp_path / "gpt2")
+        source.tokenizer.save_pretrained(tmp_path / "gpt2")
     backbone = load_backbone(str(tmp_path / "gpt2") if name == "gpt2" else name)
     tuner = stirred(BrainTuner(backbone, {"P1": 2}, layer=1, adapter=Adapter(rank=2)))
     again = BrainTuner.from_pretrained(tuner.save_pretrained(tmp_path / "x"))
     ids = torch.tensor([[2, 5, 6, 7]])
-    with torch.no_grad(): torch.testing.assert_close(again.model(ids).last_hidden_state, tuner.model(ids).last_hidden_state, atol=1e-5, rtol=0)
-    assert again.backbone.name == name and again.layer == 1                                # the folder it came from is not told
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.model(ids).last_hidden_state,
+            tuner.model(ids).last_hidden_state,
+            atol=1e-5,
+            rtol=0,
+        )
+    assert again.backbone.name == name and again.layer == 1  # the folder it came from is not told
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "x").glob("*.[jm][sd]*"))
 
 
@@ -122,65 +207,151 @@ with torch.no_grad(): y = model(torch.from_numpy(numpy.load(sys.argv[2]))).last_
 assert "peft" not in sys.modules
 numpy.save(sys.argv[2] + ".out.npy", y.numpy())
 """
-        subprocess.run([sys.executable, "-c", code, str(folder / "backbone"), str(tmp_path / "x.npy"), kind], check=True, cwd=tmp_path)
-        with torch.no_grad(): torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "x.npy.out.npy")), tuner.model(sound(kind)).last_hidden_state, atol=1e-5, rtol=0)
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder / "backbone"), str(tmp_path / "x.npy"), kind],
+            check=True,
+            cwd=tmp_path,
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(
+                torch.from_numpy(np.load(tmp_path / "x.npy.out.npy")),
+                tuner.model(sound(kind)).last_hidden_state,
+                atol=1e-5,
+                rtol=0,
+            )
 
 
 def test_a_loaded_tuner_can_be_tuned_further_with_a_new_adapter(tmp_path):
-    folder = stirred(BrainTuner(speech("hubert"), {"P1": 3}, adapter=Adapter(rank=2))).save_pretrained(tmp_path / "x")
-    plain, fresh = BrainTuner.from_pretrained(folder), BrainTuner.from_pretrained(folder, adapter=Adapter(rank=4))
-    with torch.no_grad(): torch.testing.assert_close(fresh.model(sound("hubert")).last_hidden_state, plain.model(sound("hubert")).last_hidden_state, atol=1e-6, rtol=0)
-    assert {name.split(".")[-3] for name, p in fresh.model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
+    folder = stirred(
+        BrainTuner(speech("hubert"), {"P1": 3}, adapter=Adapter(rank=2))
+    ).save_pretrained(tmp_path / "x")
+    plain, fresh = (
+        BrainTuner.from_pretrained(folder),
+        BrainTuner.from_pretrained(folder, adapter=Adapter(rank=4)),
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fresh.model(sound("hubert")).last_hidden_state,
+            plain.model(sound("hubert")).last_hidden_state,
+            atol=1e-6,
+            rtol=0,
+        )
+    assert {
+        name.split(".")[-3] for name, p in fresh.model.named_parameters() if p.requires_grad
+    } == {"lora_A", "lora_B"}
     assert all(p.shape[0] == 4 for name, p in fresh.model.named_parameters() if "lora_A" in name)
 
 
 @pytest.mark.parametrize("kind", ["tiny_speech", "wavlm", "whisper"])
 def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp_path):
-    "The whole road from sound, with an adapter, pooled windows and no fMRI anywhere; and what is tuned is the adapter."
+    """The whole road from sound, with an adapter, pooled windows and no fMRI anywhere; and what
+    is tuned is the adapter."""
     from braintune_nb.clock import regular_clock
     from braintune_nb.data.splits import whole_story
     from braintune_nb.data.stories import Events, Story
     from braintune_nb.model.listening import speech_inputs
+
     backbone = load_speech_backbone(kind) if kind == "tiny_speech" else speech(kind)
     story = Story("s", "en", Events([0.5], [1.0], ("once",)), regular_clock(5, 2.0, first=1.0))
-    hear = lambda b: speech_inputs(whole_story(story), b, delays=(0,), window=2.0, audio=np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32), sampling_rate=16000)
-    tuner = stirred(BrainTuner(backbone, {"P1": 3}, delays=(0,), pooling="max", adapter=Adapter(rank=2)))
-    with torch.no_grad(): before, untouched = tuner(hear(tuner.backbone))["P1"], tuner.backbone
+    hear = lambda b: speech_inputs(
+        whole_story(story),
+        b,
+        delays=(0,),
+        window=2.0,
+        audio=np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32),
+        sampling_rate=16000,
+    )
+    tuner = stirred(
+        BrainTuner(backbone, {"P1": 3}, delays=(0,), pooling="max", adapter=Adapter(rank=2))
+    )
+    with torch.no_grad():
+        before, untouched = tuner(hear(tuner.backbone))["P1"], tuner.backbone
     again = BrainTuner.from_pretrained(tuner.save_pretrained(tmp_path / "x"))
-    with torch.no_grad(): torch.testing.assert_close(again(hear(again.backbone))["P1"], before, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(again(hear(again.backbone))["P1"], before, atol=1e-4, rtol=1e-3)
     tuner(hear(untouched))["P1"].square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for name, p in tuner.model.named_parameters() if "lora_" in name)
-    assert not any(p.grad is not None for name, p in tuner.model.named_parameters() if "lora_" not in name)
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0
+        for name, p in tuner.model.named_parameters()
+        if "lora_" in name
+    )
+    assert not any(
+        p.grad is not None for name, p in tuner.model.named_parameters() if "lora_" not in name
+    )
 
 
 # ---- the record
+
 
 @pytest.fixture
 def released(tmp_path):
     draw = np.random.default_rng(0)
     tuner = BrainTuner(random_backbone(WORDS), {"P1": 3, "P2": 3, "P3": 2})
-    surface, native = Space("fsaverage5 part", "vertex", np.array([3, 5, 9]), dict(language=np.array([True, False, True]), auditory=np.array([False, True, False]))), Space("P3 regions", "region", np.arange(2), {}, ("左 A", "b"))
+    surface, native = (
+        Space(
+            "fsaverage5 part",
+            "vertex",
+            np.array([3, 5, 9]),
+            dict(language=np.array([True, False, True]), auditory=np.array([False, True, False])),
+        ),
+        Space("P3 regions", "region", np.arange(2), {}, ("左 A", "b")),
+    )
     signal = draw.normal(size=(1, 60, 3))
-    ceilings = {"P1": story_ceiling((signal + draw.normal(size=(6, 60, 3))).astype(np.float32), "test story", used=(0, 2, 4), scored=3)}
-    split = Split(tuning=("s1", "s2"), validation=("s3",), encoding=("s4",), test=("test story",), tune_participants=("P1", "P2", "P3"))
-    folder = tuner.save_pretrained(tmp_path / "release", space={"P1": surface, "P2": surface, "P3": native}, ceilings=ceilings, split=split, data="ds003020, LeBel et al. 2023", labels=("re-voiced",), language=["en", "zh"],
-        numbers=[dict(what="gain", region="language", value=np.float32(.25), low=.125, high=.5), dict(what="gain", region="auditory", value=float("nan"))], training=dict(epochs=30, loss="mse"), inputs=dict(mode="windows", window=10.0), licence="apache-2.0", base_model="facebook/hubert-base-ls960",
-        limits=["One test story."])
+    ceilings = {
+        "P1": story_ceiling(
+            (signal + draw.normal(size=(6, 60, 3))).astype(np.float32),
+            "test story",
+            used=(0, 2, 4),
+            scored=3,
+        )
+    }
+    split = Split(
+        tuning=("s1", "s2"),
+        validation=("s3",),
+        encoding=("s4",),
+        test=("test story",),
+        tune_participants=("P1", "P2", "P3"),
+    )
+    folder = tuner.save_pretrained(
+        tmp_path / "release",
+        space={"P1": surface, "P2": surface, "P3": native},
+        ceilings=ceilings,
+        split=split,
+        data="ds003020, LeBel et al. 2023",
+        labels=("re-voiced",),
+        language=["en", "zh"],
+        numbers=[
+            dict(what="gain", region="language", value=np.float32(0.25), low=0.125, high=0.5),
+            dict(what="gain", region="auditory", value=float("nan")),
+        ],
+        training=dict(epochs=30, loss="mse"),
+        inputs=dict(mode="windows", window=10.0),
+        licence="apache-2.0",
+        base_model="facebook/hubert-base-ls960",
+        limits=["One test story."],
+    )
     return tuner, folder, surface, native, ceilings, split
 
 
 def test_spaces_ceilings_split_and_numbers_come_back(released):
     tuner, folder, surface, native, ceilings, split = released
     r = read_release(folder)
-    assert list(r.spaces) == ["P1", "P2", "P3"] and r.spaces["P1"] is r.spaces["P2"] and r.spaces["P3"].labels == ("左 A", "b")
-    for name, mask in surface.rois.items(): np.testing.assert_array_equal(r.spaces["P2"].rois[name], mask)
+    assert (
+        list(r.spaces) == ["P1", "P2", "P3"]
+        and r.spaces["P1"] is r.spaces["P2"]
+        and r.spaces["P3"].labels == ("左 A", "b")
+    )
+    for name, mask in surface.rois.items():
+        np.testing.assert_array_equal(r.spaces["P2"].rois[name], mask)
     np.testing.assert_array_equal(r.spaces["P1"].columns, [3, 5, 9])
     values, definition = r.ceilings["P1"]
     np.testing.assert_array_equal(values, ceilings["P1"].values)
-    back = Ceiling(values, **{**definition, "repeats": tuple(definition["repeats"])})                # chapter 71 takes it again, with its guard
+    back = Ceiling(
+        values, **{**definition, "repeats": tuple(definition["repeats"])}
+    )  # chapter 71 takes it again, with its guard
     np.testing.assert_array_equal(back.normalise(np.ones(3), "test story", (1, 3, 5)), 1 / values)
     assert r.split == split and r.facts["split"] == split.hash
-    assert r.numbers[0]["value"] == .25 and r.numbers[1]["value"] is None
+    assert r.numbers[0]["value"] == 0.25 and r.numbers[1]["value"] is None
 
 
 def test_the_card(released):
@@ -188,69 +359,171 @@ def test_the_card(released):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\n")
     header = yaml.safe_load(text.split("---\n")[1])
-    assert header["license"] == "apache-2.0" and header["language"] == ["en", "zh"] and header["base_model"] == "facebook/hubert-base-ls960" and "datasets" not in header and {"ds003020", "re-voiced", "brain-tuning", "text"} <= set(header["tags"])
-    for said in ("Licence of the data: CC0", split.hash[:16], "tuning s1, s2", "test test story", "| gain | language | 0.25 | 0.125 | 0.5 |", "Without an interval: gain", "One test story.", "P3 regions", "repeats 0, 2, 4", "**re-voiced**", "2410.09230", "2510.21520",
-                 "epochs 30, loss mse", "Read with mode windows, window 10.0.", "AutoModel"): assert said in text, said
-    assert model_card(read_release(folder)) == text                                                    # the card follows from the record alone
+    assert (
+        header["license"] == "apache-2.0"
+        and header["language"] == ["en", "zh"]
+        and header["base_model"] == "facebook/hubert-base-ls960"
+        and "datasets" not in header
+        and {"ds003020", "re-voiced", "brain-tuning", "text"} <= set(header["tags"])
+    )
+    for said in (
+        "Licence of the data: CC0",
+        split.hash[:16],
+        "tuning s1, s2",
+        "test test story",
+        "| gain | language | 0.25 | 0.125 | 0.5 |",
+        "Without an interval: gain",
+        "One test story.",
+        "P3 regions",
+        "repeats 0, 2, 4",
+        "**re-voiced**",
+        "2410.09230",
+        "2510.21520",
+        "epochs 30, loss mse",
+        "Read with mode windows, window 10.0.",
+        "AutoModel",
+    ):
+        assert said in text, said
+    assert model_card(read_release(folder)) == text  # the card follows from the record alone
 
 
 def test_the_card_says_what_was_not_given(tmp_path):
-    text = (BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path) / "README.md").read_text()
-    for said in ("No numbers were given", "was not recorded, so nobody can say", "What the columns of the heads are was not recorded", "the data set was not recorded", "ask before you pass", "Not stated", "How stories were cut into inputs"): assert said in text, said
-    assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["braintune_nb", "brain-tuning", "fmri", "text"]
+    text = (
+        BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path) / "README.md"
+    ).read_text()
+    for said in (
+        "No numbers were given",
+        "was not recorded, so nobody can say",
+        "What the columns of the heads are was not recorded",
+        "the data set was not recorded",
+        "ask before you pass",
+        "Not stated",
+        "How stories were cut into inputs",
+    ):
+        assert said in text, said
+    assert yaml.safe_load(text.split("---\n")[1])["tags"] == [
+        "braintune_nb",
+        "brain-tuning",
+        "fmri",
+        "text",
+    ]
 
 
 def test_nothing_is_pickled_and_nothing_of_an_earlier_release_stays(released):
     tuner, folder, *_ = released
-    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".npz", ".safetensors", ".md"}
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {
+        ".json",
+        ".npz",
+        ".safetensors",
+        ".md",
+    }
     for path in folder.glob("*.npz"):
-        with np.load(path, allow_pickle=False) as arrays: assert not any(arrays[k].dtype.hasobject for k in arrays)
+        with np.load(path, allow_pickle=False) as arrays:
+            assert not any(arrays[k].dtype.hasobject for k in arrays)
     tuner.save_pretrained(folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "backbone", "heads.safetensors", "tuner.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "backbone",
+        "heads.safetensors",
+        "tuner.json",
+    ]
 
 
 def test_a_save_that_dies_is_not_a_release(released, monkeypatch):
     tuner, folder, *_ = released
     import braintune_nb.model.release as release
-    def dies(*a): raise OSError("no space left on device")
+
+    def dies(*a):
+        raise OSError("no space left on device")
+
     monkeypatch.setattr(release, "_heads_of", dies)
-    with pytest.raises(OSError): release.save_tuner(tuner, folder)      # by name: a chapter that ran in this process may have put its own on the class
-    with pytest.raises(ModelError, match="no tuner.json"): BrainTuner.from_pretrained(folder)
+    with pytest.raises(OSError):
+        release.save_tuner(
+            tuner, folder
+        )  # by name: a chapter that ran in this process may have put its own on the class
+    with pytest.raises(ModelError, match="no tuner.json"):
+        BrainTuner.from_pretrained(folder)
 
 
 # ---- what does not fit
 
+
 def edit(path, change):
-    weights = load_file(path); change(weights); save_file(weights, path, metadata={"format": "pt"})
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, metadata={"format": "pt"})
 
 
-def one_bit(weights): next(iter(weights.values())).view(-1)[0] += 1e-6
+def one_bit(weights):
+    next(iter(weights.values())).view(-1)[0] += 1e-6
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda f: edit(f / "backbone/model.safetensors", one_bit), "not those that were released"),
-    (lambda f: edit(f / "backbone/model.safetensors", lambda w: w.pop("encoder.layer.0.attention.self.key.bias")), "lacks weights"),
-    (lambda f: edit(f / "backbone/model.safetensors", lambda w: w.update({"encoder.layer.7.extra": torch.ones(2)})), "no place for"),
-    (lambda f: (f / "backbone/model.safetensors").unlink(), "no weights"),
-    (lambda f: (f / "backbone/config.json").unlink(), "no backbone"),
-    (lambda f: edit(f / "heads.safetensors", lambda w: w.pop("heads.1.bias")), "heads.1.bias: missing"),
-    (lambda f: edit(f / "heads.safetensors", lambda w: w.update({"heads.7.bias": torch.ones(2)})), "for nothing"),
-    (lambda f: edit(f / "heads.safetensors", lambda w: w.update({"heads.0.bias": torch.ones(9)})), r"\(9,\) for \(3,\)"),
-    (lambda f: (f / "heads.safetensors").unlink(), "no heads.safetensors"),
-    (lambda f: (f / "split.json").write_text((f / "split.json").read_text().replace("s4", "s1")), "not the one of the release"),
-    (lambda f: (f / "tuner.json").write_text((f / "tuner.json").read_text().replace('"format": 1', '"format": 2')), "another format"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: edit(f / "backbone/model.safetensors", one_bit), "not those that were released"),
+        (
+            lambda f: edit(
+                f / "backbone/model.safetensors",
+                lambda w: w.pop("encoder.layer.0.attention.self.key.bias"),
+            ),
+            "lacks weights",
+        ),
+        (
+            lambda f: edit(
+                f / "backbone/model.safetensors",
+                lambda w: w.update({"encoder.layer.7.extra": torch.ones(2)}),
+            ),
+            "no place for",
+        ),
+        (lambda f: (f / "backbone/model.safetensors").unlink(), "no weights"),
+        (lambda f: (f / "backbone/config.json").unlink(), "no backbone"),
+        (
+            lambda f: edit(f / "heads.safetensors", lambda w: w.pop("heads.1.bias")),
+            "heads.1.bias: missing",
+        ),
+        (
+            lambda f: edit(
+                f / "heads.safetensors", lambda w: w.update({"heads.7.bias": torch.ones(2)})
+            ),
+            "for nothing",
+        ),
+        (
+            lambda f: edit(
+                f / "heads.safetensors", lambda w: w.update({"heads.0.bias": torch.ones(9)})
+            ),
+            r"\(9,\) for \(3,\)",
+        ),
+        (lambda f: (f / "heads.safetensors").unlink(), "no heads.safetensors"),
+        (
+            lambda f: (f / "split.json").write_text(
+                (f / "split.json").read_text().replace("s4", "s1")
+            ),
+            "not the one of the release",
+        ),
+        (
+            lambda f: (f / "tuner.json").write_text(
+                (f / "tuner.json").read_text().replace('"format": 1', '"format": 2')
+            ),
+            "another format",
+        ),
+    ],
+)
 def test_what_was_changed_is_refused(released, change, words):
     folder = released[1]
     change(folder)
-    with pytest.raises(ModelError, match=words): BrainTuner.from_pretrained(folder)
+    with pytest.raises(ModelError, match=words):
+        BrainTuner.from_pretrained(folder)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_before_its_weights(tmp_path):
-    BrainTuner(speech("hubert"), {"P1": 3}).save_pretrained(tmp_path / "a"); BrainTuner(speech("wav2vec2"), {"P1": 3}).save_pretrained(tmp_path / "b")
-    shutil.rmtree(tmp_path / "a/backbone"); shutil.copytree(tmp_path / "b/backbone", tmp_path / "a/backbone")
-    (tmp_path / "a/backbone/model.safetensors").unlink()                                               # it never comes to these
-    with pytest.raises(ModelError, match="wav2vec2, 2 layers, 16 wide") as error: BrainTuner.from_pretrained(tmp_path / "a")
+    BrainTuner(speech("hubert"), {"P1": 3}).save_pretrained(tmp_path / "a")
+    BrainTuner(speech("wav2vec2"), {"P1": 3}).save_pretrained(tmp_path / "b")
+    shutil.rmtree(tmp_path / "a/backbone")
+    shutil.copytree(tmp_path / "b/backbone", tmp_path / "a/backbone")
+    (tmp_path / "a/backbone/model.safetensors").unlink()  # it never comes to these
+    with pytest.raises(ModelError, match="wav2vec2, 2 layers, 16 wide") as error:
+        BrainTuner.from_pretrained(tmp_path / "a")
     assert "hubert, 2 layers, 16 wide" in str(error.value)
 
 
@@ -259,58 +532,112 @@ def test_a_pretrained_checkpoint_in_place_of_the_tuned_one_is_refused(tmp_path):
     tuner = stirred(BrainTuner(speech("hubert"), {"P1": 3}))
     folder = tuner.save_pretrained(tmp_path / "a")
     speech("hubert").model.save_pretrained(folder / "backbone")
-    with pytest.raises(ModelError, match="not those that were released"): BrainTuner.from_pretrained(folder)
+    with pytest.raises(ModelError, match="not those that were released"):
+        BrainTuner.from_pretrained(folder)
 
 
 def test_spaces_and_ceilings_must_fit_the_heads(tmp_path):
     tuner = BrainTuner(random_backbone(WORDS), {"P1": 3, "P2": 4})
     three = Space("three", "vertex", np.arange(3))
-    with pytest.raises(DataError, match="4, as the head"): tuner.save_pretrained(tmp_path, space=three)
-    with pytest.raises(DataError, match="without a head"): tuner.save_pretrained(tmp_path, space={"P9": three})
-    with pytest.raises(DataError, match="Ceiling and head differ"): tuner.save_pretrained(tmp_path, ceilings={"P1": (np.ones(4), dict(name="ccmax", story="s", repeats=[0]))})
-    with pytest.raises(ParameterError, match="also repeats, story"): tuner.save_pretrained(tmp_path, ceilings={"P1": (np.ones(3), dict(name="ccmax"))})
-    with pytest.raises(ParameterError, match="needs its definition"): tuner.save_pretrained(tmp_path, ceilings={"P1": np.ones(3)})
+    with pytest.raises(DataError, match="4, as the head"):
+        tuner.save_pretrained(tmp_path, space=three)
+    with pytest.raises(DataError, match="without a head"):
+        tuner.save_pretrained(tmp_path, space={"P9": three})
+    with pytest.raises(DataError, match="Ceiling and head differ"):
+        tuner.save_pretrained(
+            tmp_path, ceilings={"P1": (np.ones(4), dict(name="ccmax", story="s", repeats=[0]))}
+        )
+    with pytest.raises(ParameterError, match="also repeats, story"):
+        tuner.save_pretrained(tmp_path, ceilings={"P1": (np.ones(3), dict(name="ccmax"))})
+    with pytest.raises(ParameterError, match="needs its definition"):
+        tuner.save_pretrained(tmp_path, ceilings={"P1": np.ones(3)})
     assert not (tmp_path / "tuner.json").exists()
 
 
 def test_the_hash_is_of_the_merged_weights(tmp_path):
     tuner = stirred(BrainTuner(speech("hubert"), {"P1": 3}, adapter=Adapter(rank=2)))
     facts = json.loads((tuner.save_pretrained(tmp_path) / "tuner.json").read_text())
-    assert facts["backbone"]["weights"] == weights_hash(tf.AutoModel.from_pretrained(tmp_path / "backbone")) and facts["backbone"]["parameters"] == sum(p.numel() for p in speech("hubert").model.parameters())
+    assert facts["backbone"]["weights"] == weights_hash(
+        tf.AutoModel.from_pretrained(tmp_path / "backbone")
+    ) and facts["backbone"]["parameters"] == sum(
+        p.numel() for p in speech("hubert").model.parameters()
+    )
 
 
 # ---- the Hub, by a stand-in for the client
 
+
 def test_push_to_hub_hands_over_a_whole_release(tmp_path, monkeypatch):
     import huggingface_hub
+
     calls = []
-    def create(self, repo_id, **more): calls.append(("create", repo_id, more))
+
+    def create(self, repo_id, **more):
+        calls.append(("create", repo_id, more))
+
     def upload(self, **more):
         folder = Path(more["folder_path"])
-        calls.append(("upload", more["repo_id"], more, sorted(p.name for p in folder.iterdir()), BrainTuner.from_pretrained(folder).outputs))
+        calls.append(
+            (
+                "upload",
+                more["repo_id"],
+                more,
+                sorted(p.name for p in folder.iterdir()),
+                BrainTuner.from_pretrained(folder).outputs,
+            )
+        )
         return "commit"
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create); monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
     tuner = BrainTuner(random_backbone(WORDS), {"P1": 3})
-    assert tuner.push_to_hub("someone/model", private=True, data="ds003020", revision="next") == "commit"
+    assert (
+        tuner.push_to_hub("someone/model", private=True, data="ds003020", revision="next")
+        == "commit"
+    )
     assert calls[0] == ("create", "someone/model", dict(private=True, exist_ok=True))
-    assert calls[1][1] == "someone/model" and calls[1][2]["revision"] == "next" and calls[1][4] == {"P1": 3} and {"README.md", "tuner.json", "backbone", "heads.safetensors"} <= set(calls[1][3])
-    assert not Path(calls[1][2]["folder_path"]).exists()                                               # the temporary folder is gone
+    assert (
+        calls[1][1] == "someone/model"
+        and calls[1][2]["revision"] == "next"
+        and calls[1][4] == {"P1": 3}
+        and {"README.md", "tuner.json", "backbone", "heads.safetensors"} <= set(calls[1][3])
+    )
+    assert not Path(calls[1][2]["folder_path"]).exists()  # the temporary folder is gone
     folder = tuner.save_pretrained(tmp_path / "saved")
     tuner.push_to_hub("someone/model", folder=folder)
     assert calls[3][2]["folder_path"] == str(folder) and folder.exists()
-    with pytest.raises(ParameterError, match="written already"): tuner.push_to_hub("someone/model", folder=folder, data="ds003020")
-    with pytest.raises(ModelError, match="no tuner.json"): tuner.push_to_hub("someone/model", folder=tmp_path)
+    with pytest.raises(ParameterError, match="written already"):
+        tuner.push_to_hub("someone/model", folder=folder, data="ds003020")
+    with pytest.raises(ModelError, match="no tuner.json"):
+        tuner.push_to_hub("someone/model", folder=tmp_path)
 
 
 def test_from_the_hub_by_id(tmp_path, monkeypatch):
     import huggingface_hub
-    folder, asked = BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path / "saved"), []
-    def snapshot(repo_id, **more): asked.append((repo_id, more)); return str(folder)
+
+    folder, asked = (
+        BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path / "saved"),
+        [],
+    )
+
+    def snapshot(repo_id, **more):
+        asked.append((repo_id, more))
+        return str(folder)
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert BrainTuner.from_pretrained("someone/model", revision="v2").outputs == {"P1": 3}
-    assert asked[0][0] == "someone/model" and asked[0][1]["revision"] == "v2" and "*.bin" in asked[0][1]["ignore_patterns"]
-    def offline(repo_id, **more): raise OSError("no network")
+    assert (
+        asked[0][0] == "someone/model"
+        and asked[0][1]["revision"] == "v2"
+        and "*.bin" in asked[0][1]["ignore_patterns"]
+    )
+
+    def offline(repo_id, **more):
+        raise OSError("no network")
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(ModelError, match="no network"): BrainTuner.from_pretrained("someone/model")
+    with pytest.raises(ModelError, match="no network"):
+        BrainTuner.from_pretrained("someone/model")
     for bad in ("/no/such/folder", "a/b/c", "./x"):
-        with pytest.raises(ModelError, match="no such folder"): BrainTuner.from_pretrained(bad)
+        with pytest.raises(ModelError, match="no such folder"):
+            BrainTuner.from_pretrained(bad)

@@ -1,4 +1,6 @@
-"Report: every number of a summary that was computed reaches the page; broken or hostile input does not."
+"""Report: every number of a summary that was computed reaches the page; broken or hostile input
+does not."""
+
 import re
 import shutil
 import subprocess
@@ -15,8 +17,10 @@ from braintune_nb.report.tables import alignment_table, check_summary, collect, 
 
 
 def discs(n=60):
-    "Two patches of fsaverage5 vertices, around the left superior temporal gyrus and the right angular gyrus."
+    """Two patches of fsaverage5 vertices, around the left superior temporal gyrus and the right
+    angular gyrus."""
     from nilearn import datasets, surface
+
     mesh, found = datasets.fetch_surf_fsaverage("fsaverage5"), []
     for side, centre, shift in (("left", (-60, -20, 0), 0), ("right", (50, -55, 30), 10242)):
         xyz = surface.load_surf_mesh(mesh[f"pial_{side}"]).coordinates
@@ -29,50 +33,133 @@ def interval(x):
     return {"mean": x.mean(), "ci_low": x.mean() - half, "ci_high": x.mean() + half, "n": len(x)}
 
 
-def experiment(seed=0, people=6, rows=300, n=60, meaning=.6):
-    "A small encoding experiment, computed: ridge of each arm's features on responses with a known signal; r on held-out rows."
+def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
+    """A small encoding experiment, computed: ridge of each arm's features on responses with a
+    known signal; r on held-out rows."""
     rng = np.random.default_rng(seed)
     signal, form = rng.normal(size=(rows, 4)), rng.normal(size=(rows, 6))
-    arms = {"pretrained": form, "tuned": np.c_[form, signal + rng.normal(0, .8, signal.shape)], "permuted": np.c_[form, rng.permutation(signal)], "reduced_rank": np.c_[form, signal[:, :1]]}
+    arms = {
+        "pretrained": form,
+        "tuned": np.c_[form, signal + rng.normal(0, 0.8, signal.shape)],
+        "permuted": np.c_[form, rng.permutation(signal)],
+        "reduced_rank": np.c_[form, signal[:, :1]],
+    }
     half, scores = rows // 2, {a: np.zeros((people, 2 * n)) for a in arms}
     for p in range(people):
-        y = form @ rng.normal(size=(6, 2 * n)) * .3 + meaning * signal @ rng.normal(size=(4, 2 * n)) * np.r_[np.ones(n), np.full(n, .2)] + rng.normal(0, 1.5, (rows, 2 * n))
+        y = (
+            form @ rng.normal(size=(6, 2 * n)) * 0.3
+            + meaning * signal @ rng.normal(size=(4, 2 * n)) * np.r_[np.ones(n), np.full(n, 0.2)]
+            + rng.normal(0, 1.5, (rows, 2 * n))
+        )
         for arm, x in arms.items():
-            w = np.linalg.solve(x[:half].T @ x[:half] + 5 * np.eye(x.shape[1]), x[:half].T @ y[:half])
+            w = np.linalg.solve(
+                x[:half].T @ x[:half] + 5 * np.eye(x.shape[1]), x[:half].T @ y[:half]
+            )
             a, b = x[half:] @ w, y[half:]
             scores[arm][p] = ((a - a.mean(0)) * (b - b.mean(0))).mean(0) / (a.std(0) * b.std(0))
     return scores
 
 
-def summarise(scores, n=60, ceiling=.7):
+def summarise(scores, n=60, ceiling=0.7):
     rois = {"language": slice(0, n), "auditory": slice(n, 2 * n)}
+
     def both(arm, roi, base=None):
-        x = scores[arm][:, rois[roi]].mean(1) - (0 if base is None else scores[base][:, rois[roi]].mean(1))
+        x = scores[arm][:, rois[roi]].mean(1) - (
+            0 if base is None else scores[base][:, rois[roi]].mean(1)
+        )
         return {"raw": interval(x), "normalized": interval(x / ceiling)}
+
     by_roi = {arm: {roi: both(arm, roi) for roi in rois} for arm in scores}
     parts = {"seen": 0, "unseen": 1}
-    return {"alignment": by_roi, "ceiling": dict.fromkeys(rois, ceiling), "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
-            "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
-            "gain_arms": {"reduced_rank": {roi: both("reduced_rank", roi, "pretrained") for roi in rois}},
-            "seen_unseen": {arm: {c: {roi: interval(scores[arm][i::2, rois[roi]].mean(1)) for roi in rois} for c, i in parts.items()} for arm in ("pretrained", "tuned")},
-            "oracles": {"true signal": {roi: both("tuned", roi) for roi in rois}},
-            "by_group": {name: {"gain": {roi: both("tuned", roi, "pretrained") for roi in rois}, "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois}} for name in ("tuning participants", "new participants")},
-            "gain_seen_unseen": {c: {roi: both("tuned", roi, "pretrained") for roi in rois} for c in parts},
-            "listeners": {"title": "Bands", "table": [{"model": "low-level", "r": scores["pretrained"].mean()}, {"model": "banded", "r": scores["tuned"].mean(), "layer": 2}], "shifts": 200},
-            "layers": [dict(arm=arm, layer=layer, roi=roi, **interval(scores[arm][:, rois[roi]][:, layer::4].mean(1))) for arm in ("pretrained", "tuned") for roi in rois for layer in range(4)],
-            "training": [dict(arm=arm, seed=s, log=[dict(epoch=e, train_loss=float(np.abs(scores[arm][s, e::8]).mean()), validation_correlation=float(scores[arm][s, e::8].mean())) for e in range(6)])
-                         for arm in ("tuned", "permuted") for s in (0, 1)],
-            "interval": "t interval over participants; it does not cover other stories.", "title": "A test run on random arrays", "notes": ["Computed from random arrays, to test the page."]}
+    return {
+        "alignment": by_roi,
+        "ceiling": dict.fromkeys(rois, ceiling),
+        "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
+        "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
+        "gain_arms": {
+            "reduced_rank": {roi: both("reduced_rank", roi, "pretrained") for roi in rois}
+        },
+        "seen_unseen": {
+            arm: {
+                c: {roi: interval(scores[arm][i::2, rois[roi]].mean(1)) for roi in rois}
+                for c, i in parts.items()
+            }
+            for arm in ("pretrained", "tuned")
+        },
+        "oracles": {"true signal": {roi: both("tuned", roi) for roi in rois}},
+        "by_group": {
+            name: {
+                "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
+                "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
+            }
+            for name in ("tuning participants", "new participants")
+        },
+        "gain_seen_unseen": {
+            c: {roi: both("tuned", roi, "pretrained") for roi in rois} for c in parts
+        },
+        "listeners": {
+            "title": "Bands",
+            "table": [
+                {"model": "low-level", "r": scores["pretrained"].mean()},
+                {"model": "banded", "r": scores["tuned"].mean(), "layer": 2},
+            ],
+            "shifts": 200,
+        },
+        "layers": [
+            dict(
+                arm=arm,
+                layer=layer,
+                roi=roi,
+                **interval(scores[arm][:, rois[roi]][:, layer::4].mean(1)),
+            )
+            for arm in ("pretrained", "tuned")
+            for roi in rois
+            for layer in range(4)
+        ],
+        "training": [
+            dict(
+                arm=arm,
+                seed=s,
+                log=[
+                    dict(
+                        epoch=e,
+                        train_loss=float(np.abs(scores[arm][s, e::8]).mean()),
+                        validation_correlation=float(scores[arm][s, e::8].mean()),
+                    )
+                    for e in range(6)
+                ],
+            )
+            for arm in ("tuned", "permuted")
+            for s in (0, 1)
+        ],
+        "interval": "t interval over participants; it does not cover other stories.",
+        "title": "A test run on random arrays",
+        "notes": ["Computed from random arrays, to test the page."],
+    }
 
 
 @pytest.fixture(scope="module")
-def scores(): return experiment()
+def scores():
+    return experiment()
 
 
 @pytest.fixture(scope="module")
 def finished(scores, tmp_path_factory):
-    run = Run.start(tmp_path_factory.mktemp("runs") / "made", {"seed": 0, "dataset": "simulated", "loss": "correlation_over_time", "layers": [1, 2], "note": "<img src=x onerror=alert(1)>"})
-    save_maps(run.path("scores/maps.npz"), Space("fsaverage5", "vertex", discs()), {"tuned": scores["tuned"], "gain": scores["tuned"] - scores["pretrained"]})
+    run = Run.start(
+        tmp_path_factory.mktemp("runs") / "made",
+        {
+            "seed": 0,
+            "dataset": "simulated",
+            "loss": "correlation_over_time",
+            "layers": [1, 2],
+            "note": "<img src=x onerror=alert(1)>",
+        },
+    )
+    save_maps(
+        run.path("scores/maps.npz"),
+        Space("fsaverage5", "vertex", discs()),
+        {"tuned": scores["tuned"], "gain": scores["tuned"] - scores["pretrained"]},
+    )
     folder = run.finish(summarise(scores))
     report(folder)
     return folder
@@ -82,15 +169,22 @@ class Page(HTMLParser):
     def __init__(self):
         super().__init__()
         self.links, self.ids, self.open, self.tags, self.text = [], set(), [], [], []
+
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append(tag)
         self.links += [attrs[k] for k in ("src", "href") if k in attrs]
         self.ids |= {attrs["id"]} if "id" in attrs else set()
-        if any(k.startswith("on") for k in attrs): self.tags.append("handler")
-        if tag not in ("meta", "link", "img", "br"): self.open.append(tag)
-    def handle_endtag(self, tag): assert self.open.pop() == tag
-    def handle_data(self, data): self.text.append(data)
+        if any(k.startswith("on") for k in attrs):
+            self.tags.append("handler")
+        if tag not in ("meta", "link", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
 
 
 def read(folder):
@@ -102,32 +196,60 @@ def read(folder):
 
 def test_page_is_whole_and_alone(finished):
     page = read(finished)
-    assert page.open == []                                              # every tag is closed, in order
+    assert page.open == []  # every tag is closed, in order
     assert all(link.startswith(("data:", "#")) for link in page.links)  # nothing is fetched
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     assert "script" not in page.tags and "handler" not in page.tags
     assert (finished / "report.html").stat().st_size < 2_000_000
-    assert page.tags.count("img") == 7                                  # five figures, two maps
+    assert page.tags.count("img") == 7  # five figures, two maps
 
 
 def test_every_number_is_on_the_page(finished):
     text, summary = " ".join(read(finished).text), read_json(finished / "summary.json")
-    for row in alignment_table(summary).itertuples(): assert _number(row.mean) in text
+    for row in alignment_table(summary).itertuples():
+        assert _number(row.mean) in text
     for row in gain_table(summary).itertuples():
-        for x in (row.mean, row.ci_low, row.ci_high): assert _number(x, True) in text
-    for word in ("correlation_over_time", "simulated", "reduced rank", "t interval over participants", "Computed from random arrays", "unseen", "true signal", "new participants", "by kind of concept", "banded", "shifts"): assert word in text
+        for x in (row.mean, row.ci_low, row.ci_high):
+            assert _number(x, True) in text
+    for word in (
+        "correlation_over_time",
+        "simulated",
+        "reduced rank",
+        "t interval over participants",
+        "Computed from random arrays",
+        "unseen",
+        "true signal",
+        "new participants",
+        "by kind of concept",
+        "banded",
+        "shifts",
+    ):
+        assert word in text
 
 
 def test_sentence_follows_the_numbers(scores):
     found = summarise(scores)
-    assert found["gain"]["language"]["raw"]["ci_low"] > 0 and sentences(found, "language")[0].startswith("Tuning raised")
-    null = summarise({**scores, "tuned": scores["pretrained"] + np.linspace(-.02, .02, len(scores["tuned"]))[:, None]})
-    assert sentences(null, "language")[0].startswith("No reliable change") and "includes zero" in sentences(null, "language")[0]
+    assert found["gain"]["language"]["raw"]["ci_low"] > 0 and sentences(found, "language")[
+        0
+    ].startswith("Tuning raised")
+    null = summarise(
+        {
+            **scores,
+            "tuned": scores["pretrained"] + np.linspace(-0.02, 0.02, len(scores["tuned"]))[:, None],
+        }
+    )
+    assert (
+        sentences(null, "language")[0].startswith("No reliable change")
+        and "includes zero" in sentences(null, "language")[0]
+    )
     worse = summarise({**scores, "tuned": 2 * scores["pretrained"] - scores["tuned"]})
     assert sentences(worse, "language")[0].startswith("Tuning lowered")
     broken = summarise({**scores, "permuted": scores["tuned"]})
     assert "cannot be read as learned" in sentences(broken, "language")[1]
-    assert "enough to explain" in sentences(summarise({**scores, "reduced_rank": scores["tuned"] + .1}), "language")[2]
+    assert (
+        "enough to explain"
+        in sentences(summarise({**scores, "reduced_rank": scores["tuned"] + 0.1}), "language")[2]
+    )
 
 
 def test_report_can_be_made_again_byte_for_byte(finished):
@@ -139,64 +261,133 @@ def test_report_can_be_made_again_byte_for_byte(finished):
 
 def test_least_summary_makes_a_page(tmp_path, scores):
     "Only what every run has, missing numbers as null; the page leaves out what is not there."
-    summary = {k: v for k, v in summarise(scores).items() if k in ("alignment", "gain", "gain_permuted", "ceiling")}
-    summary["alignment"]["tuned"]["auditory"]["normalized"] = dict.fromkeys(("mean", "ci_low", "ci_high", "n"), float("nan"))
+    summary = {
+        k: v
+        for k, v in summarise(scores).items()
+        if k in ("alignment", "gain", "gain_permuted", "ceiling")
+    }
+    summary["alignment"]["tuned"]["auditory"]["normalized"] = dict.fromkeys(
+        ("mean", "ci_low", "ci_high", "n"), float("nan")
+    )
     summary["gain"]["language"]["raw"] |= {"ci_low": None, "ci_high": None}
     folder = Run.start(tmp_path / "least", {"seed": 1}).finish(summary)
     report(folder)
     text = " ".join(read(folder).text)
-    assert "no interval was computed" in text and "Maps" not in text and "nan" not in text.lower().split()
+    assert (
+        "no interval was computed" in text
+        and "Maps" not in text
+        and "nan" not in text.lower().split()
+    )
     assert "did not state what its intervals cover" in text
 
 
 def test_broken_runs_are_refused(tmp_path, scores):
     summary = summarise(scores)
     for key in ("alignment", "gain", "gain_permuted", "ceiling"):
-        with pytest.raises(DataError, match=key): check_summary({k: v for k, v in summary.items() if k != key})
-    with pytest.raises(DataError, match="reduced_rank"): check_summary({**summary, "alignment": {k: v for k, v in summary["alignment"].items() if k != "reduced_rank"}})
+        with pytest.raises(DataError, match=key):
+            check_summary({k: v for k, v in summary.items() if k != key})
+    with pytest.raises(DataError, match="reduced_rank"):
+        check_summary(
+            {
+                **summary,
+                "alignment": {k: v for k, v in summary["alignment"].items() if k != "reduced_rank"},
+            }
+        )
     folder = Run.start(tmp_path / "a", {"seed": 1}).finish(summary)
     (folder / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"): report(folder)
-    with pytest.raises(DataError, match="no finished run"): report(tmp_path)
+    with pytest.raises(DataError, match="not JSON"):
+        report(folder)
+    with pytest.raises(DataError, match="no finished run"):
+        report(tmp_path)
     write_json(folder / "summary.json", summary)
     np.savez(folder / "maps.npz", kind=np.array([{}], object))
     (folder / "scores").mkdir()
     shutil.move(folder / "maps.npz", folder / "scores" / "maps.npz")
-    with pytest.raises(DataError, match="pickle"): report(folder)
+    with pytest.raises(DataError, match="pickle"):
+        report(folder)
 
 
 def test_collect_names_what_varies(tmp_path, scores):
-    for seed, loss in ((0, "mse"), (1, "mse"), (1, "huber")): Run.start(tmp_path / f"{loss}{seed}", {"seed": seed, "loss": loss, "epochs": 3}).finish(summarise(scores))
+    for seed, loss in ((0, "mse"), (1, "mse"), (1, "huber")):
+        Run.start(tmp_path / f"{loss}{seed}", {"seed": seed, "loss": loss, "epochs": 3}).finish(
+            summarise(scores)
+        )
     table = collect(sorted(tmp_path.iterdir()))
     assert list(table.columns[:5]) == ["run", "loss", "seed", "arm", "roi"]
     assert len(table) == 3 * 3 * 2 * 2
-    with pytest.raises(DataError, match="same parameters"): collect([tmp_path / "mse0", tmp_path / "mse0"])
+    with pytest.raises(DataError, match="same parameters"):
+        collect([tmp_path / "mse0", tmp_path / "mse0"])
 
 
 def test_tidy_equals_a_loop(scores):
     tree = summarise(scores)["alignment"]
     loop = [(a, r, k, tree[a][r][k]["mean"]) for a in tree for r in tree[a] for k in tree[a][r]]
-    assert list(tidy(tree, ("arm", "roi", "kind"))[["arm", "roi", "kind", "mean"]].itertuples(index=False, name=None)) == loop
+    assert (
+        list(
+            tidy(tree, ("arm", "roi", "kind"))[["arm", "roi", "kind", "mean"]].itertuples(
+                index=False, name=None
+            )
+        )
+        == loop
+    )
 
 
 def test_figures_show_the_numbers(scores):
     summary = summarise(scores)
     raw = gain_table(summary).query("kind == 'raw'").set_index(["arm", "roi"])["mean"]
-    assert raw["tuned", "language"] == summary["gain"]["language"]["raw"]["mean"] and raw["permuted", "language"] == summary["gain_permuted"]["language"]["raw"]["mean"]
+    assert (
+        raw["tuned", "language"] == summary["gain"]["language"]["raw"]["mean"]
+        and raw["permuted", "language"] == summary["gain_permuted"]["language"]["raw"]["mean"]
+    )
     dots = [l for ax in gain_figure(summary).axes for l in ax.lines if l.get_marker() == "o"]
-    assert np.allclose(sorted(float(l.get_xdata()[0]) for l in dots), sorted(gain_table(summary).query("kind=='raw'")["mean"]))
-    ceilings = [l.get_xdata()[0] for l in alignment_figure(summary).axes[0].lines if l.get_linestyle() == "--"]
-    assert ceilings == [.7]
-    sides = hemispheres([0, 20483], [1., 2.])
+    assert np.allclose(
+        sorted(float(l.get_xdata()[0]) for l in dots),
+        sorted(gain_table(summary).query("kind=='raw'")["mean"]),
+    )
+    ceilings = [
+        l.get_xdata()[0]
+        for l in alignment_figure(summary).axes[0].lines
+        if l.get_linestyle() == "--"
+    ]
+    assert ceilings == [0.7]
+    sides = hemispheres([0, 20483], [1.0, 2.0])
     assert sides["left"][0] == 1 and sides["right"][-1] == 2 and np.isnan(sides["left"][1:]).all()
 
 
 def test_page_in_a_browser(finished, tmp_path):
     "A real browser draws the page, light and dark, without an error; skipped where there is none."
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None: pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if browser is None:
+        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
     picture = tmp_path / "page.png"
-    done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", f"--screenshot={picture}", "--window-size=900,1200", f"file://{finished / 'report.html'}"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--screenshot={picture}",
+            "--window-size=900,1200",
+            f"file://{finished / 'report.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert picture.stat().st_size > 20_000, done.stderr
-    dom = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"file://{finished / 'report.html'}"], capture_output=True, text=True, timeout=120).stdout
+    dom = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            f"file://{finished / 'report.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
     assert len(re.findall(r"<h2", dom)) >= 8

@@ -1,4 +1,6 @@
-"""`tune()` killed with SIGKILL at random moments and started again gives bit-identical weights on the CPU."""
+"""`tune()` killed with SIGKILL at random moments and started again gives bit-identical weights on
+the CPU."""
+
 import json, os, random, signal, subprocess, sys
 from pathlib import Path
 
@@ -79,11 +81,26 @@ print(json.dumps([whole[:2], whole[2], answers]))
 def killed(folder):
     """An uninterrupted run and six that were killed, twice each, at random places."""
     draw = random.Random(20)
-    kills = [[what, draw.uniform(0.02, 0.99), draw.uniform(0.02, 1.2)] for what in ["forward"] * 3 + ["fsync"] * 3]
+    kills = [
+        [what, draw.uniform(0.02, 0.99), draw.uniform(0.02, 1.2)]
+        for what in ["forward"] * 3 + ["fsync"] * 3
+    ]
     script = folder / "driver.py"
     script.write_text(DRIVER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, str(script), str(folder), json.dumps(kills)], capture_output=True, text=True, timeout=600, env=environment)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        ),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), json.dumps(kills)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -91,8 +108,8 @@ def killed(folder):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_sigkill_at_random_steps_gives_bit_identical_weights_and_log(tmp_path):
     whole, count, answers = killed(tmp_path)
-    assert count["forward"] >= 18 and count["fsync"] > 50           # the kills had room
+    assert count["forward"] >= 18 and count["fsync"] > 50  # the kills had room
     for signal_number, nothing, status, result in answers:
-        assert signal_number == signal.SIGKILL and nothing          # it was killed and returned nothing
-        assert status == 0 and result[0] == whole[0]                # continued: same weights, bit for bit
-        assert result[1] == whole[1]                                # and the same log, but for the seconds
+        assert signal_number == signal.SIGKILL and nothing  # it was killed and returned nothing
+        assert status == 0 and result[0] == whole[0]  # continued: same weights, bit for bit
+        assert result[1] == whole[1]  # and the same log, but for the seconds

@@ -1,4 +1,6 @@
-"""Two real processes (torchrun, gloo, CPU) train as one does; killed in the middle of an epoch they continue bit for bit."""
+"""Two real processes (torchrun, gloo, CPU) train as one does; killed in the middle of an epoch they
+continue bit for bit."""
+
 import json
 import os
 import shutil
@@ -78,25 +80,64 @@ if __name__ == "__main__":
         if rank == 0: save_file({k: v.contiguous() for k, v in tuner.state_dict().items()}, f"{out}/{name}.safetensors")
         with open(f"{out}/{name}.{rank}.json", "w") as f: json.dump(seen, f)
 '''
-ENVIRONMENT = {**{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-               "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+ENVIRONMENT = {
+    **{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ),
+}
 
 
 def start(folder, names, processes, kill=0):
     """Run the driver in so many processes; the exit status and what it said."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    done = subprocess.run([sys.executable, *torchrun, str(folder / "driver.py"), str(folder), ",".join(names), str(kill)], capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    torchrun = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        if processes > 1
+        else []
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            *torchrun,
+            str(folder / "driver.py"),
+            str(folder),
+            ",".join(names),
+            str(kill),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+    )
     return done.returncode, done.stderr
 
 
 def trained(folder):
-    """Folder in which one process and two ran each way; others were killed, and continued by as many and, from a copy, by one instead of two."""
+    """Folder in which one process and two ran each way; others were killed, and continued by as
+    many and, from a copy, by one instead of two."""
     (folder / "driver.py").write_text(DRIVER)
-    status, said = start(folder, ["joint 2", "turns 2", "sharded 2", "speech 2", "lora 2", "joint 2 killed"], 2, kill=8)          # 5 passes an epoch and process
-    assert status != 0 and (folder / "lora 2.1.json").exists() and not (folder / "joint 2 killed.0.json").exists() and "SIGKILL" in said, said[-3000:]
-    status, said = start(folder, ["joint 1", "turns 1", "speech 1", "lora 1", "joint 1 killed"], 1, kill=11)                      # 7 passes an epoch
+    status, said = start(
+        folder,
+        ["joint 2", "turns 2", "sharded 2", "speech 2", "lora 2", "joint 2 killed"],
+        2,
+        kill=8,
+    )  # 5 passes an epoch and process
+    assert (
+        status != 0
+        and (folder / "lora 2.1.json").exists()
+        and not (folder / "joint 2 killed.0.json").exists()
+        and "SIGKILL" in said
+    ), said[-3000:]
+    status, said = start(
+        folder, ["joint 1", "turns 1", "speech 1", "lora 1", "joint 1 killed"], 1, kill=11
+    )  # 7 passes an epoch
     assert status == -signal.SIGKILL and (folder / "lora 1.0.json").exists(), said[-3000:]
-    for n in (1, 2): assert (folder / f"joint {n} killed" / "checkpoints" / "latest").read_text() == "step-000000004"     # 3 steps an epoch: in the middle
+    for n in (1, 2):
+        assert (
+            folder / f"joint {n} killed" / "checkpoints" / "latest"
+        ).read_text() == "step-000000004"  # 3 steps an epoch: in the middle
     shutil.copytree(folder / "joint 2 killed", folder / "joint 2 then 1")
     status, said = start(folder, ["joint 2 killed"], 2)
     assert status == 0, said[-3000:]
@@ -105,18 +146,28 @@ def trained(folder):
     return folder
 
 
-def log(folder, name, rank=0): return json.loads((folder / f"{name}.{rank}.json").read_text())
+def log(folder, name, rank=0):
+    return json.loads((folder / f"{name}.{rank}.json").read_text())
 
 
 def apart(folder, a, b):
-    """Largest difference of losses, and of weights; of weights whose exact gradient is zero (key biases, the norm before the z-score) apart."""
+    """Largest difference of losses, and of weights; of weights whose exact gradient is zero
+    (key biases, the norm before the z-score) apart."""
     rows = zip(log(folder, a)["log"], log(folder, b)["log"], strict=True)
     losses = max(abs(x[k] - y[k]) for x, y in rows for k in x if x[k] is not None)
     a, b = (load_file(folder / f"{name}.safetensors") for name in (a, b))
     assert a.keys() == b.keys()
     weights = {k: (a[k] - b[k]).abs().max().item() for k in a if a[k].is_floating_point()}
-    idle = [k for k in weights if k.endswith(("key.bias", "k_proj.bias")) or k.endswith("layer.0.output.LayerNorm.weight")]
-    return losses, max(v for k, v in weights.items() if k not in idle), max([weights[k] for k in idle], default=0)
+    idle = [
+        k
+        for k in weights
+        if k.endswith(("key.bias", "k_proj.bias")) or k.endswith("layer.0.output.LayerNorm.weight")
+    ]
+    return (
+        losses,
+        max(v for k, v in weights.items() if k not in idle),
+        max([weights[k] for k in idle], default=0),
+    )
 
 
 def same(folder, a, b):
@@ -125,16 +176,33 @@ def same(folder, a, b):
 
 
 def test_two_processes_train_as_one_and_survive_sigkill(tmp_path):
-    """One test, since all of it needs the same four starts: world size and backend, numbers, bits after a kill, another number of processes."""
+    """One test, since all of it needs the same four starts: world size and backend, numbers,
+    bits after a kill, another number of processes."""
     pytest.importorskip("accelerate")
     runs = trained(tmp_path)
     assert log(runs, "joint 1")["world"] == 1
     for way in ("joint 2", "turns 2", "sharded 2", "speech 2", "lora 2", "joint 2 killed"):
         seen = [log(runs, way, rank) for rank in (0, 1)]
-        assert [s["world"] for s in seen] == [2, 2] and [s["backend"] for s in seen] == ["gloo", "gloo"] and seen[0]["log"] == seen[1]["log"], way
-    for two, one in (("joint 2", "joint 1"), ("turns 2", "turns 1"), ("sharded 2", "joint 1"), ("speech 2", "speech 1"), ("lora 2", "lora 1"), ("joint 2 then 1", "joint 1")):
+        assert (
+            [s["world"] for s in seen] == [2, 2]
+            and [s["backend"] for s in seen] == ["gloo", "gloo"]
+            and seen[0]["log"] == seen[1]["log"]
+        ), way
+    for two, one in (
+        ("joint 2", "joint 1"),
+        ("turns 2", "turns 1"),
+        ("sharded 2", "joint 1"),
+        ("speech 2", "speech 1"),
+        ("lora 2", "lora 1"),
+        ("joint 2 then 1", "joint 1"),
+    ):
         losses, weights, idle = apart(runs, two, one)
         assert losses < 1e-6 and weights < 1e-6 and idle < 1e-4, (two, losses, weights, idle)
-    assert len({round(row["train_loss"], 3) for row in log(runs, "joint 1")["log"]}) == 2 and not same(runs, "joint 2", "turns 2")      # and something happened
-    for n in (1, 2):                                                        # killed in the middle of an epoch: bit for bit, log and all
-        assert same(runs, f"joint {n} killed", f"joint {n}") and log(runs, f"joint {n} killed")["log"] == log(runs, f"joint {n}")["log"], n
+    assert len(
+        {round(row["train_loss"], 3) for row in log(runs, "joint 1")["log"]}
+    ) == 2 and not same(runs, "joint 2", "turns 2")  # and something happened
+    for n in (1, 2):  # killed in the middle of an epoch: bit for bit, log and all
+        assert (
+            same(runs, f"joint {n} killed", f"joint {n}")
+            and log(runs, f"joint {n} killed")["log"] == log(runs, f"joint {n}")["log"]
+        ), n

@@ -1,4 +1,6 @@
-"""The end-to-end road of text tuning against a slow one written for the test: one window at a time, a dense Lanczos filter of two loops, z-score and delays by hand, all in float64."""
+"""The end-to-end road of text tuning against a slow one written for the test: one window at a time,
+a dense Lanczos filter of two loops, z-score and delays by hand, all in float64."""
+
 import copy
 import dataclasses
 import math
@@ -20,38 +22,82 @@ from braintune_nb.model.tuner import fast_products, random_backbone, section_inp
 from braintune_nb.train.loop import TuneSettings, tune
 
 WORDS = "the wind and sun walked home slowly over old hills until evening came".split()
-SIZES = dict(bert=dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24), roberta=dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=4, intermediate_size=24, pad_token_id=0),
-    electra=dict(hidden_size=16, embedding_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24), distilbert=dict(dim=16, n_layers=3, n_heads=2, hidden_dim=24),
-    gpt2=dict(n_embd=16, n_layer=3, n_head=2), llama=dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=1, intermediate_size=24))
+SIZES = dict(
+    bert=dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24),
+    roberta=dict(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=24,
+        pad_token_id=0,
+    ),
+    electra=dict(
+        hidden_size=16,
+        embedding_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=24,
+    ),
+    distilbert=dict(dim=16, n_layers=3, n_heads=2, hidden_dim=24),
+    gpt2=dict(n_embd=16, n_layer=3, n_head=2),
+    llama=dict(
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+    ),
+)
 SIZES["xlm-roberta"] = SIZES["roberta"]
 
 
 def made(kind="bert", seed=0):
     "A small random backbone of a family, with the words as its vocabulary."
     from transformers import AutoConfig, AutoModel
+
     template = random_backbone(WORDS, width=16, layers=3, seed=seed)
     torch.manual_seed(seed)
-    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=len(WORDS) + 4, initializer_range=0.2, **SIZES[kind])).eval()
+    model = AutoModel.from_config(
+        AutoConfig.for_model(kind, vocab_size=len(WORDS) + 4, initializer_range=0.2, **SIZES[kind])
+    ).eval()
     return dataclasses.replace(template, model=model, name=kind, causal=kind in ("gpt2", "llama"))
 
 
 def told(seed=0, n=18, words=70):
-    "A story with uneven words, some of them before and after the scan, and a TR that is no round number."
+    """A story with uneven words, some of them before and after the scan, and a TR that is no
+    round number."""
     draw = np.random.default_rng(seed)
     onset = np.sort(draw.uniform(-4, 2.0045 * n + 6, words))
-    return Story(f"told {seed}", "en", Events(onset, onset + draw.uniform(0.1, 0.4, words), [WORDS[i] for i in draw.integers(len(WORDS), size=words)]), regular_clock(n, 2.0045, first=0.7))
+    return Story(
+        f"told {seed}",
+        "en",
+        Events(
+            onset,
+            onset + draw.uniform(0.1, 0.4, words),
+            [WORDS[i] for i in draw.integers(len(WORDS), size=words)],
+        ),
+        regular_clock(n, 2.0045, first=0.7),
+    )
 
 
 # ---- the slow road
+
 
 def slow_states(model, backbone, story, n_words, layer):
     "One window at a time, through the whole model."
     rows = []
     for i in range(len(story.words)):
-        ids = backbone.tokenizer(" ".join(story.words.text[max(0, i + 1 - n_words):i + 1])).input_ids
-        if backbone.causal: ids = ids[:-1]                                       # no end token: the story goes on
+        ids = backbone.tokenizer(
+            " ".join(story.words.text[max(0, i + 1 - n_words) : i + 1])
+        ).input_ids
+        if backbone.causal:
+            ids = ids[:-1]  # no end token: the story goes on
         at = len(ids) - (1 if backbone.causal else 2)
-        rows.append(model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0, at])
+        rows.append(
+            model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][
+                0, at
+            ]
+        )
     return torch.stack(rows)
 
 
@@ -61,43 +107,88 @@ def slow_lanczos(story, scale, normalise=False):
     for t in range(len(times)):
         for n in range(len(words)):
             x = (times[t] - words[n]) * scale
-            if abs(x) < 1e-12: out[t, n] = 1
-            elif abs(x) <= 3: out[t, n] = 3 * math.sin(math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x) ** 2
-        if normalise and out[t].sum() > 0: out[t] /= out[t].sum()
+            if abs(x) < 1e-12:
+                out[t, n] = 1
+            elif abs(x) <= 3:
+                out[t, n] = (
+                    3 * math.sin(math.pi * x) * math.sin(math.pi * x / 3) / (math.pi * x) ** 2
+                )
+        if normalise and out[t].sum() > 0:
+            out[t] /= out[t].sum()
     return out
 
 
 def slow_features(states, weights, first, rows, delays):
     "z-score over rows `first` to the last one, explicit delays; zeros before the story."
     x = weights @ states
-    part = x[first:max(rows) + 1]
+    part = x[first : max(rows) + 1]
     part = (part - part.mean(0)) / (part.std(0, unbiased=True) + 1e-6)
     zero = torch.zeros(x.shape[1], dtype=x.dtype)
-    return torch.stack([torch.cat([part[r - d - first] if r - d >= first else zero for d in delays]) for r in rows])
+    return torch.stack(
+        [torch.cat([part[r - d - first] if r - d >= first else zero for d in delays]) for r in rows]
+    )
 
 
 def slow_loss(name, p, y):
     "The four losses of paper C as formulas."
-    r = torch.stack([((p[:, v] - p[:, v].mean()) * (y[:, v] - y[:, v].mean())).sum() / ((p[:, v] - p[:, v].mean()).norm() * (y[:, v] - y[:, v].mean()).norm()) for v in range(p.shape[1])])
+    r = torch.stack(
+        [
+            ((p[:, v] - p[:, v].mean()) * (y[:, v] - y[:, v].mean())).sum()
+            / ((p[:, v] - p[:, v].mean()).norm() * (y[:, v] - y[:, v].mean()).norm())
+            for v in range(p.shape[1])
+        ]
+    )
     square = ((p - y) ** 2).sum() / p.numel()
-    if name == "mse": return square
-    if name == "correlation_over_time": return 1 - r.mean()
-    if name == "hybrid_over_time": return 0.5 * (1 - r.mean()) + 0.5 * square
+    if name == "mse":
+        return square
+    if name == "correlation_over_time":
+        return 1 - r.mean()
+    if name == "hybrid_over_time":
+        return 0.5 * (1 - r.mean()) + 0.5 * square
     terms = []
     for i in range(len(p)):
-        s = torch.stack([p[i] @ y[j] / (p[i].norm() * y[j].norm()) / 0.5 for j in range(len(y)) if j == i or abs(i - j) > 2])
-        terms.append(torch.log(torch.exp(s).sum()) - p[i] @ y[i] / (p[i].norm() * y[i].norm()) / 0.5)
+        s = torch.stack(
+            [
+                p[i] @ y[j] / (p[i].norm() * y[j].norm()) / 0.5
+                for j in range(len(y))
+                if j == i or abs(i - j) > 2
+            ]
+        )
+        terms.append(
+            torch.log(torch.exp(s).sum()) - p[i] @ y[i] / (p[i].norm() * y[i].norm()) / 0.5
+        )
     return torch.stack(terms).mean()
 
 
-LOSSES = dict(mse={}, correlation_over_time={}, hybrid_over_time=dict(weight=0.5), ntxent_over_time=dict(temperature=0.5, mask_within=2))
+LOSSES = dict(
+    mse={},
+    correlation_over_time={},
+    hybrid_over_time=dict(weight=0.5),
+    ntxent_over_time=dict(temperature=0.5, mask_within=2),
+)
 
 
-def both_roads(backbone, story, rows, loss, n_words=6, layer=-1, delays=(1, 2, 3, 4), memory_gb=2.0, over="section", whole_gradient=True):
-    "(prediction, gradient of every backbone weight) of the tuner in float32 and of the slow road in float64."
-    tuner = BrainTuner(backbone, {"P1": 5}, layer=layer, delays=delays, dropout=0.0, seed=3, memory_gb=memory_gb).eval()
+def both_roads(
+    backbone,
+    story,
+    rows,
+    loss,
+    n_words=6,
+    layer=-1,
+    delays=(1, 2, 3, 4),
+    memory_gb=2.0,
+    over="section",
+    whole_gradient=True,
+):
+    """(prediction, gradient of every backbone weight) of the tuner in float32 and of the slow
+    road in float64."""
+    tuner = BrainTuner(
+        backbone, {"P1": 5}, layer=layer, delays=delays, dropout=0.0, seed=3, memory_gb=memory_gb
+    ).eval()
     target = torch.as_tensor(np.random.default_rng(5).normal(size=(len(rows), 5)))
-    inputs = section_inputs(Section("part", story, np.asarray(rows)), backbone, n_words, delays, over=over)
+    inputs = section_inputs(
+        Section("part", story, np.asarray(rows)), backbone, n_words, delays, over=over
+    )
     ours = tuner(inputs)["P1"]
     get_loss(loss, **LOSSES[loss])(ours, target.float()).backward()
 
@@ -106,10 +197,17 @@ def both_roads(backbone, story, rows, loss, n_words=6, layer=-1, delays=(1, 2, 3
     states = slow_states(slow.model, backbone, story, n_words, tuner.layer)
     first = 0 if over == "story" else max(0, min(rows) - max(delays))
     last = len(story.clock) - 1 if over == "story" else max(rows)
-    x = slow_features(states, slow_lanczos(story, 1 / story.clock.tr), first, list(range(first, last + 1)), delays)[[r - first for r in rows]]
+    x = slow_features(
+        states, slow_lanczos(story, 1 / story.clock.tr), first, list(range(first, last + 1)), delays
+    )[[r - first for r in rows]]
     theirs = x @ slow.heads[0].weight.T + slow.heads[0].bias
     slow_loss(loss, theirs, target).backward()
-    grads = lambda t: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().double() for p in t.parameters()])
+    grads = lambda t: torch.cat(
+        [
+            (torch.zeros_like(p) if p.grad is None else p.grad).flatten().double()
+            for p in t.parameters()
+        ]
+    )
     return ours.detach().double(), theirs.detach(), grads(tuner), grads(slow)
 
 
@@ -119,28 +217,45 @@ def same(ours, theirs, g, h):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_predictions_and_gradients_of_a_whole_story(loss): same(*both_roads(made(), told(), list(range(18)), loss))
+def test_predictions_and_gradients_of_a_whole_story(loss):
+    same(*both_roads(made(), told(), list(range(18)), loss))
 
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_other_families(kind):
-    for layer in (1, -1): same(*both_roads(made(kind), told(2), list(range(18)), "ntxent_over_time", layer=layer))
+    for layer in (1, -1):
+        same(*both_roads(made(kind), told(2), list(range(18)), "ntxent_over_time", layer=layer))
 
 
 @pytest.mark.parametrize("memory_gb", [0.0, 6e-5, 1.0])
 def test_a_block_with_its_past_and_any_budget_of_memory(memory_gb):
-    same(*both_roads(made(), told(1), list(range(6, 15)), "hybrid_over_time", delays=(1, 3), memory_gb=memory_gb))
+    same(
+        *both_roads(
+            made(),
+            told(1),
+            list(range(6, 15)),
+            "hybrid_over_time",
+            delays=(1, 3),
+            memory_gb=memory_gb,
+        )
+    )
 
 
 def test_the_tiny_backbone_with_its_own_tokenizer():
     backbone = load_backbone("tiny")
     words = [w for w in backbone.tokenizer.get_vocab() if w.isalpha()][:40]
     draw = np.random.default_rng(3)
-    story = dataclasses.replace(told(3), words=dataclasses.replace(told(3).words, text=tuple(words[i] for i in draw.integers(len(words), size=70))))
+    story = dataclasses.replace(
+        told(3),
+        words=dataclasses.replace(
+            told(3).words, text=tuple(words[i] for i in draw.integers(len(words), size=70))
+        ),
+    )
     same(*both_roads(backbone, story, list(range(18)), "ntxent_over_time", n_words=10))
 
 
 # ---- z-score over the story
+
 
 def test_over_the_story_a_block_predicts_what_the_whole_story_does():
     backbone, story = made(), told(4, 24, 90)
@@ -148,11 +263,20 @@ def test_over_the_story_a_block_predicts_what_the_whole_story_does():
     whole = tuner(section_inputs(whole_story(story), backbone, 6))["P1"]
     for part in np.array_split(np.arange(24), 3):
         section = Section("part", story, part)
-        torch.testing.assert_close(tuner(section_inputs(section, backbone, 6, over="story"))["P1"], whole[part], atol=2e-5, rtol=1e-4)
-        assert (tuner(section_inputs(section, backbone, 6))["P1"] - whole[part]).abs().max() > 0.01     # over the section: another mean and deviation
+        torch.testing.assert_close(
+            tuner(section_inputs(section, backbone, 6, over="story"))["P1"],
+            whole[part],
+            atol=2e-5,
+            rtol=1e-4,
+        )
+        assert (
+            tuner(section_inputs(section, backbone, 6))["P1"] - whole[part]
+        ).abs().max() > 0.01  # over the section: another mean and deviation
     ours, theirs, g, h = both_roads(backbone, story, list(range(8, 16)), "mse", over="story")
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
-    assert 0.3 < float(torch.nn.functional.cosine_similarity(g, h, dim=0)) < 0.999999                   # the words elsewhere have no gradient: near, not equal
+    assert (
+        0.3 < float(torch.nn.functional.cosine_similarity(g, h, dim=0)) < 0.999999
+    )  # the words elsewhere have no gradient: near, not equal
 
 
 def test_over_the_story_gradients_flow_through_the_blocks_own_words_alone():
@@ -162,29 +286,61 @@ def test_over_the_story_gradients_flow_through_the_blocks_own_words_alone():
     states = word_states(embedded, inputs, 3)
     own = inputs.own
     assert 0 < own.sum() < len(own)
-    with torch.no_grad(): plain = torch.stack([embedded(input_ids=t[m.bool()][None]).last_hidden_state[0, p] for t, m, p in zip(inputs.token_ids, inputs.attention_mask, inputs.position)])
+    with torch.no_grad():
+        plain = torch.stack(
+            [
+                embedded(input_ids=t[m.bool()][None]).last_hidden_state[0, p]
+                for t, m, p in zip(inputs.token_ids, inputs.attention_mask, inputs.position)
+            ]
+        )
     torch.testing.assert_close(states, plain, atol=1e-5, rtol=1e-4)
-    g = torch.autograd.grad(states[~own].sum() + 0 * states.sum(), [p for n, p in embedded.named_parameters() if "pooler" not in n], allow_unused=True)
+    g = torch.autograd.grad(
+        states[~own].sum() + 0 * states.sum(),
+        [p for n, p in embedded.named_parameters() if "pooler" not in n],
+        allow_unused=True,
+    )
     assert all(x is None or not x.any() for x in g)
 
 
 # ---- steps
 
+
 def pairs_of(backbone, sections, **more):
     draw = np.random.default_rng(0)
-    return [(section_inputs(s, backbone, 5, **more), {"P1": torch.as_tensor(draw.normal(size=(len(s), 4)), dtype=torch.float32)}) for s in sections]
+    return [
+        (
+            section_inputs(s, backbone, 5, **more),
+            {"P1": torch.as_tensor(draw.normal(size=(len(s), 4)), dtype=torch.float32)},
+        )
+        for s in sections
+    ]
 
 
 def test_blocks_of_a_story_are_steps_and_stories_can_be_gathered():
     backbone, stories = made(), [told(i, 24, 80) for i in range(2)]
     settings = dict(epochs=2, learning_rate=1e-3, patience=0, device="cpu")
+
     def steps(sections, **more):
         tuner = BrainTuner(backbone, {"P1": 4}, seed=1)
-        return tune(tuner, pairs_of(backbone, sections), None, get_loss("mse"), TuneSettings(**settings | more), progress=False)[-1]["step"]
-    parts = [Section(f"{s.name}.{i}", s, rows) for s in stories for i, rows in enumerate(np.array_split(np.arange(24), 4))]
-    assert steps([whole_story(s) for s in stories]) == 4                         # a story is a step
-    assert steps(parts) == 16                                                    # four blocks of a story are four
-    assert steps(parts, accumulate=4) == 4 and steps(parts, accumulate=10**6) == 2   # gathered, and the released one step an epoch (C-03)
+        return tune(
+            tuner,
+            pairs_of(backbone, sections),
+            None,
+            get_loss("mse"),
+            TuneSettings(**settings | more),
+            progress=False,
+        )[-1]["step"]
+
+    parts = [
+        Section(f"{s.name}.{i}", s, rows)
+        for s in stories
+        for i, rows in enumerate(np.array_split(np.arange(24), 4))
+    ]
+    assert steps([whole_story(s) for s in stories]) == 4  # a story is a step
+    assert steps(parts) == 16  # four blocks of a story are four
+    assert (
+        steps(parts, accumulate=4) == 4 and steps(parts, accumulate=10**6) == 2
+    )  # gathered, and the released one step an epoch (C-03)
 
 
 def test_gathered_sections_give_the_mean_of_their_gradients(monkeypatch):
@@ -192,45 +348,109 @@ def test_gathered_sections_give_the_mean_of_their_gradients(monkeypatch):
     pairs = pairs_of(backbone, [whole_story(told(i, 16)) for i in range(3)])
     tuner = BrainTuner(backbone, {"P1": 4}, dropout=0.0, seed=1)
     for m in tuner.modules():
-        if isinstance(m, torch.nn.Dropout): m.p = 0.0
+        if isinstance(m, torch.nn.Dropout):
+            m.p = 0.0
     apart = []
     for inputs, targets in pairs:
         tuner.zero_grad()
         get_loss("mse")(tuner(inputs)["P1"], targets["P1"]).backward()
         apart.append([None if p.grad is None else p.grad.clone() for p in tuner.parameters()])
     tuner.zero_grad()
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: seen.update({id(p): p.grad.clone() for g in self.param_groups for p in g["params"] if p.grad is not None}))
-    tune(tuner, pairs, None, get_loss("mse"), TuneSettings(epochs=1, accumulate=3, clip=1e9, device="cpu"), progress=False)
-    compared = [(seen[id(p)], torch.stack(g).mean(0)) for p, g in zip(tuner.parameters(), zip(*apart)) if id(p) in seen]
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self, *a, **k: seen.update(
+            {
+                id(p): p.grad.clone()
+                for g in self.param_groups
+                for p in g["params"]
+                if p.grad is not None
+            }
+        ),
+    )
+    tune(
+        tuner,
+        pairs,
+        None,
+        get_loss("mse"),
+        TuneSettings(epochs=1, accumulate=3, clip=1e9, device="cpu"),
+        progress=False,
+    )
+    compared = [
+        (seen[id(p)], torch.stack(g).mean(0))
+        for p, g in zip(tuner.parameters(), zip(*apart))
+        if id(p) in seen
+    ]
     assert len(compared) > 40
-    for got, mean in compared: assert (got - mean).norm() <= 1e-4 * mean.norm() + 1e-7
+    for got, mean in compared:
+        assert (got - mean).norm() <= 1e-4 * mean.norm() + 1e-7
 
 
 def test_a_tuning_and_a_scored_block_of_one_story_are_purged():
     story = told(5, 60, 200)
     a, b = blocks(story, 2, 18.0)
     assert (b.rows.min() - a.rows.max()) * story.clock.tr >= 18
-    near = lambda s: set(np.flatnonzero((slow_lanczos(story, 1 / story.clock.tr).numpy()[np.arange(max(0, s.rows.min() - 4), s.rows.max() + 1)] != 0).any(0)).tolist())
-    assert len(near(a) & near(b)) < 0.1 * len(near(a))                             # what is left comes through lobes and delays
+    near = lambda s: set(
+        np.flatnonzero(
+            (
+                slow_lanczos(story, 1 / story.clock.tr).numpy()[
+                    np.arange(max(0, s.rows.min() - 4), s.rows.max() + 1)
+                ]
+                != 0
+            ).any(0)
+        ).tolist()
+    )
+    assert len(near(a) & near(b)) < 0.1 * len(
+        near(a)
+    )  # what is left comes through lobes and delays
 
 
 # ---- defects of the released code
+
 
 def test_c02_padding_or_separator_is_read_and_the_word_itself_is_never_seen():
     backbone, story = made(), told(6)
     inputs = section_inputs(whole_story(story), backbone, 20, pooled="released")
     tokenizer = backbone.tokenizer
     words = np.flatnonzero((slow_lanczos(story, 1 / story.clock.tr) != 0).any(0).numpy())
-    ids = [tokenizer(" ".join(story.words.text[max(0, i - 19):i + 1]), truncation=True, max_length=20, padding="max_length") for i in words]
-    assert inputs.token_ids.tolist() == [x["input_ids"] for x in ids] and inputs.attention_mask.tolist() == [x["attention_mask"] for x in ids]
+    ids = [
+        tokenizer(
+            " ".join(story.words.text[max(0, i - 19) : i + 1]),
+            truncation=True,
+            max_length=20,
+            padding="max_length",
+        )
+        for i in words
+    ]
+    assert inputs.token_ids.tolist() == [
+        x["input_ids"] for x in ids
+    ] and inputs.attention_mask.tolist() == [x["attention_mask"] for x in ids]
     read = inputs.token_ids[:, -1]
     assert set(read.tolist()) == {tokenizer.pad_token_id, tokenizer.sep_token_id}
     states = word_states(backbone.model, inputs, 3, batch=7)
-    with torch.no_grad(): theirs = backbone.model(input_ids=inputs.token_ids, attention_mask=inputs.attention_mask).last_hidden_state[:, -1]
+    with torch.no_grad():
+        theirs = backbone.model(
+            input_ids=inputs.token_ids, attention_mask=inputs.attention_mask
+        ).last_hidden_state[:, -1]
     torch.testing.assert_close(states.detach(), theirs, atol=1e-5, rtol=1e-4)
-    other = dataclasses.replace(story, words=dataclasses.replace(story.words, text=(*story.words.text[:60], "evening" if story.words.text[60] != "evening" else "sun", *story.words.text[61:])))
-    moved = (section_inputs(whole_story(other), backbone, 20, pooled="released").token_ids != inputs.token_ids).any(1)
-    assert not moved[list(words).index(60)] and moved[list(words).index(63)]       # the word is read only when it is two words old
+    other = dataclasses.replace(
+        story,
+        words=dataclasses.replace(
+            story.words,
+            text=(
+                *story.words.text[:60],
+                "evening" if story.words.text[60] != "evening" else "sun",
+                *story.words.text[61:],
+            ),
+        ),
+    )
+    moved = (
+        section_inputs(whole_story(other), backbone, 20, pooled="released").token_ids
+        != inputs.token_ids
+    ).any(1)
+    assert (
+        not moved[list(words).index(60)] and moved[list(words).index(63)]
+    )  # the word is read only when it is two words old
 
 
 def test_c06_released_filter():
@@ -245,34 +465,75 @@ def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
     from braintune_nb.analyses.plan import Plan, Round
     from braintune_nb.analyses.tuning import TEXT, arm_targets, brain_targets, stacked_targets
     from braintune_nb.data.recordings import Dataset, Recording, Space
+
     stories = {n: dataclasses.replace(told(i, 10 + i), name=n) for i, n in enumerate("abcde")}
     space = Space("two", "region", np.arange(2))
-    heard = {n: Recording("P1", s, np.stack([np.arange(len(s.clock)) + 100 * i, np.arange(len(s.clock)) - 50.0], 1).astype(np.float32), space) for i, (n, s) in enumerate(stories.items())}
+    heard = {
+        n: Recording(
+            "P1",
+            s,
+            np.stack([np.arange(len(s.clock)) + 100 * i, np.arange(len(s.clock)) - 50.0], 1).astype(
+                np.float32
+            ),
+            space,
+        )
+        for i, (n, s) in enumerate(stories.items())
+    }
     part = lambda names: [whole_story(stories[n]) for n in names]
-    plan = Plan(Dataset("toy", stories, {"P1": heard}, "", ""), [Round(part("ca"), part("d"), [(part("b"), part("e"))])], ("P1",), ())
-    own, stacked = ([t["P1"][:, 0] for t in f] for f in ([brain_targets(plan, s) for s in part("ca")], stacked_targets(plan, part("ca"))))
-    np.testing.assert_array_equal(own[1], stacked[1])                               # the first story by name is right
-    whole = np.concatenate([brain_targets(plan, s)["P1"][:, 0] for s in part("abc")])   # tuning and encoding stories by name
-    np.testing.assert_array_equal(stacked[0], whole[10:22])                         # the second one gets what follows: story b, and the first row of c
+    plan = Plan(
+        Dataset("toy", stories, {"P1": heard}, "", ""),
+        [Round(part("ca"), part("d"), [(part("b"), part("e"))])],
+        ("P1",),
+        (),
+    )
+    own, stacked = (
+        [t["P1"][:, 0] for t in f]
+        for f in ([brain_targets(plan, s) for s in part("ca")], stacked_targets(plan, part("ca")))
+    )
+    np.testing.assert_array_equal(own[1], stacked[1])  # the first story by name is right
+    whole = np.concatenate(
+        [brain_targets(plan, s)["P1"][:, 0] for s in part("abc")]
+    )  # tuning and encoding stories by name
+    np.testing.assert_array_equal(
+        stacked[0], whole[10:22]
+    )  # the second one gets what follows: story b, and the first row of c
     assert (stacked[0] != own[0]).all()
-    halves = [Section("c.1", stories["c"], np.arange(5)), Section("c.2", stories["c"], np.arange(5, 12))]
-    np.testing.assert_array_equal(np.concatenate([t["P1"][:, 0] for t in stacked_targets(plan, halves)]), stacked[0])
-    np.testing.assert_array_equal(stacked_targets(plan, part("d"))[0]["P1"], brain_targets(plan, part("d")[0])["P1"])   # validation keeps its own
-    np.testing.assert_array_equal(arm_targets(plan, part("ca"), "tuned", stacked=True)[0]["P1"][:, 0], stacked[0])
-    assert TEXT["released_c"].story_order == "stacked" and TEXT["released_c"].reading["pooled"] == "released" and TEXT["released_c"].accumulate > 1000
+    halves = [
+        Section("c.1", stories["c"], np.arange(5)),
+        Section("c.2", stories["c"], np.arange(5, 12)),
+    ]
+    np.testing.assert_array_equal(
+        np.concatenate([t["P1"][:, 0] for t in stacked_targets(plan, halves)]), stacked[0]
+    )
+    np.testing.assert_array_equal(
+        stacked_targets(plan, part("d"))[0]["P1"], brain_targets(plan, part("d")[0])["P1"]
+    )  # validation keeps its own
+    np.testing.assert_array_equal(
+        arm_targets(plan, part("ca"), "tuned", stacked=True)[0]["P1"][:, 0], stacked[0]
+    )
+    assert (
+        TEXT["released_c"].story_order == "stacked"
+        and TEXT["released_c"].reading["pooled"] == "released"
+        and TEXT["released_c"].accumulate > 1000
+    )
 
 
 def test_unknown_readings_are_refused():
-    with pytest.raises(ParameterError, match="section, story; word, released"): section_inputs(whole_story(told()), made(), pooled="last")
-    with pytest.raises(ParameterError, match="fixed, paper, released"): section_inputs(whole_story(told()), made(), lanczos="sharp")
+    with pytest.raises(ParameterError, match="section, story; word, released"):
+        section_inputs(whole_story(told()), made(), pooled="last")
+    with pytest.raises(ParameterError, match="fixed, paper, released"):
+        section_inputs(whole_story(told()), made(), lanczos="sharp")
 
 
 # ---- speed without another number
 
+
 def test_only_the_place_of_the_word_is_computed_in_the_block_that_is_read(monkeypatch):
     backbone = made()
     inputs, sizes = section_inputs(whole_story(told()), backbone, 6), []
-    backbone.model.encoder.layer[2].intermediate.register_forward_pre_hook(lambda m, a: sizes.append(tuple(a[0].shape)))
+    backbone.model.encoder.layer[2].intermediate.register_forward_pre_hook(
+        lambda m, a: sizes.append(tuple(a[0].shape))
+    )
     fast = word_states(backbone.model, inputs, 3)
     assert all(len(s) == 2 for s in sizes) and sum(s[0] for s in sizes) == len(inputs.position)
     monkeypatch.setattr(model_tuner, "_LIKE_BERT", ())
@@ -286,7 +547,8 @@ def test_adapters_are_trained_in_the_block_that_is_read():
     tuner.freeze("all")
     with torch.no_grad():
         for n, p in tuner.model.named_parameters():
-            if "lora_" in n: p.add_(0.1)
+            if "lora_" in n:
+                p.add_(0.1)
     inputs = section_inputs(whole_story(told()), backbone, 6)
     got = tuner.eval()(inputs)["P1"]
     folded = BrainTuner(tuner.backbone, {"P1": 4}, dropout=0.0, seed=2).eval()
@@ -303,23 +565,37 @@ def test_dropout_is_the_same_kept_or_computed_again():
         tuner = BrainTuner(backbone, {"P1": 4}, seed=1, memory_gb=memory_gb).train()
         torch.manual_seed(3)
         tuner(inputs)["P1"].square().mean().backward()
-        found.append(torch.cat([p.grad.flatten() for p in tuner.model.parameters() if p.grad is not None]))
-    for other in found[1:]: torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-4)
+        found.append(
+            torch.cat([p.grad.flatten() for p in tuner.model.parameters() if p.grad is not None])
+        )
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-4)
 
 
 def test_what_fits_is_kept_and_it_is_what_the_backward_pass_comes_to_first(monkeypatch):
     backbone, twice, once = made(), [], []
-    inputs, real, plain = section_inputs(whole_story(told()), backbone, 6), model_tuner.checkpoint, model_tuner._states_at
-    monkeypatch.setattr(model_tuner, "checkpoint", lambda f, *a, **k: twice.append(a[1].shape) or real(plain, *a, **k))
+    inputs, real, plain = (
+        section_inputs(whole_story(told()), backbone, 6),
+        model_tuner.checkpoint,
+        model_tuner._states_at,
+    )
+    monkeypatch.setattr(
+        model_tuner,
+        "checkpoint",
+        lambda f, *a, **k: twice.append(a[1].shape) or real(plain, *a, **k),
+    )
     monkeypatch.setattr(model_tuner, "_states_at", lambda *a: once.append(a[1].shape) or plain(*a))
-    gb = lambda shapes: sum(model_tuner.activation_gb(tuple(s), backbone.model.config, 3) for s in shapes)
+    gb = lambda shapes: sum(
+        model_tuner.activation_gb(tuple(s), backbone.model.config, 3) for s in shapes
+    )
     word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
     budget, whole = 0.6 * gb(twice), list(twice)
     twice.clear()
     word_states(backbone.model, inputs, 3, batch=16, memory_gb=budget)
     assert twice + once == whole and 0 < gb(once) <= budget < gb([twice[-1], *once])
-    with torch.no_grad(): word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
-    assert len(once) > len(whole)                                                  # without gradients nothing is computed twice
+    with torch.no_grad():
+        word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
+    assert len(once) > len(whole)  # without gradients nothing is computed twice
 
 
 def test_bfloat16_follows_the_float32_loss():
@@ -327,16 +603,40 @@ def test_bfloat16_follows_the_float32_loss():
     pairs = pairs_of(backbone, [whole_story(told(i, 16)) for i in range(3)])
     for precision in ("float32", "bfloat16"):
         tuner = BrainTuner(backbone, {"P1": 4}, dropout=0.0, seed=1)
-        curves.append([r["train_loss"] for r in tune(tuner, pairs, None, get_loss("mse"), TuneSettings(epochs=6, learning_rate=1e-3, head_learning_rate=1e-2, precision=precision, device="cpu", patience=0), progress=False)])
+        curves.append(
+            [
+                r["train_loss"]
+                for r in tune(
+                    tuner,
+                    pairs,
+                    None,
+                    get_loss("mse"),
+                    TuneSettings(
+                        epochs=6,
+                        learning_rate=1e-3,
+                        head_learning_rate=1e-2,
+                        precision=precision,
+                        device="cpu",
+                        patience=0,
+                    ),
+                    progress=False,
+                )
+            ]
+        )
     assert curves[0][-1] < curves[0][0] - 0.02 and max(abs(a - b) for a, b in zip(*curves)) < 0.02
 
 
 def test_linear_layers_go_to_onednn_in_the_forward_and_the_second_pass(monkeypatch):
-    if model_tuner._onednn is None: pytest.skip("PyTorch without oneDNN")
+    if model_tuner._onednn is None:
+        pytest.skip("PyTorch without oneDNN")
     backbone, called = made(), []
-    monkeypatch.setattr(model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a))
+    monkeypatch.setattr(
+        model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a)
+    )
     inputs = section_inputs(whole_story(told()), backbone, 6)
     states = word_states(backbone.model, inputs, 3, memory_gb=0.0)
     forward = len(called)
     states.square().sum().backward()
-    assert forward >= 18 and len(called) >= 4 * forward - 2                        # again, and two products each (the first block's input too)
+    assert (
+        forward >= 18 and len(called) >= 4 * forward - 2
+    )  # again, and two products each (the first block's input too)

@@ -1,4 +1,5 @@
 """Timescales: an independent filter, what adds up, and slow voxels that prefer long bands."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,20 +12,31 @@ from braintune_nb.data.recordings import zscore
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.encode.ridge import RidgeCV
 from braintune_nb.encode.score import correlation
-from braintune_nb.features.timescales import Band, band_gains, band_table, split_timescales, timescale_bands, timescale_features
+from braintune_nb.features.timescales import (
+    Band,
+    band_gains,
+    band_table,
+    split_timescales,
+    timescale_bands,
+    timescale_features,
+)
 from braintune_nb.simulate.brain import convolve, lag_windows
 from braintune_nb.simulate.language import make_lexicon, meaning_track, topic_track, write_story
 
 BANDS = timescale_bands()
 
 
-@pytest.mark.parametrize("overlap", [0, .5, 1])
+@pytest.mark.parametrize("overlap", [0, 0.5, 1])
 @pytest.mark.parametrize("n", [256, 601, 900])
 def test_the_same_as_a_filter_of_the_mirrored_story(n, overlap):
     "Fourier filter with the same gains, of the story followed by itself backwards."
     x = np.random.default_rng(n).standard_normal((n, 3)).cumsum(0)
-    with np.errstate(divide="ignore"): gains = band_gains(1 / np.fft.rfftfreq(2 * n), BANDS, overlap)
-    expected = [np.fft.irfft(np.fft.rfft(np.r_[x, x[::-1]], axis=0) * g[:, None], 2 * n, axis=0)[:n] for g in gains]
+    with np.errstate(divide="ignore"):
+        gains = band_gains(1 / np.fft.rfftfreq(2 * n), BANDS, overlap)
+    expected = [
+        np.fft.irfft(np.fft.rfft(np.r_[x, x[::-1]], axis=0) * g[:, None], 2 * n, axis=0)[:n]
+        for g in gains
+    ]
     np.testing.assert_allclose(split_timescales(x, BANDS, overlap), expected, atol=1e-8)
 
 
@@ -32,7 +44,10 @@ def test_sharp_bands_are_orthogonal_and_keep_all_energy():
     x = np.random.default_rng(0).standard_normal((401, 4))
     parts = split_timescales(x, overlap=0)
     np.testing.assert_allclose((parts**2).sum(), (x**2).sum())
-    assert np.abs(np.einsum("anf,bnf->ab", parts, parts) - np.diag((parts**2).sum((1, 2)))).max() < 1e-9
+    assert (
+        np.abs(np.einsum("anf,bnf->ab", parts, parts) - np.diag((parts**2).sum((1, 2)))).max()
+        < 1e-9
+    )
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -43,32 +58,59 @@ def test_bands_add_up_at_every_word(causal):
 
 def test_causal_means_causal():
     x = np.random.default_rng(2).standard_normal((400, 2))
-    for cut in (256, 300, 399): np.testing.assert_allclose(split_timescales(x[:cut], causal=True), split_timescales(x, causal=True)[:, :cut], atol=1e-10)
-    assert np.abs(split_timescales(x[:300])[6] - split_timescales(x)[6, :300]).max() > .01
+    for cut in (256, 300, 399):
+        np.testing.assert_allclose(
+            split_timescales(x[:cut], causal=True),
+            split_timescales(x, causal=True)[:, :cut],
+            atol=1e-10,
+        )
+    assert np.abs(split_timescales(x[:300])[6] - split_timescales(x)[6, :300]).max() > 0.01
 
 
 def test_what_is_refused():
     x = np.zeros((300, 2))
-    with pytest.raises(ParameterError, match="adjoin"): split_timescales(x, (Band(2, 8), Band(16, np.inf)))
-    with pytest.raises(ParameterError, match="refuse, mirror"): split_timescales(x, short="pad")
-    with pytest.raises(ParameterError, match="shorter than the longest"): split_timescales(x[:255])
-    with pytest.raises(DataError, match="one row a word"): split_timescales(x[:, 0])
+    with pytest.raises(ParameterError, match="adjoin"):
+        split_timescales(x, (Band(2, 8), Band(16, np.inf)))
+    with pytest.raises(ParameterError, match="refuse, mirror"):
+        split_timescales(x, short="pad")
+    with pytest.raises(ParameterError, match="shorter than the longest"):
+        split_timescales(x[:255])
+    with pytest.raises(DataError, match="one row a word"):
+        split_timescales(x[:, 0])
 
 
 def story(n, rate, language="en", seed=0):
-    at = 12 + np.random.default_rng(seed).uniform(.6, 1.4, n).cumsum() / rate
-    return Story(f"s{seed}_{language}", language, Events(at, at + .8 / rate, ("word",) * n), regular_clock(int(at[-1] / 2) + 8, 2., 1.))
+    at = 12 + np.random.default_rng(seed).uniform(0.6, 1.4, n).cumsum() / rate
+    return Story(
+        f"s{seed}_{language}",
+        language,
+        Events(at, at + 0.8 / rate, ("word",) * n),
+        regular_clock(int(at[-1] / 2) + 8, 2.0, 1.0),
+    )
 
 
 def test_bands_in_seconds_follow_the_language():
-    table = pd.DataFrame(band_table([story(800, 3.), story(800, 2., "zh", 1)])).set_index(["language", "band"])
-    assert table.shortest_s["zh", "16-32"] / table.shortest_s["en", "16-32"] == pytest.approx(1.5, rel=.05)
-    assert (table.kept[:, "2-4"] < .05).all() and (table.kept[:, "64-128"] > .95).all() and table.kept["zh", "8-16"] > table.kept["en", "8-16"]
+    table = pd.DataFrame(band_table([story(800, 3.0), story(800, 2.0, "zh", 1)])).set_index(
+        ["language", "band"]
+    )
+    assert table.shortest_s["zh", "16-32"] / table.shortest_s["en", "16-32"] == pytest.approx(
+        1.5, rel=0.05
+    )
+    assert (
+        (table.kept[:, "2-4"] < 0.05).all()
+        and (table.kept[:, "64-128"] > 0.95).all()
+        and table.kept["zh", "8-16"] > table.kept["en", "8-16"]
+    )
 
 
 def test_slow_voxels_prefer_long_bands():
-    "Voxels that follow words, a running topic, or both, in planted proportions, after a haemodynamic response, with noise."
-    rng, lexicon, parts = np.random.default_rng(0), make_lexicon(0), {"fast": [], "slow": [], "features": []}
+    """Voxels that follow words, a running topic, or both, in planted proportions, after a
+    haemodynamic response, with noise."""
+    rng, lexicon, parts = (
+        np.random.default_rng(0),
+        make_lexicon(0),
+        {"fast": [], "slow": [], "features": []},
+    )
     weights = rng.standard_normal((8, 12))
     for i in range(6):
         text = write_story(lexicon, f"s{i}", "en", 700, i)
@@ -76,25 +118,52 @@ def test_slow_voxels_prefer_long_bands():
         fast, slow = meaning_track(text, lexicon), topic_track(text, lexicon, 30)
         for name, track in (("fast", fast), ("slow", slow)):
             at = np.clip((s.words.onset * 10).astype(int), 0, None)
-            held = np.zeros((int(s.clock.times[-1] * 10) + 1, 8)); held[at[0]:at[-1]] = np.repeat(track[:-1], np.diff(at), 0)
-            parts[name].append(zscore(convolve(lag_windows(held, s.clock.times), [5.])[0] @ weights))
-        parts["features"].append({k: zscore(delay(x, (1, 2, 3, 4))) for k, x in timescale_features(s, fast).items()})
-    groups, preference = np.concatenate([np.full(len(x), i) for i, x in enumerate(parts["fast"])]), []
-    for share in (0., .3, .6, .9):
-        y = np.concatenate([np.sqrt(1 - share) * f + np.sqrt(share) * s for f, s in zip(parts["fast"], parts["slow"])])
-        y = (y + .5 * rng.standard_normal(y.shape)).astype(np.float32)
+            held = np.zeros((int(s.clock.times[-1] * 10) + 1, 8))
+            held[at[0] : at[-1]] = np.repeat(track[:-1], np.diff(at), 0)
+            parts[name].append(
+                zscore(convolve(lag_windows(held, s.clock.times), [5.0])[0] @ weights)
+            )
+        parts["features"].append(
+            {k: zscore(delay(x, (1, 2, 3, 4))) for k, x in timescale_features(s, fast).items()}
+        )
+    groups, preference = (
+        np.concatenate([np.full(len(x), i) for i, x in enumerate(parts["fast"])]),
+        [],
+    )
+    for share in (0.0, 0.3, 0.6, 0.9):
+        y = np.concatenate(
+            [
+                np.sqrt(1 - share) * f + np.sqrt(share) * s
+                for f, s in zip(parts["fast"], parts["slow"])
+            ]
+        )
+        y = (y + 0.5 * rng.standard_normal(y.shape)).astype(np.float32)
         train = groups < 4
+
         def r(band):
             x = np.concatenate([f[band] for f in parts["features"]]).astype(np.float32)
-            return max(1e-3, float(np.nanmean(correlation(RidgeCV(tolerance=0, precision="float32").fit(x[train], y[train], groups[train]).predict(x[~train]), y[~train]))))
-        size = lambda names: np.sqrt(sum(r(n)**2 for n in names))
+            return max(
+                1e-3,
+                float(
+                    np.nanmean(
+                        correlation(
+                            RidgeCV(tolerance=0, precision="float32")
+                            .fit(x[train], y[train], groups[train])
+                            .predict(x[~train]),
+                            y[~train],
+                        )
+                    )
+                ),
+            )
+
+        size = lambda names: np.sqrt(sum(r(n) ** 2 for n in names))
         preference.append(np.log2(size(("64-128", "128-256")) / size(("8-16", "16-32", "32-64"))))
-    assert (np.diff(preference) > 0).all() and preference[-1] - preference[0] > .5, preference
+    assert (np.diff(preference) > 0).all() and preference[-1] - preference[0] > 0.5, preference
 
 
 def test_the_oracle_table_says_what_the_chapter_says():
     table = pd.read_csv(ROOT / "nbs/experiments/results/timescales_oracle.csv")
     assert {"seed", "language"} <= set(table) and table.seed.nunique() >= 3
     for _, part in table[~table.causal].groupby(["seed", "language"]):
-        assert len(part) == 10 and np.corrcoef(part.slow, part.preference)[0, 1] > .4
-        assert part[part.slow == .7].preference.mean() > part[part.slow == .2].preference.mean()
+        assert len(part) == 10 and np.corrcoef(part.slow, part.preference)[0, 1] > 0.4
+        assert part[part.slow == 0.7].preference.mean() > part[part.slow == 0.2].preference.mean()

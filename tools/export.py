@@ -1,19 +1,27 @@
-"""Everything that is generated into the package: modules, experiment notebooks, tiny weights, registries.
+"""Everything that is generated into the package: modules, experiment notebooks, tiny weights,
+registries.
 
-`nbdev_export` writes the modules; this script calls it and then copies `nbs/experiments/*.ipynb`, `nbs/weights/*/*` and
-`nbs/registry/*.csv` into `braintune_nb/`, so that `braintune run` and `braintune fetch` work from a wheel. Running it twice changes nothing.
-"""
+`nbdev_export` writes the modules; this script calls it and then copies `nbs/experiments/*.ipynb`,
+`nbs/weights/*/*` and `nbs/registry/*.csv` into `braintune_nb/`, so that `braintune run` and
+`braintune fetch` work from a wheel. Running it twice changes nothing."""
+
 import os
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = (("experiments", "*.ipynb"), ("weights", "*/*"), ("registry", "*.csv"))  # folder under nbs/ and under the package, files in it
+COPIED = (
+    ("experiments", "*.ipynb"),
+    ("weights", "*/*"),
+    ("registry", "*.csv"),
+)  # folder under nbs/ and under the package, files in it
 
 
 def sources(nbs: Path, folder: str, pattern: str) -> dict[Path, Path]:
     "Relative path -> file, for the files of `nbs/folder` that go into the package."
-    found = {p.relative_to(nbs / folder): p for p in sorted((nbs / folder).glob(pattern)) if p.is_file()}
+    found = {
+        p.relative_to(nbs / folder): p for p in sorted((nbs / folder).glob(pattern)) if p.is_file()
+    }
     return {name: p for name, p in found.items() if not any(part[0] in "._" for part in name.parts)}
 
 
@@ -22,11 +30,19 @@ def differences(root: Path = ROOT) -> list[str]:
     wrong = []
     for folder, pattern in COPIED:
         wanted, target = sources(root / "nbs", folder, pattern), root / "braintune_nb" / folder
-        present = {p.relative_to(target) for p in target.rglob("*") if p.is_file()} if target.is_dir() else set()
-        wrong += [f"{folder}/{name}: left over in the package" for name in sorted(present - set(wanted))]
+        present = (
+            {p.relative_to(target) for p in target.rglob("*") if p.is_file()}
+            if target.is_dir()
+            else set()
+        )
+        wrong += [
+            f"{folder}/{name}: left over in the package" for name in sorted(present - set(wanted))
+        ]
         for name, source in wanted.items():
-            if name not in present: wrong.append(f"{folder}/{name}: missing in the package")
-            elif (target / name).read_bytes() != source.read_bytes(): wrong.append(f"{folder}/{name}: differs from nbs/")
+            if name not in present:
+                wrong.append(f"{folder}/{name}: missing in the package")
+            elif (target / name).read_bytes() != source.read_bytes():
+                wrong.append(f"{folder}/{name}: differs from nbs/")
     return wrong
 
 
@@ -34,7 +50,8 @@ def copy(root: Path = ROOT) -> None:
     "Make the copies in the package equal to `nbs/`."
     for folder, pattern in COPIED:
         target = root / "braintune_nb" / folder
-        if target.exists(): shutil.rmtree(target)
+        if target.exists():
+            shutil.rmtree(target)
         for name, source in sources(root / "nbs", folder, pattern).items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / name)

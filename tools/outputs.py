@@ -1,13 +1,14 @@
 """Are the outputs stored in the notebooks those of the code as it is now?
 
-Library and tutorial notebooks are stored executed. Beside its outputs each keeps, in `metadata.braintune.executed`, a hash over
-its code cells and over every module of the package that it imports, directly or through others.
+Library and tutorial notebooks are stored executed. Beside its outputs each keeps, in
+`metadata.braintune.executed`, a hash over the syntax trees of its code cells and of every module of
+the package that it imports, directly or through others: layout and comments do not count.
 
-    python tools/outputs.py            execute the notebooks whose outputs are stale
-    python tools/outputs.py --check    only list them; exit status 1 if there are any
-    python tools/outputs.py --all      execute all of them
-    python tools/outputs.py NAME ...   execute those whose file name contains NAME
-"""
+python tools/outputs.py            execute the notebooks whose outputs are stale
+python tools/outputs.py --check    only list them; exit status 1 if there are any
+python tools/outputs.py --all      execute all of them
+python tools/outputs.py NAME ...   execute those whose file name contains NAME"""
+
 import argparse
 import ast
 import hashlib
@@ -27,7 +28,11 @@ DATA = {"model.backbone": "weights"}  # a module whose results depend on files o
 def notebooks(root: Path = ROOT) -> list[Path]:
     "The notebooks that are stored executed, in reading order."
     nbs = root / "nbs"
-    return [p for p in [*sorted(nbs.glob("[0-9]*.ipynb")), *sorted((nbs / "tutorials").glob("*.ipynb"))] if p.name[0] not in "._"]
+    return [
+        p
+        for p in [*sorted(nbs.glob("[0-9]*.ipynb")), *sorted((nbs / "tutorials").glob("*.ipynb"))]
+        if p.name[0] not in "._"
+    ]
 
 
 def code_cells(nb) -> list[str]:
@@ -37,16 +42,21 @@ def code_cells(nb) -> list[str]:
 def _parse(source: str) -> ast.Module:
     "Syntax tree of a cell, without IPython's own lines."
     lines = ["pass" if line.lstrip()[:1] in ("%", "!") else line for line in source.split("\n")]
-    return ast.parse("\n".join("" if line == "pass" and not line[:1].isspace() else line for line in lines))
+    return ast.parse(
+        "\n".join("" if line == "pass" and not line[:1].isspace() else line for line in lines)
+    )
 
 
 def imported(tree: ast.AST, package: str) -> set[str]:
     "Dotted names that `tree`, code of `package`, imports from braintune_nb."
     names = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import): names |= {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            above = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             base = ".".join([*above, *([node.module] if node.module else [])])
             names |= {base, *(f"{base}.{a.name}" for a in node.names)}
     return {n for n in names if n.split(".")[0] == PACKAGE}
@@ -59,25 +69,59 @@ def module_files(root: Path, names: set[str]) -> dict[str, Path]:
         name = todo.pop()
         path = root / name.replace(".", "/")
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if name in found or not path.exists(): continue
+        if name in found or not path.exists():
+            continue
         found[name] = path
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         todo += imported(ast.parse(path.read_text(encoding="utf8")), package)
     return found
 
 
+def syntax(tree: ast.AST) -> list:
+    """The tree as nested lists, without places, empty fields and the layout of docstrings:
+    equal code, equal list."""
+    if not isinstance(tree, ast.AST):
+        return [syntax(item) for item in tree] if isinstance(tree, list) else repr(tree)
+    fields = [(name, value) for name, value in ast.iter_fields(tree) if value not in (None, [])]
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+        fields = [
+            (
+                "value",
+                " ".join(tree.value.split()) if getattr(tree, "docstring", False) else tree.value,
+            )
+        ]
+    return [type(tree).__name__, *((name, syntax(value)) for name, value in fields)]
+
+
+def meaning(source: str) -> str:
+    """What `source` does, as text: two sources that differ in layout and comments alone give
+    the same."""
+    tree = _parse(source)
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            first.value.docstring = True
+    return repr(syntax(tree))
+
+
 def fingerprint(path: Path, root: Path = ROOT) -> str:
-    "Hash over the code cells of the notebook at `path` and over all that they import from the package."
+    "Hash over the syntax of the notebook at `path` and of all that it imports from the package."
     cells = code_cells(nbformat.read(path, as_version=4))
-    files = module_files(root, set().union(*(imported(_parse(c), "") for c in cells)) if cells else set())
+    names = set()
+    for cell in cells:
+        names |= imported(_parse(cell), "")
+    files = module_files(root, names)
     digest = hashlib.sha256()
-    for cell in cells: digest.update(f"cell {cell}\n".encode())
+    for cell in cells:
+        digest.update(f"cell {meaning(cell)}\n".encode())
     for name in sorted(files):
-        lines = files[name].read_text(encoding="utf8").split("\n")
-        digest.update("\n".join([name, *(line for line in lines if not line.startswith("# %%"))]).encode())
-    for folder in {DATA[n] for n in (name.removeprefix(PACKAGE + ".") for name in files) if n in DATA}:
+        digest.update(f"{name}\n{meaning(files[name].read_text(encoding='utf8'))}\n".encode())
+    for folder in sorted(DATA[n] for n in DATA if f"{PACKAGE}.{n}" in files):
         for p in sorted((root / PACKAGE / folder).rglob("*")):
-            if p.is_file(): digest.update(p.name.encode() + p.read_bytes())
+            if p.is_file():
+                digest.update(p.name.encode() + p.read_bytes())
     return digest.hexdigest()[:24]
 
 
@@ -97,27 +141,49 @@ def execute(path: Path, root: Path = ROOT) -> None:
     from traitlets.config import Config
 
     before, nb = fingerprint(path, root), nbformat.read(path, as_version=4)
-    with tempfile.TemporaryDirectory() as sockets:  # over TCP every kernel prints a warning; relative addresses would lie in two working folders
+    with (
+        tempfile.TemporaryDirectory() as sockets
+        # over TCP every kernel prints a warning; relative addresses would lie in two working
+        # folders
+    ):
         quiet = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
-        NotebookClient(nb, timeout=1800, kernel_name="python3", config=quiet, resources={"metadata": {"path": str(path.parent)}}).execute()
+        NotebookClient(
+            nb,
+            timeout=1800,
+            kernel_name="python3",
+            config=quiet,
+            resources={"metadata": {"path": str(path.parent)}},
+        ).execute()
     nb.metadata["braintune"] = {"executed": before}
     nbformat.write(nb, path)
     nbdev_clean.__wrapped__(str(path))
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", nargs="*")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--all", action="store_true")
     asked = parser.parse_args(arguments)
     if asked.check:
-        for path in (old := stale()): print(f"stale outputs: {path.relative_to(ROOT)}")
+        for path in (old := stale()):
+            print(f"stale outputs: {path.relative_to(ROOT)}")
         return bool(old)
-    chosen = [p for p in notebooks() if any(n in p.name for n in asked.name)] if asked.name else notebooks() if asked.all else stale()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    chosen = (
+        [p for p in notebooks() if any(n in p.name for n in asked.name)]
+        if asked.name
+        else notebooks()
+        if asked.all
+        else stale()
+    )
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if not os.environ.get("BRAINTUNE_DATA"): print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)
+    if not os.environ.get("BRAINTUNE_DATA"):
+        print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)
     os.chdir(ROOT)
     for path in chosen:
         start = time.time()

@@ -1,11 +1,13 @@
-"""The site: chapters of `nbs/` as pages of a Jupyter Book, from the outputs that are stored in them.
+"""The site: chapters of `nbs/` as pages of a Jupyter Book, from the outputs that are stored in
+them.
 
-    python tools/site.py           build into _site/ (any warning stops it)
-    python tools/site.py --list    write the chapters found in nbs/ into the sidebar of _quarto.yml
+python tools/site.py           build into _site/ (any warning stops it)
+python tools/site.py --list    write the chapters found in nbs/ into the sidebar of _quarto.yml
 
-Nothing is executed. nbdev's own page builder runs every module again to ask each function for its signature; here the
-signature is read from the cell that defines it, so a page costs milliseconds and needs no optional library.
-"""
+Nothing is executed. nbdev's own page builder runs every module again to ask each function for its
+signature; here the signature is read from the cell that defines it, so a page costs milliseconds
+and needs no optional library."""
+
 import ast
 import re
 import shutil
@@ -18,10 +20,26 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ((0, "Data"), (20, "Times and places"), (28, "Models and features"), (34, "The simulated experiment"), (40, "Tuning"),
-         (70, "Encoding"), (80, "Analyses"), (90, "Reports and command line"))  # first number of a part, its name
-EXTENSIONS = ["sphinx_togglebutton", "sphinx_copybutton", "myst_nb", "jupyter_book", "sphinx_external_toc", "sphinx_design", "sphinx_comments",
-              "sphinx_book_theme"]  # those of Jupyter Book that the pages use
+PARTS = (
+    (0, "Data"),
+    (20, "Times and places"),
+    (28, "Models and features"),
+    (34, "The simulated experiment"),
+    (40, "Tuning"),
+    (70, "Encoding"),
+    (80, "Analyses"),
+    (90, "Reports and command line"),
+)  # first number of a part, its name
+EXTENSIONS = [
+    "sphinx_togglebutton",
+    "sphinx_copybutton",
+    "myst_nb",
+    "jupyter_book",
+    "sphinx_external_toc",
+    "sphinx_design",
+    "sphinx_comments",
+    "sphinx_book_theme",
+]  # those of Jupyter Book that the pages use
 STYLE = """
 .bd-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
@@ -34,6 +52,7 @@ DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 # ---- which pages, in which order
 
+
 def contents(nbs: Path) -> list[dict]:
     "The sidebar that fits the notebooks in `nbs`: parts with their chapters, in reading order."
     parts = {name: [] for _, name in PARTS}
@@ -41,7 +60,11 @@ def contents(nbs: Path) -> list[dict]:
         number = int(p.name.split("_")[0])
         parts[[name for first, name in PARTS if first <= number][-1]].append(p.name)
     for folder, name in FOLDERS:
-        parts[name] = [f"{folder}/{p.name}" for p in sorted((nbs / folder).glob("*.ipynb")) if p.name[0] not in "._"]
+        parts[name] = [
+            f"{folder}/{p.name}"
+            for p in sorted((nbs / folder).glob("*.ipynb"))
+            if p.name[0] not in "._"
+        ]
     return [{"section": name, "contents": chapters} for name, chapters in parts.items() if chapters]
 
 
@@ -52,12 +75,17 @@ def listed(quarto: Path) -> list[dict]:
 
 
 def write_list(root: Path = ROOT) -> None:
-    "Put the chapters of `nbs/` into `_quarto.yml`; the lines above the sidebar's contents stay as they are."
+    """Put the chapters of `nbs/` into `_quarto.yml`; the lines above the sidebar's contents
+    stay as they are."""
     path = root / "_quarto.yml"
     head, mark, _ = path.read_text(encoding="utf8").partition("    contents:\n")
     lines = ["      - index.ipynb"]
     for part in contents(root / "nbs"):
-        lines += [f"      - section: {part['section']}", "        contents:", *(f"          - {name}" for name in part["contents"])]
+        lines += [
+            f"      - section: {part['section']}",
+            "        contents:",
+            *(f"          - {name}" for name in part["contents"]),
+        ]
     path.write_text(head + mark + "\n".join(lines) + "\n", encoding="utf8")
 
 
@@ -69,26 +97,39 @@ def page_name(notebook: str) -> str:
 
 # ---- one notebook to one page
 
+
 def directives(source: str) -> tuple[set[str], str]:
     "The `#|` lines of a cell, and the cell without them."
     lines = source.split("\n")
-    found = {re.sub(r"\s+", " ", m.group(1)).strip() for line in lines if (m := re.match(r"\s*#\|\s*(.+)", line))}
+    found = {
+        re.sub(r"\s+", " ", m.group(1)).strip()
+        for line in lines
+        if (m := re.match(r"\s*#\|\s*(.+)", line))
+    }
     return found, "\n".join(line for line in lines if not re.match(r"\s*#\|", line)).strip("\n")
 
 
 def definitions(source: str) -> list[ast.stmt]:
     "Public functions and classes of a cell."
-    try: tree = ast.parse(source)
-    except SyntaxError: return []  # a cell with IPython's own lines defines nothing public
-    return [node for node in tree.body if isinstance(node, DEFINITION) and not node.name.startswith("_")]
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return []  # a cell with IPython's own lines defines nothing public
+    return [
+        node for node in tree.body if isinstance(node, DEFINITION) and not node.name.startswith("_")
+    ]
 
 
 def signature(source: str, node: ast.stmt) -> str:
     "The lines of `source` that declare `node`, with the parameter comments, and its docstring."
     first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
     documented = ast.get_docstring(node) is not None
-    last = node.body[0].end_lineno if documented or isinstance(node, ast.ClassDef) else node.body[0].lineno - 1
-    return "\n".join(source.split("\n")[first - 1:max(last, node.lineno)])
+    last = (
+        node.body[0].end_lineno
+        if documented or isinstance(node, ast.ClassDef)
+        else node.body[0].lineno - 1
+    )
+    return "\n".join(source.split("\n")[first - 1 : max(last, node.lineno)])
 
 
 def symbols(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
@@ -98,28 +139,40 @@ def symbols(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
         for cell in nb.cells:
             found, source = directives(cell.source) if cell.cell_type == "code" else (set(), "")
             if found & {"export", "exports"}:
-                for node in definitions(source): labels.setdefault(node.name, []).append(label(name, node.name))
+                for node in definitions(source):
+                    labels.setdefault(node.name, []).append(label(name, node.name))
     return {name: where[0] for name, where in labels.items() if len(where) == 1}
 
 
-def label(notebook: str, name: str) -> str: return f"{page_name(notebook)}.{name}"
+def label(notebook: str, name: str) -> str:
+    return f"{page_name(notebook)}.{name}"
 
 
 def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str:
     "Markdown with links from `names` to their definitions, and from notebooks to their pages."
+
     def to_page(m):
-        name = f"{folder}/{m[2]}" if folder and not m[2].startswith("../") else m[2].removeprefix("../")
-        if name not in pages: return m[0]
+        name = (
+            f"{folder}/{m[2]}"
+            if folder and not m[2].startswith("../")
+            else m[2].removeprefix("../")
+        )
+        if name not in pages:
+            return m[0]
         address = page_name(m[2].removeprefix("../"))
         return f"{m[1]}{'../' if m[2].startswith('../') else ''}{address}.ipynb{m[3] or ''})"
 
     lines, fenced = [], False
     for line in text.split("\n"):
-        if line.lstrip().startswith("```"): fenced = not fenced
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
         elif not fenced and not line.startswith("#"):
             line = re.sub(r"(\]\()([^)\s#:]+\.ipynb)(#[^)\s]*)?\)", to_page, line)
-            line = re.sub(r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
-                lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0], line)
+            line = re.sub(
+                r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
+                lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0],
+                line,
+            )
         lines.append(line)
     return "\n".join(lines)
 
@@ -134,35 +187,75 @@ def code(notebook: str, cell, depth: int, sources: dict[str, str]) -> list:
     "The cells that stand on the page for one code cell."
     found, source = directives(cell.source)
     keys = {f.split(" ")[0] for f in found}
-    if keys & {"hide", "default_exp", "hide_input"} or "include: false" in found or not source.strip() or "nbdev_export()" in source: return []
+    if (
+        keys & {"hide", "default_exp", "hide_input"}
+        or "include: false" in found
+        or not source.strip()
+        or "nbdev_export()" in source
+    ):
+        return []
     shown = re.match(r"show_doc\(([\w.]+)", source)
-    if shown: return [new_markdown_cell(f"```python\n{sources[shown[1]]}\n```")] if shown[1] in sources else []
+    if shown:
+        return (
+            [new_markdown_cell(f"```python\n{sources[shown[1]]}\n```")]
+            if shown[1] in sources
+            else []
+        )
     nodes = definitions(source) if keys & {"export", "exports"} else []
     head = [new_markdown_cell(documented(notebook, source, nodes, depth))] if nodes else []
     if keys & {"export", "exporti"}:
-        return head + [new_markdown_cell("\n\n".join(f"```python\n{signature(source, n)}\n```" for n in nodes))] if nodes else []
-    tags = {"echo: false": "remove-input", "output: false": "remove-output", "code-fold: true": "hide-input"}
-    cell.metadata["tags"] = [*cell.metadata.get("tags", []), *(tag for d, tag in tags.items() if d in found)]
+        return (
+            head
+            + [
+                new_markdown_cell(
+                    "\n\n".join(f"```python\n{signature(source, n)}\n```" for n in nodes)
+                )
+            ]
+            if nodes
+            else []
+        )
+    tags = {
+        "echo: false": "remove-input",
+        "output: false": "remove-output",
+        "code-fold: true": "hide-input",
+    }
+    cell.metadata["tags"] = [
+        *cell.metadata.get("tags", []),
+        *(tag for d, tag in tags.items() if d in found),
+    ]
     cell.source = source
     return head + [cell]
 
 
-def page(notebook: str, nb: nbformat.NotebookNode, known: dict[str, str], pages: set[str]) -> nbformat.NotebookNode:
+def page(
+    notebook: str, nb: nbformat.NotebookNode, known: dict[str, str], pages: set[str]
+) -> nbformat.NotebookNode:
     "The notebook as it is shown: no machinery, every public definition under a heading of its own."
     sources = {}
     for cell in nb.cells:
         source = directives(cell.source)[1] if cell.cell_type == "code" else ""
         for node in definitions(source):
             sources[node.name] = signature(source, node)
-            sources |= {f"{node.name}.{m.name}": signature(source, m) for m in node.body if isinstance(m, DEFINITION[:2])}
+            sources |= {
+                f"{node.name}.{m.name}": signature(source, m)
+                for m in node.body
+                if isinstance(m, DEFINITION[:2])
+            }
     cells, depth = [], 1
     for i, cell in enumerate(nb.cells):
-        if cell.cell_type == "code": cells += code(notebook, cell, depth, sources); continue
-        if cell.cell_type != "markdown": continue
-        if i == 0: cell.source = re.sub(r"^- (skip_\w+|title|description|output-file):.*\n?", "", cell.source, flags=re.M)
+        if cell.cell_type == "code":
+            cells += code(notebook, cell, depth, sources)
+            continue
+        if cell.cell_type != "markdown":
+            continue
+        if i == 0:
+            cell.source = re.sub(
+                r"^- (skip_\w+|title|description|output-file):.*\n?", "", cell.source, flags=re.M
+            )
         cell.source = prose(cell.source, known, notebook.rpartition("/")[0], pages)
         outside = re.sub(r"^```.*?^```$", "", cell.source, flags=re.M | re.S)
-        for heading in re.findall(r"^(#+) ", outside, flags=re.M): depth = len(heading)
+        for heading in re.findall(r"^(#+) ", outside, flags=re.M):
+            depth = len(heading)
         cells.append(cell)
     nb.cells = cells
     nb.metadata.pop("widgets", None)
@@ -171,6 +264,7 @@ def page(notebook: str, nb: nbformat.NotebookNode, known: dict[str, str], pages:
 
 
 # ---- all pages to a site
+
 
 def write_book(root: Path, book: Path) -> None:
     "Pages, table of contents and settings of the book in folder `book`."
@@ -182,16 +276,51 @@ def write_book(root: Path, book: Path) -> None:
         target = book / f"{page_name(name)}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(page(name, nb, known, set(names)), target)
-    if (root / "nbs/images").is_dir(): shutil.copytree(root / "nbs/images", book / "images")
-    toc = {"format": "jb-book", "root": "index.ipynb", "parts": [
-        {"caption": part["section"], "chapters": [{"file": f"{page_name(name)}.ipynb"} for name in part["contents"]]} for part in parts]}
+    if (root / "nbs/images").is_dir():
+        shutil.copytree(root / "nbs/images", book / "images")
+    toc = {
+        "format": "jb-book",
+        "root": "index.ipynb",
+        "parts": [
+            {
+                "caption": part["section"],
+                "chapters": [{"file": f"{page_name(name)}.ipynb"} for name in part["contents"]],
+            }
+            for part in parts
+        ],
+    }
     website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf8"))["website"]
     config = {
-        "title": website["title"], "author": website["description"], "copyright": "2026 onwards", "only_build_toc_files": True,
+        "title": website["title"],
+        "author": website["description"],
+        "copyright": "2026 onwards",
+        "only_build_toc_files": True,
         "execute": {"execute_notebooks": "off"},
-        "html": {"use_issues_button": False, "use_repository_button": False, "home_page_in_navbar": False, "extra_footer": ""},
-        "sphinx": {"config": {"extensions": EXTENSIONS, "html_show_copyright": False, "html_copy_source": False, "html_static_path": ["_static"], "html_css_files": ["chapters.css"], "nb_merge_streams": True, "myst_linkify_fuzzy_links": False, "html_theme_options": {
-            "use_download_button": False, "show_toc_level": 2, "navigation_with_keys": False, "navbar_start": [], "navbar_persistent": [], "logo": {"text": website["title"]}}}},
+        "html": {
+            "use_issues_button": False,
+            "use_repository_button": False,
+            "home_page_in_navbar": False,
+            "extra_footer": "",
+        },
+        "sphinx": {
+            "config": {
+                "extensions": EXTENSIONS,
+                "html_show_copyright": False,
+                "html_copy_source": False,
+                "html_static_path": ["_static"],
+                "html_css_files": ["chapters.css"],
+                "nb_merge_streams": True,
+                "myst_linkify_fuzzy_links": False,
+                "html_theme_options": {
+                    "use_download_button": False,
+                    "show_toc_level": 2,
+                    "navigation_with_keys": False,
+                    "navbar_start": [],
+                    "navbar_persistent": [],
+                    "logo": {"text": website["title"]},
+                },
+            }
+        },
     }
     (book / "_static").mkdir()
     (book / "_static" / "chapters.css").write_text(STYLE.lstrip(), encoding="utf8")
@@ -202,20 +331,34 @@ def write_book(root: Path, book: Path) -> None:
 def build(root: Path, site: Path) -> None:
     "Build the site of `root` into the folder `site`; a warning stops it."
     book = site.with_name("_book")
-    if book.exists(): shutil.rmtree(book)
+    if book.exists():
+        shutil.rmtree(book)
     book.mkdir(parents=True)
     write_book(root, book)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(book), "-W", "--keep-going"]
+    command = [
+        sys.executable,
+        "-c",
+        "from jupyter_book.cli.main import main; main()",
+        "build",
+        str(book),
+        "-W",
+        "--keep-going",
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
     if done.returncode:
-        said = [line for line in log.split("\n") if "WARNING" in line or "ERROR" in line] or log.split("\n")[-30:]
+        said = [
+            line for line in log.split("\n") if "WARNING" in line or "ERROR" in line
+        ] or log.split("\n")[-30:]
         raise RuntimeError("the site was not built:\n" + "\n".join(said))
-    if site.exists(): shutil.rmtree(site)
+    if site.exists():
+        shutil.rmtree(site)
     shutil.move(book / "_build" / "html", site)
     (site / ".nojekyll").touch()
 
 
 if __name__ == "__main__":
-    if "--list" in sys.argv[1:]: write_list()
-    else: build(ROOT, ROOT / "_site")
+    if "--list" in sys.argv[1:]:
+        write_list()
+    else:
+        build(ROOT, ROOT / "_site")

@@ -12,34 +12,54 @@ from ..core import DataError, ParameterError
 
 # %% ../../nbs/21_align.delays.ipynb #0efac2ec
 def story_bounds(
-    n_rows: int,   # T
+    n_rows: int,  # T
     stories=None,  # label of the story of each row, (T,); None: one story
-) -> list:         # of (start, stop) rows, in order
+) -> list:  # of (start, stop) rows, in order
     "Where each story starts and stops. Raises DataError when a story's rows are not together."
-    if stories is None: return [(0, n_rows)]
+    if stories is None:
+        return [(0, n_rows)]
     labels = np.asarray(stories)
-    if labels.shape != (n_rows,): raise DataError("One story label per row is needed", found=str(labels.shape), expected=f"({n_rows},)")
-    starts = np.r_[0, np.flatnonzero(labels[1:] != labels[:-1]) + 1] if n_rows else np.array([], int)
+    if labels.shape != (n_rows,):
+        raise DataError(
+            "One story label per row is needed", found=str(labels.shape), expected=f"({n_rows},)"
+        )
+    starts = (
+        np.r_[0, np.flatnonzero(labels[1:] != labels[:-1]) + 1] if n_rows else np.array([], int)
+    )
     names, count = np.unique(labels[starts], return_counts=True)
     if (count > 1).any():
-        raise DataError("The rows of a story are not together", place=str(names[count > 1][0]), found=f"{count.max()} pieces", expected="1",
-                        next_step="delay the whole story first, then take rows")
+        raise DataError(
+            "The rows of a story are not together",
+            place=str(names[count > 1][0]),
+            found=f"{count.max()} pieces",
+            expected="1",
+            next_step="delay the whole story first, then take rows",
+        )
     return [(int(start), int(stop)) for start, stop in zip(starts, np.r_[starts[1:], n_rows])]
 
 # %% ../../nbs/21_align.delays.ipynb #5dfd20d5
 def delay(
-    features,                # (T, F), numpy or torch
-    delays=(1, 2, 3, 4),     # TRs, whole numbers from 0
-    stories=None,            # label of the story of each row, (T,); None: one story
-):                           # (T, F * D), delay-major, same library and dtype
-    "Shift features into the future by each delay, with zeros where the past lies outside the story; differentiable in torch. Raises ParameterError, DataError."
+    features,  # (T, F), numpy or torch
+    delays=(1, 2, 3, 4),  # TRs, whole numbers from 0
+    stories=None,  # label of the story of each row, (T,); None: one story
+):  # (T, F * D), delay-major, same library and dtype
+    """Shift features into the future by each delay, with zeros where the past lies outside the
+    story; differentiable in torch. Raises ParameterError, DataError."""
     delays = [int(d) if int(d) == d and d >= 0 else None for d in delays]
     if None in delays or not delays or len(set(delays)) < len(delays):
-        raise ParameterError("Delays are different whole numbers of TRs", found=delays, expected="for instance (1, 2, 3, 4)")
-    if features.ndim != 2: raise DataError("Delays need a matrix", found=str(tuple(features.shape)), expected="(T, F)")
+        raise ParameterError(
+            "Delays are different whole numbers of TRs",
+            found=delays,
+            expected="for instance (1, 2, 3, 4)",
+        )
+    if features.ndim != 2:
+        raise DataError("Delays need a matrix", found=str(tuple(features.shape)), expected="(T, F)")
     shape = (features.shape[0], len(delays), features.shape[1])
-    out = features.new_zeros(shape) if torch.is_tensor(features) else np.zeros(shape, features.dtype)
+    out = (
+        features.new_zeros(shape) if torch.is_tensor(features) else np.zeros(shape, features.dtype)
+    )
     for start, stop in story_bounds(shape[0], stories):
         for i, d in enumerate(delays):
-            if d < stop - start: out[start + d:stop, i] = features[start:stop - d]
+            if d < stop - start:
+                out[start + d : stop, i] = features[start : stop - d]
     return out.reshape(shape[0], -1)

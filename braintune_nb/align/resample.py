@@ -14,9 +14,9 @@ from ..core import ClockError, DataError, ParameterError
 
 # %% ../../nbs/20_align.resample.ipynb #ee8025d7
 def lanczos(
-    x: np.ndarray,   # distance from the centre in units of 1/cutoff, any shape
+    x: np.ndarray,  # distance from the centre in units of 1/cutoff, any shape
     lobes: int = 3,  # a: zero crossings on each side
-) -> np.ndarray:     # weight, same shape as `x`
+) -> np.ndarray:  # weight, same shape as `x`
     "The Lanczos kernel L(x) = sinc(x) sinc(x / lobes) for |x| <= lobes, else 0."
     return np.where(np.abs(x) <= lobes, np.sinc(x) * np.sinc(np.asarray(x) / lobes), 0.0)
 
@@ -24,38 +24,71 @@ def lanczos(
 @dataclass(frozen=True)
 class LanczosPreset:
     "How the kernel is scaled and whether rows are normalised."
-    scale: str = "tr"        # 'tr': cutoff / TR; 'span': duration of the sources / duration of the targets, in Hz
+
+    # 'tr': cutoff / TR; 'span': duration of the sources / duration of the targets, in Hz
+    scale: str = "tr"
     normalise: bool = False  # divide rows of positive sum by their sum
 
-LANCZOS_PRESETS = dict(fixed=LanczosPreset(), paper=LanczosPreset(), released=LanczosPreset(scale="span", normalise=True))
+
+LANCZOS_PRESETS = dict(
+    fixed=LanczosPreset(),
+    paper=LanczosPreset(),
+    released=LanczosPreset(scale="span", normalise=True),
+)
 
 # %% ../../nbs/20_align.resample.ipynb #dd0c35a4
 def _check_times(source_times, target_times, tr: float):
     source, target = np.asarray(source_times, float), np.asarray(target_times, float)
     if source.ndim != 1 or target.ndim != 1 or len(source) == 0 or len(target) == 0:
-        raise DataError("There is nothing to resample", found=f"sources {source.shape}, targets {target.shape}", expected="(N,) and (T,) seconds, none empty")
+        raise DataError(
+            "There is nothing to resample",
+            found=f"sources {source.shape}, targets {target.shape}",
+            expected="(N,) and (T,) seconds, none empty",
+        )
     if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise DataError("Times hold NaN or infinity", found=f"{(~np.isfinite(source)).sum()} sources, {(~np.isfinite(target)).sum()} targets", expected="finite seconds")
-    if (np.diff(target) <= 0).any(): raise ClockError("TR times must rise", place=f"TR {int(np.argmax(np.diff(target) <= 0)) + 1}", expected="rising seconds")
-    if not tr > 0: raise ClockError("The TR must be positive", found=tr, expected="seconds")
+        raise DataError(
+            "Times hold NaN or infinity",
+            found=f"{(~np.isfinite(source)).sum()} sources, {(~np.isfinite(target)).sum()} targets",
+            expected="finite seconds",
+        )
+    if (np.diff(target) <= 0).any():
+        raise ClockError(
+            "TR times must rise",
+            place=f"TR {int(np.argmax(np.diff(target) <= 0)) + 1}",
+            expected="rising seconds",
+        )
+    if not tr > 0:
+        raise ClockError("The TR must be positive", found=tr, expected="seconds")
     if len(target) > 1 and abs(np.median(np.diff(target)) - tr) > 0.002 * tr:
-        raise ClockError("The TR does not fit the clock", found=f"tr {tr} s", expected=f"{np.median(np.diff(target)):.4f} s, the median distance of the TR times",
-                         next_step="pass story.clock.tr, and all TRs of the story; take rows afterwards")
+        raise ClockError(
+            "The TR does not fit the clock",
+            found=f"tr {tr} s",
+            expected=f"{np.median(np.diff(target)):.4f} s, the median distance of the TR times",
+            next_step="pass story.clock.tr, and all TRs of the story; take rows afterwards",
+        )
     return source, target
 
 # %% ../../nbs/20_align.resample.ipynb #6dc69366
 def lanczos_weights(
     source_times: np.ndarray,  # when each word or frame is, (N,), s; any order
     target_times: np.ndarray,  # mid-point of each TR of the story, (T,), s
-    tr: float,                 # repetition time, s
-    lobes: int = 3,            # zero crossings on each side
-    cutoff: float = 1.0,       # cut-off in units of 1/TR
-    preset: str = "fixed",     # 'fixed', 'paper' or 'released'
-    sparse: bool = False,      # return a scipy CSR array
-) -> np.ndarray:               # weights, (T, N), float64
-    "Weights of a Lanczos low-pass filter from source times to TRs (classic of voxelwise modelling; `released`: Negi et al. 2025). Raises DataError, ClockError, ParameterError."
-    if preset not in LANCZOS_PRESETS: raise ParameterError("Unknown Lanczos preset", found=preset, expected=", ".join(LANCZOS_PRESETS))
-    if not (lobes >= 1 and cutoff > 0): raise ParameterError("Lanczos needs at least one lobe and a positive cut-off", found=f"lobes {lobes}, cutoff {cutoff}")
+    tr: float,  # repetition time, s
+    lobes: int = 3,  # zero crossings on each side
+    cutoff: float = 1.0,  # cut-off in units of 1/TR
+    preset: str = "fixed",  # 'fixed', 'paper' or 'released'
+    sparse: bool = False,  # return a scipy CSR array
+) -> np.ndarray:  # weights, (T, N), float64
+    """Weights of a Lanczos low-pass filter from source times to TRs (classic of voxelwise
+    modelling; `released`: Negi et al. 2025). Raises DataError, ClockError, ParameterError."""
+    if preset not in LANCZOS_PRESETS:
+        raise ParameterError(
+            "Unknown Lanczos preset", found=preset, expected=", ".join(LANCZOS_PRESETS)
+        )
+    if not (lobes >= 1 and cutoff > 0):
+        raise ParameterError(
+            "Lanczos needs at least one lobe and a positive cut-off",
+            found=f"lobes {lobes}, cutoff {cutoff}",
+        )
     source, target = _check_times(source_times, target_times, tr)
     settings = LANCZOS_PRESETS[preset]
     scale = cutoff / tr if settings.scale == "tr" else cutoff * np.ptp(source) / np.ptp(target)
@@ -75,15 +108,18 @@ def lanczos_weights(
 def average_weights(
     source_times: np.ndarray,  # when each word or frame is, (N,), s
     target_times: np.ndarray,  # mid-point of each TR of the story, (T,), s
-    tr: float,                 # repetition time, s
-    total: bool = False,       # sum of the words of the TR, not their mean
-    sparse: bool = False,      # return a scipy CSR array
-) -> np.ndarray:               # weights, (T, N), float64
-    "Weights of the mean over the words of each TR; a TR without words is a row of zeros. Raises DataError, ClockError."
+    tr: float,  # repetition time, s
+    total: bool = False,  # sum of the words of the TR, not their mean
+    sparse: bool = False,  # return a scipy CSR array
+) -> np.ndarray:  # weights, (T, N), float64
+    """Weights of the mean over the words of each TR; a TR without words is a row of zeros.
+    Raises DataError, ClockError."""
     source, target = _check_times(source_times, target_times, tr)
     edges = np.r_[target[0] - tr / 2, (target[1:] + target[:-1]) / 2, target[-1] + tr / 2]
     row = np.searchsorted(edges, source, side="right") - 1
-    near = np.abs(source - target[np.clip(row, 0, len(target) - 1)]) <= tr / 2 * 1.001  # false in a hole of the clock
+    near = (
+        np.abs(source - target[np.clip(row, 0, len(target) - 1)]) <= tr / 2 * 1.001
+    )  # false in a hole of the clock
     column = np.flatnonzero((row >= 0) & (row < len(target)) & near)
     row = row[column]
     value = np.ones(len(row)) if total else 1 / np.bincount(row, minlength=len(target))[row]
@@ -93,25 +129,39 @@ def average_weights(
 # %% ../../nbs/20_align.resample.ipynb #755164ad
 def resample(
     features,  # one row per word or frame, (N, F), numpy or torch
-    weights,   # (T, N), numpy, scipy sparse or torch
-):             # (T, F), same library, dtype and device as `features`
-    "Weighted sums of the rows of `features`; differentiable in torch. Raises DataError when the numbers of rows disagree."
+    weights,  # (T, N), numpy, scipy sparse or torch
+):  # (T, F), same library, dtype and device as `features`
+    """Weighted sums of the rows of `features`; differentiable in torch. Raises DataError when
+    the numbers of rows disagree."""
     if weights.shape[1] != features.shape[0]:
-        raise DataError("Features and weights belong to different words", found=f"{features.shape[0]} rows of features", expected=f"{weights.shape[1]}, the columns of the weights")
-    if not torch.is_tensor(features): return weights.astype(features.dtype) @ features
+        raise DataError(
+            "Features and weights belong to different words",
+            found=f"{features.shape[0]} rows of features",
+            expected=f"{weights.shape[1]}, the columns of the weights",
+        )
+    if not torch.is_tensor(features):
+        return weights.astype(features.dtype) @ features
     if sp.issparse(weights):
         entries = weights.tocoo()
-        weights = torch.sparse_coo_tensor(np.stack([entries.row, entries.col]), torch.from_numpy(entries.data), entries.shape, check_invariants=False)
+        weights = torch.sparse_coo_tensor(
+            np.stack([entries.row, entries.col]),
+            torch.from_numpy(entries.data),
+            entries.shape,
+            check_invariants=False,
+        )
     return torch.as_tensor(weights).to(features.device, features.dtype) @ features
 
 # %% ../../nbs/20_align.resample.ipynb #ab66f186
 def story_weights(
-    story,                # Story: words and clock
-    how: str = "lanczos", # 'lanczos', 'average' or 'sum'
-    preset: str = "fixed",# of the Lanczos filter
-) -> np.ndarray:          # (T, N), float64
-    "Weights from the mid-points of a story's words to its TRs. Raises ParameterError for an unknown `how`."
+    story,  # Story: words and clock
+    how: str = "lanczos",  # 'lanczos', 'average' or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+) -> np.ndarray:  # (T, N), float64
+    """Weights from the mid-points of a story's words to its TRs. Raises ParameterError for an
+    unknown `how`."""
     times = (story.words.midpoint, story.clock.times, story.clock.tr)
-    if how == "lanczos": return lanczos_weights(*times, preset=preset)
-    if how in ("average", "sum"): return average_weights(*times, total=how == "sum")
+    if how == "lanczos":
+        return lanczos_weights(*times, preset=preset)
+    if how in ("average", "sum"):
+        return average_weights(*times, total=how == "sum")
     raise ParameterError("Unknown way of resampling", found=how, expected="lanczos, average, sum")

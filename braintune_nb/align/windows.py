@@ -11,55 +11,94 @@ from ..core import ClockError, DataError, ParameterError
 
 # %% ../../nbs/22_align.windows.ipynb #ffdad22b
 def word_windows(
-    words,              # Events or any sequence of N words
+    words,  # Events or any sequence of N words
     n_words: int = 20,  # words in a full context, the current one included
-) -> list:              # of N pairs (start, stop): context of word i is words[start:stop], and stop == i + 1
-    "The context of each word: it ends on the word and grows at the start. Raises ParameterError for an empty context."
-    if n_words < 1: raise ParameterError("A context holds at least the word itself", found=n_words, expected="n_words >= 1")
+) -> list:  # of N pairs (start, stop): context of word i is words[start:stop], and stop == i + 1
+    """The context of each word: it ends on the word and grows at the start. Raises
+    ParameterError for an empty context."""
+    if n_words < 1:
+        raise ParameterError(
+            "A context holds at least the word itself", found=n_words, expected="n_words >= 1"
+        )
     return [(max(0, i + 1 - n_words), i + 1) for i in range(len(words))]
 
 # %% ../../nbs/22_align.windows.ipynb #e5621b57
 def sample_windows(
-    times: np.ndarray,    # mid-point of each TR, (T,), s
-    tr: float,            # repetition time, s
-    sampling_rate: int,   # Hz
+    times: np.ndarray,  # mid-point of each TR, (T,), s
+    tr: float,  # repetition time, s
+    sampling_rate: int,  # Hz
     before: float = 0.0,  # seconds added before each TR
-) -> np.ndarray:          # first and one-past-last sample of each TR, (T, 2), int64; may lie outside the file
-    "Samples of each TR, from real-valued edges rounded once. Raises ParameterError for a rate or TR that is not positive."
-    if not (sampling_rate > 0 and tr > 0): raise ParameterError("TR and sampling rate must be positive", found=f"{tr} s, {sampling_rate} Hz")
+) -> (
+    np.ndarray
+):  # first and one-past-last sample of each TR, (T, 2), int64; may lie outside the file
+    """Samples of each TR, from real-valued edges rounded once. Raises ParameterError for a rate
+    or TR that is not positive."""
+    if not (sampling_rate > 0 and tr > 0):
+        raise ParameterError(
+            "TR and sampling rate must be positive", found=f"{tr} s, {sampling_rate} Hz"
+        )
     edges = np.asarray(times, float)[:, None] + np.array([-tr / 2 - before, tr / 2])
     return np.rint(edges * sampling_rate).astype(np.int64)
 
 # %% ../../nbs/22_align.windows.ipynb #1c65e8dd
 def ending_windows(
-    times: np.ndarray,      # mid-point of each TR, (T,), s
-    tr: float,              # repetition time, s
-    sampling_rate: int,     # Hz
-    window: float = 10.0,   # length of a window, s
-) -> np.ndarray:            # first and one-past-last sample, (T, 2), int64; may lie outside the file
-    "Windows of one length that end with their TR (Moussa et al. 2025). Raises ParameterError for a rate, TR or length that is not positive."
-    if not (sampling_rate > 0 and tr > 0 and window > 0): raise ParameterError("TR, window and sampling rate must be positive", found=f"{tr} s, {window} s, {sampling_rate} Hz")
+    times: np.ndarray,  # mid-point of each TR, (T,), s
+    tr: float,  # repetition time, s
+    sampling_rate: int,  # Hz
+    window: float = 10.0,  # length of a window, s
+) -> np.ndarray:  # first and one-past-last sample, (T, 2), int64; may lie outside the file
+    """Windows of one length that end with their TR (Moussa et al. 2025). Raises ParameterError
+    for a rate, TR or length that is not positive."""
+    if not (sampling_rate > 0 and tr > 0 and window > 0):
+        raise ParameterError(
+            "TR, window and sampling rate must be positive",
+            found=f"{tr} s, {window} s, {sampling_rate} Hz",
+        )
     stop = np.rint((np.asarray(times, float) + tr / 2) * sampling_rate).astype(np.int64)
     return np.stack([stop - round(window * sampling_rate), stop], axis=1)
 
 # %% ../../nbs/22_align.windows.ipynb #d272b025
 def audio_windows(
-    audio: np.ndarray,     # sound of the story from its second 0, (S,) float
-    edges: np.ndarray,     # first and one-past-last sample of each window, (W, 2), all of one length n
-    sampling_rate: int,    # Hz
+    audio: np.ndarray,  # sound of the story from its second 0, (S,) float
+    edges: np.ndarray,  # first and one-past-last sample of each window, (W, 2), all of one length n
+    sampling_rate: int,  # Hz
     overrun: float = 0.0,  # s of silence that may follow the end of the file
-    place=None,            # name of the story, for the message
-) -> np.ndarray:           # (W, n) float32, zeros before the story's onset
-    "Cut windows from a story's sound. Raises ClockError where a window needs sound that is not there, DataError for windows of several lengths or sound that is not one channel."
+    place=None,  # name of the story, for the message
+) -> np.ndarray:  # (W, n) float32, zeros before the story's onset
+    """Cut windows from a story's sound. Raises ClockError where a window needs sound that is
+    not there, DataError for windows of several lengths or sound that is not one channel."""
     audio, edges = np.asarray(audio), np.asarray(edges).reshape(-1, 2)
-    if audio.ndim != 1 or audio.dtype.kind != "f": raise DataError("Sound must be one channel of floating-point samples", place=place, found=f"{audio.dtype} of shape {audio.shape}", expected="(S,) float between -1 and 1")
-    if len(lengths := np.unique(edges[:, 1] - edges[:, 0])) > 1: raise DataError("Windows differ in length", place=place, found=f"{lengths[0]} to {lengths[-1]} samples", expected="one length")
+    if audio.ndim != 1 or audio.dtype.kind != "f":
+        raise DataError(
+            "Sound must be one channel of floating-point samples",
+            place=place,
+            found=f"{audio.dtype} of shape {audio.shape}",
+            expected="(S,) float between -1 and 1",
+        )
+    if len(lengths := np.unique(edges[:, 1] - edges[:, 0])) > 1:
+        raise DataError(
+            "Windows differ in length",
+            place=place,
+            found=f"{lengths[0]} to {lengths[-1]} samples",
+            expected="one length",
+        )
     last = edges[:, 1].max(initial=0)
     if last > len(audio) + overrun * sampling_rate:
-        raise ClockError("The sound ends before a TR needs it", place=place, found=f"sound to {len(audio) / sampling_rate:.2f} s, window {int(edges[:, 1].argmax())} to {last / sampling_rate:.2f} s",
-            expected=f"at most {overrun:g} s of silence at the end", next_step="check that sound and responses are of the same story and that the file is whole, or allow more silence with overrun")
+        raise ClockError(
+            "The sound ends before a TR needs it",
+            place=place,
+            found=(
+                f"sound to {len(audio) / sampling_rate:.2f} s, window {int(edges[:, 1].argmax())}"
+                f" to {last / sampling_rate:.2f} s"
+            ),
+            expected=f"at most {overrun:g} s of silence at the end",
+            next_step=(
+                "check that sound and responses are of the same story and that the file is whole,"
+                " or allow more silence with overrun"
+            ),
+        )
     windows = np.zeros((len(edges), lengths[0] if len(lengths) else 0), np.float32)
     for row, (start, stop) in zip(windows, edges):
-        here = audio[max(0, start):max(0, stop)]
-        row[max(0, -start):max(0, -start) + len(here)] = here
+        here = audio[max(0, start) : max(0, stop)]
+        row[max(0, -start) : max(0, -start) + len(here)] = here
     return windows

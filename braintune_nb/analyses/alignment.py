@@ -23,39 +23,54 @@ from ..encode.inference import block_labels, block_sums, region_scores, score_ta
 
 # %% ../../nbs/80_analyses.alignment.ipynb #46e6296b
 def story_design(
-    states: np.ndarray,           # states of one layer at the TRs of one story, (T, H)
-    delays=(1, 2, 3, 4),          # FIR delays, TRs
-    tr: float = 2.0,              # repetition time, s (used by the high-pass only)
+    states: np.ndarray,  # states of one layer at the TRs of one story, (T, H)
+    delays=(1, 2, 3, 4),  # FIR delays, TRs
+    tr: float = 2.0,  # repetition time, s (used by the high-pass only)
     cutoff: float | None = None,  # longest period kept, s; None: no high-pass
-) -> np.ndarray:                  # (T, H * D) float32, every column mean 0 and standard deviation 1
+) -> np.ndarray:  # (T, H * D) float32, every column mean 0 and standard deviation 1
     "Design matrix of one story."
     x = delay(np.asarray(states, np.float64), delays)
     return zscore(x if cutoff is None else highpass(x, tr, cutoff)).astype(np.float32)
 
 # %% ../../nbs/80_analyses.alignment.ipynb #13f3425e
 def story_designs(
-    features: dict,               # story name -> states, (L, T, H)
-    stories: dict,                # story name -> Story
-    delays=(1, 2, 3, 4),          # FIR delays, TRs
+    features: dict,  # story name -> states, (L, T, H)
+    stories: dict,  # story name -> Story
+    delays=(1, 2, 3, 4),  # FIR delays, TRs
     cutoff: float | None = None,  # longest period kept, s
-) -> list:                        # over layers: dict story name -> (T, F) float32
+) -> list:  # over layers: dict story name -> (T, F) float32
     "Design matrices of every layer and story."
     layers = len(next(iter(features.values())))
-    return [{name: story_design(x[i], delays, stories[name].clock.tr, cutoff) for name, x in features.items()} for i in range(layers)]
+    return [
+        {
+            name: story_design(x[i], delays, stories[name].clock.tr, cutoff)
+            for name, x in features.items()
+        }
+        for i in range(layers)
+    ]
 
 # %% ../../nbs/80_analyses.alignment.ipynb #d00b392e
 def stacked_responses(
-    dataset,                      # Dataset
+    dataset,  # Dataset
     participant: str,  # name of the participant
-    sections: list,               # of Section
+    sections: list,  # of Section
     cutoff: float | None = None,  # longest period kept, s; acts on the whole story
-    repeats: slice | None = None, # which repeats are averaged, e.g. slice(1, None, 2); None: the responses as they are
-) -> np.ndarray:                  # (T, V) float32, z-scored within each section
-    "Responses of one participant to several sections, one below the other; `DataError` where a story was not heard."
+    repeats: (
+        slice | None
+    ) = None,  # which repeats are averaged, e.g. slice(1, None, 2); None: the responses as they are
+) -> np.ndarray:  # (T, V) float32, z-scored within each section
+    """Responses of one participant to several sections, one below the other; `DataError` where
+    a story was not heard."""
     parts = []
     for s in sections:
         r = dataset.recordings[participant].get(s.story.name)
-        if r is None: raise DataError("This participant did not hear a story that is needed", place=f"{participant}, {s.story.name!r}", expected=", ".join(dataset.recordings[participant]), next_step="leave out the participant or the story")
+        if r is None:
+            raise DataError(
+                "This participant did not hear a story that is needed",
+                place=f"{participant}, {s.story.name!r}",
+                expected=", ".join(dataset.recordings[participant]),
+                next_step="leave out the participant or the story",
+            )
         y = r.responses if repeats is None or r.repeats is None else r.repeats[repeats].mean(0)
         y = y if cutoff is None else highpass(y, s.story.clock.tr, cutoff)
         parts.append(zscore(np.asarray(y, np.float64)[s.rows]).astype(np.float32))
@@ -63,38 +78,56 @@ def stacked_responses(
 
 # %% ../../nbs/80_analyses.alignment.ipynb #66496822
 def repeat_ceiling(
-    dataset,            # Dataset
+    dataset,  # Dataset
     participant: str,  # name of the participant
-    sections: list,     # scored sections
-) -> np.ndarray:        # largest r of a perfect model with what is scored, (V,); NaN where undefined or where no section has 4 repeats
+    sections: list,  # scored sections
+    # largest r of a perfect model with what is scored, (V,); NaN where undefined or where no
+    # section
+    # has 4 repeats
+) -> np.ndarray:
     "Noise ceiling of the scored sections from their odd repeats, which are not scored."
     heard = [dataset.recordings[participant][s.story.name] for s in sections]
-    with_repeats = [(r, s) for r, s in zip(heard, sections) if r.repeats is not None and len(r.repeats) >= 4]
-    if not with_repeats: return np.full(heard[0].responses.shape[1], np.nan)
+    with_repeats = [
+        (r, s) for r, s in zip(heard, sections) if r.repeats is not None and len(r.repeats) >= 4
+    ]
+    if not with_repeats:
+        return np.full(heard[0].responses.shape[1], np.nan)
     n = min(len(r.repeats) for r, _ in with_repeats)
-    odd = np.concatenate([np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]]) for r, s in with_repeats], axis=1)
+    odd = np.concatenate(
+        [
+            np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]])
+            for r, s in with_repeats
+        ],
+        axis=1,
+    )
     reliability = explainable_variance(odd)
-    scored = [1 if r.repeats is None else max(1, len(r.repeats) // 2) for r in heard]        # repeats in the mean that is scored
-    squares = [expected_correlation(reliability, m)**2 for m in scored]
+    scored = [
+        1 if r.repeats is None else max(1, len(r.repeats) // 2) for r in heard
+    ]  # repeats in the mean that is scored
+    squares = [expected_correlation(reliability, m) ** 2 for m in scored]
     return np.sqrt(np.average(squares, axis=0, weights=[len(s) for s in sections]))
 
 # %% ../../nbs/80_analyses.alignment.ipynb #c449c965
 @dataclass(frozen=True, eq=False)
 class ArmPrediction:
     "What one arm predicts for one participant."
-    chosen: np.ndarray    # prediction by the layer chosen inside the encoding sections, (T, V) float32
+
+    chosen: (
+        np.ndarray
+    )  # prediction by the layer chosen inside the encoding sections, (T, V) float32
     by_layer: np.ndarray  # prediction by every layer, (L, T, V) float32
-    layers: tuple         # index of the chosen layer, one a fold
+    layers: tuple  # index of the chosen layer, one a fold
 
 # %% ../../nbs/80_analyses.alignment.ipynb #51b1d75a
 def plain_ridge() -> RidgeCV:  # unfitted
-    "Ridge as the analyses use it: exact while choosing too, since their problems are small and their numbers should not depend on the processor."
+    """Ridge as the analyses use it: exact while choosing too, since their problems are small
+    and their numbers should not depend on the processor."""
     return RidgeCV(tolerance=0, precision="float32")
 
 # %% ../../nbs/80_analyses.alignment.ipynb #aac2f980
 def pick_layer(
     cv_r2: np.ndarray,  # cross-validated R² inside the encoding sections, (L, V)
-) -> int:               # index of the layer
+) -> int:  # index of the layer
     "Layer with the best mean over the columns that any layer predicts at all."
     cv = np.nan_to_num(cv_r2)
     keep = (cv > 0).any(0)
@@ -102,10 +135,10 @@ def pick_layer(
 
 # %% ../../nbs/80_analyses.alignment.ipynb #62a70ac3
 def stacked_features(
-    per_story: dict,          # story name -> (T, F)
-    sections: list,           # of Section
+    per_story: dict,  # story name -> (T, F)
+    sections: list,  # of Section
     low: dict | None = None,  # story name -> low-level features, (T, F_low)
-):                            # (T, F), or with `low` a dict of the bands 'low' and 'model'
+):  # (T, F), or with `low` a dict of the bands 'low' and 'model'
     "Design rows of several sections, one below the other."
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
     return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
@@ -113,51 +146,86 @@ def stacked_features(
 # %% ../../nbs/80_analyses.alignment.ipynb #c1155d50
 def section_groups(
     sections: list,  # of Section
-    most: int = 6,   # folds
-) -> np.ndarray:     # (T,) int, fold of each row; sections are dealt out in turn
+    most: int = 6,  # folds
+) -> np.ndarray:  # (T,) int, fold of each row; sections are dealt out in turn
     "Folds of whole sections for the choice of penalties."
     return np.concatenate([np.full(len(s), i % most) for i, s in enumerate(sections)])
 
 # %% ../../nbs/80_analyses.alignment.ipynb #adc40acc
 def encode_arm(
-    designs: list,                # over layers: dict story name -> (T, F)
-    dataset,                      # Dataset
-    participants: list,           # names
-    folds: list,                  # of (encoding sections, test sections)
+    designs: list,  # over layers: dict story name -> (T, F)
+    dataset,  # Dataset
+    participants: list,  # names
+    folds: list,  # of (encoding sections, test sections)
     cutoff: float | None = None,  # high-pass of the responses, s
-    model=None,                   # (layer index, participant, is it banded) -> unfitted model, instead of ridge or banded ridge
-    low: dict | None = None,      # story name -> low-level features (T, F_low): a second band with its own penalty
-) -> dict:                        # participant -> ArmPrediction; rows: test sections of all folds in order
-    "Fit on the encoding sections of each fold, predict its test sections, for every participant and layer."
+    # (layer index, participant, is it banded) -> unfitted model, instead of ridge or banded ridge
+    model=None,
+    low: (
+        dict | None
+    ) = None,  # story name -> low-level features (T, F_low): a second band with its own penalty
+) -> dict:  # participant -> ArmPrediction; rows: test sections of all folds in order
+    """Fit on the encoding sections of each fold, predict its test sections, for every
+    participant and layer."""
     out = {p: [] for p in participants}
     for encoding, test in folds:
         groups = section_groups(encoding)
         train = {p: stacked_responses(dataset, p, encoding, cutoff) for p in participants}
         guesses, cv = {p: [] for p in participants}, {p: [] for p in participants}
         for layer, per_story in enumerate(designs):
-            x, new = stacked_features(per_story, encoding, low), stacked_features(per_story, test, low)
-            shared = x if model else plain_ridge().design(x, groups) if low is None else Design(x, normalise=True, keep=True)
+            x, new = (
+                stacked_features(per_story, encoding, low),
+                stacked_features(per_story, test, low),
+            )
+            shared = (
+                x
+                if model
+                else (
+                    plain_ridge().design(x, groups)
+                    if low is None
+                    else Design(x, normalise=True, keep=True)
+                )
+            )
             for p in participants:
-                fitted = (model(layer, p, low is not None) if model else plain_ridge() if low is None else BandedRidge()).fit(shared, train[p], groups)
+                fitted = (
+                    model(layer, p, low is not None)
+                    if model
+                    else plain_ridge()
+                    if low is None
+                    else BandedRidge()
+                ).fit(shared, train[p], groups)
                 guesses[p].append(fitted.predict(new))
                 cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
         for p in participants:
             best = pick_layer(np.stack(cv[p]))
             out[p].append((np.stack(guesses[p]), best))
-    return {p: ArmPrediction(np.concatenate([g[best] for g, best in parts]), np.concatenate([g for g, _ in parts], axis=1), tuple(b for _, b in parts)) for p, parts in out.items()}
+    return {
+        p: ArmPrediction(
+            np.concatenate([g[best] for g, best in parts]),
+            np.concatenate([g for g, _ in parts], axis=1),
+            tuple(b for _, b in parts),
+        )
+        for p, parts in out.items()
+    }
 
 # %% ../../nbs/80_analyses.alignment.ipynb #1ba557c3
 class BandedReducedRank:
-    "Banded ridge of low-level features and of the model's features in a subspace, with the rank chosen inside the training data."
-    def __init__(self,
-        basis,                  # orthonormal columns, (F, R), from `weight_basis`
-        ranks=(4, 8, 16, 32),   # ranks to try; those above R are left out
-    ):
-        self.basis, self.ranks = np.asarray(basis, np.float32), [r for r in ranks if r <= basis.shape[1]] or [basis.shape[1]]
+    """Banded ridge of low-level features and of the model's features in a subspace, with the
+    rank chosen inside the training data."""
 
-    def fit(self,
-        X,       # dict of the bands 'low' (T, F_low) and 'model' (T, F)
-        Y,       # responses, (T, V)
+    def __init__(
+        self,
+        basis,  # orthonormal columns, (F, R), from `weight_basis`
+        ranks=(4, 8, 16, 32),  # ranks to try; those above R are left out
+    ):
+        self.basis, self.ranks = (
+            np.asarray(basis, np.float32),
+            [r for r in ranks if r <= basis.shape[1]] or [basis.shape[1]],
+        )
+
+    def fit(
+        self,
+        X,  # dict of the bands 'low' (T, F_low) and 'model' (T, F)
+        Y,  # responses, (T, V)
         groups,  # section of each row, (T,)
     ):
         "Choose one rank by the mean cross-validated R² over the columns that any rank predicts."
@@ -166,83 +234,139 @@ class BandedReducedRank:
         self.rank_, self.model_ = self.ranks[best], models[best]
         return self
 
-    def _bands(self, X, rank): return dict(low=X["low"], model=X["model"] @ self.basis[:, :rank])
+    def _bands(self, X, rank):
+        return dict(low=X["low"], model=X["model"] @ self.basis[:, :rank])
+
     # X: dict of both bands, as in `fit`
-    def predict(self, X) -> np.ndarray: "Predicted responses, (T, V)."; return self.model_.predict(self._bands(X, self.rank_))
+    def predict(self, X) -> np.ndarray:
+        "Predicted responses, (T, V)."
+        return self.model_.predict(self._bands(X, self.rank_))
 
 # %% ../../nbs/80_analyses.alignment.ipynb #c7a8b100
 def reduced_rank_model(
-    designs: list,                # over layers, pretrained features
-    dataset,                      # Dataset
-    others: list,                 # participants whose weights span the subspace
-    sections: list,               # sections on which those weights are fitted (the tuning sections)
+    designs: list,  # over layers, pretrained features
+    dataset,  # Dataset
+    others: list,  # participants whose weights span the subspace
+    sections: list,  # sections on which those weights are fitted (the tuning sections)
     cutoff: float | None = None,  # high-pass of the responses, s
-    rank: int = 32,               # directions kept
-):                                # (layer index, participant, banded) -> ReducedRank or BandedReducedRank, for `encode_arm`
+    rank: int = 32,  # directions kept
+):  # (layer index, participant, banded) -> ReducedRank or BandedReducedRank, for `encode_arm`
     "Fit the others once a layer; return what makes the control model of one participant."
-    if len(others) < 2: raise ParameterError("The reduced-rank control needs at least two other participants", found=len(others))
+    if len(others) < 2:
+        raise ParameterError(
+            "The reduced-rank control needs at least two other participants", found=len(others)
+        )
     groups = section_groups(sections)
     fitted = []
     for per_story in designs:
-        shared = plain_ridge().design(np.concatenate([per_story[s.story.name][s.rows] for s in sections]), groups)
-        models = {p: plain_ridge().fit(shared, stacked_responses(dataset, p, sections, cutoff), groups) for p in others}
+        shared = plain_ridge().design(
+            np.concatenate([per_story[s.story.name][s.rows] for s in sections]), groups
+        )
+        models = {
+            p: plain_ridge().fit(shared, stacked_responses(dataset, p, sections, cutoff), groups)
+            for p in others
+        }
         fitted.append({p: (m.coef_, m.cv_scores_) for p, m in models.items()})
+
     def make(layer, participant, banded=False):
         rest = [fitted[layer][p] for p in others if p != participant]
-        return (BandedReducedRank if banded else ReducedRank)(weight_basis([w for w, _ in rest], [s for _, s in rest], rank))
+        return (BandedReducedRank if banded else ReducedRank)(
+            weight_basis([w for w, _ in rest], [s for _, s in rest], rank)
+        )
+
     return make
 
 # %% ../../nbs/80_analyses.alignment.ipynb #a83f02be
 def arm_sums(
     predictions: dict,  # participant -> list over seeds of (T, V)
-    truth: dict,        # participant -> responses (T, V)
-    labels: np.ndarray, # block of each row, (T,); negative rows are left out
-) -> list:              # over participants: (S, B, 6, V)
+    truth: dict,  # participant -> responses (T, V)
+    labels: np.ndarray,  # block of each row, (T,); negative rows are left out
+) -> list:  # over participants: (S, B, 6, V)
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
 # %% ../../nbs/80_analyses.alignment.ipynb #ca4b7406
 def score_arms(
-    arms: dict,           # arm -> list over seeds of dict participant -> (T, V)
-    truth: dict,          # participant -> scored responses, (T, V)
-    stories,              # section of each row, (T,)
-    rois: dict,           # participant -> dict region -> (V,) bool
-    ceilings: dict,       # participant -> (V,) noise ceiling in units of r
+    arms: dict,  # arm -> list over seeds of dict participant -> (T, V)
+    truth: dict,  # participant -> scored responses, (T, V)
+    stories,  # section of each row, (T,)
+    rois: dict,  # participant -> dict region -> (V,) bool
+    ceilings: dict,  # participant -> (V,) noise ceiling in units of r
     block_length: int = 15,  # TRs a block
-    rows=None,            # (T,) bool: score these rows only, e.g. unseen concepts
-    n: int = 1000,        # block draws
+    rows=None,  # (T,) bool: score these rows only, e.g. unseen concepts
+    n: int = 1000,  # block draws
     seed: int = 0,  # seed of the draws
-) -> tuple:               # (arm -> (P, n + 1, regions, 2), number of blocks, number of stories)
+) -> tuple:  # (arm -> (P, n + 1, regions, 2), number of blocks, number of stories)
     "Region means of every arm over the same block draws."
     labels, owner = block_labels(stories, block_length)
     if rows is not None:
         kept, labels = np.unique(np.where(rows, labels, -1), return_inverse=True)
         labels, owner = (labels - 1, owner[kept[1:]]) if kept[0] == -1 else (labels, owner[kept])
     people = list(truth)
-    common = dict(rois=[rois[p] for p in people], ceilings=[ceilings[p] for p in people], stories=owner, n=n, seed=seed)
-    return {arm: region_scores(arm_sums({p: [s[p] for s in seeds] for p in people}, truth, labels), **common) for arm, seeds in arms.items()}, len(owner), len(np.unique(owner))
+    common = dict(
+        rois=[rois[p] for p in people],
+        ceilings=[ceilings[p] for p in people],
+        stories=owner,
+        n=n,
+        seed=seed,
+    )
+    return (
+        {
+            arm: region_scores(
+                arm_sums({p: [s[p] for s in seeds] for p in people}, truth, labels), **common
+            )
+            for arm, seeds in arms.items()
+        },
+        len(owner),
+        len(np.unique(owner)),
+    )
 
 
 def summarise(
-    scored: tuple,        # of `score_arms`; needs the arm 'pretrained'
-    regions,              # names of the regions
-    people=None,          # numbers of the participants; None: all
-) -> dict:                # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_permuted and gain_over_reduced_rank (tuned minus these): region -> raw, normalized
+    scored: tuple,  # of `score_arms`; needs the arm 'pretrained'
+    regions,  # names of the regions
+    people=None,  # numbers of the participants; None: all
+    # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_permuted
+    # and
+    # gain_over_reduced_rank (tuned minus these): region -> raw, normalized
+) -> dict:
     "Alignment and gain over pretrained of every region, each with its interval."
     draws, blocks, stories = scored
     people = slice(None) if people is None else list(people)
     alignment = {arm: score_table(x[people], regions, blocks, stories) for arm, x in draws.items()}
-    gains = {arm: score_table((x - draws["pretrained"])[people], regions, blocks, stories) for arm, x in draws.items() if arm != "pretrained"}
-    over = {f"gain_over_{arm}": score_table((draws["tuned"] - draws[arm])[people], regions, blocks, stories) for arm in ("permuted", "reduced_rank") if {"tuned", arm} <= set(draws)}
-    return dict(alignment=alignment, gain_arms=gains, gain=gains.get("tuned"), gain_permuted=gains.get("permuted")) | over
+    gains = {
+        arm: score_table((x - draws["pretrained"])[people], regions, blocks, stories)
+        for arm, x in draws.items()
+        if arm != "pretrained"
+    }
+    over = {
+        f"gain_over_{arm}": score_table(
+            (draws["tuned"] - draws[arm])[people], regions, blocks, stories
+        )
+        for arm in ("permuted", "reduced_rank")
+        if {"tuned", arm} <= set(draws)
+    }
+    return (
+        dict(
+            alignment=alignment,
+            gain_arms=gains,
+            gain=gains.get("tuned"),
+            gain_permuted=gains.get("permuted"),
+        )
+        | over
+    )
 
 
 def mean_ceiling(
     ceilings: dict,  # participant -> (V,)
-    rois: dict,      # participant -> dict region -> (V,) bool
-) -> dict:           # region -> mean ceiling in units of r
+    rois: dict,  # participant -> dict region -> (V,) bool
+) -> dict:  # region -> mean ceiling in units of r
     "Mean over participants of the mean over the columns where the ceiling is defined."
+
     def one(p, roi):
         c = ceilings[p][rois[p][roi]]
         return float(np.nanmean(c)) if np.isfinite(c).any() else np.nan
-    return {roi: float(np.mean([one(p, roi) for p in ceilings])) for roi in next(iter(rois.values()))}
+
+    return {
+        roi: float(np.mean([one(p, roi) for p in ceilings])) for roi in next(iter(rois.values()))
+    }

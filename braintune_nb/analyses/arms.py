@@ -20,73 +20,108 @@ from .tuning import arm_predictions, brain_targets, tuning_inputs
 
 # %% ../../nbs/88_analyses.arms.ipynb #fb1913b2
 def average_predictions(
-    plan: Plan,    # two or more tuning participants in one space
-) -> dict:         # participant -> (T, V)
+    plan: Plan,  # two or more tuning participants in one space
+) -> dict:  # participant -> (T, V)
     "Predictions from the mean response of the other tuning participants."
     from braintune_nb.train.targets import group_average
-    stories, tune, out = {s.story.name for r in plan.rounds for e, t in r.folds for s in (*e, *t)}, list(plan.tune_participants), {}
-    for people in filter(None, [*([p] for p in tune), list(plan.new_participants)]):      # all new participants share one average
+
+    stories, tune, out = (
+        {s.story.name for r in plan.rounds for e, t in r.folds for s in (*e, *t)},
+        list(plan.tune_participants),
+        {},
+    )
+    for people in filter(
+        None, [*([p] for p in tune), list(plan.new_participants)]
+    ):  # all new participants share one average
         means = {n: group_average(plan.dataset, n, tune, people)[None] for n in stories}
         designs = story_designs(means, plan.dataset.stories, (0,), plan.cutoff)
-        rounds = [encode_arm(designs, plan.dataset, people, r.folds, low=plan.low) for r in plan.rounds]
+        rounds = [
+            encode_arm(designs, plan.dataset, people, r.folds, low=plan.low) for r in plan.rounds
+        ]
         out |= {p: np.concatenate([r[p].chosen for r in rounds]) for p in people}
     return {p: out[p] for p in plan.participants}
 
 # %% ../../nbs/88_analyses.arms.ipynb #431b4dae
 def filtered_features(
-    plan: Plan,      # who tunes
-    number: int,     # of the round
+    plan: Plan,  # who tunes
+    number: int,  # of the round
     features: dict,  # story name -> (L, T, H), pretrained
-) -> dict:           # story name -> (L, T, H)
+) -> dict:  # story name -> (L, T, H)
     "States through a temporal filter that was learned on the tuning stories."
     from braintune_nb.train.controls import fit_temporal_filter
+
     sections = plan.rounds[number].tuning
-    responses = {s.name: {p: zscore(y) for p, y in brain_targets(plan, s).items()} for s in sections}
+    responses = {
+        s.name: {p: zscore(y) for p, y in brain_targets(plan, s).items()} for s in sections
+    }
     out = {n: [] for n in features}
     for layer in range(len(next(iter(features.values())))):
         states = {n: zscore(x[layer]).astype(np.float32) for n, x in features.items()}
-        learned, _ = fit_temporal_filter({s.name: states[s.story.name][s.rows] for s in sections}, responses)
-        for n, x in states.items(): out[n].append(learned.transform(x))
+        learned, _ = fit_temporal_filter(
+            {s.name: states[s.story.name][s.rows] for s in sections}, responses
+        )
+        for n, x in states.items():
+            out[n].append(learned.transform(x))
     return {n: np.stack(x) for n, x in out.items()}
 
 # %% ../../nbs/88_analyses.arms.ipynb #a523cc39
 def head_features(
-    plan: Plan,    # who is encoded on what
-    tuner,         # BrainTuner with trained heads
-    preset,        # Preset it was tuned with
-) -> dict:         # story name -> (1, T, sum of V)
+    plan: Plan,  # who is encoded on what
+    tuner,  # BrainTuner with trained heads
+    preset,  # Preset it was tuned with
+) -> dict:  # story name -> (1, T, sum of V)
     "What the heads predict for the tuning participants, for every story that is encoded or scored."
     import torch
+
     stories = {s.story.name: s.story for r in plan.rounds for e, t in r.folds for s in (*e, *t)}
     with torch.inference_mode():
-        return {n: torch.cat(list(tuner(tuning_inputs(whole_story(s), tuner.backbone, preset)).values()), 1).numpy()[None] for n, s in stories.items()}
+        return {
+            n: (
+                torch.cat(
+                    list(tuner(tuning_inputs(whole_story(s), tuner.backbone, preset)).values()), 1
+                ).numpy()[None]
+            )
+            for n, s in stories.items()
+        }
 
 
 def noisy_backbone(
-    pretrained,      # Backbone or SpeechBackbone
-    tuned,           # the same, tuned
-    seed: int = 0,   # of the noise
-):                   # Backbone or SpeechBackbone
+    pretrained,  # Backbone or SpeechBackbone
+    tuned,  # the same, tuned
+    seed: int = 0,  # of the noise
+):  # Backbone or SpeechBackbone
     "The pretrained backbone moved as far as the tuned one, in random directions."
     from braintune_nb.train.controls import weight_noise
+
     return replace(pretrained, model=weight_noise(pretrained.model, tuned.model, seed))
 
 # %% ../../nbs/88_analyses.arms.ipynb #11602eec
-def _all_layers(features): return {n: np.concatenate(list(x), 1)[None] for n, x in features.items()}
+def _all_layers(features):
+    return {n: np.concatenate(list(x), 1)[None] for n, x in features.items()}
 
 
 ENCODING_ARMS = ("reduced_rank", "same_total", "all_layers", "group_average", "temporal_filter")
 
+
 def encoding_arm(
-    plan: Plan,      # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     features: dict,  # story name -> (L, T, H), pretrained
-    arm: str,        # one of ENCODING_ARMS
-) -> dict:           # participant -> (T, V)
+    arm: str,  # one of ENCODING_ARMS
+) -> dict:  # participant -> (T, V)
     "Predictions of an arm that tunes no backbone; `ParameterError` for an unknown one."
     rounds = [features] * len(plan.rounds)
-    if arm == "reduced_rank": return arm_predictions(plan, rounds, reduced_rank=True)[0]
-    if arm == "same_total": return arm_predictions(plan, rounds, same_total=True)[0]
-    if arm == "all_layers": return arm_predictions(plan, [_all_layers(f) for f in rounds])[0]
-    if arm == "group_average": return average_predictions(plan)
-    if arm == "temporal_filter": return arm_predictions(plan, [filtered_features(plan, i, f) for i, f in enumerate(rounds)], (0, 1, 2, 3))[0]
-    raise ParameterError("Unknown arm", place="encoding_arms", found=arm, expected=", ".join(ENCODING_ARMS))
+    if arm == "reduced_rank":
+        return arm_predictions(plan, rounds, reduced_rank=True)[0]
+    if arm == "same_total":
+        return arm_predictions(plan, rounds, same_total=True)[0]
+    if arm == "all_layers":
+        return arm_predictions(plan, [_all_layers(f) for f in rounds])[0]
+    if arm == "group_average":
+        return average_predictions(plan)
+    if arm == "temporal_filter":
+        return arm_predictions(
+            plan, [filtered_features(plan, i, f) for i, f in enumerate(rounds)], (0, 1, 2, 3)
+        )[0]
+    raise ParameterError(
+        "Unknown arm", place="encoding_arms", found=arm, expected=", ".join(ENCODING_ARMS)
+    )

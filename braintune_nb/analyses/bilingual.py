@@ -25,146 +25,279 @@ from ..train.targets import ar1_noise
 # %% ../../nbs/78_analyses.bilingual.ipynb #f4351c91
 def check_fold(
     encoding: list,  # of Section: fit the encoding model
-    test: list,      # of Section: are scored
-) -> tuple:          # (encoding, test)
-    "Refuse a story on both sides, in whatever language, and sides of several languages; `SplitError`."
+    test: list,  # of Section: are scored
+) -> tuple:  # (encoding, test)
+    """Refuse a story on both sides, in whatever language, and sides of several languages;
+    `SplitError`."""
     both = {s.story.identity for s in encoding} & {s.story.identity for s in test}
-    if both: raise SplitError("The same story is fitted and scored", place="fold", found=f"{', '.join(sorted(both))} in both", expected="different stories: a translation is the same story", next_step="leave it out on one side")
+    if both:
+        raise SplitError(
+            "The same story is fitted and scored",
+            place="fold",
+            found=f"{', '.join(sorted(both))} in both",
+            expected="different stories: a translation is the same story",
+            next_step="leave it out on one side",
+        )
     for side, part in (("encoding", encoding), ("test", test)):
-        if len(tongues := {s.story.language for s in part}) != 1: raise SplitError("One side of a fold is in one language", place=side, found=", ".join(sorted(tongues)) or "no section", expected="one language", next_step="use quadrant_folds")
+        if len(tongues := {s.story.language for s in part}) != 1:
+            raise SplitError(
+                "One side of a fold is in one language",
+                place=side,
+                found=", ".join(sorted(tongues)) or "no section",
+                expected="one language",
+                next_step="use quadrant_folds",
+            )
     return encoding, test
 
 
 def quadrant_folds(
     encoding: list,  # of Section, all languages
-    test: list,      # of Section, all languages
-) -> dict:           # (training language, test language) -> (encoding sections, test sections)
-    "Every training language against every test language; `SplitError` where a story stands on both sides."
+    test: list,  # of Section, all languages
+) -> dict:  # (training language, test language) -> (encoding sections, test sections)
+    """Every training language against every test language; `SplitError` where a story stands on
+    both sides."""
     tongues = lambda part: list(dict.fromkeys(s.story.language for s in part))
     of = lambda part, language: [s for s in part if s.story.language == language]
-    return {(a, b): check_fold(of(encoding, a), of(test, b)) for a, b in product(tongues(encoding), tongues(test))}
+    return {
+        (a, b): check_fold(of(encoding, a), of(test, b))
+        for a, b in product(tongues(encoding), tongues(test))
+    }
 
 
 def cross_language_folds(
     encoding: list,  # of Section, all languages
-    test: list,      # of Section, all languages
-) -> list:           # of (encoding sections in one language, test sections in another), in the order of the test sections
-    "The folds of a plan that fits in one language and scores in another; `SplitError` where there is only one language."
+    test: list,  # of Section, all languages
+    # of (encoding sections in one language, test sections in another), in the order of the test
+    # sections
+) -> list:
+    """The folds of a plan that fits in one language and scores in another; `SplitError` where
+    there is only one language."""
     folds = quadrant_folds(encoding, test)
     order = list(dict.fromkeys(s.story.language for s in test))
     across = sorted(((a, b) for a, b in folds if a != b), key=lambda k: order.index(k[1]))
-    if not across: raise SplitError("A cross-language fold needs two languages", place="fold", found=", ".join(order), next_step="add stories in another language")
+    if not across:
+        raise SplitError(
+            "A cross-language fold needs two languages",
+            place="fold",
+            found=", ".join(order),
+            next_step="add stories in another language",
+        )
     return [folds[k] for k in across]
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #c8c6b4d2
 def stack_sections(
-    by_story: dict,    # story name -> (T, ...)
-    sections: list,    # of Section
-    who: str = "",     # for the message
-) -> np.ndarray:       # rows of the sections, one below the other
+    by_story: dict,  # story name -> (T, ...)
+    sections: list,  # of Section
+    who: str = "",  # for the message
+) -> np.ndarray:  # rows of the sections, one below the other
     "Rows of several sections; `DataError` where a story is missing."
-    if missing := [s.story.name for s in sections if s.story.name not in by_story]: raise DataError("A story of the fold is missing", place=who or None, found=", ".join(sorted(by_story)), expected=", ".join(missing), next_step="leave out the participant or the story")
+    if missing := [s.story.name for s in sections if s.story.name not in by_story]:
+        raise DataError(
+            "A story of the fold is missing",
+            place=who or None,
+            found=", ".join(sorted(by_story)),
+            expected=", ".join(missing),
+            next_step="leave out the participant or the story",
+        )
     return np.concatenate([np.asarray(by_story[s.story.name])[s.rows] for s in sections])
+
 
 def _standard(by_story, sections, who):
     "Responses z-scored within each section."
-    return np.concatenate([zscore(np.asarray(stack_sections(by_story, [s], who), np.float64)) for s in sections]).astype(np.float32)
+    return np.concatenate(
+        [zscore(np.asarray(stack_sections(by_story, [s], who), np.float64)) for s in sections]
+    ).astype(np.float32)
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #e7bf7941
 def quadrant_predictions(
-    designs: dict,     # story name -> design (T, F): delayed and z-scored features
-    responses: dict,   # participant -> story name -> (T, V), those that fit
-    folds: dict,       # of `quadrant_folds`
-    model=None,        # makes an unfitted model; None: exact RidgeCV
-) -> dict:             # (participant, training language, test language) -> prediction of the test sections, (T, V)
+    designs: dict,  # story name -> design (T, F): delayed and z-scored features
+    responses: dict,  # participant -> story name -> (T, V), those that fit
+    folds: dict,  # of `quadrant_folds`
+    model=None,  # makes an unfitted model; None: exact RidgeCV
+) -> (
+    dict
+):  # (participant, training language, test language) -> prediction of the test sections, (T, V)
     "Fit each participant once a training language, predict every test language."
     make, out = model or (lambda: RidgeCV(tolerance=0, precision="float32")), {}
-    for (a, b), (encoding, test) in folds.items(): check_fold(encoding, test)
+    for (a, b), (encoding, test) in folds.items():
+        check_fold(encoding, test)
     for participant, told in responses.items():
         fitted = {}
         for (a, b), (encoding, test) in folds.items():
-            if not any(s.story.name in told for s in encoding) or not any(s.story.name in told for s in test): continue
+            if not any(s.story.name in told for s in encoding) or not any(
+                s.story.name in told for s in test
+            ):
+                continue
             if a not in fitted:
-                groups = np.concatenate([np.full(len(s), i) for i, s in enumerate(encoding)]) if len(encoding) > 1 else None
-                fitted[a] = make().fit(stack_sections(designs, encoding), _standard(told, encoding, participant), groups)
+                groups = (
+                    np.concatenate([np.full(len(s), i) for i, s in enumerate(encoding)])
+                    if len(encoding) > 1
+                    else None
+                )
+                fitted[a] = make().fit(
+                    stack_sections(designs, encoding),
+                    _standard(told, encoding, participant),
+                    groups,
+                )
             out[participant, a, b] = fitted[a].predict(stack_sections(designs, test))
     return out
 
 
 def quadrant_scores(
     predictions: dict,  # of `quadrant_predictions`
-    scored: dict,       # participant -> story name -> (T, V), those that are scored
-    folds: dict,        # of `quadrant_folds`
-) -> dict:              # (participant, training language, test language) -> r (V,)
+    scored: dict,  # participant -> story name -> (T, V), those that are scored
+    folds: dict,  # of `quadrant_folds`
+) -> dict:  # (participant, training language, test language) -> r (V,)
     "Correlation of every quadrant with the scored responses, z-scored within sections."
-    return {(p, a, b): correlation(x, _standard(scored[p], folds[a, b][1], p)) for (p, a, b), x in predictions.items()}
+    return {
+        (p, a, b): correlation(x, _standard(scored[p], folds[a, b][1], p))
+        for (p, a, b), x in predictions.items()
+    }
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #a8285aa5
 def quadrant_table(
-    scores: dict,    # (participant, training language, test language) -> r (V,)
+    scores: dict,  # (participant, training language, test language) -> r (V,)
     ceilings: dict,  # participant -> language -> ceiling of that language's scored stories, (V,)
-    rois: dict,      # participant -> region -> (V,) bool
-    **labels,        # columns that say what this is: arm="tuned", seed=3, ...
-):                   # pandas.DataFrame: labels, participant, train, test, roi, raw, ceiling, normalized, raw_all, n, n_all, kept
-    "One row a participant, quadrant and region; `kept` is the normalised score as a share of the within-language one of the same test language, NaN where that is not above 0.1."
+    rois: dict,  # participant -> region -> (V,) bool
+    **labels,  # columns that say what this is: arm="tuned", seed=3, ...
+    # pandas.DataFrame: labels, participant, train, test, roi, raw, ceiling, normalized, raw_all, n,
+    # n_all, kept
+):
+    """One row a participant, quadrant and region; `kept` is the normalised score as a share of
+    the within-language one of the same test language, NaN where that is not above 0.1."""
     import pandas as pd
+
     for p, a, b in scores:
-        if b not in ceilings.get(p, {}): raise DataError("The ceiling of the test language is needed", place=f"{p}, {a} to {b}", found=", ".join(ceilings.get(p, {})) or "none", expected=b, next_step="estimate it on repeats in that language that are not scored")
-    table = pd.concat([alignment_table(r, ceilings[p][b], rois[p], participant=p, train=a, test=b, **labels) for (p, a, b), r in scores.items()], ignore_index=True)
+        if b not in ceilings.get(p, {}):
+            raise DataError(
+                "The ceiling of the test language is needed",
+                place=f"{p}, {a} to {b}",
+                found=", ".join(ceilings.get(p, {})) or "none",
+                expected=b,
+                next_step="estimate it on repeats in that language that are not scored",
+            )
+    table = pd.concat(
+        [
+            alignment_table(r, ceilings[p][b], rois[p], participant=p, train=a, test=b, **labels)
+            for (p, a, b), r in scores.items()
+        ],
+        ignore_index=True,
+    )
     within = table[table.train == table.test].set_index(["participant", "test", "roi"]).normalized
-    level = np.array([within.get((r.participant, r.test, r.roi), np.nan) for r in table.itertuples()], float)
-    return table.assign(kept=table.normalized / np.where(level > .1, level, np.nan))
+    level = np.array(
+        [within.get((r.participant, r.test, r.roi), np.nan) for r in table.itertuples()], float
+    )
+    return table.assign(kept=table.normalized / np.where(level > 0.1, level, np.nan))
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #1e1d894a
 def quadrant_figure(
-    table,                       # of `quadrant_table`
-    roi: str,                    # the region that is drawn
+    table,  # of `quadrant_table`
+    roi: str,  # the region that is drawn
     column: str = "normalized",  # or 'raw', 'kept'
-    title: str = "",             # of the figure
-):                               # matplotlib Figure
-    "The means over participants as a square (red above 0, blue below), training language down, test language across, with each participant beside it."
+    title: str = "",  # of the figure
+):  # matplotlib Figure
+    """The means over participants as a square (red above 0, blue below), training language
+    down, test language across, with each participant beside it."""
     import matplotlib.pyplot as plt
+
     part = table[table.roi == roi]
     grid = part.groupby(["train", "test"])[column].mean().unstack()
-    fig, (left, right) = plt.subplots(1, 2, figsize=(5, 2), dpi=72, width_ratios=(2, 3), layout="constrained")
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(5, 2), dpi=72, width_ratios=(2, 3), layout="constrained"
+    )
     top = max(float(grid.abs().max().max()), 1e-9)
     left.imshow(grid, cmap="RdBu_r", vmin=-1.5 * top, vmax=1.5 * top)
-    for i, j in product(range(len(grid)), range(len(grid.columns))): left.text(j, i, f"{grid.iloc[i, j]:.2f}", ha="center", va="center")
-    left.set(xticks=range(len(grid.columns)), xticklabels=grid.columns, yticks=range(len(grid)), yticklabels=grid.index, xlabel="scored in", ylabel="fitted in")
+    for i, j in product(range(len(grid)), range(len(grid.columns))):
+        left.text(j, i, f"{grid.iloc[i, j]:.2f}", ha="center", va="center")
+    left.set(
+        xticks=range(len(grid.columns)),
+        xticklabels=grid.columns,
+        yticks=range(len(grid)),
+        yticklabels=grid.index,
+        xlabel="scored in",
+        ylabel="fitted in",
+    )
     kinds = [(a, b) for a in grid.index for b in grid.columns]
-    for p, rows in part.groupby("participant"): right.plot([x for x, k in enumerate(kinds) if k in set(zip(rows.train, rows.test))], [float(rows[(rows.train == a) & (rows.test == b)][column].mean()) for a, b in kinds if (a, b) in set(zip(rows.train, rows.test))], "o-", ms=3, lw=.6, color="grey")
-    right.axhline(0, color="k", lw=.6); right.set(xticks=range(len(kinds)), xticklabels=[f"{a} → {b}" for a, b in kinds], title=f"{column} score, {roi}, each participant"); right.tick_params(labelsize=7); right.title.set_fontsize(8)
+    for p, rows in part.groupby("participant"):
+        right.plot(
+            [x for x, k in enumerate(kinds) if k in set(zip(rows.train, rows.test))],
+            [
+                float(rows[(rows.train == a) & (rows.test == b)][column].mean())
+                for a, b in kinds
+                if (a, b) in set(zip(rows.train, rows.test))
+            ],
+            "o-",
+            ms=3,
+            lw=0.6,
+            color="grey",
+        )
+    right.axhline(0, color="k", lw=0.6)
+    right.set(
+        xticks=range(len(kinds)),
+        xticklabels=[f"{a} → {b}" for a, b in kinds],
+        title=f"{column} score, {roi}, each participant",
+    )
+    right.tick_params(labelsize=7)
+    right.title.set_fontsize(8)
     fig.suptitle(title, fontsize=8)
     return fig
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #0e5580fc
 def check_sessions(
-    sections: list,   # of Section
-    sessions: dict,   # story name -> label of the session in which it was measured
-) -> dict:            # language -> session labels, in order
-    "Which sessions each language has; `DataError` where one has a single session, a warning where language and session are confounded."
-    if missing := [s.story.name for s in sections if s.story.name not in sessions]: raise DataError("A story has no session", place="sessions", found=", ".join(missing[:5]), next_step="give the session of every story")
+    sections: list,  # of Section
+    sessions: dict,  # story name -> label of the session in which it was measured
+) -> dict:  # language -> session labels, in order
+    """Which sessions each language has; `DataError` where one has a single session, a warning
+    where language and session are confounded."""
+    if missing := [s.story.name for s in sections if s.story.name not in sessions]:
+        raise DataError(
+            "A story has no session",
+            place="sessions",
+            found=", ".join(missing[:5]),
+            next_step="give the session of every story",
+        )
     by = {}
-    for s in sections: by.setdefault(s.story.language, {})[sessions[s.story.name]] = True
+    for s in sections:
+        by.setdefault(s.story.language, {})[sessions[s.story.name]] = True
     by = {l: list(x) for l, x in by.items()}
     for l, x in by.items():
-        if len(x) < 2: raise DataError("Language and session are confounded", place=f"language {l!r}", found=f"one session, {x[0]!r}", expected="two or more sessions of each language", next_step="without a second session the reliability across sessions is unknown; report quadrants instead")
+        if len(x) < 2:
+            raise DataError(
+                "Language and session are confounded",
+                place=f"language {l!r}",
+                found=f"one session, {x[0]!r}",
+                expected="two or more sessions of each language",
+                next_step=(
+                    "without a second session the reliability across sessions is unknown; report"
+                    " quadrants instead"
+                ),
+            )
     if len(by) > 1 and not set.intersection(*(set(x) for x in by.values())):
-        warnings.warn(f"no session holds all languages ({'; '.join(f'{l}: ' + ', '.join(map(str, x)) for l, x in by.items())}): what changes slowly between sessions counts as language", stacklevel=2)
+        warnings.warn(
+            "no session holds all languages"
+            f" ({'; '.join(f'{l}: ' + ', '.join(map(str, x)) for l, x in by.items())}): what"
+            " changes slowly between sessions counts as language",
+            stacklevel=2,
+        )
     return by
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #48ffbaff
 def white_features(
-    designs: dict,                 # story name -> (T, F)
-    sections: list,                # of Section, all languages
-    components: int | None = None, # directions kept, those in which features vary most; None: all
-) -> tuple:                        # (designs: story name -> (T, k), uncorrelated and of variance 1 over all sections; basis (F, k))
+    designs: dict,  # story name -> (T, F)
+    sections: list,  # of Section, all languages
+    components: int | None = None,  # directions kept, those in which features vary most; None: all
+    # (designs: story name -> (T, k), uncorrelated and of variance 1 over all sections; basis (F,
+    # k))
+) -> tuple:
     "Features of both languages whitened together, without looking at labels."
     whole = stack_sections(designs, sections).astype(np.float64)
     values, vectors = np.linalg.eigh(np.cov(whole.T))
     k = min(components or len(values), int((values > 1e-6 * values.max()).sum()))
     basis = vectors[:, ::-1][:, :k] / np.sqrt(values[::-1][:k])
-    return {s.story.name: (np.asarray(designs[s.story.name], np.float64) - whole.mean(0)) @ basis for s in sections}, basis
+    return {
+        s.story.name: (np.asarray(designs[s.story.name], np.float64) - whole.mean(0)) @ basis
+        for s in sections
+    }, basis
 
 
 def least_squares() -> RidgeCV:  # unfitted
@@ -173,187 +306,352 @@ def least_squares() -> RidgeCV:  # unfitted
 
 
 def session_weights(
-    designs: dict,    # story name -> (T, F), best of `white_features`
+    designs: dict,  # story name -> (T, F), best of `white_features`
     responses: dict,  # story name -> (T, V), one participant
-    sections: list,   # of Section, all languages
-    sessions: dict,   # story name -> session label
-    model=None,       # makes an unfitted model with `coef_`; None: `least_squares`
-) -> dict:            # (language, session) -> weights (F, V)
-    "Encoding weights of every session of every language; errors as in `check_sessions`; `ParameterError` where a session has fewer TRs than least squares needs."
+    sections: list,  # of Section, all languages
+    sessions: dict,  # story name -> session label
+    model=None,  # makes an unfitted model with `coef_`; None: `least_squares`
+) -> dict:  # (language, session) -> weights (F, V)
+    """Encoding weights of every session of every language; errors as in `check_sessions`;
+    `ParameterError` where a session has fewer TRs than least squares needs."""
     make, out = model or least_squares, {}
     for language, labels in check_sessions(sections, sessions).items():
         for label in labels:
-            part = [s for s in sections if s.story.language == language and sessions[s.story.name] == label]
+            part = [
+                s
+                for s in sections
+                if s.story.language == language and sessions[s.story.name] == label
+            ]
             rows, width = sum(map(len, part)), designs[part[0].story.name].shape[1]
-            if model is None and rows < 1.5 * width: raise ParameterError("A session has too few TRs for least squares", place=f"{language}, session {label!r}", found=f"{rows} TRs, {width} features", expected=f"{int(1.5 * width)} TRs or more", next_step="white_features(..., components=) keeps fewer directions")
-            groups = np.concatenate([np.full(len(s), i) for i, s in enumerate(part)]) if len(part) > 1 else None
-            out[language, label] = make().fit(stack_sections(designs, part), _standard(responses, part, "responses"), groups).coef_
+            if model is None and rows < 1.5 * width:
+                raise ParameterError(
+                    "A session has too few TRs for least squares",
+                    place=f"{language}, session {label!r}",
+                    found=f"{rows} TRs, {width} features",
+                    expected=f"{int(1.5 * width)} TRs or more",
+                    next_step="white_features(..., components=) keeps fewer directions",
+                )
+            groups = (
+                np.concatenate([np.full(len(s), i) for i, s in enumerate(part)])
+                if len(part) > 1
+                else None
+            )
+            out[language, label] = (
+                make()
+                .fit(stack_sections(designs, part), _standard(responses, part, "responses"), groups)
+                .coef_
+            )
     return out
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #19f8a3c9
 def whiten_weights(
-    weights: np.ndarray,     # (F, V)
+    weights: np.ndarray,  # (F, V)
     covariance: np.ndarray,  # of the features, both languages together, (F, F)
-) -> np.ndarray:             # Σ^½ w, (F, V)
+) -> np.ndarray:  # Σ^½ w, (F, V)
     "Weights on the whitened features; `ParameterError` where shapes differ."
     c = np.asarray(covariance, np.float64)
-    if c.shape != (len(weights), len(weights)): raise ParameterError("One covariance of all features is needed", found=c.shape, expected=(len(weights),) * 2)
+    if c.shape != (len(weights), len(weights)):
+        raise ParameterError(
+            "One covariance of all features is needed", found=c.shape, expected=(len(weights),) * 2
+        )
     values, vectors = np.linalg.eigh((c + c.T) / 2)
-    return (vectors * np.sqrt(np.clip(values, 0, None))) @ (vectors.T @ np.asarray(weights, np.float64))
+    return (vectors * np.sqrt(np.clip(values, 0, None))) @ (
+        vectors.T @ np.asarray(weights, np.float64)
+    )
 
 
 def weight_sharing(
-    weights: dict,       # (language, session) -> (F, V), of `session_weights`; two languages
-    covariance=None,     # (F, F): compare whitened weights by their cosine; None: plain correlation over features
-    smallest: float = 0.,# mean reliability below which a voxel has no sharing
-) -> dict:               # across (V,), reliability language -> (V,), sharing (V,) NaN where a reliability is not above `smallest`; pairs
-    "Correlation of weights across languages and within them, across sessions, and their ratio. Unclipped: estimates exceed 1 by chance."
+    weights: dict,  # (language, session) -> (F, V), of `session_weights`; two languages
+    # (F, F): compare whitened weights by their cosine; None: plain correlation over features
+    covariance=None,
+    smallest: float = 0.0,  # mean reliability below which a voxel has no sharing
+    # across (V,), reliability language -> (V,), sharing (V,) NaN where a reliability is not above
+    # `smallest`; pairs
+) -> dict:
+    """Correlation of weights across languages and within them, across sessions, and their
+    ratio. Unclipped: estimates exceed 1 by chance."""
     languages = list(dict.fromkeys(l for l, _ in weights))
-    if len(languages) != 2: raise ParameterError("Sharing compares two languages", found=", ".join(languages))
+    if len(languages) != 2:
+        raise ParameterError("Sharing compares two languages", found=", ".join(languages))
+
     def unit(w):
         w = np.asarray(w, np.float64) if covariance is None else whiten_weights(w, covariance)
         w = w - w.mean(0) if covariance is None else w
         size = np.linalg.norm(w, axis=0)
         return w / np.where(size > 0, size, np.nan)
+
     u = {k: unit(w) for k, w in weights.items()}
+
     def mean(pairs, what):
-        if not pairs: raise DataError("No two different sessions to compare", place=what, next_step="give more sessions")
+        if not pairs:
+            raise DataError(
+                "No two different sessions to compare", place=what, next_step="give more sessions"
+            )
         return np.mean([(u[j] * u[k]).sum(0) for j, k in pairs], 0), len(pairs)
+
     of = lambda l: [k for k in u if k[0] == l]
     within = {l: mean(list(combinations(of(l), 2)), l) for l in languages}
-    across, n = mean([(j, k) for j, k in product(of(languages[0]), of(languages[1])) if j[1] != k[1]], "across languages")
+    across, n = mean(
+        [(j, k) for j, k in product(of(languages[0]), of(languages[1])) if j[1] != k[1]],
+        "across languages",
+    )
     reliability = {l: x for l, (x, _) in within.items()}
     a, b = reliability.values()
     fine = (a > smallest) & (b > smallest)
-    return dict(across=across, reliability=reliability, sharing=np.where(fine, across / np.sqrt(np.where(fine, a * b, 1)), np.nan), pairs={"across": n} | {l: m for l, (_, m) in within.items()})
+    return dict(
+        across=across,
+        reliability=reliability,
+        sharing=np.where(fine, across / np.sqrt(np.where(fine, a * b, 1)), np.nan),
+        pairs={"across": n} | {l: m for l, (_, m) in within.items()},
+    )
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #4f344ec3
 def pooled_sharing(
-    found: dict,    # of `weight_sharing`
-    columns=None,   # (V,) bool: the voxels of a region; None: all
-) -> float:         # one number; NaN where a mean reliability is not above 0
-    "Sharing of a region: the ratio of means, not the mean of ratios, because a ratio with a noisy denominator has no mean."
+    found: dict,  # of `weight_sharing`
+    columns=None,  # (V,) bool: the voxels of a region; None: all
+) -> float:  # one number; NaN where a mean reliability is not above 0
+    """Sharing of a region: the ratio of means, not the mean of ratios, because a ratio with a
+    noisy denominator has no mean."""
     pick = slice(None) if columns is None else np.asarray(columns)
     a, b = (np.nanmean(x[pick]) for x in found["reliability"].values())
-    return float(np.nanmean(found["across"][pick]) / np.sqrt(a * b)) if min(a, b) > 0 else float("nan")
+    return (
+        float(np.nanmean(found["across"][pick]) / np.sqrt(a * b)) if min(a, b) > 0 else float("nan")
+    )
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #b40a7eaf
 def yoked(
     story: Story,  # whose responses are predicted
     other: Story,  # the same story in another language
-) -> Story:        # the other's words, stretched to this one's span, on this one's clock; the same identity
-    "The other version's words at this version's pace; `SplitError` where they are different stories."
-    if story.identity != other.identity or story.language == other.language: raise SplitError("Yoking joins two languages of one story", place=f"{story.name!r} and {other.name!r}", found=f"{story.identity!r} in {story.language}, {other.identity!r} in {other.language}", expected="one identity, two languages")
+) -> (
+    Story
+):  # the other's words, stretched to this one's span, on this one's clock; the same identity
+    """The other version's words at this version's pace; `SplitError` where they are different
+    stories."""
+    if story.identity != other.identity or story.language == other.language:
+        raise SplitError(
+            "Yoking joins two languages of one story",
+            place=f"{story.name!r} and {other.name!r}",
+            found=f"{story.identity!r} in {story.language}, {other.identity!r} in {other.language}",
+            expected="one identity, two languages",
+        )
     a, b = story.words, other.words
     scale = (a.offset.max() - a.onset.min()) / (b.offset.max() - b.onset.min())
     move = lambda t: a.onset.min() + (np.asarray(t) - b.onset.min()) * scale
-    return replace(other, name=f"{story.name}_yoked", words=Events(move(b.onset), move(b.offset), b.text), clock=story.clock, phones=None, audio=None, source=f"words of {other.name} at the pace of {story.name}")
+    return replace(
+        other,
+        name=f"{story.name}_yoked",
+        words=Events(move(b.onset), move(b.offset), b.text),
+        clock=story.clock,
+        phones=None,
+        audio=None,
+        source=f"words of {other.name} at the pace of {story.name}",
+    )
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #b58de68b
 def noise_to_add(
-    reliability: float,    # share of the variance of one presentation that is signal, mean over columns
-    target: float,         # the share it is to be matched to
-    rows: int = 1,         # TRs behind the weights
+    # share of the variance of one presentation that is signal, mean over columns
+    reliability: float,
+    target: float,  # the share it is to be matched to
+    rows: int = 1,  # TRs behind the weights
     target_rows: int = 1,  # TRs behind the other's weights
-) -> float:                # variance to be added to responses of variance 1; 0 where they are the noisier ones already
-    "How much noise brings signal over noise times TRs to that of the target; `ParameterError` outside 0 to 1."
-    if not (0 < reliability < 1 and 0 < target < 1): raise ParameterError("A reliability must lie between 0 and 1", found=(reliability, target), next_step="average over columns that have signal")
-    return max(0., reliability * rows * (1 - target) / (target * target_rows) - (1 - reliability))
+) -> (
+    float
+):  # variance to be added to responses of variance 1; 0 where they are the noisier ones already
+    """How much noise brings signal over noise times TRs to that of the target; `ParameterError`
+    outside 0 to 1."""
+    if not (0 < reliability < 1 and 0 < target < 1):
+        raise ParameterError(
+            "A reliability must lie between 0 and 1",
+            found=(reliability, target),
+            next_step="average over columns that have signal",
+        )
+    return max(0.0, reliability * rows * (1 - target) / (target * target_rows) - (1 - reliability))
 
 
 def match_noise(
-    responses: dict,              # story name -> (T, V) or repeats (R, T, V), z-scored over time
-    variance: float,              # of `noise_to_add`
-    autocorrelation: float = 0.4, # of the noise from one TR to the next, as in the recordings
-    seed: int = 0,                # of the noise
-) -> dict:                        # the same with more noise, z-scored again
+    responses: dict,  # story name -> (T, V) or repeats (R, T, V), z-scored over time
+    variance: float,  # of `noise_to_add`
+    autocorrelation: float = 0.4,  # of the noise from one TR to the next, as in the recordings
+    seed: int = 0,  # of the noise
+) -> dict:  # the same with more noise, z-scored again
     "Add noise to every presentation; nothing changes where the variance is 0."
+
     def noisy(y, i, r):
         y = np.asarray(y, np.float64)
-        return zscore(y + np.sqrt(variance) * ar1_noise(*y.shape, autocorrelation, [seed, i, r, 78])).astype(np.float32)
-    if variance == 0: return dict(responses)
-    return {n: np.stack([noisy(p, i, r) for r, p in enumerate(y)]) if np.ndim(y) == 3 else noisy(y, i, 0) for i, (n, y) in enumerate(responses.items())}
+        return zscore(
+            y + np.sqrt(variance) * ar1_noise(*y.shape, autocorrelation, [seed, i, r, 78])
+        ).astype(np.float32)
+
+    if variance == 0:
+        return dict(responses)
+    return {
+        n: (
+            np.stack([noisy(p, i, r) for r, p in enumerate(y)])
+            if np.ndim(y) == 3
+            else noisy(y, i, 0)
+        )
+        for i, (n, y) in enumerate(responses.items())
+    }
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #2002ebd9
 def ceiling_difference(
     ceilings: dict,  # participant -> language -> (V,)
-    rois: dict,      # participant -> region -> (V,) bool
-    first: str,      # language
-    second: str,     # language
-) -> dict:           # region -> mean ceiling of both and the difference with t interval and tests over participants
+    rois: dict,  # participant -> region -> (V,) bool
+    first: str,  # language
+    second: str,  # language
+) -> (
+    dict
+):  # region -> mean ceiling of both and the difference with t interval and tests over participants
     "Is one language measured better? Over the columns that have a ceiling in both."
     out = {}
     for region in next(iter(rois.values())):
-        pairs = np.array([[np.nanmean(np.where(np.isfinite(c[first] + c[second]) & rois[p][region], c[l], np.nan)) for l in (first, second)] for p, c in ceilings.items() if first in c and second in c])
-        out[region] = {first: float(pairs[:, 0].mean()), second: float(pairs[:, 1].mean())} | participant_test(pairs[:, 0] - pairs[:, 1])
+        pairs = np.array(
+            [
+                [
+                    np.nanmean(
+                        np.where(np.isfinite(c[first] + c[second]) & rois[p][region], c[l], np.nan)
+                    )
+                    for l in (first, second)
+                ]
+                for p, c in ceilings.items()
+                if first in c and second in c
+            ]
+        )
+        out[region] = {
+            first: float(pairs[:, 0].mean()),
+            second: float(pairs[:, 1].mean()),
+        } | participant_test(pairs[:, 0] - pairs[:, 1])
     return out
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #ab6bf28f
 def well_predicted(
-    r: np.ndarray,           # score of the choosing model, (V,): best the mean of both arms
-    chosen_on: list,         # of Section: where that score was measured
-    compared_on: list,       # of Section: where the arms will be compared
+    r: np.ndarray,  # score of the choosing model, (V,): best the mean of both arms
+    chosen_on: list,  # of Section: where that score was measured
+    compared_on: list,  # of Section: where the arms will be compared
     threshold: float = 0.1,  # least r
-) -> np.ndarray:             # (V,) bool, False where r is NaN
-    "Voxels above a threshold on other stories than those that are compared; `SplitError` otherwise."
+) -> np.ndarray:  # (V,) bool, False where r is NaN
+    """Voxels above a threshold on other stories than those that are compared; `SplitError`
+    otherwise."""
     both = {s.story.identity for s in chosen_on} & {s.story.identity for s in compared_on}
-    if both: raise SplitError("Voxels are chosen on a story on which the arms are compared", place="threshold", found=", ".join(sorted(both)), expected="other stories", next_step="choose on the encoding stories by cross-validation, or on other test stories")
+    if both:
+        raise SplitError(
+            "Voxels are chosen on a story on which the arms are compared",
+            place="threshold",
+            found=", ".join(sorted(both)),
+            expected="other stories",
+            next_step=(
+                "choose on the encoding stories by cross-validation, or on other test stories"
+            ),
+        )
     return np.asarray(r) > threshold
 
 
 def improved_share(
-    tuned: np.ndarray,       # r of the tuned arm, (V,)
+    tuned: np.ndarray,  # r of the tuned arm, (V,)
     pretrained: np.ndarray,  # r of the arm it is compared with, (V,)
-    columns: np.ndarray,     # (V,) bool, of `well_predicted`
-) -> dict:                   # share of voxels with a higher r (ties count half), n voxels, mean difference
+    columns: np.ndarray,  # (V,) bool, of `well_predicted`
+) -> dict:  # share of voxels with a higher r (ties count half), n voxels, mean difference
     "How many of the chosen voxels the tuned arm predicts better."
     a, b = (np.asarray(x, float)[np.asarray(columns)] for x in (tuned, pretrained))
     has = np.isfinite(a) & np.isfinite(b)
-    if not has.any(): raise DataError("No voxel is left to compare", place="columns", found=f"{int(np.sum(columns))} chosen, none with two scores", next_step="lower the threshold")
+    if not has.any():
+        raise DataError(
+            "No voxel is left to compare",
+            place="columns",
+            found=f"{int(np.sum(columns))} chosen, none with two scores",
+            next_step="lower the threshold",
+        )
     d = (a - b)[has]
-    return dict(share=float(((d > 0) + .5 * (d == 0)).mean()), n=int(has.sum()), difference=float(d.mean()))
+    return dict(
+        share=float(((d > 0) + 0.5 * (d == 0)).mean()), n=int(has.sum()), difference=float(d.mean())
+    )
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #8a0cea4b
 def improved_test(
-    tuned: np.ndarray,       # block sums of the tuned arm, (B, 6, V), of `encode.inference.block_sums`
+    tuned: np.ndarray,  # block sums of the tuned arm, (B, 6, V), of `encode.inference.block_sums`
     pretrained: np.ndarray,  # block sums of the other arm, same blocks
-    columns: np.ndarray,     # (V,) bool, of `well_predicted`
-    n: int = 999,            # draws
-    seed: int = 0,           # of the draws
-) -> dict:                   # of `improved_share`, with null (n,), null_low and null_high (95 %), p two-sided
-    "The share against its null: which arm is which is drawn anew for every block. p = (b + 1)/(n + 1), b draws at least as far from one half."
+    columns: np.ndarray,  # (V,) bool, of `well_predicted`
+    n: int = 999,  # draws
+    seed: int = 0,  # of the draws
+) -> dict:  # of `improved_share`, with null (n,), null_low and null_high (95 %), p two-sided
+    """The share against its null: which arm is which is drawn anew for every block. p = (b +
+    1)/(n + 1), b draws at least as far from one half."""
+
     def scaled(s):
         total = s[:, :, columns].sum(0)
-        sd = np.sqrt(np.maximum(total[3] / total[0] - (total[1] / total[0])**2, 1e-30))
-        return s[:, :, columns] / np.stack([np.ones_like(sd), sd, np.ones_like(sd), sd**2, np.ones_like(sd), sd])
+        sd = np.sqrt(np.maximum(total[3] / total[0] - (total[1] / total[0]) ** 2, 1e-30))
+        return s[:, :, columns] / np.stack(
+            [np.ones_like(sd), sd, np.ones_like(sd), sd**2, np.ones_like(sd), sd]
+        )
+
     a, b = scaled(np.asarray(tuned, float)), scaled(np.asarray(pretrained, float))
     both, half = (a + b).sum(0), a - b
+
     def share(signs):
         turned = np.tensordot(signs, half, 1)
-        return improved_share(correlation_from_sums((both + turned) / 2), correlation_from_sums((both - turned) / 2), np.ones(a.shape[2], bool))
+        return improved_share(
+            correlation_from_sums((both + turned) / 2),
+            correlation_from_sums((both - turned) / 2),
+            np.ones(a.shape[2], bool),
+        )
+
     found = share(np.ones(len(a)))
-    null = np.array([share(s)["share"] for s in np.random.default_rng(seed).choice([-1., 1.], (n, len(a)))])
-    extreme = np.abs(null - .5) >= abs(found["share"] - .5) - 1e-9
-    return found | dict(null=null, null_low=float(np.quantile(null, .025)), null_high=float(np.quantile(null, .975)), p=float((extreme.sum() + 1) / (n + 1)))
+    null = np.array(
+        [share(s)["share"] for s in np.random.default_rng(seed).choice([-1.0, 1.0], (n, len(a)))]
+    )
+    extreme = np.abs(null - 0.5) >= abs(found["share"] - 0.5) - 1e-9
+    return found | dict(
+        null=null,
+        null_low=float(np.quantile(null, 0.025)),
+        null_high=float(np.quantile(null, 0.975)),
+        p=float((extreme.sum() + 1) / (n + 1)),
+    )
 
 # %% ../../nbs/78_analyses.bilingual.ipynb #ce1341b6
 def transfer_table(
     gains: dict,  # who tuned -> participant -> r(tuned) - r(pretrained), (V,)
-    rois: dict,   # participant -> region -> (V,) bool
-    **labels,     # columns that say what this is
-):                # pandas.DataFrame: labels, tuned_on, participant, own, roi, gain, n
+    rois: dict,  # participant -> region -> (V,) bool
+    **labels,  # columns that say what this is
+):  # pandas.DataFrame: labels, tuned_on, participant, own, roi, gain, n
     "Gain of every model on every person, region by region."
     import pandas as pd
-    return pd.DataFrame([labels | dict(tuned_on=source, participant=p, own=source == p, roi=roi, gain=float(np.nanmean(np.where(mask, d, np.nan))), n=int((mask & np.isfinite(d)).sum()))
-        for source, by in gains.items() for p, d in by.items() for roi, mask in rois[p].items()])
+
+    return pd.DataFrame(
+        [
+            labels
+            | dict(
+                tuned_on=source,
+                participant=p,
+                own=source == p,
+                roi=roi,
+                gain=float(np.nanmean(np.where(mask, d, np.nan))),
+                n=int((mask & np.isfinite(d)).sum()),
+            )
+            for source, by in gains.items()
+            for p, d in by.items()
+            for roi, mask in rois[p].items()
+        ]
+    )
 
 
 def transfer_summary(
     table,  # of `transfer_table`
-) -> dict:  # region -> 'own' and 'others': mean, interval and tests over participants; kept: others / own
+) -> (
+    dict
+):  # region -> 'own' and 'others': mean, interval and tests over participants; kept: others / own
     "Gain for oneself and from others, over people."
     out = {}
     for roi, part in table.groupby("roi"):
-        tests = {name: participant_test(rows.groupby("participant").gain.mean().to_numpy()) for name, rows in (("own", part[part.own]), ("others", part[~part.own])) if rows.participant.nunique() > 1}
-        out[roi] = tests | dict(kept=tests["others"]["mean"] / tests["own"]["mean"] if len(tests) == 2 and tests["own"]["mean"] > 0 else float("nan"))
+        tests = {
+            name: participant_test(rows.groupby("participant").gain.mean().to_numpy())
+            for name, rows in (("own", part[part.own]), ("others", part[~part.own]))
+            if rows.participant.nunique() > 1
+        }
+        out[roi] = tests | dict(
+            kept=(
+                tests["others"]["mean"] / tests["own"]["mean"]
+                if len(tests) == 2 and tests["own"]["mean"] > 0
+                else float("nan")
+            )
+        )
     return out

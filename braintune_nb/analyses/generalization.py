@@ -20,105 +20,199 @@ from ..data.splits import story_folds
 from ..encode.banded import BandedRidge, Design
 from ..encode.inference import block_labels, block_sums, crossed_interval, region_scores
 from ..encode.ridge import RidgeCV
-from .alignment import pick_layer, repeat_ceiling, stacked_features, stacked_responses
+from braintune_nb.analyses.alignment import (
+    pick_layer,
+    repeat_ceiling,
+    stacked_features,
+    stacked_responses,
+)
 
 # %% ../../nbs/82_analyses.generalization.ipynb #59aee0c3
 def story_orders(
-    names,          # names of the encoding stories
-    n: int = 10,    # draws
+    names,  # names of the encoding stories
+    n: int = 10,  # draws
     seed: int = 0,  # seed of the draws
-) -> list:          # n tuples of all names in random order, no order twice where there are enough
+) -> list:  # n tuples of all names in random order, no order twice where there are enough
     "Random orders of the encoding stories; the first k of an order are its subset of size k."
     names = list(names)
-    if n < 1 or len(set(names)) < max(2, len(names)): raise ParameterError("draws of at least two different stories are needed", found=f"{n} draws of {names}")
+    if n < 1 or len(set(names)) < max(2, len(names)):
+        raise ParameterError(
+            "draws of at least two different stories are needed", found=f"{n} draws of {names}"
+        )
     rng, out = np.random.default_rng([seed, 82]), []
     for _ in range(50 * n):
         order = tuple(names[i] for i in rng.permutation(len(names)))
-        if order not in out: out.append(order)
-        if len(out) == n: return out
-    return (out * n)[:n]                                        # fewer orders than draws exist
+        if order not in out:
+            out.append(order)
+        if len(out) == n:
+            return out
+    return (out * n)[:n]  # fewer orders than draws exist
 
 # %% ../../nbs/82_analyses.generalization.ipynb #f32cf486
 def subset_sizes(
-    total: int,     # number of encoding stories
-    n: int = 7,     # sizes at most
-) -> tuple:         # numbers of stories, rising, the last one is `total`
+    total: int,  # number of encoding stories
+    n: int = 7,  # sizes at most
+) -> tuple:  # numbers of stories, rising, the last one is `total`
     "Sizes from one story to all, evenly spaced in their logarithm."
-    if total < 2: raise ParameterError("a curve needs at least two encoding stories", found=total)
+    if total < 2:
+        raise ParameterError("a curve needs at least two encoding stories", found=total)
     return tuple(int(k) for k in np.unique(np.geomspace(1, total, n).round()))
 
 # %% ../../nbs/82_analyses.generalization.ipynb #04bca0fd
 @dataclass(frozen=True, eq=False)
 class Curves:
     "Alignment over the amount of encoding data, for several arms scored on the same test material."
-    scores: dict            # arm -> (P, K, D, n + 1, R, 2): participants, sizes, subset draws, test draws (first: as it is), regions, raw and normalised r
-    sizes: tuple            # numbers of encoding stories, (K,)
-    minutes: np.ndarray     # fMRI of one participant at each size, min, mean over draws, (K,)
-    participants: tuple     # names, (P,)
-    regions: tuple          # names, (R,)
-    n_blocks: int           # units of test material that were drawn
-    n_stories: int = 1      # stories within which they were drawn; 1: whole stories were drawn
-    tuning_minutes: dict = field(default_factory=dict)  # arm -> min of fMRI, all tuning participants together, that went into its features or read-out
+
+    # arm -> (P, K, D, n + 1, R, 2): participants, sizes, subset draws, test draws (first: as it
+    # is), regions, raw and normalised r
+    scores: dict
+    sizes: tuple  # numbers of encoding stories, (K,)
+    minutes: np.ndarray  # fMRI of one participant at each size, min, mean over draws, (K,)
+    participants: tuple  # names, (P,)
+    regions: tuple  # names, (R,)
+    n_blocks: int  # units of test material that were drawn
+    n_stories: int = 1  # stories within which they were drawn; 1: whole stories were drawn
+    # arm -> min of fMRI, all tuning participants together, that went into its features or read-out
+    tuning_minutes: dict = field(default_factory=dict)
 
     def table(self):
         "Tidy table of the observed scores: one row an arm, participant, size, draw and region."
         import pandas as pd
-        rows = [pd.DataFrame(dict(arm=arm, participant=p, stories=n, minutes=self.minutes[k], draw=np.arange(x.shape[2]), region=region, r=x[i, k, :, 0, j, 0], normalised=x[i, k, :, 0, j, 1]))
-            for arm, x in self.scores.items() for i, p in enumerate(self.participants) for k, n in enumerate(self.sizes) for j, region in enumerate(self.regions)]
+
+        rows = [
+            pd.DataFrame(
+                dict(
+                    arm=arm,
+                    participant=p,
+                    stories=n,
+                    minutes=self.minutes[k],
+                    draw=np.arange(x.shape[2]),
+                    region=region,
+                    r=x[i, k, :, 0, j, 0],
+                    normalised=x[i, k, :, 0, j, 1],
+                )
+            )
+            for arm, x in self.scores.items()
+            for i, p in enumerate(self.participants)
+            for k, n in enumerate(self.sizes)
+            for j, region in enumerate(self.regions)
+        ]
         return pd.concat(rows, ignore_index=True)
 
-    def save(self,
+    def save(
+        self,
         path,  # where the .npz shall lie
-    ):         # `path`
+    ):  # `path`
         "Write all arrays to one file, no pickle."
-        return write_arrays(path, sizes=self.sizes, minutes=self.minutes, participants=np.array(self.participants), regions=np.array(self.regions), drawn=(self.n_blocks, self.n_stories),
-            **{f"scores:{a}": x.astype(np.float32) for a, x in self.scores.items()}, **{f"tuning:{a}": m for a, m in self.tuning_minutes.items()})
+        return write_arrays(
+            path,
+            sizes=self.sizes,
+            minutes=self.minutes,
+            participants=np.array(self.participants),
+            regions=np.array(self.regions),
+            drawn=(self.n_blocks, self.n_stories),
+            **{f"scores:{a}": x.astype(np.float32) for a, x in self.scores.items()},
+            **{f"tuning:{a}": m for a, m in self.tuning_minutes.items()},
+        )
 
     @classmethod
-    def load(cls,
+    def load(
+        cls,
         path,  # a file that `save` wrote
     ) -> "Curves":
         "Read what `save` wrote."
         a = read_arrays(path)
         part = lambda key: {k.split(":", 1)[1]: v for k, v in a.items() if k.startswith(key)}
-        return cls(part("scores:"), tuple(a["sizes"].tolist()), a["minutes"], tuple(a["participants"].tolist()), tuple(a["regions"].tolist()), *a["drawn"].tolist(), {k: float(v) for k, v in part("tuning:").items()})
+        return cls(
+            part("scores:"),
+            tuple(a["sizes"].tolist()),
+            a["minutes"],
+            tuple(a["participants"].tolist()),
+            tuple(a["regions"].tolist()),
+            *a["drawn"].tolist(),
+            {k: float(v) for k, v in part("tuning:").items()},
+        )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #bf727310
 def table_curves(
-    table,           # tidy: arm, participant, stories, minutes, draw, test_story, r, and optionally region and normalised; every combination once
-    n: int = 200,    # draws of test stories
-    seed: int = 0,   # seed; the same for every arm
+    # tidy: arm, participant, stories, minutes, draw, test_story, r, and optionally region and
+    # normalised; every combination once
+    table,
+    n: int = 200,  # draws of test stories
+    seed: int = 0,  # seed; the same for every arm
     tuning_minutes: dict | None = None,  # arm -> min of fMRI
 ) -> Curves:
     "Curves from scores a test story; `DataError` where a combination is missing or stands twice."
     table = table if "region" in table else table.assign(region="all")
     keys = ["arm", "participant", "stories", "draw", "test_story", "region"]
-    names = {k: list(dict.fromkeys(table[k])) for k in keys} | {"stories": sorted(set(table.stories))}
+    names = {k: list(dict.fromkeys(table[k])) for k in keys} | {
+        "stories": sorted(set(table.stories))
+    }
     if table.duplicated(keys).any() or len(table) != np.prod([len(v) for v in names.values()]):
-        raise DataError("every arm, participant, size, draw, test story and region is needed once", found=f"{len(table)} rows, {int(table.duplicated(keys).sum())} twice", expected=" x ".join(f"{len(v)} {k}" for k, v in names.items()),
-            next_step="repeat the score of the full size for every draw; leave participants out by name")
+        raise DataError(
+            "every arm, participant, size, draw, test story and region is needed once",
+            found=f"{len(table)} rows, {int(table.duplicated(keys).sum())} twice",
+            expected=" x ".join(f"{len(v)} {k}" for k, v in names.items()),
+            next_step=(
+                "repeat the score of the full size for every draw; leave participants out by name"
+            ),
+        )
     place = [table[k].map({v: i for i, v in enumerate(names[k])}).to_numpy() for k in keys]
     x = np.full((*[len(names[k]) for k in keys], 2), np.nan)
-    x[tuple(place)] = np.stack([table.r, table.normalised if "normalised" in table else np.full(len(table), np.nan)], 1)
+    x[tuple(place)] = np.stack(
+        [table.r, table.normalised if "normalised" in table else np.full(len(table), np.nan)], 1
+    )
     S = len(names["test_story"])
-    weights = np.concatenate([np.ones((1, S)), np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), size=n)]) / S
+    weights = (
+        np.concatenate(
+            [np.ones((1, S)), np.random.default_rng(seed).multinomial(S, np.full(S, 1 / S), size=n)]
+        )
+        / S
+    )
     drawn = np.einsum("apkdsrt,bs->apkdbrt", x, weights)
     minutes = table.groupby("stories").minutes.mean().loc[names["stories"]].to_numpy(float)
-    return Curves(dict(zip(names["arm"], drawn)), tuple(names["stories"]), minutes, tuple(names["participant"]), tuple(names["region"]), S, 1, tuning_minutes or {})
+    return Curves(
+        dict(zip(names["arm"], drawn)),
+        tuple(names["stories"]),
+        minutes,
+        tuple(names["participant"]),
+        tuple(names["region"]),
+        S,
+        1,
+        tuning_minutes or {},
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #4a40622a
 def subset_groups(
-    sections: list,      # of Section
-    gap: float = 18.0,   # scan time dropped between pieces of one story, s: context window (10) + FIR (8)
-    most: int = 5,       # folds at most
-) -> np.ndarray:         # fold of each row, (T,) int; -1: row not used
-    "Folds of a subset: whole stories where there are three or more, otherwise purged pieces, at least four."
+    sections: list,  # of Section
+    # scan time dropped between pieces of one story, s: context window (10) + FIR (8)
+    gap: float = 18.0,
+    most: int = 5,  # folds at most
+) -> np.ndarray:  # fold of each row, (T,) int; -1: row not used
+    """Folds of a subset: whole stories where there are three or more, otherwise purged pieces,
+    at least four."""
     out, pieces = [], 1 if len(sections) >= 3 else -(-4 // len(sections))
     for i, s in enumerate(sections):
-        if pieces == 1: out.append(np.full(len(s), i % most)); continue
-        labels, drop = np.repeat(i * pieces + np.arange(pieces), [len(x) for x in np.array_split(np.arange(len(s)), pieces)]), int(np.ceil(gap / s.story.clock.tr - 1e-9))
-        if len(s) < pieces * (drop + 4): raise ParameterError("a story is too short to be cut for cross-validation", place=s.name, found=f"{len(s)} TRs", expected=f"{pieces * (drop + 4)} or more", next_step="start with three stories, or use longer ones")
-        for edge in np.flatnonzero(np.diff(labels)) + 1: labels[edge - drop // 2:edge - drop // 2 + drop] = -1
+        if pieces == 1:
+            out.append(np.full(len(s), i % most))
+            continue
+        labels, drop = (
+            np.repeat(
+                i * pieces + np.arange(pieces),
+                [len(x) for x in np.array_split(np.arange(len(s)), pieces)],
+            ),
+            int(np.ceil(gap / s.story.clock.tr - 1e-9)),
+        )
+        if len(s) < pieces * (drop + 4):
+            raise ParameterError(
+                "a story is too short to be cut for cross-validation",
+                place=s.name,
+                found=f"{len(s)} TRs",
+                expected=f"{pieces * (drop + 4)} or more",
+                next_step="start with three stories, or use longer ones",
+            )
+        for edge in np.flatnonzero(np.diff(labels)) + 1:
+            labels[edge - drop // 2 : edge - drop // 2 + drop] = -1
         out.append(labels)
     return np.concatenate(out)
 
@@ -126,14 +220,20 @@ def subset_groups(
 @dataclass(frozen=True, eq=False)
 class EncodingArm:
     "One curve: features and how they are fitted."
-    designs: list            # over layers: dict story name -> (T, F), from `story_designs`
-    extra: tuple = ()        # sections added to every subset: the tuning sections, for the arm with the same total fMRI
-    model: object = None     # (layer index, participant, is it banded) -> unfitted model, e.g. from `reduced_rank_model`; None: ridge
-    tuning_minutes: float = 0.0  # min of fMRI, all tuning participants together, that went in beside the subset
+
+    designs: list  # over layers: dict story name -> (T, F), from `story_designs`
+    # sections added to every subset: the tuning sections, for the arm with the same total fMRI
+    extra: tuple = ()
+    # (layer index, participant, is it banded) -> unfitted model, e.g. from `reduced_rank_model`;
+    # None: ridge
+    model: object = None
+    # min of fMRI, all tuning participants together, that went in beside the subset
+    tuning_minutes: float = 0.0
 
 # %% ../../nbs/82_analyses.generalization.ipynb #b5b1adeb
 def _fixed(x, new, responses, alphas):
-    "name -> predictions (T_new, V) of ridge with a given penalty a column; one decomposition for everybody; NaN where there is no penalty."
+    """name -> predictions (T_new, V) of ridge with a given penalty a column; one decomposition
+    for everybody; NaN where there is no penalty."""
     mean, out = x.mean(0), {}
     x, new = x - mean, new - mean
     dual = len(x) < x.shape[1]
@@ -141,25 +241,57 @@ def _fixed(x, new, responses, alphas):
     ahead = (new @ x.T if dual else new) @ vectors
     for p, y in responses.items():
         level = y.mean(0)
-        inner = vectors.T @ (y - level if dual else x.T @ (y - level)) / (values.clip(0)[:, None] + alphas[p])
+        inner = (
+            vectors.T
+            @ (y - level if dual else x.T @ (y - level))
+            / (values.clip(0)[:, None] + alphas[p])
+        )
         out[p] = ahead @ inner.astype(np.float32) + level
     return out
 
-def _ridge(): return RidgeCV(precision="float32")     # the same numbers on every processor; choosing to 1 % is several times faster than exactly
+
+def _ridge():
+    return RidgeCV(
+        precision="float32"
+    )  # the same numbers on every processor; choosing to 1 % is several times faster than exactly
+
 
 def _fit_layers(arm, sections, test, responses, low, groups):
-    "participant -> (predictions over layers, cross-validated R² over layers (L, V), penalties over layers)."
+    """participant -> (predictions over layers, cross-validated R² over layers (L, V), penalties
+    over layers)."""
     out = {p: ([], [], []) for p in responses}
     for layer, per_story in enumerate(arm.designs):
         x, new = stacked_features(per_story, sections, low), stacked_features(per_story, test, low)
-        shared = x if arm.model else _ridge().design(x, groups) if low is None else Design(x, normalise=True, keep=True)
+        shared = (
+            x
+            if arm.model
+            else _ridge().design(x, groups)
+            if low is None
+            else Design(x, normalise=True, keep=True)
+        )
         for p, y in responses.items():
-            m = (arm.model(layer, p, low is not None) if arm.model else _ridge() if low is None else BandedRidge()).fit(shared, y, groups)
-            for kept, value in zip(out[p], (m.predict(new), getattr(m, "model_", m).cv_scores_, getattr(m, "best_alphas_", None))): kept.append(value)
+            m = (
+                arm.model(layer, p, low is not None)
+                if arm.model
+                else _ridge()
+                if low is None
+                else BandedRidge()
+            ).fit(shared, y, groups)
+            for kept, value in zip(
+                out[p],
+                (
+                    m.predict(new),
+                    getattr(m, "model_", m).cv_scores_,
+                    getattr(m, "best_alphas_", None),
+                ),
+            ):
+                kept.append(value)
     return out
 
+
 def _predict_subset(arm, sections, test, responses, low, known):
-    "participant -> prediction (T, V); `known` holds (layer, penalties) of each participant, or is filled."
+    """participant -> prediction (T, V); `known` holds (layer, penalties) of each participant,
+    or is filled."""
     groups = subset_groups(sections)
     y = {p: np.concatenate([r[s.name] for s in sections]) for p, r in responses.items()}
     if known is not None and known:
@@ -171,63 +303,134 @@ def _predict_subset(arm, sections, test, responses, low, known):
         return out
     fitted = _fit_layers(arm, sections, test, y, low, groups)
     best = {p: pick_layer(np.stack(cv)) for p, (_, cv, _) in fitted.items()}
-    if known is not None: known |= {p: (best[p], f[2][best[p]]) for p, f in fitted.items()}
+    if known is not None:
+        known |= {p: (best[p], f[2][best[p]]) for p, f in fitted.items()}
     return {p: f[0][best[p]] for p, f in fitted.items()}
 
 # %% ../../nbs/82_analyses.generalization.ipynb #b6e423b9
 def encoding_curves(
-    arms: dict,               # name -> EncodingArm; all are scored on the same rows
-    dataset,                  # Dataset
-    participants: list,       # names
-    folds: list,              # of (encoding sections, test sections); one fold, or several of `cross_validated`
-    sizes=None,               # numbers of stories, (K,); None: `subset_sizes` of the smallest fold
-    n_draws: int = 10,        # subsets a size
-    seed: int = 0,            # of subsets and of test draws
-    rois: dict | None = None,      # participant -> region -> (V,) bool; None: one region 'all'
-    ceilings: dict | None = None,  # participant -> (V,) in units of r; None: from the odd repeats of the test sections, where there are any
-    low: dict | None = None,       # story -> low-level features (T, F_low): a second band with its own penalty
-    cutoff: float | None = None,   # high-pass of the responses, s
-    penalty: str = "subset",       # 'subset': chosen inside each subset; 'full': the one that all stories chose (ridge only)
-    block_length: int | None = None,  # TRs a block of test material; None: whole test stories, where there are three or more, else 15
-    n: int = 200,             # draws of the test material
-    progress: bool = True,    # show a bar
+    arms: dict,  # name -> EncodingArm; all are scored on the same rows
+    dataset,  # Dataset
+    participants: list,  # names
+    folds: list,  # of (encoding sections, test sections); one fold, or several of `cross_validated`
+    sizes=None,  # numbers of stories, (K,); None: `subset_sizes` of the smallest fold
+    n_draws: int = 10,  # subsets a size
+    seed: int = 0,  # of subsets and of test draws
+    rois: dict | None = None,  # participant -> region -> (V,) bool; None: one region 'all'
+    # participant -> (V,) in units of r; None: from the odd repeats of the test sections, where
+    # there are any
+    ceilings: dict | None = None,
+    low: (
+        dict | None
+    ) = None,  # story -> low-level features (T, F_low): a second band with its own penalty
+    cutoff: float | None = None,  # high-pass of the responses, s
+    # 'subset': chosen inside each subset; 'full': the one that all stories chose (ridge only)
+    penalty: str = "subset",
+    # TRs a block of test material; None: whole test stories, where there are three or more, else 15
+    block_length: int | None = None,
+    n: int = 200,  # draws of the test material
+    progress: bool = True,  # show a bar
 ) -> Curves:
     "Fit every arm on every subset, and score it over draws of the test material."
     _check_curves(arms, folds, n_draws, penalty, low)
     counts = [len(e) for e, _ in folds]
     sizes = tuple(sizes or subset_sizes(min(counts)))
-    if max(sizes) > min(counts): raise ParameterError("more stories asked for than there are", found=sizes, expected=f"at most {min(counts)}")
-    scorer = _Scorer(dataset, list(participants), folds, rois, ceilings, cutoff, block_length, n, seed)
-    orders = [story_orders([s.name for s in e], n_draws, seed + i) for i, (e, _) in enumerate(folds)]
-    subsets = [[tuple(frozenset(order[d][:k]) for order in orders) for d in range(n_draws)] for k in sizes]
+    if max(sizes) > min(counts):
+        raise ParameterError(
+            "more stories asked for than there are", found=sizes, expected=f"at most {min(counts)}"
+        )
+    scorer = _Scorer(
+        dataset, list(participants), folds, rois, ceilings, cutoff, block_length, n, seed
+    )
+    orders = [
+        story_orders([s.name for s in e], n_draws, seed + i) for i, (e, _) in enumerate(folds)
+    ]
+    subsets = [
+        [tuple(frozenset(order[d][:k]) for order in orders) for d in range(n_draws)] for k in sizes
+    ]
     wanted = list(dict.fromkeys(s for row in reversed(subsets) for s in row))
     scores, caught = {}, []
-    with tqdm(total=len(wanted) * len(arms), desc="subsets", disable=not progress) as bar, warnings.catch_warnings(record=True) as caught:
+    with (
+        tqdm(total=len(wanted) * len(arms), desc="subsets", disable=not progress) as bar,
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         for name, arm in arms.items():
-            found, known = {}, [{} if penalty == "full" and arm.model is None else None for _ in folds]
-            for subset in wanted: found[subset] = scorer(arm, subset, low, known); bar.update()
+            found, known = (
+                {},
+                [{} if penalty == "full" and arm.model is None else None for _ in folds],
+            )
+            for subset in wanted:
+                found[subset] = scorer(arm, subset, low, known)
+                bar.update()
             scores[name] = np.stack([np.stack([found[s] for s in row], 1) for row in subsets], 1)
-    if caught: warnings.warn(f"{len(caught)} warnings while fitting {len(wanted) * len(arms)} subsets, the first: {caught[0].message}", stacklevel=2)
+    if caught:
+        warnings.warn(
+            f"{len(caught)} warnings while fitting {len(wanted) * len(arms)} subsets, the first:"
+            f" {caught[0].message}",
+            stacklevel=2,
+        )
     minutes = np.array([np.mean([scorer.minutes(s) for s in row]) for row in subsets])
-    return Curves(scores, sizes, minutes, tuple(participants), scorer.regions, scorer.n_blocks, scorer.n_stories, {a: arm.tuning_minutes for a, arm in arms.items() if arm.tuning_minutes})
+    return Curves(
+        scores,
+        sizes,
+        minutes,
+        tuple(participants),
+        scorer.regions,
+        scorer.n_blocks,
+        scorer.n_stories,
+        {a: arm.tuning_minutes for a, arm in arms.items() if arm.tuning_minutes},
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #a1dd9c30
 def _check_curves(arms, folds, n_draws, penalty, low):
     "Refuse what would fail, or mislead, after many fits."
-    if penalty not in ("subset", "full"): raise ParameterError("unknown way to choose penalties", place="penalty", found=penalty, expected="subset, full")
-    if penalty == "full" and low is not None: raise ParameterError("penalties of the full fit are for ridge with one band", place="penalty", next_step="penalty='subset'")
-    if not arms or not folds or n_draws < 2: raise ParameterError("arms, folds and at least two draws are needed", found=f"{len(arms)} arms, {len(folds)} folds, {n_draws} draws")
+    if penalty not in ("subset", "full"):
+        raise ParameterError(
+            "unknown way to choose penalties",
+            place="penalty",
+            found=penalty,
+            expected="subset, full",
+        )
+    if penalty == "full" and low is not None:
+        raise ParameterError(
+            "penalties of the full fit are for ridge with one band",
+            place="penalty",
+            next_step="penalty='subset'",
+        )
+    if not arms or not folds or n_draws < 2:
+        raise ParameterError(
+            "arms, folds and at least two draws are needed",
+            found=f"{len(arms)} arms, {len(folds)} folds, {n_draws} draws",
+        )
     for name, arm in arms.items():
         for encoding, test in folds:
-            inside = {s.story.identity for s in (*encoding, *arm.extra)} & {s.story.identity for s in test}
-            if inside: raise SplitError("A story both fits and scores an arm", place=name, found=", ".join(sorted(inside)), next_step="take it out of one of them")
-            missing = sorted({s.story.name for s in (*encoding, *arm.extra, *test)} - set(arm.designs[0]))
-            if missing: raise ParameterError("An arm lacks features of a story", place=name, found=", ".join(missing), next_step="compute them for all encoding and test stories")
+            inside = {s.story.identity for s in (*encoding, *arm.extra)} & {
+                s.story.identity for s in test
+            }
+            if inside:
+                raise SplitError(
+                    "A story both fits and scores an arm",
+                    place=name,
+                    found=", ".join(sorted(inside)),
+                    next_step="take it out of one of them",
+                )
+            missing = sorted(
+                {s.story.name for s in (*encoding, *arm.extra, *test)} - set(arm.designs[0])
+            )
+            if missing:
+                raise ParameterError(
+                    "An arm lacks features of a story",
+                    place=name,
+                    found=", ".join(missing),
+                    next_step="compute them for all encoding and test stories",
+                )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #fcd0d8e0
 class _Scorer:
-    "Responses, test material and its blocks; called with an arm and a subset it gives region means (P, n + 1, R, 2)."
+    """Responses, test material and its blocks; called with an arm and a subset it gives region
+    means (P, n + 1, R, 2)."""
+
     def __init__(self, dataset, participants, folds, rois, ceilings, cutoff, block_length, n, seed):
         self.folds, self.dataset, self.cutoff, self.people = folds, dataset, cutoff, participants
         tests = [s for _, test in folds for s in test]
@@ -235,106 +438,176 @@ class _Scorer:
         whole = block_length is None and len(tests) >= 3
         self.labels, owner = block_labels(rows, 10**9 if whole else block_length or 15)
         self.n_blocks, self.n_stories = len(owner), 1 if whole else len(np.unique(owner))
-        width = {p: next(iter(dataset.recordings[p].values())).responses.shape[1] for p in participants}
+        width = {
+            p: next(iter(dataset.recordings[p].values())).responses.shape[1] for p in participants
+        }
         rois = rois or {p: {"all": np.ones(width[p], bool)} for p in participants}
-        self.regions, self.columns = tuple(rois[participants[0]]), {p: np.any(list(rois[p].values()), axis=0) for p in participants}
+        self.regions, self.columns = (
+            tuple(rois[participants[0]]),
+            {p: np.any(list(rois[p].values()), axis=0) for p in participants},
+        )
         ceilings = ceilings or {p: repeat_ceiling(dataset, p, tests) for p in participants}
-        self.truth = {p: stacked_responses(dataset, p, tests, cutoff, slice(1, None, 2))[:, self.columns[p]] for p in participants}
-        self.common = dict(rois=[{k: m[self.columns[p]] for k, m in rois[p].items()} for p in participants], ceilings=[ceilings[p][self.columns[p]] for p in participants], stories=None if whole else owner, n=n, seed=seed)
+        self.truth = {
+            p: stacked_responses(dataset, p, tests, cutoff, slice(1, None, 2))[:, self.columns[p]]
+            for p in participants
+        }
+        self.common = dict(
+            rois=[{k: m[self.columns[p]] for k, m in rois[p].items()} for p in participants],
+            ceilings=[ceilings[p][self.columns[p]] for p in participants],
+            stories=None if whole else owner,
+            n=n,
+            seed=seed,
+        )
         self.responses = {p: {} for p in participants}
 
     def heard(self, sections):
         "participant -> section name -> (T, V), read once."
         for p, kept in self.responses.items():
             for s in sections:
-                if s.name not in kept: kept[s.name] = stacked_responses(self.dataset, p, [s], self.cutoff)[:, self.columns[p]]
+                if s.name not in kept:
+                    kept[s.name] = stacked_responses(self.dataset, p, [s], self.cutoff)[
+                        :, self.columns[p]
+                    ]
         return self.responses
 
     def __call__(self, arm, subset, low, known):
         guesses = {p: [] for p in self.people}
         for names, (encoding, test), k in zip(subset, self.folds, known):
             languages = {t.story.language for t in test}
-            sections = [s for s in encoding if s.name in names] + [s for s in arm.extra if s.story.language in languages]
-            for p, x in _predict_subset(arm, sections, test, self.heard(sections), low, k).items(): guesses[p].append(x)
-        return region_scores([block_sums(np.concatenate(guesses[p]), self.truth[p], self.labels) for p in self.people], **self.common)
+            sections = [s for s in encoding if s.name in names] + [
+                s for s in arm.extra if s.story.language in languages
+            ]
+            for p, x in _predict_subset(arm, sections, test, self.heard(sections), low, k).items():
+                guesses[p].append(x)
+        return region_scores(
+            [
+                block_sums(np.concatenate(guesses[p]), self.truth[p], self.labels)
+                for p in self.people
+            ],
+            **self.common,
+        )
 
     def minutes(self, subset):
         "fMRI of one participant that a subset uses, min, mean over folds."
-        each = [[s for s in encoding if s.name in names] for names, (encoding, _) in zip(subset, self.folds)]
-        return np.mean([(subset_groups(x) >= 0) @ np.concatenate([np.full(len(s), s.story.clock.tr) for s in x]) / 60 for x in each])
+        each = [
+            [s for s in encoding if s.name in names]
+            for names, (encoding, _) in zip(subset, self.folds)
+        ]
+        return np.mean(
+            [
+                (subset_groups(x) >= 0)
+                @ np.concatenate([np.full(len(s), s.story.clock.tr) for s in x])
+                / 60
+                for x in each
+            ]
+        )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #da5b6dc7
 def isotonic(
     scores: np.ndarray,  # curves over rising sizes, (..., K)
-) -> np.ndarray:         # (..., K), nearest in squares among those that never fall
-    "Isotonic regression of many short curves, by the formula of largest smallest means: max over a ≤ k of min over b ≥ k of mean(a..b)."
+) -> np.ndarray:  # (..., K), nearest in squares among those that never fall
+    """Isotonic regression of many short curves, by the formula of largest smallest means: max
+    over a ≤ k of min over b ≥ k of mean(a..b)."""
     y = np.asarray(scores, float)
     K = y.shape[-1]
     total = np.concatenate([np.zeros((*y.shape[:-1], 1)), y.cumsum(-1)], -1)
     a, b = np.arange(K)[:, None], np.arange(K)
-    means = np.where(b >= a, (total[..., None, 1:] - total[..., :-1, None]) / np.maximum(b - a + 1, 1), np.inf)
-    lowest = np.minimum.accumulate(means[..., ::-1], -1)[..., ::-1]                    # (..., a, k): smallest mean from a to any b ≥ k
+    means = np.where(
+        b >= a, (total[..., None, 1:] - total[..., :-1, None]) / np.maximum(b - a + 1, 1), np.inf
+    )
+    lowest = np.minimum.accumulate(means[..., ::-1], -1)[
+        ..., ::-1
+    ]  # (..., a, k): smallest mean from a to any b ≥ k
     return np.where(b >= a, lowest, -np.inf).max(-2)
 
 # %% ../../nbs/82_analyses.generalization.ipynb #c74e4cee
-EXPONENTS = np.linspace(.25, 2, 15)
+EXPONENTS = np.linspace(0.25, 2, 15)
+
 
 def saturating(
-    sizes,               # amounts of data, (K,), any unit, positive
+    sizes,  # amounts of data, (K,), any unit, positive
     scores: np.ndarray,  # curves, (..., K)
-) -> tuple:              # a ≥ 0, h (in the unit of the sizes) and c, each (...): r = a / sqrt(1 + (h / size)^c)
-    "Least-squares learning curve of a correlation: a at the end, h where it has 71 % of that; the best of a grid of h and c, then a few Gauss-Newton steps."
+) -> tuple:  # a ≥ 0, h (in the unit of the sizes) and c, each (...): r = a / sqrt(1 + (h / size)^c)
+    """Least-squares learning curve of a correlation: a at the end, h where it has 71 % of that;
+    the best of a grid of h and c, then a few Gauss-Newton steps."""
     x, y = np.asarray(sizes, float), np.asarray(scores, float)
-    if len(x) < 3: raise ParameterError("a saturating curve needs three sizes or more", found=len(x), next_step="fit='isotonic'")
-    h, c = (v.ravel() for v in np.meshgrid(np.geomspace(x.min() * 1e-4, x.max() * 4, 80), EXPONENTS))
-    shapes = 1 / np.sqrt(1 + (h / x[:, None]) ** c)                                    # (K, candidates)
+    if len(x) < 3:
+        raise ParameterError(
+            "a saturating curve needs three sizes or more", found=len(x), next_step="fit='isotonic'"
+        )
+    h, c = (
+        v.ravel() for v in np.meshgrid(np.geomspace(x.min() * 1e-4, x.max() * 4, 80), EXPONENTS)
+    )
+    shapes = 1 / np.sqrt(1 + (h / x[:, None]) ** c)  # (K, candidates)
     shapes = shapes / (length := np.linalg.norm(shapes, axis=0))
-    along = (y.astype(np.float32) @ shapes.astype(np.float32)).astype(float)           # what is left over is |y|² - along²
+    along = (y.astype(np.float32) @ shapes.astype(np.float32)).astype(
+        float
+    )  # what is left over is |y|² - along²
     best = along.argmax(-1)
     a = np.maximum((y * shapes.T[best]).sum(-1), 0) / length[best]
-    a, u, c = _polished(np.log(x), y, a, np.log(h[best]), c[best], np.log([x.min() * 1e-4, x.max() * 4]))
+    a, u, c = _polished(
+        np.log(x), y, a, np.log(h[best]), c[best], np.log([x.min() * 1e-4, x.max() * 4])
+    )
     return a, np.exp(u), c
 
+
 def _polished(x, y, a, u, c, limits, steps=4):
-    "Damped Gauss-Newton on (a, log h, c), taken only where it lowers the error: a grid alone jumps, and the jackknife multiplies jumps."
+    """Damped Gauss-Newton on (a, log h, c), taken only where it lowers the error: a grid alone
+    jumps, and the jackknife multiplies jumps."""
     curve = lambda a, u, c: a[..., None] / np.sqrt(1 + np.exp(c[..., None] * (u[..., None] - x)))
-    error = ((y - curve(a, u, c))**2).sum(-1)
+    error = ((y - curve(a, u, c)) ** 2).sum(-1)
     for _ in range(steps):
         t = np.exp(c[..., None] * (u[..., None] - x))
-        g, slope = (1 + t)**-.5, -.5 * a[..., None] * t * (1 + t)**-1.5
-        J = np.stack([g, slope * c[..., None], slope * (u[..., None] - x)], -1)                     # (..., K, 3)
-        A, b = np.einsum("...ki,...kj->...ij", J, J), np.einsum("...ki,...k->...i", J, y - a[..., None] * g)
-        step = np.linalg.solve(A + np.eye(3) * (.01 * np.einsum("...ii->...i", A)[..., None] + 1e-9), b[..., None])[..., 0]
-        new = np.maximum(a + step[..., 0], 0), np.clip(u + step[..., 1], *limits), np.clip(c + step[..., 2], EXPONENTS[0], EXPONENTS[-1])
-        found = ((y - curve(*new))**2).sum(-1)
+        g, slope = (1 + t) ** -0.5, -0.5 * a[..., None] * t * (1 + t) ** -1.5
+        J = np.stack([g, slope * c[..., None], slope * (u[..., None] - x)], -1)  # (..., K, 3)
+        A, b = (
+            np.einsum("...ki,...kj->...ij", J, J),
+            np.einsum("...ki,...k->...i", J, y - a[..., None] * g),
+        )
+        step = np.linalg.solve(
+            A + np.eye(3) * (0.01 * np.einsum("...ii->...i", A)[..., None] + 1e-9), b[..., None]
+        )[..., 0]
+        new = (
+            np.maximum(a + step[..., 0], 0),
+            np.clip(u + step[..., 1], *limits),
+            np.clip(c + step[..., 2], EXPONENTS[0], EXPONENTS[-1]),
+        )
+        found = ((y - curve(*new)) ** 2).sum(-1)
         a, u, c = (np.where(found < error, n, o) for n, o in zip(new, (a, u, c)))
         error = np.minimum(found, error)
     return a, u, c
 
 # %% ../../nbs/82_analyses.generalization.ipynb #7a0ec57d
 def fitted_curve(
-    sizes,                # amounts of data, (K,)
-    scores: np.ndarray,   # curves, (..., K)
+    sizes,  # amounts of data, (K,)
+    scores: np.ndarray,  # curves, (..., K)
     fit: str = "saturating",  # or 'isotonic'
-    points: int = 129,    # points on the curve
-) -> tuple:               # amounts (G,), evenly spaced in the logarithm from smallest to largest size; values (..., G) that never fall
+    points: int = 129,  # points on the curve
+    # amounts (G,), evenly spaced in the logarithm from smallest to largest size; values (..., G)
+    # that
+    # never fall
+) -> tuple:
     "A monotone curve through noisy scores; nothing outside the sizes that were measured."
     x = np.asarray(sizes, float)
     grid = np.geomspace(x[0], x[-1], points)
     if fit == "saturating":
         a, h, c = (v[..., None] for v in saturating(x, scores))
         return grid, a / np.sqrt(1 + (h / grid) ** c)
-    if fit != "isotonic": raise ParameterError("unknown fit", found=fit, expected="saturating, isotonic")
+    if fit != "isotonic":
+        raise ParameterError("unknown fit", found=fit, expected="saturating, isotonic")
     y, place = isotonic(scores), np.interp(np.log(grid), np.log(x), np.arange(len(x)))
     low = np.minimum(place.astype(int), len(x) - 2)
     return grid, y[..., low] * (1 - (place - low)) + y[..., low + 1] * (place - low)
 
 # %% ../../nbs/82_analyses.generalization.ipynb #0a9f187a
 def needed(
-    grid: np.ndarray,    # amounts of data, (G,), from `fitted_curve`
+    grid: np.ndarray,  # amounts of data, (G,), from `fitted_curve`
     values: np.ndarray,  # (..., G), never falling
     target: np.ndarray,  # (...)
-) -> tuple:              # amount (...), and censored (...) int: -1 reached below the smallest size, which is then given; +1 never reached, the largest is given; 0 observed
+    # amount (...), and censored (...) int: -1 reached below the smallest size, which is then given;
+    # +1
+    # never reached, the largest is given; 0 observed
+) -> tuple:
     "Smallest amount with which a curve reaches its target."
     target = np.asarray(target, float)
     below = (values < (target - 1e-9 * np.abs(target))[..., None]).sum(-1)
@@ -348,303 +621,584 @@ def needed(
 # %% ../../nbs/82_analyses.generalization.ipynb #531ccd24
 @dataclass(frozen=True, eq=False)
 class _Ratios:
-    "Log ratios of many curves: at the bound where censored, and the extremes that are still possible."
-    value: np.ndarray   # log ratio, censored ones at the bound
-    low: np.ndarray     # -inf where only an upper bound is known
-    high: np.ndarray    # the highest possible one where only a lower bound is known
+    """Log ratios of many curves: at the bound where censored, and the extremes that are still
+    possible."""
+
+    value: np.ndarray  # log ratio, censored ones at the bound
+    low: np.ndarray  # -inf where only an upper bound is known
+    high: np.ndarray  # the highest possible one where only a lower bound is known
     target: np.ndarray  # r
-    amounts: tuple      # minutes of reference and arm
+    amounts: tuple  # minutes of reference and arm
+
 
 def _log_ratios(minutes, reference, arm, share, fit, added):
     "`_Ratios` of mean curves of two arms, (..., K) each; `added`: minutes of tuning of both."
     grid, r = fitted_curve(minutes, reference, fit)
     target = share * r[..., -1]
     target = np.where(target > 0, target, np.nan)
-    (m0, side0), (m1, side1) = (needed(grid, v, target) for v in (r, fitted_curve(minutes, arm, fit)[1]))
+    (m0, side0), (m1, side1) = (
+        needed(grid, v, target) for v in (r, fitted_curve(minutes, arm, fit)[1])
+    )
     value = np.log(m0 + added[0]) - np.log(m1 + added[1])
     with np.errstate(divide="ignore"):
         high = np.where(side1 < 0, np.log(m0 + added[0]) - np.log(added[1]), value)
-        low = np.where(side1 > 0, -np.inf, np.where(side0 < 0, np.log(added[0]) - np.log(m1 + added[1]), value))
+        low = np.where(
+            side1 > 0, -np.inf, np.where(side0 < 0, np.log(added[0]) - np.log(m1 + added[1]), value)
+        )
     bad = np.isnan(target)
-    return _Ratios(*(np.where(bad, np.nan, x) for x in (value, low, high)), target, (np.where(bad, np.nan, m0), np.where(bad, np.nan, m1)))
+    return _Ratios(
+        *(np.where(bad, np.nan, x) for x in (value, low, high)),
+        target,
+        (np.where(bad, np.nan, m0), np.where(bad, np.nan, m1)),
+    )
+
 
 def _quantiles(r, q):
     "Quantiles of the log ratio, censored draws at their extremes."
     ok = np.isfinite(r.value)
-    if not ok.any(): return np.nan, np.nan
-    return tuple(np.quantile(x[ok], p, method="inverted_cdf") for x, p in ((r.low, q), (r.high, 1 - q)))
+    if not ok.any():
+        return np.nan, np.nan
+    return tuple(
+        np.quantile(x[ok], p, method="inverted_cdf") for x, p in ((r.low, q), (r.high, 1 - q))
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #6ec2e327
 def _resampled(x, rng):
-    "Mean curves (n, K) of bootstrap draws of participants, subset draws and test material together; x: (P, K, D, n + 1)."
+    """Mean curves (n, K) of bootstrap draws of participants, subset draws and test material
+    together; x: (P, K, D, n + 1)."""
     P, _, D, n = x.shape
     people, draws = (rng.multinomial(m, np.full(m, 1 / m), size=n - 1) / m for m in (P, D))
     return lambda y: np.einsum("pkdn,np,nd->nk", y[..., 1:], people, draws, optimize=True)
 
+
 def _interval(x, y, minutes, share, fit, added, n_blocks, n_stories, level):
-    "(log ratio with limits, standard error and degrees of freedom) of the mean curves of two arms, (P, K, D, n + 1) each."
+    """(log ratio with limits, standard error and degrees of freedom) of the mean curves of two
+    arms, (P, K, D, n + 1) each."""
     from scipy.stats import t
+
     P, _, D, n = x.shape
-    out = np.vstack([np.full((1, P), 1 / P), (1 - np.eye(P)) / (P - 1)]) if P > 1 else np.ones((1, 1))
-    ratios = _log_ratios(minutes, *(np.einsum("pkn,mp->mnk", z.mean(2), out) for z in (x, y)), share, fit, added)
+    out = (
+        np.vstack([np.full((1, P), 1 / P), (1 - np.eye(P)) / (P - 1)]) if P > 1 else np.ones((1, 1))
+    )
+    ratios = _log_ratios(
+        minutes, *(np.einsum("pkn,mp->mnk", z.mean(2), out) for z in (x, y)), share, fit, added
+    )
     theta = ratios.value[0, 0]
-    if not np.isfinite(theta): return ratios, dict(log_ratio=np.nan, low=np.nan, high=np.nan, se=np.nan, df=np.nan)
+    if not np.isfinite(theta):
+        return ratios, dict(log_ratio=np.nan, low=np.nan, high=np.nan, se=np.nan, df=np.nan)
     filled = np.where(np.isfinite(ratios.value), ratios.value, theta)
-    pseudo = P * filled[:1] - (P - 1) * filled[1:] if P > 1 else filled                       # (P, n + 1)
+    pseudo = P * filled[:1] - (P - 1) * filled[1:] if P > 1 else filled  # (P, n + 1)
     crossed = crossed_interval(pseudo[:, 0], pseudo[:, 1:], n_blocks, n_stories, level)
-    once = _log_ratios(minutes, *((z[..., 0].sum(2, keepdims=True) - z[..., 0]).mean(0).T / (D - 1) for z in (x, y)), share, fit, added).value
-    nested = np.nansum((once - np.nanmean(once))**2) * (D - 1) / D
-    variance = crossed["se"]**2 + nested
-    df = variance**2 / max(crossed["se"]**4 / crossed["df"] + nested**2 / (D - 1), 1e-300)
-    half = t.ppf(.5 + level / 2, max(df, 1)) * variance**.5
-    return ratios, dict(log_ratio=theta, low=theta - half, high=theta + half, se=variance**.5, df=df)
+    once = _log_ratios(
+        minutes,
+        *((z[..., 0].sum(2, keepdims=True) - z[..., 0]).mean(0).T / (D - 1) for z in (x, y)),
+        share,
+        fit,
+        added,
+    ).value
+    nested = np.nansum((once - np.nanmean(once)) ** 2) * (D - 1) / D
+    variance = crossed["se"] ** 2 + nested
+    df = variance**2 / max(crossed["se"] ** 4 / crossed["df"] + nested**2 / (D - 1), 1e-300)
+    half = t.ppf(0.5 + level / 2, max(df, 1)) * variance**0.5
+    return ratios, dict(
+        log_ratio=theta, low=theta - half, high=theta + half, se=variance**0.5, df=df
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #0af21d5e
 def efficiency(
-    curves: Curves,                 # of `encoding_curves` or `table_curves`
-    arm: str,                       # the arm that is said to need less data
-    share: float = 1.0,             # target as a share of the fitted value of `target_arm` at full data
-    region: str | None = None,      # name; None: the first region
+    curves: Curves,  # of `encoding_curves` or `table_curves`
+    arm: str,  # the arm that is said to need less data
+    share: float = 1.0,  # target as a share of the fitted value of `target_arm` at full data
+    region: str | None = None,  # name; None: the first region
     reference: str = "pretrained",  # arm that it is compared with, and that sets the target
-    fit: str = "saturating",        # monotone fit: 'saturating' or 'isotonic'
-    count_tuning: bool = False,     # add the fMRI that tuned an arm to what it needs
-    normalised: bool = False,       # scores as a share of the noise ceiling
-    level: float = .95,             # coverage
-    seed: int = 0,                  # of the plain bootstrap
-) -> dict:                          # ratio with its limits, what is censored, minutes needed, and n-of-N; a row of a table
-    "How many times less encoding data an arm needs than the reference to reach a share of the reference's value at full data."
+    fit: str = "saturating",  # monotone fit: 'saturating' or 'isotonic'
+    count_tuning: bool = False,  # add the fMRI that tuned an arm to what it needs
+    normalised: bool = False,  # scores as a share of the noise ceiling
+    level: float = 0.95,  # coverage
+    seed: int = 0,  # of the plain bootstrap
+) -> dict:  # ratio with its limits, what is censored, minutes needed, and n-of-N; a row of a table
+    """How many times less encoding data an arm needs than the reference to reach a share of the
+    reference's value at full data."""
     unknown = [a for a in (arm, reference) if a not in curves.scores]
-    if unknown or not 0 < share <= 1: raise ParameterError("unknown arm, or a share outside (0, 1]", found=f"{unknown} {share}", expected=", ".join(curves.scores))
+    if unknown or not 0 < share <= 1:
+        raise ParameterError(
+            "unknown arm, or a share outside (0, 1]",
+            found=f"{unknown} {share}",
+            expected=", ".join(curves.scores),
+        )
     j = curves.regions.index(region) if region else 0
     x, y = (np.asarray(curves.scores[a][..., j, int(normalised)], float) for a in (reference, arm))
     people = [i for i in range(len(x)) if np.isfinite(x[i]).all() and np.isfinite(y[i]).all()]
-    if not people: raise DataError("no participant has finite scores", place=curves.regions[j], next_step="raw scores, where there is no ceiling")
+    if not people:
+        raise DataError(
+            "no participant has finite scores",
+            place=curves.regions[j],
+            next_step="raw scores, where there is no ceiling",
+        )
     x, y = x[people], y[people]
-    added = tuple(curves.tuning_minutes.get(a, 0.) if count_tuning else 0. for a in (reference, arm))
+    added = tuple(
+        curves.tuning_minutes.get(a, 0.0) if count_tuning else 0.0 for a in (reference, arm)
+    )
     given = (curves.minutes, share, fit, added)
     ratios, found = _interval(x, y, *given, curves.n_blocks, curves.n_stories, level)
     resampled = _resampled(x, np.random.default_rng([seed, 83]))
     boot = _log_ratios(curves.minutes, resampled(x), resampled(y), share, fit, added)
     tail, one = (1 - level) / 2, (0, 0)
     at_least, at_most = (float(np.mean(v != boot.value)) for v in (boot.high, boot.low))
-    low_open, high_open = (bool(extreme[one] != ratios.value[one]) for extreme in (ratios.low, ratios.high))
+    low_open, high_open = (
+        bool(extreme[one] != ratios.value[one]) for extreme in (ratios.low, ratios.high)
+    )
     limits = _quantiles(boot, tail)
     low = min(limits[0], found["low"]) if low_open or at_most > tail else found["low"]
-    high = max(limits[1], found["high"], ratios.high[one]) if high_open or at_least > tail else found["high"]
-    if low_open: low = min(low, ratios.low[one])
-    m0 = np.log(ratios.amounts[0][one] + added[0])                       # nothing beyond the measured sizes is a number
-    if low < m0 - np.log(curves.minutes[-1] + added[1]) - 1e-9: low = -np.inf
+    high = (
+        max(limits[1], found["high"], ratios.high[one])
+        if high_open or at_least > tail
+        else found["high"]
+    )
+    if low_open:
+        low = min(low, ratios.low[one])
+    m0 = np.log(ratios.amounts[0][one] + added[0])  # nothing beyond the measured sizes is a number
+    if low < m0 - np.log(curves.minutes[-1] + added[1]) - 1e-9:
+        low = -np.inf
     with np.errstate(divide="ignore"):
-        if high > m0 - np.log(curves.minutes[0] + added[1]) + 1e-9: high = max(m0 - np.log(added[1]), found["log_ratio"])
+        if high > m0 - np.log(curves.minutes[0] + added[1]) + 1e-9:
+            high = max(m0 - np.log(added[1]), found["log_ratio"])
     own = _log_ratios(curves.minutes, x[..., 0].mean(2), y[..., 0].mean(2), share, fit, added)
     exp = lambda v: float(np.exp(v))
-    return dict(arm=arm, reference=reference, region=curves.regions[j], share=share, fit=fit, counts_tuning=count_tuning, target=float(ratios.target[one]), minutes_reference=float(ratios.amounts[0][one]), minutes=float(ratios.amounts[1][one]),
-        ratio=exp(found["log_ratio"]), ratio_low=exp(low), ratio_high=exp(high), log_ratio=float(found["log_ratio"]), se=float(found["se"]), df=float(found["df"]),
-        censored={(0, 0): "", (1, 0): "at most", (0, 1): "at least", (1, 1): "undetermined"}[int(low_open), int(high_open)], draws_at_least=at_least, draws_at_most=at_most, boot_low=exp(limits[0]), boot_high=exp(limits[1]),
-        n=len(people), n_above_one=int((own.value > 0).sum()), n_at_least=int((own.high != own.value).sum()), n_at_most=int((own.low != own.value).sum()), n_without_signal=int(np.isnan(own.value).sum()))
+    return dict(
+        arm=arm,
+        reference=reference,
+        region=curves.regions[j],
+        share=share,
+        fit=fit,
+        counts_tuning=count_tuning,
+        target=float(ratios.target[one]),
+        minutes_reference=float(ratios.amounts[0][one]),
+        minutes=float(ratios.amounts[1][one]),
+        ratio=exp(found["log_ratio"]),
+        ratio_low=exp(low),
+        ratio_high=exp(high),
+        log_ratio=float(found["log_ratio"]),
+        se=float(found["se"]),
+        df=float(found["df"]),
+        censored={(0, 0): "", (1, 0): "at most", (0, 1): "at least", (1, 1): "undetermined"}[
+            int(low_open), int(high_open)
+        ],
+        draws_at_least=at_least,
+        draws_at_most=at_most,
+        boot_low=exp(limits[0]),
+        boot_high=exp(limits[1]),
+        n=len(people),
+        n_above_one=int((own.value > 0).sum()),
+        n_at_least=int((own.high != own.value).sum()),
+        n_at_most=int((own.low != own.value).sum()),
+        n_without_signal=int(np.isnan(own.value).sum()),
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #71a83476
 def efficiency_table(
-    curves: Curves,        # of `encoding_curves` or `table_curves`
-    arms=None,             # names; None: all but the reference
-    shares=(.8, .9, 1.),   # targets, see `efficiency`
-    regions=None,          # names; None: all
+    curves: Curves,  # of `encoding_curves` or `table_curves`
+    arms=None,  # names; None: all but the reference
+    shares=(0.8, 0.9, 1.0),  # targets, see `efficiency`
+    regions=None,  # names; None: all
     reference: str = "pretrained",  # arm that all are compared with
-    **settings,            # of `efficiency`: fit, normalised, level, seed
-):                         # pandas table, one row an arm, region, share, and way of counting; with the ratio in words as `text`
+    **settings,  # of `efficiency`: fit, normalised, level, seed
+    # pandas table, one row an arm, region, share, and way of counting; with the ratio in words as
+    # `text`
+):
     "Ratios of all arms at all targets; arms that cost tuning fMRI get a second row that counts it."
     import pandas as pd
+
     arms = list(arms or [a for a in curves.scores if a != reference])
-    rows = [efficiency(curves, a, s, r, reference, count_tuning=c, **settings) for r in regions or curves.regions for a in arms for s in shares for c in ((False, True) if curves.tuning_minutes.get(a) else (False,))]
+    rows = [
+        efficiency(curves, a, s, r, reference, count_tuning=c, **settings)
+        for r in regions or curves.regions
+        for a in arms
+        for s in shares
+        for c in ((False, True) if curves.tuning_minutes.get(a) else (False,))
+    ]
     return pd.DataFrame([row | dict(text=ratio_text(row)) for row in rows])
 
 # %% ../../nbs/82_analyses.generalization.ipynb #2d08a8b9
 def ratio_text(
-    row,    # row of `efficiency`
-) -> str:   # e.g. '2.0 (1.5 to 2.6)', 'at least 3.0 (2.7 or more)'
+    row,  # row of `efficiency`
+) -> str:  # e.g. '2.0 (1.5 to 2.6)', 'at least 3.0 (2.7 or more)'
     "A ratio with its limits in words that do not hide censoring."
-    if not np.isfinite(row["ratio"]): return "no target: the reference has no alignment above 0"
+    if not np.isfinite(row["ratio"]):
+        return "no target: the reference has no alignment above 0"
     low, high = row["ratio_low"], row["ratio_high"]
     short = lambda x: f"{x:.1f}" if x >= 1 else f"{x:.2g}"
-    if low == 0 and not np.isfinite(high): limits = "anything"
-    elif low == 0: limits = f"up to {short(high)}"
-    else: limits = f"{short(low)} or more" if not np.isfinite(high) else f"{short(low)} to {short(high)}"
+    if low == 0 and not np.isfinite(high):
+        limits = "anything"
+    elif low == 0:
+        limits = f"up to {short(high)}"
+    else:
+        limits = (
+            f"{short(low)} or more" if not np.isfinite(high) else f"{short(low)} to {short(high)}"
+        )
     return f"{row['censored']} {short(row['ratio'])} ({limits})".strip()
 
 # %% ../../nbs/82_analyses.generalization.ipynb #e9247679
 def plot_efficiency(
-    curves: Curves,         # of `encoding_curves` or `table_curves`
-    rows=None,              # table of `efficiency_table`; its ratios at `share` stand in the legend; None: computed
+    curves: Curves,  # of `encoding_curves` or `table_curves`
+    # table of `efficiency_table`; its ratios at `share` stand in the legend; None: computed
+    rows=None,
     region: str | None = None,  # name; None: the first
-    share: float = 1.0,     # target that is drawn
-    arms=None,              # names in order; None: all, the reference first
+    share: float = 1.0,  # target that is drawn
+    arms=None,  # names in order; None: all, the reference first
     reference: str = "pretrained",  # arm that sets the target
-    fit: str = "saturating",    # monotone fit
-    normalised: bool = False,   # scores as a share of the ceiling
-    ax=None,                # matplotlib axes; None: new ones
-):                          # the axes
-    "Alignment over minutes of fMRI of one participant, an arm a line: points are means, bands hold 80 % of the subsets, the dotted line is the target."
+    fit: str = "saturating",  # monotone fit
+    normalised: bool = False,  # scores as a share of the ceiling
+    ax=None,  # matplotlib axes; None: new ones
+):  # the axes
+    """Alignment over minutes of fMRI of one participant, an arm a line: points are means, bands
+    hold 80 % of the subsets, the dotted line is the target."""
     import matplotlib.pyplot as plt
+
     region = region or curves.regions[0]
     j, k = curves.regions.index(region), int(normalised)
     arms = list(arms or [reference, *(a for a in curves.scores if a != reference)])
-    if ax is None: ax = plt.subplots(figsize=(4.6, 2.3), dpi=72)[1]
+    if ax is None:
+        ax = plt.subplots(figsize=(4.6, 2.3), dpi=72)[1]
     for i, arm in enumerate(arms):
-        r = curves.scores[arm][:, :, :, 0, j, k].mean(0)                               # (K, D)
+        r = curves.scores[arm][:, :, :, 0, j, k].mean(0)  # (K, D)
         grid, values = fitted_curve(curves.minutes, r.mean(1), fit)
         label, colour = arm.replace("_", " "), "k" if arm == reference else f"C{i - 1}"
         if arm != reference:
-            given = None if rows is None else rows[(rows.arm == arm) & (rows.region == region) & np.isclose(rows.share, share) & ~rows.counts_tuning]
-            row = efficiency(curves, arm, share, region, reference, fit, normalised=normalised) if given is None or given.empty else given.iloc[0]
+            given = (
+                None
+                if rows is None
+                else rows[
+                    (rows.arm == arm)
+                    & (rows.region == region)
+                    & np.isclose(rows.share, share)
+                    & ~rows.counts_tuning
+                ]
+            )
+            row = (
+                efficiency(curves, arm, share, region, reference, fit, normalised=normalised)
+                if given is None or given.empty
+                else given.iloc[0]
+            )
             label += f": {ratio_text(row)}"
-        else: ax.axhline(share * values[-1], color="k", lw=.7, ls=":")
-        ax.fill_between(curves.minutes, *np.quantile(r, (.1, .9), axis=1), color=colour, alpha=.15, lw=0)
-        ax.plot(grid, values, color=colour, lw=1); ax.plot(curves.minutes, r.mean(1), "o", color=colour, ms=2.5, label=label)
-    ax.set(xscale="log", xticks=curves.minutes, xticklabels=[f"{m:.0f}" for m in curves.minutes]); ax.minorticks_off(); ax.tick_params(labelsize=7)
-    ax.set_xlabel("encoding fMRI of a participant (min)", fontsize=8); ax.set_ylabel("share of ceiling" if normalised else "r", fontsize=8)
-    ax.legend(fontsize=6, frameon=False, title=f"{region}: times less fMRI for {share:.0%} of {reference.replace('_', ' ')}", title_fontsize=6)
+        else:
+            ax.axhline(share * values[-1], color="k", lw=0.7, ls=":")
+        ax.fill_between(
+            curves.minutes, *np.quantile(r, (0.1, 0.9), axis=1), color=colour, alpha=0.15, lw=0
+        )
+        ax.plot(grid, values, color=colour, lw=1)
+        ax.plot(curves.minutes, r.mean(1), "o", color=colour, ms=2.5, label=label)
+    ax.set(xscale="log", xticks=curves.minutes, xticklabels=[f"{m:.0f}" for m in curves.minutes])
+    ax.minorticks_off()
+    ax.tick_params(labelsize=7)
+    ax.set_xlabel("encoding fMRI of a participant (min)", fontsize=8)
+    ax.set_ylabel("share of ceiling" if normalised else "r", fontsize=8)
+    ax.legend(
+        fontsize=6,
+        frameon=False,
+        title=f"{region}: times less fMRI for {share:.0%} of {reference.replace('_', ' ')}",
+        title_fontsize=6,
+    )
     ax.figure.tight_layout()
     return ax
 
 # %% ../../nbs/82_analyses.generalization.ipynb #1a8b8595
 def efficiency_sentence(
-    row,    # row of `efficiency`
+    row,  # row of `efficiency`
 ) -> str:
     "What a ratio says, in one sentence."
     name, other = (row[k].replace("_", " ") for k in ("arm", "reference"))
-    if not np.isfinite(row["ratio"]): return f"{name}: {ratio_text(row)}."
+    if not np.isfinite(row["ratio"]):
+        return f"{name}: {ratio_text(row)}."
     cost = ", its tuning fMRI counted," if row["counts_tuning"] else ""
-    verdict = "less" if row["ratio_low"] > 1 else "more" if row["ratio_high"] < 1 else "neither more nor less, as far as this shows,"
-    return (f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new person than {other} for {row['share']:.0%} of the fitted value of {other} at full data: "
-        f"ratio {ratio_text(row)}, {row['n_above_one']} of {row['n']} participants above 1.")
+    verdict = (
+        "less"
+        if row["ratio_low"] > 1
+        else "more"
+        if row["ratio_high"] < 1
+        else "neither more nor less, as far as this shows,"
+    )
+    return (
+        f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new person than {other} for"
+        f" {row['share']:.0%} of the fitted value of {other} at full data: ratio {ratio_text(row)},"
+        f" {row['n_above_one']} of {row['n']} participants above 1."
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #90500dc5
 def tuning_minutes(
-    plan,                     # Plan with one round
-    people=None,              # names; None: all who tune
+    plan,  # Plan with one round
+    people=None,  # names; None: all who tune
     validation: bool = True,  # count the stories that stop the tuning, too
-) -> float:                   # min, all people together
+) -> float:  # min, all people together
     "fMRI that a tuning used."
     this = plan.rounds[0]
     sections = [*this.tuning, *(this.validation if validation else ())]
-    return float(sum(len(s) * s.story.clock.tr / 60 for p in people or plan.tune_participants for s in sections if s.story.name in plan.dataset.recordings[p]))
+    return float(
+        sum(
+            len(s) * s.story.clock.tr / 60
+            for p in people or plan.tune_participants
+            for s in sections
+            if s.story.name in plan.dataset.recordings[p]
+        )
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #e8c07ca1
 def plan_arms(
-    plan,                        # Plan with one round
-    designs: dict,               # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single:NAME' for models tuned on one participant
+    plan,  # Plan with one round
+    # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single:NAME' for
+    # models tuned on one participant
+    designs: dict,
     controls=("reduced_rank", "same_total"),  # arms that tune no backbone
-    rank: int = 32,              # directions of the subspace
-) -> dict:                       # name -> EncodingArm
+    rank: int = 32,  # directions of the subspace
+) -> dict:  # name -> EncodingArm
     "Arms for `encoding_curves`, with the controls and what each cost in tuning fMRI."
     from braintune_nb.analyses.alignment import reduced_rank_model
-    if len(plan.rounds) != 1 or "pretrained" not in designs: raise ParameterError("curves need a plan with one round, and the pretrained arm", found=f"{len(plan.rounds)} rounds; {', '.join(designs)}")
-    this, frozen, single = plan.rounds[0], designs["pretrained"], lambda a: [a.split(":", 1)[1]] if a.startswith("single:") else None
-    out = {a: EncodingArm(d, tuning_minutes=0. if a == "pretrained" else tuning_minutes(plan, single(a))) for a, d in designs.items()}
+
+    if len(plan.rounds) != 1 or "pretrained" not in designs:
+        raise ParameterError(
+            "curves need a plan with one round, and the pretrained arm",
+            found=f"{len(plan.rounds)} rounds; {', '.join(designs)}",
+        )
+    this, frozen, single = (
+        plan.rounds[0],
+        designs["pretrained"],
+        lambda a: [a.split(":", 1)[1]] if a.startswith("single:") else None,
+    )
+    out = {
+        a: EncodingArm(
+            d, tuning_minutes=0.0 if a == "pretrained" else tuning_minutes(plan, single(a))
+        )
+        for a, d in designs.items()
+    }
     if "reduced_rank" in controls and len(plan.tune_participants) > 1:
-        out["reduced_rank"] = EncodingArm(frozen, model=reduced_rank_model(frozen, plan.dataset, list(plan.tune_participants), this.tuning, rank=rank), tuning_minutes=tuning_minutes(plan, validation=False))
-    if "same_total" in controls: out["same_total"] = EncodingArm(frozen, tuple(this.tuning), tuning_minutes=sum(len(s) * s.story.clock.tr / 60 for s in this.tuning))
+        out["reduced_rank"] = EncodingArm(
+            frozen,
+            model=reduced_rank_model(
+                frozen, plan.dataset, list(plan.tune_participants), this.tuning, rank=rank
+            ),
+            tuning_minutes=tuning_minutes(plan, validation=False),
+        )
+    if "same_total" in controls:
+        out["same_total"] = EncodingArm(
+            frozen,
+            tuple(this.tuning),
+            tuning_minutes=sum(len(s) * s.story.clock.tr / 60 for s in this.tuning),
+        )
     return out
 
 # %% ../../nbs/82_analyses.generalization.ipynb #175aa2e5
 def join_curves(
-    parts: list,                 # Curves of different arms on the same subsets and test material
-    means: dict | None = None,   # name -> arms that become one, e.g. seeds of a tuning, or models tuned on one participant each
+    parts: list,  # Curves of different arms on the same subsets and test material
+    # name -> arms that become one, e.g. seeds of a tuning, or models tuned on one participant each
+    means: dict | None = None,
 ) -> Curves:
-    "Arms measured one by one, side by side; models of one arm are averaged, never counted as samples."
+    """Arms measured one by one, side by side; models of one arm are averaged, never counted as
+    samples."""
     first = parts[0]
-    same = lambda c: (c.sizes, c.participants, c.regions, c.n_blocks, c.n_stories, next(iter(c.scores.values())).shape) == (first.sizes, first.participants, first.regions, first.n_blocks, first.n_stories, next(iter(first.scores.values())).shape)
-    if not all(same(c) and np.allclose(c.minutes, first.minutes) for c in parts): raise ParameterError("curves of different subsets or test material cannot be joined", next_step="measure all arms with the same folds, sizes, draws and seed")
-    scores, minutes = ({k: v for c in parts for k, v in getattr(c, what).items()} for what in ("scores", "tuning_minutes"))
+    same = lambda c: (
+        (
+            c.sizes,
+            c.participants,
+            c.regions,
+            c.n_blocks,
+            c.n_stories,
+            next(iter(c.scores.values())).shape,
+        )
+        == (
+            first.sizes,
+            first.participants,
+            first.regions,
+            first.n_blocks,
+            first.n_stories,
+            next(iter(first.scores.values())).shape,
+        )
+    )
+    if not all(same(c) and np.allclose(c.minutes, first.minutes) for c in parts):
+        raise ParameterError(
+            "curves of different subsets or test material cannot be joined",
+            next_step="measure all arms with the same folds, sizes, draws and seed",
+        )
+    scores, minutes = (
+        {k: v for c in parts for k, v in getattr(c, what).items()}
+        for what in ("scores", "tuning_minutes")
+    )
     for name, arms in (means or {}).items():
-        held, cost = [scores.pop(a) for a in arms], [minutes.pop(a, 0.) for a in arms]
+        held, cost = [scores.pop(a) for a in arms], [minutes.pop(a, 0.0) for a in arms]
         scores[name], minutes[name] = np.mean(held, 0), float(np.mean(cost))
     return replace(first, scores=scores, tuning_minutes={a: m for a, m in minutes.items() if m})
 
 # %% ../../nbs/82_analyses.generalization.ipynb #2b38c49b
 def tuning_subsets(
-    names,                      # tuning stories, or tuning participants
-    sizes,                      # how many of them, rising, e.g. (2, 4, 8)
-    n_draws: int = 3,           # draws; all names together are one subset, and tuned once
-    seed: int = 0,              # of the draws
-    least: int = 1,             # smallest size allowed; 2 for participants, since the reduced-rank control needs two
-) -> list:                      # of dicts size, draws (those that share the subset), names (tuple, in their given order)
+    names,  # tuning stories, or tuning participants
+    sizes,  # how many of them, rising, e.g. (2, 4, 8)
+    n_draws: int = 3,  # draws; all names together are one subset, and tuned once
+    seed: int = 0,  # of the draws
+    # smallest size allowed; 2 for participants, since the reduced-rank control needs two
+    least: int = 1,
+) -> (
+    list
+):  # of dicts size, draws (those that share the subset), names (tuple, in their given order)
     "What to tune on to see how alignment grows; nested within a draw, no subset twice."
     names, sizes = list(names), sorted(set(sizes))
-    if not sizes or sizes[0] < least or sizes[-1] > len(names): raise ParameterError("sizes must lie within what there is", found=sizes, expected=f"{least} to {len(names)}")
+    if not sizes or sizes[0] < least or sizes[-1] > len(names):
+        raise ParameterError(
+            "sizes must lie within what there is", found=sizes, expected=f"{least} to {len(names)}"
+        )
     out = {}
     for draw, order in enumerate(story_orders(names, n_draws, seed)):
-        for k in sizes: out.setdefault(frozenset(order[:k]), dict(size=k, draws=[], names=tuple(n for n in names if n in order[:k])))["draws"].append(draw)
+        for k in sizes:
+            out.setdefault(
+                frozenset(order[:k]),
+                dict(size=k, draws=[], names=tuple(n for n in names if n in order[:k])),
+            )["draws"].append(draw)
     return sorted(out.values(), key=lambda row: (row["size"], row["draws"]))
 
 # %% ../../nbs/82_analyses.generalization.ipynb #c5fd9c8c
 def scaling(
-    table,                # tidy: participant, amount (e.g. hours of tuning fMRI), draw, r, and optionally test_story; every combination once
-    level: float = .95,   # coverage
-) -> dict:                # points: a row an amount; per_doubling: gain in r with each doubling; each with the interval of `crossed_values`
-    "How alignment grows with the amount of tuning data; the slope over log2(amount) has an interval over people and test stories, draws nested."
+    # tidy: participant, amount (e.g. hours of tuning fMRI), draw, r, and optionally test_story;
+    # every combination once
+    table,
+    level: float = 0.95,  # coverage
+    # points: a row an amount; per_doubling: gain in r with each doubling; each with the interval of
+    # `crossed_values`
+) -> dict:
+    """How alignment grows with the amount of tuning data; the slope over log2(amount) has an
+    interval over people and test stories, draws nested."""
     from braintune_nb.encode.participants import crossed_values
+
     table = table if "test_story" in table else table.assign(test_story="all")
-    cube = table.pivot(index=["participant", "test_story", "draw"], columns="amount", values="r").sort_index()
+    cube = table.pivot(
+        index=["participant", "test_story", "draw"], columns="amount", values="r"
+    ).sort_index()
     shape = [table[k].nunique() for k in ("participant", "test_story", "draw")]
     if cube.shape[1] < 2 or len(cube) != np.prod(shape) or not np.isfinite(cube.to_numpy()).all():
-        raise DataError("every participant, test story, draw and amount is needed once, and two amounts", found=f"{len(table)} rows", next_step="repeat the score of the full amount for every draw")
+        raise DataError(
+            "every participant, test story, draw and amount is needed once, and two amounts",
+            found=f"{len(table)} rows",
+            next_step="repeat the score of the full amount for every draw",
+        )
     x = np.log2(cube.columns.to_numpy(float))
-    slope = cube.to_numpy() @ (x - x.mean()) / ((x - x.mean())**2).sum()
+    slope = cube.to_numpy() @ (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     interval = lambda v: crossed_values(v.reshape(shape), level)
-    return dict(points=[dict(amount=float(a)) | interval(cube[a].to_numpy()) for a in cube.columns], per_doubling=interval(slope))
+    return dict(
+        points=[dict(amount=float(a)) | interval(cube[a].to_numpy()) for a in cube.columns],
+        per_doubling=interval(slope),
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #ca809ce3
 def participant_folds(
-    participants,   # names of all participants
-    n: int = 0,     # folds; 0: one participant out at a time
+    participants,  # names of all participants
+    n: int = 0,  # folds; 0: one participant out at a time
     seed: int = 0,  # order in which they are dealt
-) -> list:          # of (names that tune, names that are new), both in the given order
-    "Leave participants out: each is new exactly once, and at least two tune. `ParameterError` where that is impossible."
+) -> list:  # of (names that tune, names that are new), both in the given order
+    """Leave participants out: each is new exactly once, and at least two tune. `ParameterError`
+    where that is impossible."""
     names = list(participants)
     n = n or len(names)
-    if not 2 <= n <= len(names) or len(names) - -(-len(names) // n) < 2: raise ParameterError("too few participants for the folds", found=f"{len(names)} participants, {n} folds", expected="two or more that tune in every fold")
+    if not 2 <= n <= len(names) or len(names) - -(-len(names) // n) < 2:
+        raise ParameterError(
+            "too few participants for the folds",
+            found=f"{len(names)} participants, {n} folds",
+            expected="two or more that tune in every fold",
+        )
     order = np.random.default_rng([seed, 84]).permutation(len(names))
     parts = [{names[i] for i in order[k::n]} for k in range(n)]
-    return [(tuple(p for p in names if p not in part), tuple(p for p in names if p in part)) for part in parts]
+    return [
+        (tuple(p for p in names if p not in part), tuple(p for p in names if p in part))
+        for part in parts
+    ]
 
 # %% ../../nbs/82_analyses.generalization.ipynb #be745999
 def cross_validated(
-    sections: list,    # of Section that encode and are scored in turn
-    n_test: int = 1,   # stories scored in a fold, at most
-    tuned: tuple = (), # sections that tuned or stopped the tuning of the model
-) -> list:             # of (encoding sections, test sections), for a plan or for `encode_arm` and `encoding_curves`
-    "Story-wise cross-validation of the encoding model; every story is scored once, no story that tuned is. `SplitError` otherwise."
+    sections: list,  # of Section that encode and are scored in turn
+    n_test: int = 1,  # stories scored in a fold, at most
+    tuned: tuple = (),  # sections that tuned or stopped the tuning of the model
+) -> (
+    list
+):  # of (encoding sections, test sections), for a plan or for `encode_arm` and `encoding_curves`
+    """Story-wise cross-validation of the encoding model; every story is scored once, no story
+    that tuned is. `SplitError` otherwise."""
     shared = {s.story.identity for s in sections} & {s.story.identity for s in tuned}
-    if shared: raise SplitError("A story that tuned the model cannot be scored", found=", ".join(sorted(shared)), expected="encoding and test stories only", next_step="take it out of one role")
+    if shared:
+        raise SplitError(
+            "A story that tuned the model cannot be scored",
+            found=", ".join(sorted(shared)),
+            expected="encoding and test stories only",
+            next_step="take it out of one role",
+        )
     stories = {s.story.name: s.story for s in sections}
     count = len({s.identity for s in stories.values()})
-    if not 1 <= n_test < count: raise SplitError("Too few stories for the folds", found=f"{count} stories, {n_test} scored in a fold", expected=f"n_test from 1 to {count - 1}")
+    if not 1 <= n_test < count:
+        raise SplitError(
+            "Too few stories for the folds",
+            found=f"{count} stories, {n_test} scored in a fold",
+            expected=f"n_test from 1 to {count - 1}",
+        )
     names = story_folds(stories, max(2, -(-count // n_test)))
-    return [([s for s in sections if s.story.name in fit], [s for s in sections if s.story.name in scored]) for fit, scored in names]
+    return [
+        (
+            [s for s in sections if s.story.name in fit],
+            [s for s in sections if s.story.name in scored],
+        )
+        for fit, scored in names
+    ]
 
 # %% ../../nbs/82_analyses.generalization.ipynb #45de17e7
 def story_wise(
-    plan,             # Plan with one round, of `analyses.plan`
+    plan,  # Plan with one round, of `analyses.plan`
     n_test: int = 1,  # stories scored in a fold
-):                    # the plan with its encoding and test stories cross-validated
+):  # the plan with its encoding and test stories cross-validated
     "Every encoding and test story scored once, in place of fixed test stories."
-    if len(plan.rounds) != 1: raise ParameterError("story-wise cross-validation is for plans with one round of tuning", found=f"{len(plan.rounds)} rounds")
+    if len(plan.rounds) != 1:
+        raise ParameterError(
+            "story-wise cross-validation is for plans with one round of tuning",
+            found=f"{len(plan.rounds)} rounds",
+        )
     this = plan.rounds[0]
     sections = {s.name: s for fold in this.folds for part in fold for s in part}
     folds = cross_validated(list(sections.values()), n_test, (*this.tuning, *this.validation))
-    return replace(plan, rounds=[replace(this, folds=folds)], note=f"{plan.note} Encoding models are cross-validated by story: {len(sections)} stories, each scored once; none of them tuned.".strip())
+    return replace(
+        plan,
+        rounds=[replace(this, folds=folds)],
+        note=(
+            f"{plan.note} Encoding models are cross-validated by story: {len(sections)} stories,"
+            " each scored once; none of them tuned.".strip()
+        ),
+    )
 
 # %% ../../nbs/82_analyses.generalization.ipynb #ef66cf60
 def held_out_dataset(
     source,  # Plan whose responses tune
     target,  # Plan of another data set, that is encoded and scored
-):           # the target plan: nobody in it tunes, everybody is new, its tuning stories are unused
-    "Tuned on one data set, encoded and scored on another; `SplitError` where they share a story or, in the same data set, a participant."
+):  # the target plan: nobody in it tunes, everybody is new, its tuning stories are unused
+    """Tuned on one data set, encoded and scored on another; `SplitError` where they share a
+    story or, in the same data set, a participant."""
     tuned = {s.story.identity for r in source.rounds for s in (*r.tuning, *r.validation)}
-    used = {s.story.identity for r in target.rounds for fold in r.folds for part in fold for s in part}
-    if tuned & used: raise SplitError("A story of one data set stands in the other", found=", ".join(sorted(tuned & used)), expected="different stories (compared by identity)", next_step="take it out of one plan")
+    used = {
+        s.story.identity for r in target.rounds for fold in r.folds for part in fold for s in part
+    }
+    if tuned & used:
+        raise SplitError(
+            "A story of one data set stands in the other",
+            found=", ".join(sorted(tuned & used)),
+            expected="different stories (compared by identity)",
+            next_step="take it out of one plan",
+        )
     people = set(source.tune_participants) & set(target.participants)
-    if people and source.dataset.name == target.dataset.name: raise SplitError("A participant tunes and is scored", found=", ".join(sorted(people)), next_step="name other participants")
-    note = f"{target.note} The model was tuned on {source.dataset.name} and is encoded and scored on {target.dataset.name}; nobody scored here has tuned it.".strip()
-    return replace(target, rounds=[replace(r, tuning=[], validation=[]) for r in target.rounds], tune_participants=(), new_participants=tuple(target.participants), note=note)
+    if people and source.dataset.name == target.dataset.name:
+        raise SplitError(
+            "A participant tunes and is scored",
+            found=", ".join(sorted(people)),
+            next_step="name other participants",
+        )
+    note = (
+        f"{target.note} The model was tuned on {source.dataset.name} and is encoded and scored on"
+        f" {target.dataset.name}; nobody scored here has tuned it.".strip()
+    )
+    return replace(
+        target,
+        rounds=[replace(r, tuning=[], validation=[]) for r in target.rounds],
+        tune_participants=(),
+        new_participants=tuple(target.participants),
+        note=note,
+    )

@@ -12,98 +12,219 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..core import DataError, ParameterError, read_arrays, read_json, write_arrays, write_json
+from braintune_nb.core import (
+    DataError,
+    ParameterError,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from ..data.recordings import Space
 from ..encode.inference import block_labels, block_sums
 from ..encode.score import correlation
 from ..model.backbone import Backbone
 from ..simulate.backbone import linked_concepts
 from ..train.participants import balance_sections
-from .bilingual import improved_test, quadrant_folds, transfer_summary, transfer_table, well_predicted
+from braintune_nb.analyses.bilingual import (
+    improved_test,
+    quadrant_folds,
+    transfer_summary,
+    transfer_table,
+    well_predicted,
+)
 from .plan import Plan, plan_summary, readers, scored_responses
-from .tuning import FREE_ARMS, arm_predictions, brain_targets, plan_features, tune_arm
+from braintune_nb.analyses.tuning import (
+    FREE_ARMS,
+    arm_predictions,
+    brain_targets,
+    plan_features,
+    tune_arm,
+)
 from .arms import encoding_arm
 from .runs import best_epochs
 
 # %% ../../nbs/94_analyses.languages.ipynb #5f8193f2
 def in_languages(
-    plan: Plan,            # of a data set in several languages
-    tune: str = "",        # languages that tune, comma-separated: 'en', or 'en,zh' in balance; empty: all
-    score: str = "",       # languages that are scored; empty: all
-    encode: str = "same",  # 'same': encoding models in the language of the story; 'all': those of every scored language
-    equal: bool = False,   # as many TRs for all tuning languages together as the shorter one alone has
+    plan: Plan,  # of a data set in several languages
+    tune: str = "",  # languages that tune, comma-separated: 'en', or 'en,zh' in balance; empty: all
+    score: str = "",  # languages that are scored; empty: all
+    # 'same': encoding models in the language of the story; 'all': those of every scored language
+    encode: str = "same",
+    # as many TRs for all tuning languages together as the shorter one alone has
+    equal: bool = False,
 ) -> Plan:
-    "The same plan in other languages; `ParameterError` for a language that is not there, or where nobody has read all that is scored, `SplitError` where a story would be on both sides."
+    """The same plan in other languages; `ParameterError` for a language that is not there, or
+    where nobody has read all that is scored, `SplitError` where a story would be on both
+    sides."""
     known = list(dict.fromkeys(s.language for s in plan.dataset.stories.values()))
-    tune, score = (tuple(l.strip() for l in x.split(",") if l.strip()) or tuple(known) for x in (tune, score))
+    tune, score = (
+        tuple(l.strip() for l in x.split(",") if l.strip()) or tuple(known) for x in (tune, score)
+    )
     if encode not in ("same", "all") or set(tune + score) - set(known):
-        raise ParameterError("The plan has no such languages", place="languages", found=f"tune {', '.join(tune)}; score {', '.join(score)}; encode {encode}", expected=f"{', '.join(known)}; same or all")
-    changed = replace(plan, rounds=[_in_languages(r, tune, score, encode, equal) for r in plan.rounds])
+        raise ParameterError(
+            "The plan has no such languages",
+            place="languages",
+            found=f"tune {', '.join(tune)}; score {', '.join(score)}; encode {encode}",
+            expected=f"{', '.join(known)}; same or all",
+        )
+    changed = replace(
+        plan, rounds=[_in_languages(r, tune, score, encode, equal) for r in plan.rounds]
+    )
     if not changed.participants:
-        raise ParameterError("Nobody has read every story that is scored", place="score", found=", ".join(score), next_step="score a language that some participant reads, or change `reads`")
-    note = f"Tuned on {' and '.join(tune)}" + (f" ({', '.join(f'{n} TRs in {l}' for l, n in tuning_rows(changed).items())} of each participant an epoch)" if len(tune) > 1 or equal else "") + "."
+        raise ParameterError(
+            "Nobody has read every story that is scored",
+            place="score",
+            found=", ".join(score),
+            next_step="score a language that some participant reads, or change `reads`",
+        )
+    note = (
+        f"Tuned on {' and '.join(tune)}"
+        + (
+            f" ({', '.join(f'{n} TRs in {l}' for l, n in tuning_rows(changed).items())} of each"
+            " participant an epoch)"
+            if len(tune) > 1 or equal
+            else ""
+        )
+        + "."
+    )
     unscored = [p for p in plan.tune_participants if p not in changed.participants]
-    return replace(changed, note=f"{plan.note} {note}" + (f" {', '.join(unscored)} did not read all that is scored, and only tune." if unscored else ""))
+    return replace(
+        changed,
+        note=f"{plan.note} {note}"
+        + (
+            f" {', '.join(unscored)} did not read all that is scored, and only tune."
+            if unscored
+            else ""
+        ),
+    )
 
 
 def _in_languages(this, tune, score, encode, equal):
     "One round in other languages."
-    totals = {l: sum(len(s) for s in this.tuning if s.story.language == l) for l in {s.story.language for s in this.tuning}}
+    totals = {
+        l: sum(len(s) for s in this.tuning if s.story.language == l)
+        for l in {s.story.language for s in this.tuning}
+    }
     one = len(tune) == 1 and not equal
-    tuning = [s for s in this.tuning if s.story.language in tune] if one else balance_sections(this.tuning, tune, min(totals.values()) if equal else 0)
+    tuning = (
+        [s for s in this.tuning if s.story.language in tune]
+        if one
+        else balance_sections(this.tuning, tune, min(totals.values()) if equal else 0)
+    )
     folds = [(e, t) for e, t in this.folds if t[0].story.language in score]
     if encode == "all":
         quadrants = quadrant_folds(*([s for fold in folds for s in fold[side]] for side in (0, 1)))
-        folds = [(e, [s for (a, _), (_, test) in quadrants.items() if a == language for s in test]) for (language, b), (e, _) in quadrants.items() if language == b]
-    return replace(this, tuning=tuning, validation=[s for s in this.validation if s.story.language in tune], folds=folds, pool=list(this.tuning))
+        folds = [
+            (e, [s for (a, _), (_, test) in quadrants.items() if a == language for s in test])
+            for (language, b), (e, _) in quadrants.items()
+            if language == b
+        ]
+    return replace(
+        this,
+        tuning=tuning,
+        validation=[s for s in this.validation if s.story.language in tune],
+        folds=folds,
+        pool=list(this.tuning),
+    )
 
 
 def tuning_rows(
     plan: Plan,  # who tunes and who is scored on what
-) -> dict:       # language -> TRs of the tuning sections, first round
+) -> dict:  # language -> TRs of the tuning sections, first round
     "How much of each language tunes."
     sections = plan.rounds[0].tuning
-    return {l: sum(len(s) for s in sections if s.story.language == l) for l in dict.fromkeys(s.story.language for s in sections)}
+    return {
+        l: sum(len(s) for s in sections if s.story.language == l)
+        for l in dict.fromkeys(s.story.language for s in sections)
+    }
 
 # %% ../../nbs/94_analyses.languages.ipynb #5c65292e
 def readers_apart(
-    plan: Plan,   # of bilingual participants
-    tune: str,    # the one language of those who tune
-    score: str,   # the one language of those who are new
+    plan: Plan,  # of bilingual participants
+    tune: str,  # the one language of those who tune
+    score: str,  # the one language of those who are new
 ) -> Plan:
-    "The same people as readers of one language each, and a model that is tuned on the ones and scored on the others."
-    reads = {p: (tune,) for p in plan.tune_participants} | {p: (score,) for p in plan.new_participants}
+    """The same people as readers of one language each, and a model that is tuned on the ones
+    and scored on the others."""
+    reads = {p: (tune,) for p in plan.tune_participants} | {
+        p: (score,) for p in plan.new_participants
+    }
     return in_languages(replace(plan, dataset=readers(plan.dataset, reads)), tune, score)
 
 # %% ../../nbs/94_analyses.languages.ipynb #58c24ef5
 def language_rows(
-    plan: Plan,      # of the summary
-    summary: dict,   # of `plan_summary`
-    **labels,        # columns that say what this is: seed=3, link=.5, ...
-) -> list:           # dicts: labels, language, encoded_in, subset, arm, region, gain, low, high, n_positive, n, pretrained, ceiling
+    plan: Plan,  # of the summary
+    summary: dict,  # of `plan_summary`
+    **labels,  # columns that say what this is: seed=3, link=.5, ...
+    # dicts: labels, language, encoded_in, subset, arm, region, gain, low, high, n_positive, n,
+    # pretrained, ceiling
+) -> list:
     "The gains of all arms in every scored language, oracles left out."
     languages = sorted(set(plan.quadrants[:, 1]))
-    parts = {(l, l): part for l, part in (summary.get("by_language") or {languages[0]: summary}).items()}
-    parts |= {pair: part for name, part in summary.get("by_quadrant", {}).items() if (pair := tuple(name.split(" to ")))[0] != pair[1]}
+    parts = {
+        (l, l): part for l, part in (summary.get("by_language") or {languages[0]: summary}).items()
+    }
+    parts |= {
+        pair: part
+        for name, part in summary.get("by_quadrant", {}).items()
+        if (pair := tuple(name.split(" to ")))[0] != pair[1]
+    }
     rows = []
     for (encoded, language), part in parts.items():
-        subsets = {"all": part["gain_arms"]} | part.get("gain_arms_seen_unseen", {}) | {k: v["gain_arms"] for k, v in part["by_group"].items()}
-        ceiling = part.get("ceiling") or (summary.get("by_language") or {}).get(language, summary)["ceiling"]
-        for subset, arm, region, g in ((s, a, r, g["raw"]) for s, arms in subsets.items() for a, regions in arms.items() if not a.startswith("oracle") for r, g in regions.items()):
-            rows.append(labels | dict(language=language, encoded_in=encoded, subset=subset, arm=arm, region=region, gain=g["mean"], low=g["ci_low"], high=g["ci_high"], n_positive=g["n_positive"], n=g["n"],
-                pretrained=part["alignment"]["pretrained"][region]["raw"]["mean"] if subset == "all" else None, ceiling=ceiling[region]))
+        subsets = (
+            {"all": part["gain_arms"]}
+            | part.get("gain_arms_seen_unseen", {})
+            | {k: v["gain_arms"] for k, v in part["by_group"].items()}
+        )
+        ceiling = (
+            part.get("ceiling")
+            or (summary.get("by_language") or {}).get(language, summary)["ceiling"]
+        )
+        for subset, arm, region, g in (
+            (s, a, r, g["raw"])
+            for s, arms in subsets.items()
+            for a, regions in arms.items()
+            if not a.startswith("oracle")
+            for r, g in regions.items()
+        ):
+            rows.append(
+                labels
+                | dict(
+                    language=language,
+                    encoded_in=encoded,
+                    subset=subset,
+                    arm=arm,
+                    region=region,
+                    gain=g["mean"],
+                    low=g["ci_low"],
+                    high=g["ci_high"],
+                    n_positive=g["n_positive"],
+                    n=g["n"],
+                    pretrained=(
+                        part["alignment"]["pretrained"][region]["raw"]["mean"]
+                        if subset == "all"
+                        else None
+                    ),
+                    ceiling=ceiling[region],
+                )
+            )
     return rows
 
 # %% ../../nbs/94_analyses.languages.ipynb #02daf89b
 def improved_rows(
-    plan: Plan,          # of the predictions
-    predictions: dict,   # arm -> list over seeds of participant -> (T, V), 'pretrained' among them
-    threshold: float = .1,  # least r of a well-predicted voxel
-    n: int = 199,        # draws of the null
-    seed: int = 0,       # of the draws
-    **labels,            # columns that say what this is
-) -> list:               # dicts: labels, language, encoded_in, arm, region, share, null_low, null_high, p, voxels (mean), n participants
-    "Share of well-predicted voxels that an arm predicts better than the pretrained model; languages with one test story have none."
+    plan: Plan,  # of the predictions
+    predictions: dict,  # arm -> list over seeds of participant -> (T, V), 'pretrained' among them
+    threshold: float = 0.1,  # least r of a well-predicted voxel
+    n: int = 199,  # draws of the null
+    seed: int = 0,  # of the draws
+    **labels,  # columns that say what this is
+    # dicts: labels, language, encoded_in, arm, region, share, null_low, null_high, p, voxels
+    # (mean), n
+    # participants
+) -> list:
+    """Share of well-predicted voxels that an arm predicts better than the pretrained model;
+    languages with one test story have none."""
     truth, rows = scored_responses(plan), []
     story_of = {s.name: s.story for s in plan.test_sections}
     for encoded, language in dict.fromkeys(map(tuple, plan.quadrants)):
@@ -111,94 +232,216 @@ def improved_rows(
         names = np.array([name.split(" from ")[0] for name in plan.stories[here]])
         identities = list(dict.fromkeys(story_of[name].identity for name in names))
         half = np.isin([story_of[name].identity for name in names], identities[::2])
-        if half.all(): continue
+        if half.all():
+            continue
         sections = lambda which: [s for s in plan.test_sections if s.name in set(names[which])]
-        for arm in [a for a in predictions if a not in ("pretrained", "group_average") and not a.startswith("oracle")]:
+        for arm in [
+            a
+            for a in predictions
+            if a not in ("pretrained", "group_average") and not a.startswith("oracle")
+        ]:
             found = {}
             for p in plan.participants:
                 y = truth[p][here]
-                before, after = (np.mean([np.asarray(s[p])[here] for s in predictions[a]], 0) for a in ("pretrained", arm))
+                before, after = (
+                    np.mean([np.asarray(s[p])[here] for s in predictions[a]], 0)
+                    for a in ("pretrained", arm)
+                )
                 for chosen, compared in ((half, ~half), (~half, half)):
-                    good = well_predicted((correlation(before[chosen], y[chosen]) + correlation(after[chosen], y[chosen])) / 2, sections(chosen), sections(compared), threshold)
+                    good = well_predicted(
+                        (
+                            correlation(before[chosen], y[chosen])
+                            + correlation(after[chosen], y[chosen])
+                        )
+                        / 2,
+                        sections(chosen),
+                        sections(compared),
+                        threshold,
+                    )
                     blocks = block_labels(names[compared], 10)[0]
                     a, b = (block_sums(x[compared], y[compared], blocks) for x in (after, before))
                     for region, mask in plan.rois[p].items():
-                        if (good & mask).any(): found.setdefault(region, {}).setdefault(p, []).append(improved_test(a, b, good & mask, n, seed))
+                        if (good & mask).any():
+                            found.setdefault(region, {}).setdefault(p, []).append(
+                                improved_test(a, b, good & mask, n, seed)
+                            )
             for region, people in found.items():
-                mean = lambda key: np.mean([np.average([t[key] for t in tests], axis=0, weights=[t["n"] for t in tests]) for tests in people.values()], axis=0)
+                mean = lambda key: np.mean(
+                    [
+                        np.average([t[key] for t in tests], axis=0, weights=[t["n"] for t in tests])
+                        for tests in people.values()
+                    ],
+                    axis=0,
+                )
                 share, null = float(mean("share")), mean("null")
-                rows.append(labels | dict(language=language, encoded_in=encoded, arm=arm, region=region, share=share, null_low=float(np.quantile(null, .025)), null_high=float(np.quantile(null, .975)),
-                    p=float(((np.abs(null - .5) >= abs(share - .5) - 1e-9).sum() + 1) / (n + 1)), voxels=float(np.mean([sum(t["n"] for t in tests) / len(tests) for tests in people.values()])), n=len(people)))
+                rows.append(
+                    labels
+                    | dict(
+                        language=language,
+                        encoded_in=encoded,
+                        arm=arm,
+                        region=region,
+                        share=share,
+                        null_low=float(np.quantile(null, 0.025)),
+                        null_high=float(np.quantile(null, 0.975)),
+                        p=float(
+                            ((np.abs(null - 0.5) >= abs(share - 0.5) - 1e-9).sum() + 1) / (n + 1)
+                        ),
+                        voxels=float(
+                            np.mean(
+                                [
+                                    sum(t["n"] for t in tests) / len(tests)
+                                    for tests in people.values()
+                                ]
+                            )
+                        ),
+                        n=len(people),
+                    )
+                )
     return rows
 
 
 def transfer_rows(
-    plan: Plan,          # of the predictions
-    predictions: dict,   # arm -> list of participant -> (T, V); 'single' as `all_arms` gives it: the models of all who tune, for each seed
-    **labels,            # columns that say what this is
-) -> list:               # dicts: labels, language, encoded_in, region, own, others: mean and interval over participants, kept
-    "What the model of one reader gains for that reader and for the others; none without the arm 'single'."
+    plan: Plan,  # of the predictions
+    # arm -> list of participant -> (T, V); 'single' as `all_arms` gives it: the models of all who
+    # tune, for each seed
+    predictions: dict,
+    **labels,  # columns that say what this is
+    # dicts: labels, language, encoded_in, region, own, others: mean and interval over participants,
+    # kept
+) -> list:
+    """What the model of one reader gains for that reader and for the others; none without the
+    arm 'single'."""
     truth, rows, people = scored_responses(plan), [], plan.tune_participants
-    for encoded, language in dict.fromkeys(map(tuple, plan.quadrants)) if "single" in predictions else ():
+    for encoded, language in (
+        dict.fromkeys(map(tuple, plan.quadrants)) if "single" in predictions else ()
+    ):
         here = np.flatnonzero((plan.quadrants == (encoded, language)).all(1))
         r = lambda s, p: correlation(np.asarray(s[p])[here], truth[p][here])
         before = {p: r(predictions["pretrained"][0], p) for p in plan.participants}
-        gains = {who: {p: np.mean([r(s, p) - before[p] for s in predictions["single"][i::len(people)]], 0) for p in plan.participants} for i, who in enumerate(people)}
+        gains = {
+            who: {
+                p: np.mean(
+                    [r(s, p) - before[p] for s in predictions["single"][i :: len(people)]], 0
+                )
+                for p in plan.participants
+            }
+            for i, who in enumerate(people)
+        }
         for region, t in transfer_summary(transfer_table(gains, plan.rois)).items():
-            rows.append(labels | dict(language=language, encoded_in=encoded, region=region, kept=t["kept"]) | {f"{who}{end}": t[who][key] for who in ("own", "others") if who in t for end, key in (("", "mean"), ("_low", "ci_low"), ("_high", "ci_high"))})
+            rows.append(
+                labels
+                | dict(language=language, encoded_in=encoded, region=region, kept=t["kept"])
+                | {
+                    f"{who}{end}": t[who][key]
+                    for who in ("own", "others")
+                    if who in t
+                    for end, key in (("", "mean"), ("_low", "ci_low"), ("_high", "ci_high"))
+                }
+            )
     return rows
 
 # %% ../../nbs/94_analyses.languages.ipynb #3e6caf6d
 def only_regions(
-    plan: Plan,      # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     regions: tuple,  # whose columns stay
-) -> Plan:           # the same plan; nothing that is computed for one column looks at another
-    "The plan with the columns of some regions only: cost falls with columns. `ParameterError` for an unknown region."
+) -> Plan:  # the same plan; nothing that is computed for one column looks at another
+    """The plan with the columns of some regions only: cost falls with columns. `ParameterError`
+    for an unknown region."""
+
     def small(p, by):
         space = next(iter(by.values())).space
-        if unknown := [r for r in regions if r not in space.rois]: raise ParameterError("Unknown region", place=p, found=", ".join(unknown), expected=", ".join(space.rois))
+        if unknown := [r for r in regions if r not in space.rois]:
+            raise ParameterError(
+                "Unknown region", place=p, found=", ".join(unknown), expected=", ".join(space.rois)
+            )
         mask = np.any([space.rois[r] for r in regions], axis=0)
-        kept = Space(space.name, space.kind, np.asarray(space.columns)[mask], {r: space.rois[r][mask] for r in regions}, None if space.labels is None else tuple(np.array(space.labels)[mask]))
-        return {n: replace(r, responses=r.responses[:, mask], repeats=None if r.repeats is None else r.repeats[..., mask], space=kept) for n, r in by.items()}
-    if plan.columns: raise ParameterError("A plan with voxel sets has its own columns", place="regions", found=", ".join(regions), next_step="leave the regions out")
-    return replace(plan, dataset=replace(plan.dataset, recordings={p: small(p, by) for p, by in plan.dataset.recordings.items() if by}))
+        kept = Space(
+            space.name,
+            space.kind,
+            np.asarray(space.columns)[mask],
+            {r: space.rois[r][mask] for r in regions},
+            None if space.labels is None else tuple(np.array(space.labels)[mask]),
+        )
+        return {
+            n: replace(
+                r,
+                responses=r.responses[:, mask],
+                repeats=None if r.repeats is None else r.repeats[..., mask],
+                space=kept,
+            )
+            for n, r in by.items()
+        }
+
+    if plan.columns:
+        raise ParameterError(
+            "A plan with voxel sets has its own columns",
+            place="regions",
+            found=", ".join(regions),
+            next_step="leave the regions out",
+        )
+    return replace(
+        plan,
+        dataset=replace(
+            plan.dataset,
+            recordings={p: small(p, by) for p, by in plan.dataset.recordings.items() if by},
+        ),
+    )
 
 # %% ../../nbs/94_analyses.languages.ipynb #b90135d2
 def carried_words(
     before: Backbone,  # pretrained tiny text model
-    after: Backbone,   # the same, tuned in `source`
-    lexicon,           # Lexicon of its words
-    link: float,       # share of concepts that are linked
+    after: Backbone,  # the same, tuned in `source`
+    lexicon,  # Lexicon of its words
+    link: float,  # share of concepts that are linked
     source: str = "en",  # language whose words moved
     target: str = "zh",  # language whose words shall move as far
-) -> Backbone:         # a copy of `after`
-    "The words of linked concepts moved in one language as tuning moved them in the other: the positive control of transfer."
+) -> Backbone:  # a copy of `after`
+    """The words of linked concepts moved in one language as tuning moved them in the other: the
+    positive control of transfer."""
     model, vocabulary = copy.deepcopy(after.model), after.tokenizer.get_vocab()
-    rows = {l: [vocabulary[lexicon.words[l][c]] for c in np.flatnonzero(linked_concepts(lexicon, link))] for l in (source, target)}
+    rows = {
+        l: [vocabulary[lexicon.words[l][c]] for c in np.flatnonzero(linked_concepts(lexicon, link))]
+        for l in (source, target)
+    }
     weight = lambda m: m.get_input_embeddings().weight.data
-    weight(model)[rows[target]] += weight(after.model)[rows[source]] - weight(before.model)[rows[source]]
+    weight(model)[rows[target]] += (
+        weight(after.model)[rows[source]] - weight(before.model)[rows[source]]
+    )
     return replace(after, model=model)
 
 
 def shared_tuning_rows(
-    run,                 # Run or Part
-    plans: dict,         # value -> Plan: the same stories and tuning responses, other responses to what is scored
-    backbone,            # Backbone
-    preset,              # Preset
-    layers: list,        # layers that are encoded
+    run,  # Run or Part
+    # value -> Plan: the same stories and tuning responses, other responses to what is scored
+    plans: dict,
+    backbone,  # Backbone
+    preset,  # Preset
+    layers: list,  # layers that are encoded
     arms=("tuned", "permuted"),  # tuned arms, 'tuned' first
-    seed: int = 0,       # of the tuning
+    seed: int = 0,  # of the tuning
     train_layers: str = "all",  # see `freeze_layers`
     key: str = "sharing",  # column that holds the value
-    draws: int = 300,    # of blocks, for the intervals
-    made: dict | None = None,  # arm -> function (pretrained, tuned) -> Backbone: models that are made from the tuned one
-    **labels,            # other columns
-) -> list:               # rows of `language_rows`
-    "Tune once, score against the brains of every plan; each arm and each plan is stored when it is done."
+    draws: int = 300,  # of blocks, for the intervals
+    # arm -> function (pretrained, tuned) -> Backbone: models that are made from the tuned one
+    made: dict | None = None,
+    **labels,  # other columns
+) -> list:  # rows of `language_rows`
+    """Tune once, score against the brains of every plan; each arm and each plan is stored when
+    it is done."""
     first = next(iter(plans.values()))
     for value, plan in plans.items():
-        same = [{p: y.tobytes() for p, y in brain_targets(x, s).items()} for x in (first, plan) for s in (*x.rounds[0].tuning, *x.rounds[0].validation)]
-        if same[:len(same) // 2] != same[len(same) // 2:]: raise DataError("Plans with one tuning differ in the responses that tune", place=f"{key} {value}", next_step="tune each plan for itself")
+        same = [
+            {p: y.tobytes() for p, y in brain_targets(x, s).items()}
+            for x in (first, plan)
+            for s in (*x.rounds[0].tuning, *x.rounds[0].validation)
+        ]
+        if same[: len(same) // 2] != same[len(same) // 2 :]:
+            raise DataError(
+                "Plans with one tuning differ in the responses that tune",
+                place=f"{key} {value}",
+                next_step="tune each plan for itself",
+            )
     states = {}
     for arm in ("pretrained", *arms):
         file, log = run.path(f"features/{arm}.npz"), run.path(f"features/{arm}.json")
@@ -206,11 +449,31 @@ def shared_tuning_rows(
             with run.stage(f"features of {arm}"):
                 rows, model, plan = [], backbone, first
                 if arm != "pretrained":
-                    stop = None if arm in FREE_ARMS else best_epochs([dict(log=read_json(run.path("features/tuned.json")))])[0]
-                    tuner, rows = tune_arm(first, 0, backbone, preset, arm, seed, train_layers=train_layers, stop_epoch=stop, progress=False)
-                    model, plan = tuner.backbone, replace(first, rounds=[replace(r, tuning=[]) for r in first.rounds])
+                    stop = (
+                        None
+                        if arm in FREE_ARMS
+                        else best_epochs([dict(log=read_json(run.path("features/tuned.json")))])[0]
+                    )
+                    tuner, rows = tune_arm(
+                        first,
+                        0,
+                        backbone,
+                        preset,
+                        arm,
+                        seed,
+                        train_layers=train_layers,
+                        stop_epoch=stop,
+                        progress=False,
+                    )
+                    model, plan = (
+                        tuner.backbone,
+                        replace(first, rounds=[replace(r, tuning=[]) for r in first.rounds]),
+                    )
                 for name, make in (made or {}).items() if arm == "tuned" else ():
-                    write_arrays(run.path(f"features/{name}.npz"), **plan_features(plan, make(backbone, model), layers, preset))
+                    write_arrays(
+                        run.path(f"features/{name}.npz"),
+                        **plan_features(plan, make(backbone, model), layers, preset),
+                    )
                 write_arrays(file, **plan_features(plan, model, layers, preset))
                 write_json(log, rows)
         states[arm] = read_arrays(file)
@@ -221,7 +484,15 @@ def shared_tuning_rows(
         if not run.done(f"{key} {value}"):
             with run.stage(f"{key} {value}"):
                 predictions = {arm: [arm_predictions(plan, [x])[0]] for arm, x in states.items()}
-                if len(plan.tune_participants) > 1: predictions["reduced_rank"] = [encoding_arm(plan, states["pretrained"], "reduced_rank")]
-                write_json(file, language_rows(plan, plan_summary(plan, predictions, draws=draws), **labels, **{key: value}))
+                if len(plan.tune_participants) > 1:
+                    predictions["reduced_rank"] = [
+                        encoding_arm(plan, states["pretrained"], "reduced_rank")
+                    ]
+                write_json(
+                    file,
+                    language_rows(
+                        plan, plan_summary(plan, predictions, draws=draws), **labels, **{key: value}
+                    ),
+                )
         rows += read_json(file)
     return rows

@@ -17,91 +17,160 @@ from ..encode.score import correlation
 
 # %% ../../nbs/87_analyses.listeners.ipynb #be7c6e20
 def block_groups(
-    story,                     # Story
-    n: int = 6,                # blocks
-    gap_seconds: float = 20.0, # purged between blocks, s
-) -> np.ndarray:               # (T,) block number from 0; -1 in the gaps
+    story,  # Story
+    n: int = 6,  # blocks
+    gap_seconds: float = 20.0,  # purged between blocks, s
+) -> np.ndarray:  # (T,) block number from 0; -1 in the gaps
     "Label of every TR for nested cross-validation by block."
     groups = np.full(len(story.clock), -1)
-    for i, section in enumerate(blocks(story, n, gap_seconds)): groups[section.rows] = i
+    for i, section in enumerate(blocks(story, n, gap_seconds)):
+        groups[section.rows] = i
     return groups
 
 # %% ../../nbs/87_analyses.listeners.ipynb #efee731e
 def listener_predictions(
-    bands: dict,              # band -> features (T, F_b)
-    responses: np.ndarray,    # (P, T, V), z-scored
-    groups: np.ndarray,       # (T,) from `block_groups`
-    ratios=None,              # ratios between bands to try, see `BandedRidge`
-) -> dict:                    # 'average' (T, V), 'left_out' and 'own' (P, T, V): predictions, NaN in the gaps
-    "Nested predictions of the average listener, of each listener from the others, and of each from their own data."
+    bands: dict,  # band -> features (T, F_b)
+    responses: np.ndarray,  # (P, T, V), z-scored
+    groups: np.ndarray,  # (T,) from `block_groups`
+    ratios=None,  # ratios between bands to try, see `BandedRidge`
+) -> dict:  # 'average' (T, V), 'left_out' and 'own' (P, T, V): predictions, NaN in the gaps
+    """Nested predictions of the average listener, of each listener from the others, and of each
+    from their own data."""
     people, t, v = responses.shape
     total = responses.sum(0)
-    targets = np.concatenate([zscore(total)[None], np.stack([zscore(total - y) for y in responses]), responses])     # (1 + 2P, T, V)
+    targets = np.concatenate(
+        [zscore(total)[None], np.stack([zscore(total - y) for y in responses]), responses]
+    )  # (1 + 2P, T, V)
     columns = targets.transpose(1, 0, 2).reshape(t, -1).astype(np.float32)
-    guess = nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups).reshape(t, -1, v).transpose(1, 0, 2)
-    return dict(average=guess[0], left_out=guess[1:1 + people], own=guess[1 + people:])
+    guess = (
+        nested_prediction(BandedRidge(ratios=ratios), bands, columns, groups)
+        .reshape(t, -1, v)
+        .transpose(1, 0, 2)
+    )
+    return dict(average=guess[0], left_out=guess[1 : 1 + people], own=guess[1 + people :])
 
 # %% ../../nbs/87_analyses.listeners.ipynb #c3846315
 def listener_scores(
-    predictions: dict,      # of `listener_predictions`
+    predictions: dict,  # of `listener_predictions`
     responses: np.ndarray,  # (P, T, V)
-    groups: np.ndarray,     # (T,)
-) -> dict:                  # 'average' (V,), 'left_out' (P, V), 'own' (P, V), 'blocks' (B, V): r; 'blocks' is the average listener block by block
+    groups: np.ndarray,  # (T,)
+    # 'average' (V,), 'left_out' (P, V), 'own' (P, V), 'blocks' (B, V): r; 'blocks' is the average
+    # listener block by block
+) -> dict:
     "Correlation of every prediction with what was measured, over the rows that are in a block."
     rows, average = groups >= 0, zscore(responses.sum(0))
-    by_block = np.stack([correlation(predictions["average"][groups == b], average[groups == b]) for b in np.unique(groups[rows])])
-    return dict(average=correlation(predictions["average"][rows], average[rows]), left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
-        own=correlation(predictions["own"][:, rows], responses[:, rows]), blocks=by_block)
+    by_block = np.stack(
+        [
+            correlation(predictions["average"][groups == b], average[groups == b])
+            for b in np.unique(groups[rows])
+        ]
+    )
+    return dict(
+        average=correlation(predictions["average"][rows], average[rows]),
+        left_out=correlation(predictions["left_out"][:, rows], responses[:, rows]),
+        own=correlation(predictions["own"][:, rows], responses[:, rows]),
+        blocks=by_block,
+    )
 
 # %% ../../nbs/87_analyses.listeners.ipynb #a69a6055
 def shift_gains(
-    low: np.ndarray,          # low-level features, (T, F_low)
-    layers: dict,             # layer -> model features, (T, F)
-    average: np.ndarray,      # average listener, (T, V)
-    groups: np.ndarray,       # (T,)
-    n: int = 200,             # shifts
-    min_shift: int = 20,      # smallest shift either way, TRs
+    low: np.ndarray,  # low-level features, (T, F_low)
+    layers: dict,  # layer -> model features, (T, F)
+    average: np.ndarray,  # average listener, (T, V)
+    groups: np.ndarray,  # (T,)
+    n: int = 200,  # shifts
+    min_shift: int = 20,  # smallest shift either way, TRs
     seed: int = 0,  # seed of the draws
-    ratios=None,              # as in the fit that is tested
+    ratios=None,  # as in the fit that is tested
     progress: bool = True,  # show a bar
-) -> np.ndarray:              # (n,) largest mean gain over the layers, for each shift
-    "Gain of the banded over the low-level model when the model's features are moved around the story, maximum over layers."
+) -> np.ndarray:  # (n,) largest mean gain over the layers, for each shift
+    """Gain of the banded over the low-level model when the model's features are moved around
+    the story, maximum over layers."""
     from tqdm.auto import tqdm
-    shifts = np.random.default_rng(seed).permutation(np.arange(min_shift, len(average) - min_shift + 1))[:n]
+
+    shifts = np.random.default_rng(seed).permutation(
+        np.arange(min_shift, len(average) - min_shift + 1)
+    )[:n]
     rows, y = groups >= 0, average.astype(np.float32)
-    designs = {layer: Design(dict(low=low, model=x), normalise=True, dual=True, keep=True) for layer, x in layers.items()}
-    base = correlation(nested_prediction(BandedRidge(), dict(low=low), y, groups)[rows], y[rows]).mean()
+    designs = {
+        layer: Design(dict(low=low, model=x), normalise=True, dual=True, keep=True)
+        for layer, x in layers.items()
+    }
+    base = correlation(
+        nested_prediction(BandedRidge(), dict(low=low), y, groups)[rows], y[rows]
+    ).mean()
     gains = []
     for shift in tqdm(shifts, desc="shift null", disable=not progress):
         moved = [d.moved("model", np.roll(np.arange(len(y)), shift)) for d in designs.values()]
-        gains.append(max(correlation(nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]).mean() for d in moved) - base)
+        gains.append(
+            max(
+                correlation(
+                    nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]
+                ).mean()
+                for d in moved
+            )
+            - base
+        )
     return np.array(gains)
 
 # %% ../../nbs/87_analyses.listeners.ipynb #edde214c
 def listener_analysis(
-    responses: np.ndarray,    # (P, T, V), cleaned and z-scored
-    low: np.ndarray,          # low-level features, (T, F_low), treated like the responses
-    layers: dict,             # layer -> delayed model features, (T, F), treated like the responses
-    groups: np.ndarray,       # (T,) from `block_groups`
-    null_draws: int = 200,    # circular shifts; 0: no null
+    responses: np.ndarray,  # (P, T, V), cleaned and z-scored
+    low: np.ndarray,  # low-level features, (T, F_low), treated like the responses
+    layers: dict,  # layer -> delayed model features, (T, F), treated like the responses
+    groups: np.ndarray,  # (T,) from `block_groups`
+    null_draws: int = 200,  # circular shifts; 0: no null
     seed: int = 0,  # seed of the draws
     progress: bool = True,  # show a bar
-) -> dict:                    # see the cell below for its keys
-    "Low-level, model alone and banded, for average, left-out and own listener, with reliability, gain per block and the shift null."
+) -> dict:  # see the cell below for its keys
+    """Low-level, model alone and banded, for average, left-out and own listener, with
+    reliability, gain per block and the shift null."""
     average = zscore(responses.sum(0))
     ceiling, rows = average_ceiling(responses[:, groups >= 0], seed=seed), groups >= 0
-    fit = lambda bands: listener_scores(listener_predictions(bands, responses, groups), responses, groups)
+    fit = lambda bands: listener_scores(
+        listener_predictions(bands, responses, groups), responses, groups
+    )
     base = fit(dict(low=low))
+
     def row(name, layer, s):
         gain = {k: s[k] - base[k] for k in s}
-        return dict(model=name, layer=layer, average=s["average"].mean(), average_normalised=float(np.nanmean(s["average"] / ceiling)), left_out=s["left_out"].mean(), own=s["own"].mean(),
-            gain_average=gain["average"].mean(), gain_by_region=gain["average"].tolist(), gain_by_block=gain["blocks"].mean(1).tolist(),
-            gain_left_out=participant_test(gain["left_out"].mean(1)), gain_own=participant_test(gain["own"].mean(1)))
+        return dict(
+            model=name,
+            layer=layer,
+            average=s["average"].mean(),
+            average_normalised=float(np.nanmean(s["average"] / ceiling)),
+            left_out=s["left_out"].mean(),
+            own=s["own"].mean(),
+            gain_average=gain["average"].mean(),
+            gain_by_region=gain["average"].tolist(),
+            gain_by_block=gain["blocks"].mean(1).tolist(),
+            gain_left_out=participant_test(gain["left_out"].mean(1)),
+            gain_own=participant_test(gain["own"].mean(1)),
+        )
+
     table = [row("low level", None, base)]
     for layer, x in layers.items():
-        table += [row("model alone", layer, fit(dict(model=x))), row("banded", layer, fit(dict(low=low, model=x)))]
-    null = shift_gains(low, layers, average, groups, null_draws, seed=seed, progress=progress) if null_draws else np.array([])
+        table += [
+            row("model alone", layer, fit(dict(model=x))),
+            row("banded", layer, fit(dict(low=low, model=x))),
+        ]
+    null = (
+        shift_gains(low, layers, average, groups, null_draws, seed=seed, progress=progress)
+        if null_draws
+        else np.array([])
+    )
     best = max((r for r in table if r["model"] == "banded"), key=lambda r: r["gain_average"])
-    return dict(table=table, ceiling_average=ceiling.tolist(), inter_participant=float(leave_one_participant_out(responses[:, rows]).mean()),
-        null_95=float(np.quantile(null, .95)) if len(null) else None, null_p=float(((null >= best["gain_average"]).sum() + 1) / (len(null) + 1)) if len(null) else None,
-        best_layer=best["layer"], best_gain=best["gain_average"], null_gains=null.tolist())
+    return dict(
+        table=table,
+        ceiling_average=ceiling.tolist(),
+        inter_participant=float(leave_one_participant_out(responses[:, rows]).mean()),
+        null_95=float(np.quantile(null, 0.95)) if len(null) else None,
+        null_p=(
+            float(((null >= best["gain_average"]).sum() + 1) / (len(null) + 1))
+            if len(null)
+            else None
+        ),
+        best_layer=best["layer"],
+        best_gain=best["gain_average"],
+        null_gains=null.tolist(),
+    )

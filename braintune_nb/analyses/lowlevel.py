@@ -17,18 +17,29 @@ from .alignment import stacked_responses, story_design
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #e0dbf43b
 def residual_features(
-    low: np.ndarray,     # low-level features, (T, F_low), z-scored
-    model: np.ndarray,   # model features, (T, F), z-scored
-    rows=None,           # rows the regression may see, (n,) int; None: all
-    penalties=None,      # penalties to try, (A,); default 16 from 10⁻⁶ to 10⁹
-    folds: int = 10,     # contiguous folds
-) -> tuple:              # residual of every row (T, F) float32, penalty of each column (F,)
-    "Model features less what ridge on low-level features predicts of them, the regression fitted on `rows` only."
+    low: np.ndarray,  # low-level features, (T, F_low), z-scored
+    model: np.ndarray,  # model features, (T, F), z-scored
+    rows=None,  # rows the regression may see, (n,) int; None: all
+    penalties=None,  # penalties to try, (A,); default 16 from 10⁻⁶ to 10⁹
+    folds: int = 10,  # contiguous folds
+) -> tuple:  # residual of every row (T, F) float32, penalty of each column (F,)
+    """Model features less what ridge on low-level features predicts of them, the regression
+    fitted on `rows` only."""
     penalties = np.logspace(-6, 9, 16) if penalties is None else np.asarray(penalties, float)
     rows = np.arange(len(low)) if rows is None else np.asarray(rows)
-    if len(low) != len(model): raise ParameterError("low-level and model features must share T", found=f"{np.shape(low)}, {np.shape(model)}")
-    if len(rows) < 3 * folds: raise ParameterError("Too few rows for the folds", found=f"{len(rows)} rows, {folds} folds", expected="at least 3 rows a fold")
-    x, y = (np.asarray(a, np.float64) - np.asarray(a, np.float64)[rows].mean(0) for a in (low, model))
+    if len(low) != len(model):
+        raise ParameterError(
+            "low-level and model features must share T", found=f"{np.shape(low)}, {np.shape(model)}"
+        )
+    if len(rows) < 3 * folds:
+        raise ParameterError(
+            "Too few rows for the folds",
+            found=f"{len(rows)} rows, {folds} folds",
+            expected="at least 3 rows a fold",
+        )
+    x, y = (
+        np.asarray(a, np.float64) - np.asarray(a, np.float64)[rows].mean(0) for a in (low, model)
+    )
     parts = np.array_split(rows, folds)
     sums = [(x[p].T @ x[p], x[p].T @ y[p]) for p in parts]
     gram, cross = (sum(s) for s in zip(*sums))
@@ -36,9 +47,11 @@ def residual_features(
     for p, (g, c) in zip(parts, sums):
         values, vectors = np.linalg.eigh(gram - g)
         b, left = vectors.T @ (cross - c), x[p] @ vectors
-        total = ((y[p] - y[p].mean(0))**2).sum(0)
+        total = ((y[p] - y[p].mean(0)) ** 2).sum(0)
         for i, penalty in enumerate(penalties):
-            loss[i] += ((y[p] - left @ (b / (values.clip(0) + penalty)[:, None]))**2).sum(0) / np.where(total > 0, total, 1)
+            loss[i] += ((y[p] - left @ (b / (values.clip(0) + penalty)[:, None])) ** 2).sum(
+                0
+            ) / np.where(total > 0, total, 1)
     best = penalties[loss.argmin(0)]
     values, vectors = np.linalg.eigh(gram)
     weights = vectors @ ((vectors.T @ cross) / (values.clip(0)[:, None] + best))
@@ -46,109 +59,200 @@ def residual_features(
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #bb628594
 def impact_predictions(
-    low: np.ndarray,        # low-level features at the TRs, (T, F_low)
-    model: np.ndarray,      # model features at the TRs, (T, F)
+    low: np.ndarray,  # low-level features at the TRs, (T, F_low)
+    model: np.ndarray,  # model features at the TRs, (T, F)
     responses: np.ndarray,  # responses, (T, V), z-scored
-    groups,                 # label of each TR, (T,): fold of the cross-validation; negative numbers are left out
-    test=None,              # labels that are scored; None: each in turn, predicted from the others
-    stories=None,           # story of each TR, (T,), for delays and z-scores; None: as `groups`
-    delays=(1, 2, 3, 4),    # FIR delays, TRs
-    low_delays=None,        # of the low-level features; None: the same; (0,) where they are already convolved
-    tr: float = 2.0,        # repetition time, s (used by the high-pass only)
-    cutoff: float | None = None,        # longest period of the features that is kept, s, as in the responses; None: no high-pass
+    groups,  # label of each TR, (T,): fold of the cross-validation; negative numbers are left out
+    test=None,  # labels that are scored; None: each in turn, predicted from the others
+    stories=None,  # story of each TR, (T,), for delays and z-scores; None: as `groups`
+    delays=(1, 2, 3, 4),  # FIR delays, TRs
+    # of the low-level features; None: the same; (0,) where they are already convolved
+    low_delays=None,
+    tr: float = 2.0,  # repetition time, s (used by the high-pass only)
+    # longest period of the features that is kept, s, as in the responses; None: no high-pass
+    cutoff: float | None = None,
     methods=("residual", "partition"),  # one or both
-    make=None,              # () -> unfitted BandedRidge, for other penalties, ratios, solver or device
-) -> dict:                  # model, then 'residual' or 'low', 'both', 'both_low', 'both_model' -> (T, V), NaN where not predicted
+    make=None,  # () -> unfitted BandedRidge, for other penalties, ratios, solver or device
+    # model, then 'residual' or 'low', 'both', 'both_low', 'both_model' -> (T, V), NaN where not
+    # predicted
+) -> dict:
     "Predict the scored rows from low-level, model, joint and residual features."
     low, model, stories, groups = _checked(low, model, responses, groups, stories, methods)
-    low_delays, make, folds = delays if low_delays is None else low_delays, make or BandedRidge, _outer_folds(groups, test)
-    design = lambda **bands: Design({k: _by_story(x, stories, lambda z, d=d: story_design(z, d, tr, cutoff)) for k, (x, d) in bands.items()}, normalise=True, dual=make().dual, keep=test is None, device=make().device)
+    low_delays, make, folds = (
+        delays if low_delays is None else low_delays,
+        make or BandedRidge,
+        _outer_folds(groups, test),
+    )
+    design = lambda **bands: Design(
+        {
+            k: _by_story(x, stories, lambda z, d=d: story_design(z, d, tr, cutoff))
+            for k, (x, d) in bands.items()
+        },
+        normalise=True,
+        dual=make().dual,
+        keep=test is None,
+        device=make().device,
+    )
     fixed = {"model": design(model=(model, delays))}
-    if "partition" in methods: fixed |= {"low": design(low=(low, low_delays)), "both": design(low=(low, low_delays), model=(model, delays))}
+    if "partition" in methods:
+        fixed |= {
+            "low": design(low=(low, low_delays)),
+            "both": design(low=(low, low_delays), model=(model, delays)),
+        }
     out = {}
+
     def predict(name, data, train, held):
         fit = make().fit(data, responses, groups, rows=train)
         parts = fit.predict_bands(held)
-        for key, x in ({name: sum(parts.values()) + fit.mean_} | ({f"both_{k}": p for k, p in parts.items()} if name == "both" else {})).items():
+        for key, x in (
+            {name: sum(parts.values()) + fit.mean_}
+            | ({f"both_{k}": p for k, p in parts.items()} if name == "both" else {})
+        ).items():
             out.setdefault(key, np.full(responses.shape, np.nan, np.float32))[held] = x
+
     for train, held in folds:
-        for name, data in fixed.items(): predict(name, data, train, held)
-        if "residual" in methods: predict("residual", design(residual=(_residual(low, model, stories, train), delays)), train, held)
+        for name, data in fixed.items():
+            predict(name, data, train, held)
+        if "residual" in methods:
+            predict(
+                "residual",
+                design(residual=(_residual(low, model, stories, train), delays)),
+                train,
+                held,
+            )
     return out
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #f42571bf
 def _checked(low, model, responses, groups, stories, methods):
-    if np.ndim(low) != 2 or np.ndim(model) != 2 or np.ndim(responses) != 2 or len({len(low), len(model), len(responses), len(groups)}) > 1:
-        raise ParameterError("low (T, F_low), model (T, F), responses (T, V) and groups (T,) must share T", found=f"{np.shape(low)}, {np.shape(model)}, {np.shape(responses)}, {np.shape(groups)}")
-    if not methods or set(methods) - {"residual", "partition"}: raise ParameterError("unknown method", found=methods, expected="residual, partition")
+    if (
+        np.ndim(low) != 2
+        or np.ndim(model) != 2
+        or np.ndim(responses) != 2
+        or len({len(low), len(model), len(responses), len(groups)}) > 1
+    ):
+        raise ParameterError(
+            "low (T, F_low), model (T, F), responses (T, V) and groups (T,) must share T",
+            found=f"{np.shape(low)}, {np.shape(model)}, {np.shape(responses)}, {np.shape(groups)}",
+        )
+    if not methods or set(methods) - {"residual", "partition"}:
+        raise ParameterError("unknown method", found=methods, expected="residual, partition")
     for name, x in (("low-level", low), ("model", model)):
-        if not np.isfinite(x).all(): raise DataError(f"{name} features hold values that are not finite", found=int((~np.isfinite(x)).sum()), next_step="drop or repair those TRs by name")
+        if not np.isfinite(x).all():
+            raise DataError(
+                f"{name} features hold values that are not finite",
+                found=int((~np.isfinite(x)).sum()),
+                next_step="drop or repair those TRs by name",
+            )
     groups = np.asarray(groups)
-    return np.asarray(low, np.float64), np.asarray(model, np.float64), groups if stories is None else np.asarray(stories), groups
+    return (
+        np.asarray(low, np.float64),
+        np.asarray(model, np.float64),
+        groups if stories is None else np.asarray(stories),
+        groups,
+    )
+
 
 def _by_story(x, stories, what):
     "Apply `what` to the rows of each story."
     out = {s: what(x[stories == s]) for s in dict.fromkeys(stories.tolist())}
     whole = np.empty((len(x), next(iter(out.values())).shape[1]), np.float32)
-    for s, part in out.items(): whole[stories == s] = part
+    for s, part in out.items():
+        whole[stories == s] = part
     return whole
 
+
 def _residual(low, model, stories, train):
-    return residual_features(_by_story(low, stories, zscore), _by_story(model, stories, zscore), train)[0]
+    return residual_features(
+        _by_story(low, stories, zscore), _by_story(model, stories, zscore), train
+    )[0]
+
 
 def _outer_folds(groups, test):
     "(training rows, scored rows) of each fold."
     folds = label_folds(groups)
-    if test is None: return folds
+    if test is None:
+        return folds
     test = list(np.atleast_1d(test))
     held, used = np.isin(groups, test), np.sort(np.concatenate([h for _, h in folds]))
     missing = [t for t in test if t not in groups[used]]
-    if missing: raise ParameterError("A scored label is not among the groups", found=missing, expected=sorted(set(groups[used].tolist()))[:8])
+    if missing:
+        raise ParameterError(
+            "A scored label is not among the groups",
+            found=missing,
+            expected=sorted(set(groups[used].tolist()))[:8],
+        )
     return [(used[~held[used]], used[held[used]])]
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #37fa4963
 def impact_voxels(
-    predictions: dict,      # of `impact_predictions`
+    predictions: dict,  # of `impact_predictions`
     responses: np.ndarray,  # (T, V)
-    ceiling=None,           # largest r that the noise allows, (V,): r is divided by it, R² by its square; None: raw
-) -> dict:                  # method -> dict of (V,): r and R² of every fit, unique_model, unique_low, shared, split_low, split_model
+    # largest r that the noise allows, (V,): r is divided by it, R² by its square; None: raw
+    ceiling=None,
+    # method -> dict of (V,): r and R² of every fit, unique_model, unique_low, shared, split_low,
+    # split_model
+) -> dict:
     "Correlation, R² and the parts of every voxel over the rows that were predicted."
     rows = np.isfinite(predictions["model"]).any(1)
-    y, guess = np.asarray(responses[rows], np.float64), {k: p[rows].astype(np.float64) for k, p in predictions.items()}
+    y, guess = (
+        np.asarray(responses[rows], np.float64),
+        {k: p[rows].astype(np.float64) for k, p in predictions.items()},
+    )
     top = np.ones(y.shape[1]) if ceiling is None else np.asarray(ceiling, np.float64)
-    r = {k: normalised_alignment(correlation(p, y), top) for k, p in guess.items() if k not in ("both_low", "both_model")}
+    r = {
+        k: normalised_alignment(correlation(p, y), top)
+        for k, p in guess.items()
+        if k not in ("both_low", "both_model")
+    }
     e = {k: normalised_alignment(r2(p, y), top**2) for k, p in guess.items() if k in r}
     scores = lambda *names: {f"r_{k}": r[k] for k in names} | {f"r2_{k}": e[k] for k in names}
     out = {}
-    if "residual" in r: out["residual"] = scores("model", "residual") | dict(unique_model=e["residual"], shared=e["model"] - e["residual"])
+    if "residual" in r:
+        out["residual"] = scores("model", "residual") | dict(
+            unique_model=e["residual"], shared=e["model"] - e["residual"]
+        )
     if "both" in r:
-        parts = dict(unique_model=e["both"] - e["low"], unique_low=e["both"] - e["model"], shared=e["low"] + e["model"] - e["both"])
-        out["partition"] = scores("low", "model", "both") | parts | {f"split_{k}": normalised_alignment(s, top**2) for k, s in _split(guess, y).items()}
+        parts = dict(
+            unique_model=e["both"] - e["low"],
+            unique_low=e["both"] - e["model"],
+            shared=e["low"] + e["model"] - e["both"],
+        )
+        out["partition"] = (
+            scores("low", "model", "both")
+            | parts
+            | {f"split_{k}": normalised_alignment(s, top**2) for k, s in _split(guess, y).items()}
+        )
     return out
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #8584af37
 def _split(guess, y):
-    "Product measure of R²: sum of part (2 y - whole) over the sum of squares of y, each centred; the parts add up to the R² of the whole."
+    """Product measure of R²: sum of part (2 y - whole) over the sum of squares of y, each
+    centred; the parts add up to the R² of the whole."""
     low, model = (guess[k] - guess[k].mean(0) for k in ("both_low", "both_model"))
     y = y - y.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"): return {k: (part * (2 * y - low - model)).sum(0) / (y**2).sum(0) for k, part in (("low", low), ("model", model))}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            k: (part * (2 * y - low - model)).sum(0) / (y**2).sum(0)
+            for k, part in (("low", low), ("model", model))
+        }
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #eec8b60b
 def signed_root(
     x,  # explained variance, any shape
-):      # the same shape, in the units of a correlation
+):  # the same shape, in the units of a correlation
     "Square root that keeps the sign, for display: R² of -0.04 becomes -0.2."
     return np.sign(x) * np.sqrt(np.abs(x))
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #35ee951d
 def impact_table(
-    voxels: dict,   # of `impact_voxels`
-    space,          # Space, or dict region -> (V,) bool
-    rois=None,      # names to report; None means all
-    **labels,       # columns that say what this is: participant="s18", layer=4, ...
-):                  # pandas.DataFrame, a row per method and region
+    voxels: dict,  # of `impact_voxels`
+    space,  # Space, or dict region -> (V,) bool
+    rois=None,  # names to report; None means all
+    **labels,  # columns that say what this is: participant="s18", layer=4, ...
+):  # pandas.DataFrame, a row per method and region
     "Region means of r, of the absolute parts (R²) and of both percentages."
     import pandas as pd
+
     rows = []
     for method, v in voxels.items():
         means = {k: roi_means(x, space, rois) for k, x in v.items()}
@@ -156,134 +260,244 @@ def impact_table(
             m = {k: x[roi]["mean"] for k, x in means.items()}
             residual = m["r_residual"] if method == "residual" else signed_root(m["unique_model"])
             base = m["r_model"] if method == "residual" else signed_root(m["r2_model"])
-            rows.append(labels | dict(method=method, roi=roi, n=means["r_model"][roi]["n"], full=m["r_model"], residual=residual, unique_model=m["unique_model"],
-                unique_low=m.get("unique_low", np.nan), shared=m["shared"], explained=m["r2_both"] if method == "partition" else m["r2_model"],
-                percentage=100 * (base - residual) / base if base > 0 else np.nan, percentage_variance=100 * m["shared"] / m["r2_model"] if m["r2_model"] > 0 else np.nan,
-                low=m.get("r_low", np.nan), both=m.get("r_both", np.nan), split_low=m.get("split_low", np.nan), split_model=m.get("split_model", np.nan)))
+            rows.append(
+                labels
+                | dict(
+                    method=method,
+                    roi=roi,
+                    n=means["r_model"][roi]["n"],
+                    full=m["r_model"],
+                    residual=residual,
+                    unique_model=m["unique_model"],
+                    unique_low=m.get("unique_low", np.nan),
+                    shared=m["shared"],
+                    explained=m["r2_both"] if method == "partition" else m["r2_model"],
+                    percentage=100 * (base - residual) / base if base > 0 else np.nan,
+                    percentage_variance=(
+                        100 * m["shared"] / m["r2_model"] if m["r2_model"] > 0 else np.nan
+                    ),
+                    low=m.get("r_low", np.nan),
+                    both=m.get("r_both", np.nan),
+                    split_low=m.get("split_low", np.nan),
+                    split_model=m.get("split_model", np.nan),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #24ff3868
 def lowlevel_impact(
-    low: np.ndarray,        # low-level features at the TRs, (T, F_low)
-    model: np.ndarray,      # model features at the TRs, (T, F)
+    low: np.ndarray,  # low-level features at the TRs, (T, F_low)
+    model: np.ndarray,  # model features at the TRs, (T, F)
     responses: np.ndarray,  # responses, (T, V), z-scored
-    groups,                 # label of each TR, (T,); negative numbers are left out
-    space,                  # Space, or dict region -> (V,) bool
-    test=None,              # labels that are scored; None: each in turn
-    ceiling=None,           # noise ceiling in units of r, (V,); None: raw scores
-    **settings,             # of `impact_predictions`: stories, delays, low_delays, tr, cutoff, methods, make
-) -> tuple:                 # (DataFrame of `impact_table`, dict of `impact_voxels`)
-    "Residual method and variance partition on the same data: a table per region, and arrays per voxel."
-    voxels = impact_voxels(impact_predictions(low, model, responses, groups, test, **settings), responses, ceiling)
+    groups,  # label of each TR, (T,); negative numbers are left out
+    space,  # Space, or dict region -> (V,) bool
+    test=None,  # labels that are scored; None: each in turn
+    ceiling=None,  # noise ceiling in units of r, (V,); None: raw scores
+    **settings,  # of `impact_predictions`: stories, delays, low_delays, tr, cutoff, methods, make
+) -> tuple:  # (DataFrame of `impact_table`, dict of `impact_voxels`)
+    """Residual method and variance partition on the same data: a table per region, and arrays
+    per voxel."""
+    voxels = impact_voxels(
+        impact_predictions(low, model, responses, groups, test, **settings), responses, ceiling
+    )
     return impact_table(voxels, space), voxels
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #46207e1f
 def story_impact(
-    dataset,                  # Dataset
-    participant,              # name of the participant, or a list of names who heard all these sections
-    low: dict,                # story name -> low-level features, (T, F_low)
-    model: dict,              # story name -> model features, (T, F)
-    encoding: list,           # Sections to fit
-    test: list,               # Sections to score
-    ceiling=None,             # noise ceiling in units of r, (V,), of a list participant -> (V,); None: raw scores
+    dataset,  # Dataset
+    participant,  # name of the participant, or a list of names who heard all these sections
+    low: dict,  # story name -> low-level features, (T, F_low)
+    model: dict,  # story name -> model features, (T, F)
+    encoding: list,  # Sections to fit
+    test: list,  # Sections to score
+    # noise ceiling in units of r, (V,), of a list participant -> (V,); None: raw scores
+    ceiling=None,
     cutoff: float | None = None,  # high-pass of features and responses, s
-    **settings,               # of `impact_predictions`: delays, low_delays, methods, make
-) -> tuple:                   # (DataFrame of `impact_table` with a column participant, dict of `impact_voxels`; of a list participant -> dict)
-    "Low-level impact of participants' recordings: fitted on the encoding sections, scored on the test sections."
+    **settings,  # of `impact_predictions`: delays, low_delays, methods, make
+    # (DataFrame of `impact_table` with a column participant, dict of `impact_voxels`; of a list
+    # participant -> dict)
+) -> tuple:
+    """Low-level impact of participants' recordings: fitted on the encoding sections, scored on
+    the test sections."""
     names = [participant] if isinstance(participant, str) else list(participant)
     import pandas as pd
+
     used = {s.story.name: s.story for s in [*encoding, *test]}
     for name, story in used.items():
         for kind, x in (("low-level", low), ("model", model)):
-            if name not in x: raise DataError(f"A story has no {kind} features", place=name, expected=", ".join(used))
-            if len(x[name]) != len(story.clock): raise DataError(f"{kind} features and clock differ in rows", place=name, found=len(x[name]), expected=len(story.clock))
+            if name not in x:
+                raise DataError(
+                    f"A story has no {kind} features", place=name, expected=", ".join(used)
+                )
+            if len(x[name]) != len(story.clock):
+                raise DataError(
+                    f"{kind} features and clock differ in rows",
+                    place=name,
+                    found=len(x[name]),
+                    expected=len(story.clock),
+                )
     start = dict(zip(used, np.r_[0, np.cumsum([len(s.clock) for s in used.values()])]))
     stories = np.concatenate([np.full(len(s.clock), i) for i, s in enumerate(used.values())])
     groups, y = np.full(len(stories), -1), None
     for i, section in enumerate([*encoding, *test]):
-        parts = [stacked_responses(dataset, p, [section], cutoff, None if i < len(encoding) else slice(1, None, 2)) for p in names]
+        parts = [
+            stacked_responses(
+                dataset, p, [section], cutoff, None if i < len(encoding) else slice(1, None, 2)
+            )
+            for p in names
+        ]
         part, columns = np.concatenate(parts, 1), np.cumsum([0, *(x.shape[1] for x in parts)])
-        if y is None: y = np.full((len(stories), part.shape[1]), np.nan, np.float32)
+        if y is None:
+            y = np.full((len(stories), part.shape[1]), np.nan, np.float32)
         rows = start[section.story.name] + np.asarray(section.rows)
         groups[rows], y[rows] = i, part
     stack = lambda by: np.concatenate([by[name] for name in used])
-    guess = impact_predictions(stack(low), stack(model), y, groups, list(range(len(encoding), len(encoding) + len(test))), stories, tr=next(iter(used.values())).clock.tr, cutoff=cutoff, **settings)
+    guess = impact_predictions(
+        stack(low),
+        stack(model),
+        y,
+        groups,
+        list(range(len(encoding), len(encoding) + len(test))),
+        stories,
+        tr=next(iter(used.values())).clock.tr,
+        cutoff=cutoff,
+        **settings,
+    )
     of = lambda x: dict(zip(names, np.split(x, columns[1:-1], axis=1)))
-    guess, y, tops = {k: of(x) for k, x in guess.items()}, of(y), ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling)
+    guess, y, tops = (
+        {k: of(x) for k, x in guess.items()},
+        of(y),
+        ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling),
+    )
     voxels = {p: impact_voxels({k: x[p] for k, x in guess.items()}, y[p], tops[p]) for p in names}
-    table = pd.concat([impact_table(v, dataset.recordings[p][next(iter(used))].space, participant=p) for p, v in voxels.items()], ignore_index=True)
+    table = pd.concat(
+        [
+            impact_table(v, dataset.recordings[p][next(iter(used))].space, participant=p)
+            for p, v in voxels.items()
+        ],
+        ignore_index=True,
+    )
     return table, voxels[participant] if isinstance(participant, str) else voxels
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #a7b500d4
 def planted_impact(
-    shares,                       # (C, 3) unique, shared, unique low of each kind of voxel, rows summing to 1; 'correlated': (C,) p, the share of meaning
-    rho: float = 0.4,             # correlation of meaning and acoustics, 0 to 0.8
-    structure: str = "contained", # 'contained', 'lagged' or 'correlated'
-    n_stories: int = 10,          # stories
-    length: int = 300,            # TRs a story
-    voxels: int = 24,             # voxels of each kind
-    explained: float = 0.3,       # E: share of a voxel's variance that features drive
-    extra=(16, 4),                # latents of the model and of the low-level features that drive nothing
-    seed: int = 0,                # seed of everything
-) -> dict:                        # low (T, F_low), model (T, F), responses (T, V), stories (T,), kind (V,), truth (C, 3) as shares of E
-    "Features and responses whose unique and shared parts are known in closed form; FIR delays 1 to 4 hold the truth."
-    if structure not in ("contained", "lagged", "correlated"): raise ParameterError("unknown structure", found=structure)
-    if not 0 <= rho <= .95: raise ParameterError("rho must lie between 0 and 0.95", found=rho)
+    # (C, 3) unique, shared, unique low of each kind of voxel, rows summing to 1; 'correlated': (C,)
+    # p, the share of meaning
+    shares,
+    rho: float = 0.4,  # correlation of meaning and acoustics, 0 to 0.8
+    structure: str = "contained",  # 'contained', 'lagged' or 'correlated'
+    n_stories: int = 10,  # stories
+    length: int = 300,  # TRs a story
+    voxels: int = 24,  # voxels of each kind
+    explained: float = 0.3,  # E: share of a voxel's variance that features drive
+    extra=(16, 4),  # latents of the model and of the low-level features that drive nothing
+    seed: int = 0,  # seed of everything
+    # low (T, F_low), model (T, F), responses (T, V), stories (T,), kind (V,), truth (C, 3) as
+    # shares of
+    # E
+) -> dict:
+    """Features and responses whose unique and shared parts are known in closed form; FIR delays
+    1 to 4 hold the truth."""
+    if structure not in ("contained", "lagged", "correlated"):
+        raise ParameterError("unknown structure", found=structure)
+    if not 0 <= rho <= 0.95:
+        raise ParameterError("rho must lie between 0 and 0.95", found=rho)
     rng, d, T = np.random.default_rng([seed, round(1000 * rho)]), 4, n_stories * length
     u, s, l = (_slow(rng, n_stories, length, d) for _ in range(3))
-    stories, unit = np.repeat(np.arange(n_stories), length), lambda n: (lambda b: b / np.linalg.norm(b, axis=0))(rng.standard_normal((d, n)))
+    stories, unit = (
+        np.repeat(np.arange(n_stories), length),
+        lambda n: (lambda b: b / np.linalg.norm(b, axis=0))(rng.standard_normal((d, n))),
+    )
     shares = np.asarray(shares, float)
     n = voxels * len(shares)
     b = [unit(n) for _ in range(3)]
     if structure == "correlated":
-        m, size = rho * l + (1 - rho**2)**.5 * u, np.repeat(np.c_[shares, 0 * shares, 1 - shares], voxels, 0)
-        b[2] -= b[0] * (b[0] * b[2]).sum(0); b[2] /= np.linalg.norm(b[2], axis=0)
+        m, size = (
+            rho * l + (1 - rho**2) ** 0.5 * u,
+            np.repeat(np.c_[shares, 0 * shares, 1 - shares], voxels, 0),
+        )
+        b[2] -= b[0] * (b[0] * b[2]).sum(0)
+        b[2] /= np.linalg.norm(b[2], axis=0)
         drive, sets = (m, s, l), ([m], [l])
-        truth = np.c_[shares * (1 - rho**2), np.full(len(shares), rho**2), (1 - shares) * (1 - rho**2)]
+        truth = np.c_[
+            shares * (1 - rho**2), np.full(len(shares), rho**2), (1 - shares) * (1 - rho**2)
+        ]
     else:
-        if rho == 0 and (shares[:, 1] > 0).any(): raise ParameterError("Nothing is shared at rho = 0", found=shares[:, 1])
+        if rho == 0 and (shares[:, 1] > 0).any():
+            raise ParameterError("Nothing is shared at rho = 0", found=shares[:, 1])
         drive, size, truth = (u, s, l), np.repeat(shares, voxels, 0), shares
         seen = s if structure == "contained" else _past(s, stories, [0, 1])
-        sets = ([(1 - rho)**.5 * u, rho**.5 * seen], [(1 - rho)**.5 * l, rho**.5 * s])
-    signal = sum(np.sqrt(size[:, i]) * (_past(x, stories, [0, 0, .6, 1, .5]) @ b[i]) for i, x in enumerate(drive))
-    y = explained**.5 * signal / np.sqrt(_filtered_variance([.6, 1, .5])) + (1 - explained)**.5 * _slow(rng, n_stories, length, n)
+        sets = ([(1 - rho) ** 0.5 * u, rho**0.5 * seen], [(1 - rho) ** 0.5 * l, rho**0.5 * s])
+    signal = sum(
+        np.sqrt(size[:, i]) * (_past(x, stories, [0, 0, 0.6, 1, 0.5]) @ b[i])
+        for i, x in enumerate(drive)
+    )
+    y = explained**0.5 * signal / np.sqrt(_filtered_variance([0.6, 1, 0.5])) + (
+        1 - explained
+    ) ** 0.5 * _slow(rng, n_stories, length, n)
     model, low = (np.hstack([*x, _slow(rng, n_stories, length, e)]) for x, e in zip(sets, extra))
     mix = lambda x: x @ np.linalg.qr(rng.standard_normal((x.shape[1], x.shape[1])))[0]
-    return dict(low=mix(low), model=mix(model), responses=_by_story(y, stories, zscore), stories=stories, kind=np.arange(len(shares)).repeat(voxels), truth=truth)
+    return dict(
+        low=mix(low),
+        model=mix(model),
+        responses=_by_story(y, stories, zscore),
+        stories=stories,
+        kind=np.arange(len(shares)).repeat(voxels),
+        truth=truth,
+    )
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #93668160
 PERSISTENCE = 0.5  # correlation of a planted latent, and of the noise, with itself one TR before
 
+
 def _slow(rng, n_stories, length, n):
     "First-order autoregressive series of unit variance, stories independent, (T, n)."
     from scipy.signal import lfilter
+
     x = rng.standard_normal((n_stories, length, n))
-    x[:, 1:] *= (1 - PERSISTENCE**2)**.5
+    x[:, 1:] *= (1 - PERSISTENCE**2) ** 0.5
     return lfilter([1], [1, -PERSISTENCE], x, axis=1).reshape(n_stories * length, n)
+
 
 def _past(x, stories, weights):
     "Filter each story with weights over the past, weights[0] being now; zero before the story."
     from scipy.signal import lfilter
+
     return _by_story(x, stories, lambda z: lfilter(weights, [1], z, axis=0))
+
 
 def _filtered_variance(weights):
     "Variance of a unit `_slow` series after `_past`."
-    w, lag = np.asarray(weights), np.abs(np.subtract.outer(range(len(weights)), range(len(weights))))
+    w, lag = (
+        np.asarray(weights),
+        np.abs(np.subtract.outer(range(len(weights)), range(len(weights)))),
+    )
     return float(w @ PERSISTENCE**lag @ w)
 
 # %% ../../nbs/81_analyses.lowlevel.ipynb #3caee200
 def plot_parts(
-    table,      # DataFrame of `impact_table`; its rows of the method 'partition'
-    ax=None,    # matplotlib axes; None: new ones
-):              # the axes
-    "Stacked bars of unique low-level, shared and unique model variance of each region; parts below zero hang down."
+    table,  # DataFrame of `impact_table`; its rows of the method 'partition'
+    ax=None,  # matplotlib axes; None: new ones
+):  # the axes
+    """Stacked bars of unique low-level, shared and unique model variance of each region; parts
+    below zero hang down."""
     import matplotlib.pyplot as plt
+
     ax = ax or plt.subplots(figsize=(5, 2.2), dpi=72, layout="constrained")[1]
     rows = table[table.method == "partition"]
     up, down = np.zeros(len(rows)), np.zeros(len(rows))
-    for part, name, colour in (("unique_low", "unique low-level", "#E69F00"), ("shared", "shared", "#999999"), ("unique_model", "unique model", "#0072B2")):
+    for part, name, colour in (
+        ("unique_low", "unique low-level", "#E69F00"),
+        ("shared", "shared", "#999999"),
+        ("unique_model", "unique model", "#0072B2"),
+    ):
         x = np.nan_to_num(rows[part].to_numpy(float))
-        ax.bar(range(len(rows)), x, .7, bottom=np.where(x >= 0, up, down), color=colour, label=name)
+        ax.bar(
+            range(len(rows)), x, 0.7, bottom=np.where(x >= 0, up, down), color=colour, label=name
+        )
         up, down = up + x.clip(0), down + x.clip(None, 0)
-    ax.axhline(0, color="k", lw=.5); ax.set_xticks(range(len(rows)), rows.roi, fontsize=7); ax.set_ylabel("R²"); ax.legend(fontsize=7, frameon=False)
+    ax.axhline(0, color="k", lw=0.5)
+    ax.set_xticks(range(len(rows)), rows.roi, fontsize=7)
+    ax.set_ylabel("R²")
+    ax.legend(fontsize=7, frameon=False)
     return ax

@@ -20,309 +20,620 @@ from ..data.recordings import Dataset, Recording, highpass, regress_out, zscore
 from ..data.splits import Section, Split, blocks, whole_story
 from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.score import correlation
-from .alignment import mean_ceiling, repeat_ceiling, score_arms, stacked_responses, story_designs, summarise
+from braintune_nb.analyses.alignment import (
+    mean_ceiling,
+    repeat_ceiling,
+    score_arms,
+    stacked_responses,
+    story_designs,
+    summarise,
+)
 
 # %% ../../nbs/85_analyses.plan.ipynb #cf24860a
 def clean_dataset(
-    dataset,                        # Dataset
-    cutoff: float | None = 128.0,   # longest period kept, s; None: no high-pass
-    motion: bool = False,           # regress out recorded motion and its first differences
-) -> Dataset:                       # the same recordings with cleaned, z-scored responses
-    "High-pass every recording, then regress out its motion; `DataError` where motion is asked for and was not recorded."
+    dataset,  # Dataset
+    cutoff: float | None = 128.0,  # longest period kept, s; None: no high-pass
+    motion: bool = False,  # regress out recorded motion and its first differences
+) -> Dataset:  # the same recordings with cleaned, z-scored responses
+    """High-pass every recording, then regress out its motion; `DataError` where motion is asked
+    for and was not recorded."""
+
     def cleaned(r, y):
         tr, y = r.story.clock.tr, np.asarray(y, np.float64)
         y = y if cutoff is None else highpass(y, tr, cutoff)
         if motion:
-            if r.motion is None: raise DataError("No motion was recorded", place=f"{r.participant}, {r.story.name}", next_step="run with motion=False")
+            if r.motion is None:
+                raise DataError(
+                    "No motion was recorded",
+                    place=f"{r.participant}, {r.story.name}",
+                    next_step="run with motion=False",
+                )
             m = np.c_[r.motion, np.diff(r.motion, axis=0, prepend=r.motion[:1])]
-            y = regress_out(y, m if cutoff is None else highpass(np.asarray(m, np.float64), tr, cutoff))
+            y = regress_out(
+                y, m if cutoff is None else highpass(np.asarray(m, np.float64), tr, cutoff)
+            )
         return zscore(y).astype(np.float32)
+
     def clean(r):
         repeats = None if r.repeats is None else np.stack([cleaned(r, y) for y in r.repeats])
         return replace(r, responses=cleaned(r, r.responses), repeats=repeats)
-    return replace(dataset, recordings={p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()})
+
+    return replace(
+        dataset,
+        recordings={
+            p: {s: clean(r) for s, r in by.items()} for p, by in dataset.recordings.items()
+        },
+    )
 
 # %% ../../nbs/85_analyses.plan.ipynb #cf3e66c5
 def regions_of(
-    space,   # Space
-) -> dict:   # region -> (V,) bool
+    space,  # Space
+) -> dict:  # region -> (V,) bool
     "Named regions of a space without 'rest'; one region 'all' where it has none."
-    return {k: m for k, m in space.rois.items() if k != "rest"} or {"all": np.ones(len(space), bool)}
+    return {k: m for k, m in space.rois.items() if k != "rest"} or {
+        "all": np.ones(len(space), bool)
+    }
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
     "One tuning and what it is scored on."
-    tuning: list      # of Section
+
+    tuning: list  # of Section
     validation: list  # of Section
-    folds: list       # of (encoding sections, test sections); encoding sections of a fold are in one language
-    pool: list = field(default_factory=list)  # of Section: all that could have tuned, where only a part of it does
+    # of (encoding sections, test sections); encoding sections of a fold are in one language
+    folds: list
+    pool: list = field(
+        default_factory=list
+    )  # of Section: all that could have tuned, where only a part of it does
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     "Who tunes on what, and who is scored on what."
-    dataset: Dataset                # stories and recordings, clean
-    rounds: list                    # of Round
+
+    dataset: Dataset  # stories and recordings, clean
+    rounds: list  # of Round
     tune_participants: tuple  # names of those whose responses tune
-    new_participants: tuple         # never seen by the tuned model
-    regions: tuple = ()             # columns that tune: names of regions; empty: all columns
-    columns: dict = field(default_factory=dict)  # participant -> (V,) bool: a voxel set of everybody's own; it tunes instead of `regions`, and is scored as the region 'selected'
-    cutoff: float | None = None     # high-pass of the features, s (responses are clean already)
-    low: dict | None = None         # story -> low-level features (T, F): banded encoding models
-    groups: dict = field(default_factory=dict)  # extra rows scored beside participants, e.g. average listeners: name -> members
-    truth: object = None            # of a simulation
-    note: str = ""                  # a sentence for the report
+    new_participants: tuple  # never seen by the tuned model
+    regions: tuple = ()  # columns that tune: names of regions; empty: all columns
+    # participant -> (V,) bool: a voxel set of everybody's own; it tunes instead of `regions`, and
+    # is scored as the region 'selected'
+    columns: dict = field(default_factory=dict)
+    cutoff: float | None = None  # high-pass of the features, s (responses are clean already)
+    low: dict | None = None  # story -> low-level features (T, F): banded encoding models
+    groups: dict = field(
+        default_factory=dict
+    )  # extra rows scored beside participants, e.g. average listeners: name -> members
+    truth: object = None  # of a simulation
+    note: str = ""  # a sentence for the report
 
     def __post_init__(self):
-        for p in (*self.tune_participants, *self.new_participants, *self.groups) if self.columns else ():
+        for p in (
+            (*self.tune_participants, *self.new_participants, *self.groups) if self.columns else ()
+        ):
             size = len(next(iter(self.dataset.recordings[p].values())).space)
             if np.shape(self.columns.get(p)) != (size,):
-                raise ParameterError("A voxel set must be there for everybody", place=f"columns, {p}", found=f"shape {np.shape(self.columns[p])}" if p in self.columns else "none", expected=f"({size},) bool", next_step="select columns for all participants, each from their own encoding or tuning stories")
+                raise ParameterError(
+                    "A voxel set must be there for everybody",
+                    place=f"columns, {p}",
+                    found=f"shape {np.shape(self.columns[p])}" if p in self.columns else "none",
+                    expected=f"({size},) bool",
+                    next_step=(
+                        "select columns for all participants, each from their own encoding or"
+                        " tuning stories"
+                    ),
+                )
 
     @property
-    def participants(self) -> tuple: "Everybody who is scored: those with a recording of every encoding and test story."; return tuple(p for p in (*self.tune_participants, *self.new_participants) if {s.story.name for r in self.rounds for fold in r.folds for part in fold for s in part} <= set(self.dataset.recordings[p]))
+    def participants(self) -> tuple:
+        "Everybody who is scored: those with a recording of every encoding and test story."
+        return tuple(
+            p
+            for p in (*self.tune_participants, *self.new_participants)
+            if {
+                s.story.name for r in self.rounds for fold in r.folds for part in fold for s in part
+            }
+            <= set(self.dataset.recordings[p])
+        )
+
     @property
-    def test_sections(self) -> list: "Scored sections of all rounds and folds, in order."; return [s for r in self.rounds for _, test in r.folds for s in test]
+    def test_sections(self) -> list:
+        "Scored sections of all rounds and folds, in order."
+        return [s for r in self.rounds for _, test in r.folds for s in test]
+
     @property
-    def stories(self) -> np.ndarray: "Section of each scored row, (T,); rows that another language's encoding model predicts count as another section."; return np.concatenate([np.full(len(s), s.name if a == b else f"{s.name} from {a}") for s, (a, b) in self._scored])
+    def stories(self) -> np.ndarray:
+        """Section of each scored row, (T,); rows that another language's encoding model
+        predicts count as another section."""
+        return np.concatenate(
+            [
+                np.full(len(s), s.name if a == b else f"{s.name} from {a}")
+                for s, (a, b) in self._scored
+            ]
+        )
+
     @property
-    def quadrants(self) -> np.ndarray: "Language of the encoding model and of the story for each scored row, (T, 2)."; return np.concatenate([np.tile(pair, (len(s), 1)) for s, pair in self._scored])
+    def quadrants(self) -> np.ndarray:
+        "Language of the encoding model and of the story for each scored row, (T, 2)."
+        return np.concatenate([np.tile(pair, (len(s), 1)) for s, pair in self._scored])
+
     @property
-    def _scored(self): return [(s, (encoding[0].story.language, s.story.language)) for r in self.rounds for encoding, test in r.folds for s in test]
+    def _scored(self):
+        return [
+            (s, (encoding[0].story.language, s.story.language))
+            for r in self.rounds
+            for encoding, test in r.folds
+            for s in test
+        ]
+
     @property
-    def rois(self) -> dict: "participant -> region -> (V,) bool; columns of no region ('rest') are left out; one region 'all' where none is known; a voxel set is the region 'selected'."; return {p: regions_of(next(iter(r.values())).space) | ({"selected": np.asarray(self.columns[p], bool)} if self.columns else {}) for p, r in self.dataset.recordings.items() if r and (p in self.columns or not self.columns)}
+    def rois(self) -> dict:
+        """participant -> region -> (V,) bool; columns of no region ('rest') are left out;
+        one region 'all' where none is known; a voxel set is the region 'selected'."""
+        return {
+            p: (
+                regions_of(next(iter(r.values())).space)
+                | ({"selected": np.asarray(self.columns[p], bool)} if self.columns else {})
+            )
+            for p, r in self.dataset.recordings.items()
+            if r and (p in self.columns or not self.columns)
+        }
 
 # %% ../../nbs/85_analyses.plan.ipynb #eaefe583
 def share_participants(
-    everybody: tuple,      # names of all participants
-    tune=None,             # names that tune, comma-separated or a list; empty: the first half (at least two)
-    new=None,              # names held out; empty: all others
-) -> tuple:                # (tune, new)
+    everybody: tuple,  # names of all participants
+    tune=None,  # names that tune, comma-separated or a list; empty: the first half (at least two)
+    new=None,  # names held out; empty: all others
+) -> tuple:  # (tune, new)
     "Who tunes and who is never seen; `ParameterError` for unknown names or overlap."
-    names = lambda x: tuple(n.strip() for n in x.split(",") if n.strip()) if isinstance(x, str) else tuple(x or ())
+    names = lambda x: (
+        tuple(n.strip() for n in x.split(",") if n.strip())
+        if isinstance(x, str)
+        else tuple(x or ())
+    )
     tune, new = names(tune), names(new)
-    tune = tune or tuple(p for p in everybody if p not in new)[:max(2, (len(everybody) - len(new) + (0 if new else 1)) // (1 if new else 2))]
+    tune = (
+        tune
+        or tuple(p for p in everybody if p not in new)[
+            : max(2, (len(everybody) - len(new) + (0 if new else 1)) // (1 if new else 2))
+        ]
+    )
     new = new or tuple(p for p in everybody if p not in tune)
     unknown = [p for p in (*tune, *new) if p not in everybody]
-    if unknown: raise ParameterError("Unknown participants", found=", ".join(unknown), expected=", ".join(everybody))
-    if both := set(tune) & set(new): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
+    if unknown:
+        raise ParameterError(
+            "Unknown participants", found=", ".join(unknown), expected=", ".join(everybody)
+        )
+    if both := set(tune) & set(new):
+        raise ParameterError(
+            "A participant cannot tune and be held out", found=", ".join(sorted(both))
+        )
     return tune, new
 
 # %% ../../nbs/85_analyses.plan.ipynb #efdc4335
 def roles_plan(
-    dataset,             # Dataset
-    split,               # Split: names of whole stories by role, and participants
-    **more,              # other fields of Plan
+    dataset,  # Dataset
+    split,  # Split: names of whole stories by role, and participants
+    **more,  # other fields of Plan
 ) -> Plan:
     "The plan of a data set with many stories; the split is checked first."
     sections = {n: whole_story(s) for n, s in dataset.stories.items()}
     split.check(sections)
     check_people(dataset, split)
-    part = {role: [sections[n] for n in getattr(split, role)] for role in ("tuning", "validation", "encoding", "test")}
-    return Plan(dataset, [Round(part["tuning"], part["validation"], language_folds(part["encoding"], part["test"]))], split.tune_participants, split.new_participants, **more)
+    part = {
+        role: [sections[n] for n in getattr(split, role)]
+        for role in ("tuning", "validation", "encoding", "test")
+    }
+    return Plan(
+        dataset,
+        [Round(part["tuning"], part["validation"], language_folds(part["encoding"], part["test"]))],
+        split.tune_participants,
+        split.new_participants,
+        **more,
+    )
 
 
 def language_folds(
     encoding: list,  # of Section
-    test: list,      # of Section
-) -> list:           # of (encoding sections, test sections), one a language
-    "Encoding models are fitted and scored within a language; `ParameterError` for a language that is only scored."
+    test: list,  # of Section
+) -> list:  # of (encoding sections, test sections), one a language
+    """Encoding models are fitted and scored within a language; `ParameterError` for a language
+    that is only scored."""
     languages = list(dict.fromkeys(s.story.language for s in test))
     of = lambda part, language: [s for s in part if s.story.language == language]
     if missing := [l for l in languages if not of(encoding, l)]:
-        raise ParameterError("No encoding story in the language of a test story", place="split", found=", ".join(missing), next_step="add an encoding story in that language")
+        raise ParameterError(
+            "No encoding story in the language of a test story",
+            place="split",
+            found=", ".join(missing),
+            next_step="add an encoding story in that language",
+        )
     return [(of(encoding, l), of(test, l)) for l in languages]
 
 # %% ../../nbs/85_analyses.plan.ipynb #539e3176
 def check_people(
     dataset,  # Dataset
-    split,    # Split
+    split,  # Split
 ) -> None:
-    "Refuse a plan that would fail after hours: unknown participants, stories not heard, regions that differ; `ParameterError`."
+    """Refuse a plan that would fail after hours: unknown participants, stories not heard,
+    regions that differ; `ParameterError`."""
     tune, people = split.tune_participants, (*split.tune_participants, *split.new_participants)
-    if not tune: raise ParameterError("Somebody must tune", place="tune_participants", found="none", next_step="name them in the split")
+    if not tune:
+        raise ParameterError(
+            "Somebody must tune",
+            place="tune_participants",
+            found="none",
+            next_step="name them in the split",
+        )
     for p in people:
-        if p not in dataset.recordings: raise ParameterError("Unknown participant", place="split", found=p, expected=", ".join(dataset.recordings))
+        if p not in dataset.recordings:
+            raise ParameterError(
+                "Unknown participant",
+                place="split",
+                found=p,
+                expected=", ".join(dataset.recordings),
+            )
         heard = set(dataset.recordings[p])
-        known = {dataset.stories[n].language for n in heard}                                          # somebody who read one language only is asked for that one
+        known = {
+            dataset.stories[n].language for n in heard
+        }  # somebody who read one language only is asked for that one
         needed = {n for n in (*split.encoding, *split.test) if dataset.stories[n].language in known}
-        if not known: raise ParameterError("A participant has no recording", place="split", found=p, next_step="leave out the participant")
-        if missing := sorted(needed - heard): raise ParameterError("A participant did not hear stories of the split", place=p, found=f"no recording of {', '.join(missing)}", next_step="leave out the participant or the stories")
-        if p in tune and not heard & set(split.tuning): raise ParameterError("A participant who tunes heard no tuning story", place=p, found=f"{len(heard)} other stories", expected="one of " + ", ".join(split.tuning[:8]), next_step="let the participant be new, or leave out")
-    spoken = {dataset.stories[n].language for p in tune for n in dataset.recordings[p]}                # nobody is asked for a language that no tuning participant reads
-    if unheard := [n for n in (*split.tuning, *split.validation) if dataset.stories[n].language in spoken and not any(n in dataset.recordings[p] for p in tune)]:
-        raise ParameterError("Nobody who tunes heard stories of the split", place="tuning, validation", found=", ".join(unheard), next_step="leave out the stories, or add a participant")
+        if not known:
+            raise ParameterError(
+                "A participant has no recording",
+                place="split",
+                found=p,
+                next_step="leave out the participant",
+            )
+        if missing := sorted(needed - heard):
+            raise ParameterError(
+                "A participant did not hear stories of the split",
+                place=p,
+                found=f"no recording of {', '.join(missing)}",
+                next_step="leave out the participant or the stories",
+            )
+        if p in tune and not heard & set(split.tuning):
+            raise ParameterError(
+                "A participant who tunes heard no tuning story",
+                place=p,
+                found=f"{len(heard)} other stories",
+                expected="one of " + ", ".join(split.tuning[:8]),
+                next_step="let the participant be new, or leave out",
+            )
+    spoken = {
+        dataset.stories[n].language for p in tune for n in dataset.recordings[p]
+    }  # nobody is asked for a language that no tuning participant reads
+    if unheard := [
+        n
+        for n in (*split.tuning, *split.validation)
+        if dataset.stories[n].language in spoken
+        and not any(n in dataset.recordings[p] for p in tune)
+    ]:
+        raise ParameterError(
+            "Nobody who tunes heard stories of the split",
+            place="tuning, validation",
+            found=", ".join(unheard),
+            next_step="leave out the stories, or add a participant",
+        )
     names = {p: tuple(regions_of(next(iter(dataset.recordings[p].values())).space)) for p in people}
-    if len(set(names.values())) > 1: raise ParameterError("Participants differ in their regions", found=names, next_step="give every participant the same named regions")
+    if len(set(names.values())) > 1:
+        raise ParameterError(
+            "Participants differ in their regions",
+            found=names,
+            next_step="give every participant the same named regions",
+        )
 
 # %% ../../nbs/85_analyses.plan.ipynb #a2067408
 def readers(
-    dataset,      # Dataset
+    dataset,  # Dataset
     reads: dict,  # participant -> languages whose recordings stay; others keep all
 ) -> Dataset:
-    "The same people, some of whom read some of the languages only; `ParameterError` for unknown people or languages."
+    """The same people, some of whom read some of the languages only; `ParameterError` for
+    unknown people or languages."""
     languages = {s.language for s in dataset.stories.values()}
     for p, known in reads.items():
         if p not in dataset.recordings or not set(known) or not set(known) <= languages:
-            raise ParameterError("Nobody reads that", place="reads", found=f"{p}: {', '.join(known)}", expected=f"{', '.join(dataset.recordings)}; {', '.join(sorted(languages))}")
+            raise ParameterError(
+                "Nobody reads that",
+                place="reads",
+                found=f"{p}: {', '.join(known)}",
+                expected=f"{', '.join(dataset.recordings)}; {', '.join(sorted(languages))}",
+            )
     keep = lambda p, s: p not in reads or dataset.stories[s].language in reads[p]
-    return replace(dataset, recordings={p: {s: r for s, r in by.items() if keep(p, s)} for p, by in dataset.recordings.items()})
+    return replace(
+        dataset,
+        recordings={
+            p: {s: r for s, r in by.items() if keep(p, s)} for p, by in dataset.recordings.items()
+        },
+    )
 
 # %% ../../nbs/85_analyses.plan.ipynb #f6ce902d
 def simulated_plan(
-    folder,                  # of a simulated experiment
-    tune=None,               # see `share_participants`
-    new=None,                # see `share_participants`
-    regions=("language",),   # regions whose responses tune
-    cutoff: float = 128.,    # high-pass, s
-    reads: dict | None = None,  # participant -> languages, where somebody read only some of them; see `readers`
+    folder,  # of a simulated experiment
+    tune=None,  # see `share_participants`
+    new=None,  # see `share_participants`
+    regions=("language",),  # regions whose responses tune
+    cutoff: float = 128.0,  # high-pass, s
+    reads: (
+        dict | None
+    ) = None,  # participant -> languages, where somebody read only some of them; see `readers`
 ) -> Plan:
     "The plan of a simulated experiment: its own roles of stories."
     from braintune_nb.simulate.experiment import load_simulated
+
     dataset, truth = load_simulated(folder)
     from braintune_nb.features.lowlevel import word_rate
+
     dataset = readers(clean_dataset(dataset, cutoff), reads or {})
-    low = {n: story_designs({n: word_rate(s)[None]}, {n: s}, cutoff=cutoff)[0][n] for n, s in dataset.stories.items()}
+    low = {
+        n: story_designs({n: word_rate(s)[None]}, {n: s}, cutoff=cutoff)[0][n]
+        for n, s in dataset.stories.items()
+    }
     tune, new = share_participants(dataset.participants, tune, new)
-    return roles_plan(dataset, Split(**truth.roles, tune_participants=tune, new_participants=new), regions=tuple(regions), truth=truth, cutoff=cutoff, low=low,
-        note="The brains and the speech are simulated; the answer is known. Encoding models are banded: word rate beside the text model.")
+    return roles_plan(
+        dataset,
+        Split(**truth.roles, tune_participants=tune, new_participants=new),
+        regions=tuple(regions),
+        truth=truth,
+        cutoff=cutoff,
+        low=low,
+        note=(
+            "The brains and the speech are simulated; the answer is known. Encoding models are"
+            " banded: word rate beside the text model."
+        ),
+    )
 
 # %% ../../nbs/85_analyses.plan.ipynb #3f047c1f
 def alice_plan(
-    folder,               # with responses/ and stimuli/
-    tune=None,            # see `share_participants`; empty: the first sixteen
-    new=None,             # see `share_participants`
+    folder,  # with responses/ and stimuli/
+    tune=None,  # see `share_participants`; empty: the first sixteen
+    new=None,  # see `share_participants`
     motion: bool = True,  # regress out motion
-    cutoff: float = 128., # high-pass, s
+    cutoff: float = 128.0,  # high-pass, s
 ) -> Plan:
     "Tuning on some listeners and one half of the story, scored on the other half."
     from braintune_nb.data.alice2016 import load_alice2016, load_alice_predictors
+
     raw = load_alice2016(folder)
     clean = clean_dataset(raw, cutoff, motion)
-    tune, new = share_participants(clean.participants, tune or (None if new else clean.participants[:16]), new)
-    if min(len(tune), len(new)) < 2: raise ParameterError("Alice needs two listeners that tune and two that are new", found=f"{len(tune)} and {len(new)}", next_step="name fewer in the other list")
+    tune, new = share_participants(
+        clean.participants, tune or (None if new else clean.participants[:16]), new
+    )
+    if min(len(tune), len(new)) < 2:
+        raise ParameterError(
+            "Alice needs two listeners that tune and two that are new",
+            found=f"{len(tune)} and {len(new)}",
+            next_step="name fewer in the other list",
+        )
     story = clean.stories["alice"]
     groups = {"average of tuning listeners": tune, "average of new listeners": new}
-    averages = {name: {"alice": average_recording(name, [clean.recordings[p]["alice"] for p in members])} for name, members in groups.items()}
+    averages = {
+        name: {"alice": average_recording(name, [clean.recordings[p]["alice"] for p in members])}
+        for name, members in groups.items()
+    }
     predictors = load_alice_predictors(folder).values()
-    low = np.stack([np.mean([p[k] for p in predictors], 0) for k in ("word_rate", "sound_power")], 1)
-    a = blocks(story, 6, 20.)
-    halves = [Round(pieces(a[:2]), a[2:3], leave_one_out(a[3:])), Round(pieces(a[4:]), a[3:4], leave_one_out(a[:3]))]
-    return Plan(replace(clean, recordings={**clean.recordings, **averages}), halves, tune, new, cutoff=cutoff, groups=groups,
+    low = np.stack(
+        [np.mean([p[k] for p in predictors], 0) for k in ("word_rate", "sound_power")], 1
+    )
+    a = blocks(story, 6, 20.0)
+    halves = [
+        Round(pieces(a[:2]), a[2:3], leave_one_out(a[3:])),
+        Round(pieces(a[4:]), a[3:4], leave_one_out(a[:3])),
+    ]
+    return Plan(
+        replace(clean, recordings={**clean.recordings, **averages}),
+        halves,
+        tune,
+        new,
+        cutoff=cutoff,
+        groups=groups,
         low={"alice": zscore(highpass(low, story.clock.tr, cutoff)).astype(np.float32)},
-        note=f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are banded: word rate and sound power beside the text model. " + ("Motion was regressed out." if motion else "Motion was not regressed out."))
+        note=(
+            f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are"
+            " banded: word rate and sound power beside the text model. "
+        )
+        + ("Motion was regressed out." if motion else "Motion was not regressed out."),
+    )
 
 # %% ../../nbs/85_analyses.plan.ipynb #ff24df55
 def average_recording(
-    name: str,         # of the average listener
+    name: str,  # of the average listener
     recordings: list,  # of Recording, same story and space
 ) -> Recording:
     "The mean response of several listeners, z-scored."
-    return replace(recordings[0], participant=name, responses=zscore(np.mean([r.responses for r in recordings], 0)).astype(np.float32), repeats=None, motion=None, source="average")
+    return replace(
+        recordings[0],
+        participant=name,
+        responses=zscore(np.mean([r.responses for r in recordings], 0)).astype(np.float32),
+        repeats=None,
+        motion=None,
+        source="average",
+    )
 
 
 def pieces(
     sections: list,  # of Section
-    n: int = 2,      # pieces of each
-) -> list:           # of Section, without gaps: they share one role
+    n: int = 2,  # pieces of each
+) -> list:  # of Section, without gaps: they share one role
     "Shorter sections, so that an epoch has more optimiser steps."
-    return [Section(f"{s.name}.{i + 1}", s.story, rows) for s in sections for i, rows in enumerate(np.array_split(s.rows, n))]
+    return [
+        Section(f"{s.name}.{i + 1}", s.story, rows)
+        for s in sections
+        for i, rows in enumerate(np.array_split(s.rows, n))
+    ]
 
 
 def leave_one_out(
     sections: list,  # of Section
-) -> list:           # of (all others, [one])
+) -> list:  # of (all others, [one])
     "Folds in which each section is scored once."
     return [([s for s in sections if s is not t], [t]) for t in sections]
 
 # %% ../../nbs/85_analyses.plan.ipynb #39ca4a86
 def load_plan(
-    dataset: str,          # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
-    data_dir: str = "",    # folder of the data set; for 'simulated': an experiment made before
-    split: str = "",       # JSON file of a Split, for data sets with many stories
-    tune: str = "",        # participants that tune, comma-separated
-    new: str = "",         # participants held out, comma-separated
-    regions: str = "",     # regions that tune, comma-separated; empty: the plan's default
-    motion: bool = True,   # Alice: regress out motion
+    dataset: str,  # 'simulated', 'alice2016', 'lebel2023' or 'bilingual'
+    data_dir: str = "",  # folder of the data set; for 'simulated': an experiment made before
+    split: str = "",  # JSON file of a Split, for data sets with many stories
+    tune: str = "",  # participants that tune, comma-separated
+    new: str = "",  # participants held out, comma-separated
+    regions: str = "",  # regions that tune, comma-separated; empty: the plan's default
+    motion: bool = True,  # Alice: regress out motion
     modality: str = "reading",  # bilingual: 'reading' or 'listening'
 ) -> Plan:
-    "The plan for a data set by name; only the people of the plan are read. `ParameterError` says what is missing."
+    """The plan for a data set by name; only the people of the plan are read. `ParameterError`
+    says what is missing."""
     if dataset not in ("simulated", "alice2016", "lebel2023", "bilingual"):
-        raise ParameterError("Unknown data set", place="dataset", found=dataset, expected="simulated, alice2016, lebel2023, bilingual")
-    if not data_dir: raise ParameterError("This data set needs its folder", place="data_dir", found="nothing", next_step=f"-p data_dir FOLDER; check it first with: braintune check {dataset} FOLDER")
+        raise ParameterError(
+            "Unknown data set",
+            place="dataset",
+            found=dataset,
+            expected="simulated, alice2016, lebel2023, bilingual",
+        )
+    if not data_dir:
+        raise ParameterError(
+            "This data set needs its folder",
+            place="data_dir",
+            found="nothing",
+            next_step=f"-p data_dir FOLDER; check it first with: braintune check {dataset} FOLDER",
+        )
     named = tuple(r.strip() for r in regions.split(",") if r.strip())
-    if dataset == "simulated": return simulated_plan(data_dir, tune, new, named or ("language",))
-    if dataset == "alice2016": return replace(alice_plan(data_dir, tune, new, motion), regions=named)
-    if not split: raise ParameterError("This data set needs a split", place="split", found="nothing", next_step="-p split FILE.json with the stories of tuning, validation, encoding and test (see the chapter Splits)")
-    roles, names = Split.load(split), lambda given: tuple(n.strip() for n in given.split(",") if n.strip())
-    if tune or new:                                                                # else those of the split
+    if dataset == "simulated":
+        return simulated_plan(data_dir, tune, new, named or ("language",))
+    if dataset == "alice2016":
+        return replace(alice_plan(data_dir, tune, new, motion), regions=named)
+    if not split:
+        raise ParameterError(
+            "This data set needs a split",
+            place="split",
+            found="nothing",
+            next_step=(
+                "-p split FILE.json with the stories of tuning, validation, encoding and test (see"
+                " the chapter Splits)"
+            ),
+        )
+    roles, names = (
+        Split.load(split),
+        lambda given: tuple(n.strip() for n in given.split(",") if n.strip()),
+    )
+    if tune or new:  # else those of the split
         first = names(tune) or tuple(p for p in roles.tune_participants if p not in names(new))
-        roles = replace(roles, tune_participants=first, new_participants=names(new) or tuple(p for p in (*roles.tune_participants, *roles.new_participants) if p not in first))
-        if both := set(first) & set(roles.new_participants): raise ParameterError("A participant cannot tune and be held out", found=", ".join(sorted(both)))
+        roles = replace(
+            roles,
+            tune_participants=first,
+            new_participants=names(new)
+            or tuple(
+                p for p in (*roles.tune_participants, *roles.new_participants) if p not in first
+            ),
+        )
+        if both := set(first) & set(roles.new_participants):
+            raise ParameterError(
+                "A participant cannot tune and be held out", found=", ".join(sorted(both))
+            )
     people = (*roles.tune_participants, *roles.new_participants)
-    if dataset == "lebel2023":                                                     # its responses are detrended as they are published
+    if dataset == "lebel2023":  # its responses are detrended as they are published
         from braintune_nb.data.lebel2023 import load_lebel2023
+
         return roles_plan(load_lebel2023(data_dir, people), roles, regions=named)
     from braintune_nb.data.bilingual import load_bilingual
+
     return roles_plan(load_bilingual(data_dir, people, modality=modality), roles, regions=named)
 
 # %% ../../nbs/85_analyses.plan.ipynb #780c501d
 def tuning_columns(
-    plan: Plan,        # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     participant: str,  # name of the participant
-) -> np.ndarray:       # (V,) bool
-    "Which columns of a participant tune: those of the voxel set, or of the plan's regions where there is none, that are finite in every story; `ParameterError` for an unknown region, `DataError` where none is left."
+) -> np.ndarray:  # (V,) bool
+    """Which columns of a participant tune: those of the voxel set, or of the plan's regions
+    where there is none, that are finite in every story; `ParameterError` for an unknown
+    region, `DataError` where none is left."""
     rois = plan.rois[participant]
-    if unknown := [r for r in plan.regions if r not in rois]: raise ParameterError("Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois))
+    if unknown := [r for r in plan.regions if r not in rois]:
+        raise ParameterError(
+            "Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois)
+        )
     names = ["selected"] if plan.columns else plan.regions or rois
     chosen = np.any([rois[r] for r in names], axis=0) & finite_columns(plan, participant)
-    if not chosen.any(): raise DataError("No column is left to tune on", place=participant, found="NaN, or no column in the regions", expected="finite responses in some column", next_step="choose other regions, or leave the participant out")
+    if not chosen.any():
+        raise DataError(
+            "No column is left to tune on",
+            place=participant,
+            found="NaN, or no column in the regions",
+            expected="finite responses in some column",
+            next_step="choose other regions, or leave the participant out",
+        )
     return chosen
 
 
 @lru_cache(maxsize=256)
 def finite_columns(
-    plan: Plan,        # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     participant: str,  # name of the participant
-) -> np.ndarray:       # (V,) bool
-    "Columns that are finite in every tuning and validation story of the participant; says how many are not."
+) -> np.ndarray:  # (V,) bool
+    """Columns that are finite in every tuning and validation story of the participant; says how
+    many are not."""
     heard = plan.dataset.recordings[participant]
-    rows = [np.isfinite(heard[s.story.name].responses).all(0) for r in plan.rounds for s in (*r.tuning, *r.validation) if s.story.name in heard]
+    rows = [
+        np.isfinite(heard[s.story.name].responses).all(0)
+        for r in plan.rounds
+        for s in (*r.tuning, *r.validation)
+        if s.story.name in heard
+    ]
     finite = np.all(rows, axis=0) if rows else np.ones(len(next(iter(heard.values())).space), bool)
-    if not finite.all(): warnings.warn(f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story and do not tune")
+    if not finite.all():
+        warnings.warn(
+            f"{participant}: {int((~finite).sum())} of {len(finite)} columns hold NaN in some story"
+            " and do not tune"
+        )
     return finite
 
 # %% ../../nbs/85_analyses.plan.ipynb #a8c84ed5
 def scored_responses(
     plan: Plan,  # who tunes and who is scored on what
-) -> dict:       # participant or group -> (T, V)
+) -> dict:  # participant or group -> (T, V)
     "What predictions are scored against."
-    return {p: stacked_responses(plan.dataset, p, plan.test_sections, repeats=slice(1, None, 2)) for p in (*plan.participants, *plan.groups)}
+    return {
+        p: stacked_responses(plan.dataset, p, plan.test_sections, repeats=slice(1, None, 2))
+        for p in (*plan.participants, *plan.groups)
+    }
 
 
-LEAST_CEILING = .1  # a column whose ceiling is lower has no normalised score
+LEAST_CEILING = 0.1  # a column whose ceiling is lower has no normalised score
 
 
 def plan_ceilings(
     plan: Plan,  # who tunes and who is scored on what
     language: str = "",  # of the scored rows that count; empty: all
-) -> dict:       # participant or group -> (V,) in units of r
+) -> dict:  # participant or group -> (V,) in units of r
     "Noise ceilings of the scored rows."
-    def trusted(c): return np.where(c > LEAST_CEILING, c, np.nan)
-    sections = list(dict.fromkeys(s for s in plan.test_sections if language in ("", s.story.language)))
-    if not plan.groups: return {p: trusted(repeat_ceiling(plan.dataset, p, sections)) for p in plan.participants}
-    def stacked(members, this): return np.stack([stacked_responses(plan.dataset, p, this.tuning) for p in members])
+
+    def trusted(c):
+        return np.where(c > LEAST_CEILING, c, np.nan)
+
+    sections = list(
+        dict.fromkeys(s for s in plan.test_sections if language in ("", s.story.language))
+    )
+    if not plan.groups:
+        return {p: trusted(repeat_ceiling(plan.dataset, p, sections)) for p in plan.participants}
+
+    def stacked(members, this):
+        return np.stack([stacked_responses(plan.dataset, p, this.tuning) for p in members])
+
     rows = [stacked(plan.participants, r) for r in plan.rounds]
-    own = np.nanmean([leave_one_participant_out(y).mean(0) / average_ceiling(y) for y in rows], axis=0)
-    group = {g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0) for g, members in plan.groups.items()}
+    own = np.nanmean(
+        [leave_one_participant_out(y).mean(0) / average_ceiling(y) for y in rows], axis=0
+    )
+    group = {
+        g: np.nanmean([average_ceiling(stacked(members, r)) for r in plan.rounds], axis=0)
+        for g, members in plan.groups.items()
+    }
     return {p: trusted(own) for p in plan.participants} | {g: trusted(c) for g, c in group.items()}
 
 # %% ../../nbs/85_analyses.plan.ipynb #71d65e5d
 def layer_scores(
     plan: Plan,  # who tunes and who is scored on what
     by_layer: dict,  # participant or group -> predictions, (L, T, V)
-) -> dict:           # participant or group -> r, (L, V)
+) -> dict:  # participant or group -> r, (L, V)
     "Correlation of every layer's prediction with the scored responses."
     truth = scored_responses(plan)
     return {p: correlation(x, truth[p]) for p, x in by_layer.items()}
@@ -331,96 +642,251 @@ def layer_scores(
 def layer_rows(
     plan: Plan,  # who tunes and who is scored on what
     arm: str,  # name of the arm
-    layers: list,     # layer numbers
-    r: dict,          # participant -> (L, V)
-) -> list:            # rows arm, layer, roi, mean, ci_low, ci_high
+    layers: list,  # layer numbers
+    r: dict,  # participant -> (L, V)
+) -> list:  # rows arm, layer, roi, mean, ci_low, ci_high
     "Alignment by layer with a t interval over participants."
     from braintune_nb.encode.inference import participant_test
+
     rows = []
     for i, layer in enumerate(layers):
         for roi in plan.rois[plan.participants[0]]:
-            t = participant_test([float(np.nanmean(r[p][i][plan.rois[p][roi]])) for p in plan.participants])
-            rows.append(dict(arm=arm, layer=layer, roi=roi, mean=t["mean"], ci_low=t["ci_low"], ci_high=t["ci_high"]))
+            t = participant_test(
+                [float(np.nanmean(r[p][i][plan.rois[p][roi]])) for p in plan.participants]
+            )
+            rows.append(
+                dict(
+                    arm=arm,
+                    layer=layer,
+                    roi=roi,
+                    mean=t["mean"],
+                    ci_low=t["ci_low"],
+                    ci_high=t["ci_high"],
+                )
+            )
     return rows
 
 # %% ../../nbs/85_analyses.plan.ipynb #426938cd
 def plan_summary(
     plan: Plan,  # who tunes and who is scored on what
-    arms: dict,                   # arm -> list over seeds of dict participant -> (T, V)
+    arms: dict,  # arm -> list over seeds of dict participant -> (T, V)
     oracles: dict | None = None,  # oracle -> dict participant -> (T, V)
-    curves: dict | None = None,   # arm -> list over seeds of dict participant -> r by layer, (L, V)
-    layers: list = (),            # numbers of those layers
-    block_length: int = 15,       # TRs
-    draws: int = 1000,            # of blocks, for the intervals
-) -> dict:                        # the keys of summary.json, see the chapter Tables
+    curves: dict | None = None,  # arm -> list over seeds of dict participant -> r by layer, (L, V)
+    layers: list = (),  # numbers of those layers
+    block_length: int = 15,  # TRs
+    draws: int = 1000,  # of blocks, for the intervals
+) -> dict:  # the keys of summary.json, see the chapter Tables
     "Score all arms and put the numbers where the report looks for them."
     truth, people, quadrants = scored_responses(plan), list(plan.participants), plan.quadrants
-    if not people: raise ParameterError("Nobody has a recording of every scored story", place="plan", found=", ".join((*plan.tune_participants, *plan.new_participants)), next_step="score languages that somebody reads: analyses.languages.in_languages")
-    ceilings, regions, everything = plan_ceilings(plan), list(plan.rois[people[0]]), arms | {k: [v] for k, v in (oracles or {}).items()}
+    if not people:
+        raise ParameterError(
+            "Nobody has a recording of every scored story",
+            place="plan",
+            found=", ".join((*plan.tune_participants, *plan.new_participants)),
+            next_step="score languages that somebody reads: analyses.languages.in_languages",
+        )
+    ceilings, regions, everything = (
+        plan_ceilings(plan),
+        list(plan.rois[people[0]]),
+        arms | {k: [v] for k, v in (oracles or {}).items()},
+    )
     within, languages = quadrants[:, 0] == quadrants[:, 1], sorted(set(quadrants[:, 1]))
-    def scored(names, rows=None, by=ceilings): return score_arms(everything, {p: truth[p] for p in names}, plan.stories, plan.rois, by, block_length, within if rows is None and not within.all() else rows, draws)
-    def gains(rows, by=ceilings): return _gains(plan, scored(people, rows, by), regions)
+
+    def scored(names, rows=None, by=ceilings):
+        return score_arms(
+            everything,
+            {p: truth[p] for p in names},
+            plan.stories,
+            plan.rois,
+            by,
+            block_length,
+            within if rows is None and not within.all() else rows,
+            draws,
+        )
+
+    def gains(rows, by=ceilings):
+        return _gains(plan, scored(people, rows, by), regions)
+
     whole = scored(people)
     both = summarise(whole, regions)
     out = summarise(({arm: whole[0][arm] for arm in arms}, *whole[1:]), regions)
-    out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois), oracles={k: both["alignment"][k] for k in oracles or {}}, by_group=_by_group(plan, whole, regions))
-    if plan.groups: out["average_listeners"] = {g: summarise(scored([g]), regions) | dict(ceiling=mean_ceiling({g: ceilings[g]}, plan.rois)) for g in plan.groups}
-    if plan.groups: out["limits"] = ["One story of twelve minutes: nothing here says that tuning on it carries over to other stories, and each half of the story tunes what the other half scores.",
-        "The interval over listeners does not speak of other stories, and the shift null does not speak of other listeners."]
-    if plan.truth is not None: out |= concept_scores(plan, lambda rows: summarise(scored(people, rows), regions), within)
-    if len(languages) > 1: out["by_language"] = {l: _language_part(plan, l, within & (quadrants[:, 1] == l), gains) for l in languages}
-    if not within.all(): out["by_quadrant"] = {f"{a} to {b}": gains((quadrants == (a, b)).all(1), plan_ceilings(plan, b)) for a, b in sorted(set(map(tuple, quadrants.tolist())))}
-    out["layers"] = [row for arm, seeds in (curves or {}).items() for row in layer_rows(plan, arm, layers, {p: np.mean([c[p] for c in seeds], 0) for p in plan.participants})]
-    out |= dict(participants={"tuning": plan.tune_participants, "new": plan.new_participants}, notes=[plan.note],
-        interval="95 % intervals over participants and over stretches of the test stories together (crossed bootstrap, small-sample t); seeds of tuning are averaged inside. They do not cover other stories of another kind, other languages, or other backbones.")
+    out |= dict(
+        ceiling=mean_ceiling({p: ceilings[p] for p in people}, plan.rois),
+        oracles={k: both["alignment"][k] for k in oracles or {}},
+        by_group=_by_group(plan, whole, regions),
+    )
+    if plan.groups:
+        out["average_listeners"] = {
+            g: (
+                summarise(scored([g]), regions)
+                | dict(ceiling=mean_ceiling({g: ceilings[g]}, plan.rois))
+            )
+            for g in plan.groups
+        }
+    if plan.groups:
+        out["limits"] = [
+            (
+                "One story of twelve minutes: nothing here says that tuning on it carries over to"
+                " other stories, and each half of the story tunes what the other half scores."
+            ),
+            (
+                "The interval over listeners does not speak of other stories, and the shift null"
+                " does not speak of other listeners."
+            ),
+        ]
+    if plan.truth is not None:
+        out |= concept_scores(plan, lambda rows: summarise(scored(people, rows), regions), within)
+    if len(languages) > 1:
+        out["by_language"] = {
+            l: _language_part(plan, l, within & (quadrants[:, 1] == l), gains) for l in languages
+        }
+    if not within.all():
+        out["by_quadrant"] = {
+            f"{a} to {b}": gains((quadrants == (a, b)).all(1), plan_ceilings(plan, b))
+            for a, b in sorted(set(map(tuple, quadrants.tolist())))
+        }
+    out["layers"] = [
+        row
+        for arm, seeds in (curves or {}).items()
+        for row in layer_rows(
+            plan, arm, layers, {p: np.mean([c[p] for c in seeds], 0) for p in plan.participants}
+        )
+    ]
+    out |= dict(
+        participants={"tuning": plan.tune_participants, "new": plan.new_participants},
+        notes=[plan.note],
+        interval=(
+            "95 % intervals over participants and over stretches of the test stories together"
+            " (crossed bootstrap, small-sample t); seeds of tuning are averaged inside. They do not"
+            " cover other stories of another kind, other languages, or other backbones."
+        ),
+    )
     return out
 
 
 def _by_group(plan, whole, regions):
     "Gains of tuning participants and of new ones, as far as they are scored."
-    groups, people = {"tuning participants": plan.tune_participants, "new participants": plan.new_participants}, list(plan.participants)
-    parts = {name: summarise(whole, regions, [people.index(p) for p in members if p in people]) for name, members in groups.items() if set(members) & set(people)}
-    return {name: {k: part[k] for k in ("gain", "gain_permuted", "gain_over_permuted", "gain_over_reduced_rank", "gain_arms") if k in part} for name, part in parts.items()}
+    groups, people = (
+        {
+            "tuning participants": plan.tune_participants,
+            "new participants": plan.new_participants,
+        },
+        list(plan.participants),
+    )
+    parts = {
+        name: summarise(whole, regions, [people.index(p) for p in members if p in people])
+        for name, members in groups.items()
+        if set(members) & set(people)
+    }
+    return {
+        name: {
+            k: part[k]
+            for k in (
+                "gain",
+                "gain_permuted",
+                "gain_over_permuted",
+                "gain_over_reduced_rank",
+                "gain_arms",
+            )
+            if k in part
+        }
+        for name, part in parts.items()
+    }
 
 
 def _gains(plan, whole, regions):
     "Alignment and gains, and those of the groups of participants."
-    return {k: v for k, v in summarise(whole, regions).items() if k.startswith("gain") or k == "alignment"} | dict(by_group=_by_group(plan, whole, regions))
+    return {
+        k: v
+        for k, v in summarise(whole, regions).items()
+        if k.startswith("gain") or k == "alignment"
+    } | dict(by_group=_by_group(plan, whole, regions))
 
 
 def _language_part(plan, language, rows, gains):
-    "Gains in the stories of one language, with the ceiling of that language; those of seen and unseen concepts where there are blocks enough for an interval."
+    """Gains in the stories of one language, with the ceiling of that language; those of seen
+    and unseen concepts where there are blocks enough for an interval."""
     ceilings = plan_ceilings(plan, language)
-    out = gains(rows, ceilings) | dict(ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.rois))
-    if plan.truth is None: return out
-    try: return out | concept_scores(plan, lambda mask: gains(mask, ceilings), rows)
-    except ParameterError: return out | dict(notes=[f"{language}: the rows of seen or of unseen concepts are too few for an interval"])
+    out = gains(rows, ceilings) | dict(
+        ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.rois)
+    )
+    if plan.truth is None:
+        return out
+    try:
+        return out | concept_scores(plan, lambda mask: gains(mask, ceilings), rows)
+    except ParameterError:
+        return out | dict(
+            notes=[
+                f"{language}: the rows of seen or of unseen concepts are too few for an interval"
+            ]
+        )
 
 # %% ../../nbs/85_analyses.plan.ipynb #a6441b55
 def arm_rows(
     summary: dict,  # of `plan_summary`
-    **labels,       # columns that say what this is: simulation_seed=3, ...
-) -> list:          # one row an arm, region and subset: gain over pretrained in units of r with interval, alignment, ceiling
-    "The gains of all arms as rows of a table; subsets are all rows, seen and unseen concepts, tuning and new participants, and languages."
-    subsets = {"all": summary["gain_arms"]} | summary.get("gain_arms_seen_unseen", {}) | {k: v["gain_arms"] for k, v in summary["by_group"].items()} | {k: v["gain_arms"] for k, v in summary.get("by_language", {}).items()}
+    **labels,  # columns that say what this is: simulation_seed=3, ...
+    # one row an arm, region and subset: gain over pretrained in units of r with interval,
+    # alignment,
+    # ceiling
+) -> list:
+    """The gains of all arms as rows of a table; subsets are all rows, seen and unseen concepts,
+    tuning and new participants, and languages."""
+    subsets = (
+        {"all": summary["gain_arms"]}
+        | summary.get("gain_arms_seen_unseen", {})
+        | {k: v["gain_arms"] for k, v in summary["by_group"].items()}
+        | {k: v["gain_arms"] for k, v in summary.get("by_language", {}).items()}
+    )
     rows = []
     for subset, arms in subsets.items():
         for arm, regions in arms.items():
-            if arm.startswith("oracle"): continue
+            if arm.startswith("oracle"):
+                continue
             for region, g in regions.items():
                 raw = g["raw"]
-                rows.append(labels | dict(subset=subset, arm=arm, region=region, gain=raw["mean"], low=raw["ci_low"], high=raw["ci_high"], n_positive=raw["n_positive"], n=raw["n"],
-                    pretrained=summary["alignment"]["pretrained"][region]["raw"]["mean"] if subset == "all" else None, ceiling=summary["ceiling"][region]))
+                rows.append(
+                    labels
+                    | dict(
+                        subset=subset,
+                        arm=arm,
+                        region=region,
+                        gain=raw["mean"],
+                        low=raw["ci_low"],
+                        high=raw["ci_high"],
+                        n_positive=raw["n_positive"],
+                        n=raw["n"],
+                        pretrained=(
+                            summary["alignment"]["pretrained"][region]["raw"]["mean"]
+                            if subset == "all"
+                            else None
+                        ),
+                        ceiling=summary["ceiling"][region],
+                    )
+                )
     return rows
 
 
 def concept_scores(
     plan: Plan,  # who tunes and who is scored on what
-    score,     # rows (T,) bool -> tables of `summarise`
+    score,  # rows (T,) bool -> tables of `summarise`
     among=True,  # (T,) bool: rows that count at all
-) -> dict:     # 'seen_unseen', 'gain_seen_unseen', 'gain_arms_seen_unseen', 'scored_trs'
+) -> dict:  # 'seen_unseen', 'gain_seen_unseen', 'gain_arms_seen_unseen', 'scored_trs'
     "Scores on TRs of seen and of unseen concepts."
-    rows = {k: np.concatenate([getattr(plan.truth, f"{k}_rows")[s.story.name][s.rows] for s in plan.test_sections]) & among for k in ("seen", "unseen")}
+    rows = {
+        k: (
+            np.concatenate(
+                [getattr(plan.truth, f"{k}_rows")[s.story.name][s.rows] for s in plan.test_sections]
+            )
+            & among
+        )
+        for k in ("seen", "unseen")
+    }
     part = {k: score(mask) for k, mask in rows.items()}
-    return dict(seen_unseen={arm: {k: part[k]["alignment"][arm] for k in part} for arm in part["seen"]["alignment"]},
-        gain_seen_unseen={k: part[k]["gain"] for k in part}, gain_arms_seen_unseen={k: part[k]["gain_arms"] for k in part}, scored_trs={k: int(m.sum()) for k, m in rows.items()})
+    return dict(
+        seen_unseen={
+            arm: {k: part[k]["alignment"][arm] for k in part} for arm in part["seen"]["alignment"]
+        },
+        gain_seen_unseen={k: part[k]["gain"] for k in part},
+        gain_arms_seen_unseen={k: part[k]["gain_arms"] for k in part},
+        scored_trs={k: int(m.sum()) for k, m in rows.items()},
+    )

@@ -17,52 +17,108 @@ from ..simulate.speech import revoice
 # %% ../../nbs/83_analyses.revoiced.ipynb #b022c081
 LABEL = "revoiced"
 
+
 def revoiced(
-    story: Story,           # with its words; a recording it may have is not used
-    folder,                 # where <name>_revoiced.wav goes
-    voice: str = "plain",   # eSpeak voice
-) -> Story:                 # the same words and clock; sound and phones are eSpeak's; `source` begins with 'revoiced'
-    "Speak every word at its time in the story. Raises DataError for a word that eSpeak cannot say. Cost: 3 to 5 ms a word."
+    story: Story,  # with its words; a recording it may have is not used
+    folder,  # where <name>_revoiced.wav goes
+    voice: str = "plain",  # eSpeak voice
+) -> (
+    Story
+):  # the same words and clock; sound and phones are eSpeak's; `source` begins with 'revoiced'
+    """Speak every word at its time in the story. Raises DataError for a word that eSpeak cannot
+    say. Cost: 3 to 5 ms a word."""
     import soundfile
-    speech, path = revoice(story.words, story.language, voice), Path(folder) / f"{story.name}_{LABEL}.wav"
+
+    speech, path = (
+        revoice(story.words, story.language, voice),
+        Path(folder) / f"{story.name}_{LABEL}.wav",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
+
     def write(temporary):
-        with open(temporary, "wb") as f: soundfile.write(f, np.clip(speech.audio, -1, 1), speech.rate, format="WAV", subtype="PCM_16")
+        with open(temporary, "wb") as f:
+            soundfile.write(
+                f, np.clip(speech.audio, -1, 1), speech.rate, format="WAV", subtype="PCM_16"
+            )
+
     write_atomic(path, write)
-    return replace(story, audio=path, phones=speech.phones, source=f"{speech.source}. Words: {story.source}")
+    return replace(
+        story, audio=path, phones=speech.phones, source=f"{speech.source}. Words: {story.source}"
+    )
+
 
 def is_revoiced(
     story: Story,  # any
-) -> bool:         # whether its sound was made by `revoiced`
+) -> bool:  # whether its sound was made by `revoiced`
     "Whether the sound of a story is a synthesiser's at the word times of a human."
     return story.source.startswith(LABEL)
+
 
 def require_real(
     *stories: Story,  # whose numbers are to be compared with published ones
 ) -> None:
     "Refuse stories whose sound is not what the listeners heard. Raises DataError."
     for story in stories:
-        if is_revoiced(story): raise DataError("The listeners did not hear this sound", place=f"story {story.name!r}", found=story.source[:60], expected="the original recording", next_step="do not compare these numbers with published ones; get the recording")
+        if is_revoiced(story):
+            raise DataError(
+                "The listeners did not hear this sound",
+                place=f"story {story.name!r}",
+                found=story.source[:60],
+                expected="the original recording",
+                next_step="do not compare these numbers with published ones; get the recording",
+            )
 
 # %% ../../nbs/83_analyses.revoiced.ipynb #1ed49934
 def moth_story(
-    folder,      # with TextGrids/ and reports/
-    name: str,   # such as 'souls'
-) -> Story:      # words and clock of the scanner log; no sound, no responses
+    folder,  # with TextGrids/ and reports/
+    name: str,  # such as 'souls'
+) -> Story:  # words and clock of the scanner log; no sound, no responses
     "Words and clock of a Moth story. Raises MissingData, DataError, ClockError."
     folder = Path(folder)
     grid, log = folder / "TextGrids" / f"{name}.TextGrid", folder / "reports" / f"{name}.report"
     for file in (grid, log):
-        if not file.is_file(): raise MissingData("A file of this Moth story is missing", file=file, found=", ".join(sorted(p.stem for p in file.parent.glob("*"))) or "nothing", expected=name, next_step="get TextGrids/ and reports/ of denizenslab/brain-informed-fine-tuning (MIT), or choose another story")
-    return Story(name, "en", words_from_tier(read_textgrid(grid).tier("word", 1)), read_scanner_log(log).clock(), source=str(grid))
+        if not file.is_file():
+            raise MissingData(
+                "A file of this Moth story is missing",
+                file=file,
+                found=", ".join(sorted(p.stem for p in file.parent.glob("*"))) or "nothing",
+                expected=name,
+                next_step=(
+                    "get TextGrids/ and reports/ of denizenslab/brain-informed-fine-tuning (MIT),"
+                    " or choose another story"
+                ),
+            )
+    return Story(
+        name,
+        "en",
+        words_from_tier(read_textgrid(grid).tier("word", 1)),
+        read_scanner_log(log).clock(),
+        source=str(grid),
+    )
 
 # %% ../../nbs/83_analyses.revoiced.ipynb #d1d0f21d
 def first_part(
-    story: Story,    # with words, clock and perhaps phones
+    story: Story,  # with words, clock and perhaps phones
     seconds: float,  # of story time that are kept
-) -> Story:          # the same story, cut; its sound file is not touched
-    "The first part of a story, for a model that is too slow for all of it. Raises ParameterError where no word or no TR is left."
-    words, rows = story.words.keep(story.words.offset <= seconds), story.clock.times + story.clock.tr / 2 <= seconds
-    if not len(words) or not rows.any(): raise ParameterError("Nothing is left of the story", place=story.name, found=f"{seconds:g} s", expected=f"more than {max(story.words.offset[0], story.clock.times[0]):.0f} s")
+) -> Story:  # the same story, cut; its sound file is not touched
+    """The first part of a story, for a model that is too slow for all of it. Raises
+    ParameterError where no word or no TR is left."""
+    words, rows = (
+        story.words.keep(story.words.offset <= seconds),
+        story.clock.times + story.clock.tr / 2 <= seconds,
+    )
+    if not len(words) or not rows.any():
+        raise ParameterError(
+            "Nothing is left of the story",
+            place=story.name,
+            found=f"{seconds:g} s",
+            expected=f"more than {max(story.words.offset[0], story.clock.times[0]):.0f} s",
+        )
     phones = None if story.phones is None else story.phones.keep(story.phones.offset <= seconds)
-    return replace(story, words=words, phones=phones, clock=Clock(story.clock.times[rows], story.clock.tr), identity=story.identity or story.name)
+    return replace(
+        story,
+        words=words,
+        phones=phones,
+        clock=Clock(story.clock.times[rows], story.clock.tr),
+        identity=story.identity or story.name,
+    )

@@ -14,131 +14,282 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import ParameterError, cache_dir, content_hash, read_arrays, read_json, write_arrays, write_json
+from braintune_nb.core import (
+    ParameterError,
+    cache_dir,
+    content_hash,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from ..encode.score import correlation
 from ..train.participants import participant_of
 from .alignment import encode_arm, story_designs
 from ..data.recordings import Space
 from ..data.splits import Split
-from .plan import arm_rows, clean_dataset, layer_scores, plan_ceilings, scored_responses, tuning_columns
-from .tuning import FREE_ARMS, TUNED_ARMS, arm_predictions, choose_preset, plan_features, tune_arm
+from braintune_nb.analyses.plan import (
+    arm_rows,
+    clean_dataset,
+    layer_scores,
+    plan_ceilings,
+    scored_responses,
+    tuning_columns,
+)
+from braintune_nb.analyses.tuning import (
+    FREE_ARMS,
+    TUNED_ARMS,
+    arm_predictions,
+    choose_preset,
+    plan_features,
+    tune_arm,
+)
 from .listeners import block_groups, listener_analysis
 from .arms import ENCODING_ARMS, encoding_arm, head_features, noisy_backbone
 
 # %% ../../nbs/89_analyses.runs.ipynb #9b711cfd
 def layer_numbers(
-    backbone,        # Backbone
-    layers: str="",  # comma-separated numbers; empty: every layer but the embeddings
-) -> list:           # layer numbers, 0 (embeddings) to L
+    backbone,  # Backbone
+    layers: str = "",  # comma-separated numbers; empty: every layer but the embeddings
+) -> list:  # layer numbers, 0 (embeddings) to L
     "Which layers are encoded; `ParameterError` for what is not a layer."
-    if not layers: return list(range(1, backbone.layers + 1))
-    try: numbers = [int(x) for x in str(layers).split(",")]
-    except ValueError: numbers = [-1]
-    if min(numbers) < 0 or max(numbers) > backbone.layers: raise ParameterError("These are not layers of the backbone", place="layers", found=layers, expected=f"numbers from 0 to {backbone.layers}, comma-separated")
+    if not layers:
+        return list(range(1, backbone.layers + 1))
+    try:
+        numbers = [int(x) for x in str(layers).split(",")]
+    except ValueError:
+        numbers = [-1]
+    if min(numbers) < 0 or max(numbers) > backbone.layers:
+        raise ParameterError(
+            "These are not layers of the backbone",
+            place="layers",
+            found=layers,
+            expected=f"numbers from 0 to {backbone.layers}, comma-separated",
+        )
     return numbers
 
 # %% ../../nbs/89_analyses.runs.ipynb #b07f944a
 def prepare_simulation(
-    size: str = "quickstart",   # see `simulate.experiment.SIZES`; or six numbers, comma-separated: participants, tuning, validation, encoding and test stories, words
+    # see `simulate.experiment.SIZES`; or six numbers, comma-separated: participants, tuning,
+    # validation, encoding and test stories, words
+    size: str = "quickstart",
     seed: int = 0,  # seed of the draws
     knobs: dict | None = None,  # knobs that differ from their defaults
-    languages=("en",),          # languages of the stories, a tuple or comma-separated
-    layout: str = "lebel2023",  # of the files: lebel2023 (TR 2.0 s), or bilingual (scanner logs for each language, TR 2.0045 s)
-) -> Path:                      # folder of the experiment, in the cache
+    languages=("en",),  # languages of the stories, a tuple or comma-separated
+    # of the files: lebel2023 (TR 2.0 s), or bilingual (scanner logs for each language, TR 2.0045 s)
+    layout: str = "lebel2023",
+) -> Path:  # folder of the experiment, in the cache
     "The simulated experiment with these parameters, made if it is not in the cache yet."
     from dataclasses import fields
     import braintune_nb.simulate
     from braintune_nb.simulate.brain import Knobs
     from braintune_nb.simulate.experiment import SIZES, Size, simulate_experiment
-    if size not in SIZES and len(numbers := [int(x) for x in size.split(",") if x.strip().isdigit()]) != 6:
-        raise ParameterError("Unknown size", place="size", found=size, expected=f"{', '.join(SIZES)}, or six numbers: participants, tuning, validation, encoding and test stories, words")
-    if unknown := set(knobs or {}) - {f.name for f in fields(Knobs)}: raise ParameterError("Unknown knobs", place="knobs", found=", ".join(sorted(unknown)), expected=", ".join(f.name for f in fields(Knobs)))
+
+    if (
+        size not in SIZES
+        and len(numbers := [int(x) for x in size.split(",") if x.strip().isdigit()]) != 6
+    ):
+        raise ParameterError(
+            "Unknown size",
+            place="size",
+            found=size,
+            expected=(
+                f"{', '.join(SIZES)}, or six numbers: participants, tuning, validation, encoding"
+                " and test stories, words"
+            ),
+        )
+    if unknown := set(knobs or {}) - {f.name for f in fields(Knobs)}:
+        raise ParameterError(
+            "Unknown knobs",
+            place="knobs",
+            found=", ".join(sorted(unknown)),
+            expected=", ".join(f.name for f in fields(Knobs)),
+        )
     chosen = Knobs(**{k: tuple(v) if isinstance(v, list) else v for k, v in (knobs or {}).items()})
-    code = [p for p in sorted(Path(braintune_nb.simulate.__file__).parent.glob("*.py")) if "backbone" not in p.name]
-    languages = tuple(l.strip() for l in languages.split(",")) if isinstance(languages, str) else tuple(languages)
-    folder = cache_dir() / "simulated" / content_hash(size, seed, asdict(chosen), *([languages] if languages != ("en",) else []), *([layout] if layout != "lebel2023" else []), *code)[:16]
-    if (folder / "simulation.json").exists(): return folder
-    mine = simulate_experiment(folder.with_name(f"{folder.name}.{os.getpid()}"), size if size in SIZES else Size(*numbers), seed, chosen, languages, layout)   # another process may be making the same one
-    try: os.replace(mine, folder)
-    except OSError: shutil.rmtree(mine)
+    code = [
+        p
+        for p in sorted(Path(braintune_nb.simulate.__file__).parent.glob("*.py"))
+        if "backbone" not in p.name
+    ]
+    languages = (
+        tuple(l.strip() for l in languages.split(","))
+        if isinstance(languages, str)
+        else tuple(languages)
+    )
+    folder = (
+        cache_dir()
+        / "simulated"
+        / content_hash(
+            size,
+            seed,
+            asdict(chosen),
+            *([languages] if languages != ("en",) else []),
+            *([layout] if layout != "lebel2023" else []),
+            *code,
+        )[:16]
+    )
+    if (folder / "simulation.json").exists():
+        return folder
+    mine = simulate_experiment(
+        folder.with_name(f"{folder.name}.{os.getpid()}"),
+        size if size in SIZES else Size(*numbers),
+        seed,
+        chosen,
+        languages,
+        layout,
+    )  # another process may be making the same one
+    try:
+        os.replace(mine, folder)
+    except OSError:
+        shutil.rmtree(mine)
     return folder
 
 # %% ../../nbs/89_analyses.runs.ipynb #ea9c313d
 def linked_backbone(
-    link: float = 0.0,  # share of concepts whose English and Chinese words are tied in pretraining, 0 to 1
+    # share of concepts whose English and Chinese words are tied in pretraining, 0 to 1
+    link: float = 0.0,
     dose: float = 0.0,  # share of pretraining sentences about one topic, 0 to 1: meaning on purpose
-    seed: int = 0,      # of its first weights and corpus
+    seed: int = 0,  # of its first weights and corpus
     steps: int = 1500,  # optimiser steps
     progress: bool = False,  # show a bar while it is pretrained
-):                      # Backbone
-    "The tiny bilingual text model with a planted link between its languages, from the cache or pretrained now; its gates are printed."
+):  # Backbone
+    """The tiny bilingual text model with a planted link between its languages, from the cache
+    or pretrained now; its gates are printed."""
     import torch, braintune_nb.simulate
     from braintune_nb.model.backbone import load_backbone
     from braintune_nb.simulate.backbone import measure_gates, pretrain_text, save_text_model
     from braintune_nb.simulate.language import make_lexicon
-    settings, here = dict(link=float(link), dose=float(dose), seed=int(seed), steps=int(steps)), Path(braintune_nb.simulate.__file__).parent
-    if settings == dict(link=0., dose=0., seed=0, steps=1500): model, name = load_backbone("tiny"), "tiny"
+
+    settings, here = (
+        dict(link=float(link), dose=float(dose), seed=int(seed), steps=int(steps)),
+        Path(braintune_nb.simulate.__file__).parent,
+    )
+    if settings == dict(link=0.0, dose=0.0, seed=0, steps=1500):
+        model, name = load_backbone("tiny"), "tiny"
     else:
-        folder = cache_dir() / "backbones" / content_hash(settings, here / "backbone.py", here / "language.py")[:16]
+        folder = (
+            cache_dir()
+            / "backbones"
+            / content_hash(settings, here / "backbone.py", here / "language.py")[:16]
+        )
         if not (folder / "gates.json").exists():
-            lexicon, threads, work = make_lexicon(seed=0), torch.get_num_threads(), folder.with_name(f"{folder.name}.{os.getpid()}")
-            torch.set_num_threads(1)                                                              # more threads change the last digits
-            try: trained, tokenizer, log = pretrain_text(lexicon, steps, seed, dose, link, tie=True, progress=progress)
-            finally: torch.set_num_threads(threads)
-            save_text_model(work, trained, tokenizer, measure_gates(trained, tokenizer, lexicon), settings | dict(final_loss=round(float(log[-50:].mean()), 3)), overwrite=True)
-            try: os.replace(work, folder)                                                         # another process may have made the same one
-            except OSError: shutil.rmtree(work)
-        model, name = load_backbone(folder), "tiny " + " ".join(f"{k}={settings[k]:g}" for k in ("link", "dose", "seed") if settings[k])
+            lexicon, threads, work = (
+                make_lexicon(seed=0),
+                torch.get_num_threads(),
+                folder.with_name(f"{folder.name}.{os.getpid()}"),
+            )
+            torch.set_num_threads(1)  # more threads change the last digits
+            try:
+                trained, tokenizer, log = pretrain_text(
+                    lexicon, steps, seed, dose, link, tie=True, progress=progress
+                )
+            finally:
+                torch.set_num_threads(threads)
+            save_text_model(
+                work,
+                trained,
+                tokenizer,
+                measure_gates(trained, tokenizer, lexicon),
+                settings | dict(final_loss=round(float(log[-50:].mean()), 3)),
+                overwrite=True,
+            )
+            try:
+                os.replace(work, folder)  # another process may have made the same one
+            except OSError:
+                shutil.rmtree(work)
+        model, name = (
+            load_backbone(folder),
+            "tiny "
+            + " ".join(f"{k}={settings[k]:g}" for k in ("link", "dose", "seed") if settings[k]),
+        )
     print(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in link_gates(model).items()))
     return replace(model, name=name)
 
 
 def link_gates(
     backbone,  # Backbone that `linked_backbone` gave
-) -> dict:     # translation_similarity (last layer), meaning and meaning_high (largest over languages and layers), identity (smallest)
+    # translation_similarity (last layer), meaning and meaning_high (largest over languages and
+    # layers),
+    # identity (smallest)
+) -> dict:
     "What a tiny text model knows, in four numbers."
     gates = read_json(Path(backbone.folder) / "gates.json")["gates"]
     rows = [row for language in ("en", "zh") for row in gates[language]]
-    return dict(translation_similarity=gates["translation_similarity"][-1], meaning=max(r["meaning"]["r"] for r in rows), meaning_high=max(r["meaning"]["high"] for r in rows), identity=min(r["identity"] for r in rows))
+    return dict(
+        translation_similarity=gates["translation_similarity"][-1],
+        meaning=max(r["meaning"]["r"] for r in rows),
+        meaning_high=max(r["meaning"]["high"] for r in rows),
+        identity=min(r["identity"] for r in rows),
+    )
 
 # %% ../../nbs/89_analyses.runs.ipynb #3b815081
 def members(
-    plan,          # Plan
-    arm: str,      # name of an arm
-) -> list:         # 'single' -> one name a tuning participant; 'monolingual' -> one a tuning language, none where there is one only; otherwise the arm itself
+    plan,  # Plan
+    arm: str,  # name of an arm
+    # 'single' -> one name a tuning participant; 'monolingual' -> one a tuning language, none where
+    # there is one only; otherwise the arm itself
+) -> list:
     "The models that an arm consists of."
     languages = list(dict.fromkeys(s.story.language for r in plan.rounds for s in r.tuning))
-    if arm == "monolingual": return [f"monolingual:{l}" for l in languages] if len(languages) > 1 else []
+    if arm == "monolingual":
+        return [f"monolingual:{l}" for l in languages] if len(languages) > 1 else []
     return [f"single:{p}" for p in plan.tune_participants] if arm == "single" else [arm]
 
 
 def run_arm(
-    run,                       # Run
-    plan,                      # Plan
-    backbone,                  # Backbone or SpeechBackbone
-    preset,                    # Preset
-    arm: str,                  # one of TUNED_ARMS, or 'single:NAME'
-    seed: int,                 # of the tuning
-    layers: list,              # layers that are encoded
-    read_layer: int = -1,      # layer that is read while tuning
+    run,  # Run
+    plan,  # Plan
+    backbone,  # Backbone or SpeechBackbone
+    preset,  # Preset
+    arm: str,  # one of TUNED_ARMS, or 'single:NAME'
+    seed: int,  # of the tuning
+    layers: list,  # layers that are encoded
+    read_layer: int = -1,  # layer that is read while tuning
     train_layers: str = "all",  # see `freeze_layers`
     precision: str = "float32",  # 'float32', 'bfloat16' or 'float16'
-    device: str = "auto",      # 'auto', 'cpu' or 'cuda'
-    teacher=None,              # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
-) -> tuple:                    # (participant -> (T, V), participant -> r by layer (L, V), training logs)
+    device: str = "auto",  # 'auto', 'cpu' or 'cuda'
+    teacher=None,  # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
+) -> tuple:  # (participant -> (T, V), participant -> r by layer (L, V), training logs)
     "Tune, encode and store one arm with one seed, or read it back."
     name = f"{arm.replace(':', '_')}_seed{seed}"
     file, logs = run.path(f"scores/{name}.npz"), run.path(f"logs/{name}.json")
     if not run.done(name):
         with run.stage(name):
             features, rows, work = [], [], run.path(f"tuning/{name}/x").parent
-            matched = [None] * len(plan.rounds) if arm.partition(":")[0] in FREE_ARMS else best_epochs(read_json(run.path(f"logs/tuned_seed{seed}.json")))
+            matched = (
+                [None] * len(plan.rounds)
+                if arm.partition(":")[0] in FREE_ARMS
+                else best_epochs(read_json(run.path(f"logs/tuned_seed{seed}.json")))
+            )
             for number in range(len(plan.rounds)):
-                tuner, log = tune_arm(plan, number, backbone, preset, arm, seed, read_layer, train_layers, precision, device, matched[number], work / str(number), teacher=teacher)
-                features.append(head_features(plan, tuner, preset) if arm == "frozen_head" else plan_features(plan, tuner.backbone, layers, preset))
+                tuner, log = tune_arm(
+                    plan,
+                    number,
+                    backbone,
+                    preset,
+                    arm,
+                    seed,
+                    read_layer,
+                    train_layers,
+                    precision,
+                    device,
+                    matched[number],
+                    work / str(number),
+                    teacher=teacher,
+                )
+                features.append(
+                    head_features(plan, tuner, preset)
+                    if arm == "frozen_head"
+                    else plan_features(plan, tuner.backbone, layers, preset)
+                )
                 rows.append(dict(arm=arm, seed=seed, round=number, log=log))
-                if number == 0: _keep(run, tuner, arm)
-            chosen, by_layer = arm_predictions(plan, features, (0,)) if arm == "frozen_head" else arm_predictions(plan, features)
+                if number == 0:
+                    _keep(run, tuner, arm)
+            chosen, by_layer = (
+                arm_predictions(plan, features, (0,))
+                if arm == "frozen_head"
+                else arm_predictions(plan, features)
+            )
             _write_predictions(file, chosen, layer_scores(plan, by_layer))
             write_json(logs, rows)
             shutil.rmtree(work.parent)
@@ -147,21 +298,31 @@ def run_arm(
 
 def _write_predictions(file, chosen, layers):
     "Store what an arm predicts and the scores of its layers."
-    write_arrays(file, **{f"chosen:{p}": x for p, x in chosen.items()}, **{f"layers:{p}": x.astype(np.float32) for p, x in layers.items()})
+    write_arrays(
+        file,
+        **{f"chosen:{p}": x for p, x in chosen.items()},
+        **{f"layers:{p}": x.astype(np.float32) for p, x in layers.items()},
+    )
 
 
 def _read_predictions(file):
     "(participant -> (T, V), participant -> (L, V)) of a stored arm."
     stored = read_arrays(file)
-    return tuple({k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)} for key in ("chosen:", "layers:"))
+    return tuple(
+        {k.split(":", 1)[1]: v for k, v in stored.items() if k.startswith(key)}
+        for key in ("chosen:", "layers:")
+    )
 
 
 def _keep(run, tuner, arm):
     "Store the tuned model, or the backbone of another arm, once."
-    if arm == "tuned" and not run.path("model/tuner.json").exists(): tuner.save_pretrained(run.path("model/x").parent)
-    if arm == "tuned": return
+    if arm == "tuned" and not run.path("model/tuner.json").exists():
+        tuner.save_pretrained(run.path("model/x").parent)
+    if arm == "tuned":
+        return
     folder = run.path(f"backbones/{arm.replace(':', '_')}/x").parent
-    if (folder / "config.json").exists(): return
+    if (folder / "config.json").exists():
+        return
     _store_backbone(tuner.backbone, folder)
 
 
@@ -173,160 +334,262 @@ def _store_backbone(b, folder):
 # %% ../../nbs/89_analyses.runs.ipynb #cdbbab13
 def best_epochs(
     logs: list,  # rows {arm, seed, round, log}, one a round
-) -> list:       # epochs up to and with the best validation correlation, or all where nothing was validated, one a round
+    # epochs up to and with the best validation correlation, or all where nothing was validated, one
+    # a
+    # round
+) -> list:
     "How long the tuned arm moved before the weights that stay."
+
     def kept(log):
-        r = np.array([row.get("validation_correlation") for row in log], float)                   # NaN where there is none
+        r = np.array(
+            [row.get("validation_correlation") for row in log], float
+        )  # NaN where there is none
         return len(log) if np.isnan(r).all() else int(np.nanargmax(r)) + 1
+
     return [kept(row["log"]) for row in logs]
 
 
 def arm_names(
-    arms: str,        # comma-separated
-    seeds: int = 1,   # number of tuning seeds
-) -> list:            # 'tuned' first
-    "The tuned arms of a run; 'tuned' and 'permuted' are always needed, so that no gain stands without its control (`ParameterError`)."
+    arms: str,  # comma-separated
+    seeds: int = 1,  # number of tuning seeds
+) -> list:  # 'tuned' first
+    """The tuned arms of a run; 'tuned' and 'permuted' are always needed, so that no gain stands
+    without its control (`ParameterError`)."""
     names = [a.strip() for a in arms.split(",") if a.strip()]
     if not {"tuned", "permuted"} <= set(names) or seeds < 1:
-        raise ParameterError("A run needs the arms tuned and permuted, and at least one seed", place="arms", found=f"{arms!r}, {seeds} seeds", expected="tuned,permuted,...")
-    if unknown := [a for a in names if a not in TUNED_ARMS]: raise ParameterError("Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS))
+        raise ParameterError(
+            "A run needs the arms tuned and permuted, and at least one seed",
+            place="arms",
+            found=f"{arms!r}, {seeds} seeds",
+            expected="tuned,permuted,...",
+        )
+    if unknown := [a for a in names if a not in TUNED_ARMS]:
+        raise ParameterError(
+            "Unknown arms", place="arms", found=", ".join(unknown), expected=", ".join(TUNED_ARMS)
+        )
     return sorted(dict.fromkeys(names), key=lambda a: a != "tuned")
 
 # %% ../../nbs/89_analyses.runs.ipynb #89492669
 def run_untuned(
-    run,             # Run
-    plan,            # Plan
-    backbone,        # Backbone or SpeechBackbone
-    preset,          # Preset
-    layers: list,    # layers that are encoded
-    arms=("reduced_rank",),  # of ENCODING_ARMS, beside the pretrained model; those that make no sense for the plan are left out
-) -> tuple:          # (features: story -> (L, T, H), arm -> [participant -> (T, V)], arm -> [participant -> (L, V)])
-    "Features, predictions and layer scores of the pretrained model, and the predictions of arms that tune nothing."
+    run,  # Run
+    plan,  # Plan
+    backbone,  # Backbone or SpeechBackbone
+    preset,  # Preset
+    layers: list,  # layers that are encoded
+    # of ENCODING_ARMS, beside the pretrained model; those that make no sense for the plan are left
+    # out
+    arms=("reduced_rank",),
+) -> (
+    tuple
+):  # (features: story -> (L, T, H), arm -> [participant -> (T, V)], arm -> [participant -> (L, V)])
+    """Features, predictions and layer scores of the pretrained model, and the predictions of
+    arms that tune nothing."""
     if "reduced_rank" not in arms and len(plan.tune_participants) > 1:
-        raise ParameterError("The reduced-rank control stands in every run with two or more tuning participants", place="encoding_arms", found=", ".join(arms) or "none", expected="reduced_rank, ...")
-    with run.stage("features"): features = plan_features(plan, backbone, layers, preset)
-    if unknown := [a for a in arms if a not in ENCODING_ARMS]: raise ParameterError("Unknown arms", place="encoding_arms", found=", ".join(unknown), expected=", ".join(ENCODING_ARMS))
+        raise ParameterError(
+            "The reduced-rank control stands in every run with two or more tuning participants",
+            place="encoding_arms",
+            found=", ".join(arms) or "none",
+            expected="reduced_rank, ...",
+        )
+    with run.stage("features"):
+        features = plan_features(plan, backbone, layers, preset)
+    if unknown := [a for a in arms if a not in ENCODING_ARMS]:
+        raise ParameterError(
+            "Unknown arms",
+            place="encoding_arms",
+            found=", ".join(unknown),
+            expected=", ".join(ENCODING_ARMS),
+        )
     predictions, layer = {}, {}
     for arm in ("pretrained", *arms):
-        if arm in ("reduced_rank", "group_average") and len(plan.tune_participants) < 2: continue
+        if arm in ("reduced_rank", "group_average") and len(plan.tune_participants) < 2:
+            continue
         file = run.path(f"scores/{arm}.npz")
         if not run.done(arm):
             with run.stage(arm):
-                chosen, by_layer = arm_predictions(plan, [features] * len(plan.rounds)) if arm == "pretrained" else (encoding_arm(plan, features, arm), {})
+                chosen, by_layer = (
+                    arm_predictions(plan, [features] * len(plan.rounds))
+                    if arm == "pretrained"
+                    else (encoding_arm(plan, features, arm), {})
+                )
                 _write_predictions(file, chosen, layer_scores(plan, by_layer))
         chosen, scores = _read_predictions(file)
         predictions[arm] = [chosen]
-        if scores: layer[arm] = [scores]
+        if scores:
+            layer[arm] = [scores]
     return features, predictions, layer
 
 # %% ../../nbs/89_analyses.runs.ipynb #3787f03d
 def load_teacher(
-    name: str = "",  # 'tiny', 'tiny:link=1,dose=1' (see `linked_backbone`), 'tiny_speech', 'minilm', a Hugging Face name or a folder; empty: none
-):                   # Backbone, SpeechBackbone or None
+    # 'tiny', 'tiny:link=1,dose=1' (see `linked_backbone`), 'tiny_speech', 'minilm', a Hugging Face
+    # name or a folder; empty: none
+    name: str = "",
+):  # Backbone, SpeechBackbone or None
     "The model whose states are targets: text if it has a tokenizer, speech otherwise."
     from braintune_nb.core import ModelError
     from braintune_nb.model.backbone import load_backbone, load_speech_backbone
-    if not name: return None
+
+    if not name:
+        return None
     if name.startswith("tiny:"):
         given = dict(part.partition("=")[::2] for part in name[5:].replace(" ", "").split(","))
-        if set(given) - {"link", "dose", "seed"} or not all(v.replace(".", "", 1).isdigit() for v in given.values()): raise ParameterError("This is no tiny model", found=name, expected="tiny:link=0.5,dose=0,seed=0, or some of these")
+        if set(given) - {"link", "dose", "seed"} or not all(
+            v.replace(".", "", 1).isdigit() for v in given.values()
+        ):
+            raise ParameterError(
+                "This is no tiny model",
+                found=name,
+                expected="tiny:link=0.5,dose=0,seed=0, or some of these",
+            )
         return linked_backbone(**{k: int(v) if k == "seed" else float(v) for k, v in given.items()})
-    try: return load_speech_backbone(name)
-    except ModelError: return load_backbone(name)
+    try:
+        return load_speech_backbone(name)
+    except ModelError:
+        return load_backbone(name)
 
 # %% ../../nbs/89_analyses.runs.ipynb #89a9941b
 def oracle_predictions(
     plan,  # Plan of a simulation
-) -> dict:     # oracle -> participant -> (T, V); empty for real data
+) -> dict:  # oracle -> participant -> (T, V); empty for real data
     "Ridge on which concept each word is, and ridge on what it truly means."
-    if plan.truth is None: return {}
+    if plan.truth is None:
+        return {}
     from braintune_nb.simulate.experiment import oracle_features
-    out, needed = {}, {s.story.name: s.story for r in plan.rounds for e, t in r.folds for s in (*e, *t)}
+
+    out, needed = (
+        {},
+        {s.story.name: s.story for r in plan.rounds for e, t in r.folds for s in (*e, *t)},
+    )
     for which in ("word_identity", "meaning"):
-        designs = story_designs({n: oracle_features(plan.truth, s, which)[None] for n, s in needed.items()}, plan.dataset.stories, cutoff=plan.cutoff)
-        arm = encode_arm(designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, low=plan.low)
+        designs = story_designs(
+            {n: oracle_features(plan.truth, s, which)[None] for n, s in needed.items()},
+            plan.dataset.stories,
+            cutoff=plan.cutoff,
+        )
+        arm = encode_arm(
+            designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, low=plan.low
+        )
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
 
 # %% ../../nbs/89_analyses.runs.ipynb #2ceb7b73
 def listener_part(
-    run,                    # Run
-    plan,                   # Plan with groups of listeners
-    data_dir: str,          # folder of the data set
-    features: dict,         # story name -> (L, T, H), pretrained
-    layers: list,           # their numbers
+    run,  # Run
+    plan,  # Plan with groups of listeners
+    data_dir: str,  # folder of the data set
+    features: dict,  # story name -> (L, T, H), pretrained
+    layers: list,  # their numbers
     null_draws: int = 200,  # circular shifts
-) -> dict | None:           # 'without motion regression' and 'with motion regression' -> see `listener_analysis`
+) -> (
+    dict | None
+):  # 'without motion regression' and 'with motion regression' -> see `listener_analysis`
     "The whole-story analysis of a data set with one story; None for others."
-    if not plan.groups: return None
+    if not plan.groups:
+        return None
     from braintune_nb.data.alice2016 import load_alice2016
+
     raw, out = load_alice2016(data_dir), {}
     story = raw.stories["alice"]
-    states = {layer: d["alice"] for layer, d in zip(layers, story_designs(features, raw.stories, cutoff=plan.cutoff))}
+    states = {
+        layer: d["alice"]
+        for layer, d in zip(layers, story_designs(features, raw.stories, cutoff=plan.cutoff))
+    }
     for name, motion in (("without motion regression", False), ("with motion regression", True)):
-        file, stage = run.path(f"scores/listeners_motion_{motion}.json".lower()), f"listeners, {name}"
+        file, stage = (
+            run.path(f"scores/listeners_motion_{motion}.json".lower()),
+            f"listeners, {name}",
+        )
         if not run.done(stage):
             with run.stage(stage):
                 clean = clean_dataset(raw, plan.cutoff, motion)
-                responses = np.stack([clean.recordings[p]["alice"].responses for p in clean.participants])
-                write_json(file, listener_analysis(responses, plan.low["alice"], states, block_groups(story), null_draws))
+                responses = np.stack(
+                    [clean.recordings[p]["alice"].responses for p in clean.participants]
+                )
+                write_json(
+                    file,
+                    listener_analysis(
+                        responses, plan.low["alice"], states, block_groups(story), null_draws
+                    ),
+                )
         out[name] = read_json(file)
     return out
 
 # %% ../../nbs/89_analyses.runs.ipynb #30880c2c
 def map_scores(
-    plan,               # Plan
+    plan,  # Plan
     predictions: dict,  # arm -> list over seeds of participant -> (T, V)
-) -> dict:              # name of a file -> (Space, maps: name -> (P, V), participants), for `save_maps`
-    "r of every participant and column for pretrained and tuned, and their difference, seeds averaged: 'maps', or one for each participant where their columns differ."
-    truth, spaces = scored_responses(plan), {p: next(iter(plan.dataset.recordings[p].values())).space for p in plan.participants}
+) -> dict:  # name of a file -> (Space, maps: name -> (P, V), participants), for `save_maps`
+    """r of every participant and column for pretrained and tuned, and their difference, seeds
+    averaged: 'maps', or one for each participant where their columns differ."""
+    truth, spaces = (
+        scored_responses(plan),
+        {p: next(iter(plan.dataset.recordings[p].values())).space for p in plan.participants},
+    )
+
     def maps(people):
-        r = {arm: np.stack([np.mean([correlation(s[p], truth[p]) for s in seeds], 0) for p in people]) for arm, seeds in predictions.items() if arm in ("pretrained", "tuned", "permuted")}
-        return spaces[people[0]], r | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"}, people
-    if len({(s.name, s.kind, np.asarray(s.columns).tobytes()) for s in spaces.values()}) == 1: return {"maps": maps(plan.participants)}
+        r = {
+            arm: np.stack(
+                [np.mean([correlation(s[p], truth[p]) for s in seeds], 0) for p in people]
+            )
+            for arm, seeds in predictions.items()
+            if arm in ("pretrained", "tuned", "permuted")
+        }
+        return (
+            spaces[people[0]],
+            r | {f"gain of {arm}": r[arm] - r["pretrained"] for arm in r if arm != "pretrained"},
+            people,
+        )
+
+    if len({(s.name, s.kind, np.asarray(s.columns).tobytes()) for s in spaces.values()}) == 1:
+        return {"maps": maps(plan.participants)}
     return {f"maps_{p}": maps((p,)) for p in plan.participants}
 
 # %% ../../nbs/89_analyses.runs.ipynb #a81927ca
 class Part:
     "A part of a run: the same folder and stages, under a name."
-    def __init__(self,
-        run,         # Run
-        name: str,   # of the part
+
+    def __init__(
+        self,
+        run,  # Run
+        name: str,  # of the part
     ):
         self.run, self.name = run, name
 
-    def path(self,
-        name: str,   # of a file
-    ) -> Path:       # where it lies in the run
+    def path(
+        self,
+        name: str,  # of a file
+    ) -> Path:  # where it lies in the run
         "A file of this part."
         return self.run.path(f"{self.name}/{name}")
 
-    def done(self,
-        name: str,   # of a stage
-    ) -> bool:       # finished before
+    def done(
+        self,
+        name: str,  # of a stage
+    ) -> bool:  # finished before
         "Whether a stage of this part is done."
         return self.run.done(f"{self.name} {name}")
 
-    def stage(self,
-        name: str,   # of a stage
-    ):               # context manager
+    def stage(
+        self,
+        name: str,  # of a stage
+    ):  # context manager
         "A stage of the run."
         return self.run.stage(f"{self.name} {name}")
 
 
 def all_arms(
-    run,                       # Run or Part
-    plan,                      # Plan
-    backbone,                  # Backbone or SpeechBackbone
-    preset,                    # Preset
-    arms: list,                # of TUNED_ARMS, 'tuned' first
-    encoding_arms: list,       # of ENCODING_ARMS
-    seeds=(0,),                # of the tuning
-    layers=None,               # layers that are encoded; None: all but the embeddings
-    teacher=None,              # of 'lm_target' and 'speech_target'
-    noise: bool = False,       # the arm 'weight_noise' too
-    **tuning,                  # of `run_arm`: read_layer, train_layers, precision, device
-) -> tuple:                    # arm -> [participant -> (T, V)], arm -> [participant -> (L, V)], training logs
+    run,  # Run or Part
+    plan,  # Plan
+    backbone,  # Backbone or SpeechBackbone
+    preset,  # Preset
+    arms: list,  # of TUNED_ARMS, 'tuned' first
+    encoding_arms: list,  # of ENCODING_ARMS
+    seeds=(0,),  # of the tuning
+    layers=None,  # layers that are encoded; None: all but the embeddings
+    teacher=None,  # of 'lm_target' and 'speech_target'
+    noise: bool = False,  # the arm 'weight_noise' too
+    **tuning,  # of `run_arm`: read_layer, train_layers, precision, device
+) -> tuple:  # arm -> [participant -> (T, V)], arm -> [participant -> (L, V)], training logs
     "Predictions of every arm, each stored when it is done."
     layers = layers or layer_numbers(backbone)
     _, predictions, curves = run_untuned(run, plan, backbone, preset, layers, encoding_arms)
@@ -334,81 +597,172 @@ def all_arms(
     for seed in seeds:
         for arm in arms:
             for member in members(plan, arm):
-                chosen, by_layer, logs = run_arm(run, plan, backbone, preset, member, seed, layers, teacher=teacher, **tuning)
+                chosen, by_layer, logs = run_arm(
+                    run, plan, backbone, preset, member, seed, layers, teacher=teacher, **tuning
+                )
                 called = member if arm == "monolingual" else arm
                 predictions.setdefault(called, []).append(chosen)
-                if arm != "frozen_head": curves.setdefault(called, []).append(by_layer)
+                if arm != "frozen_head":
+                    curves.setdefault(called, []).append(by_layer)
                 training += logs
     if noise and len(plan.rounds) == 1:
         from braintune_nb.model.release import BrainTuner
+
         with run.stage("weight_noise"):
             moved = noisy_backbone(backbone, BrainTuner.from_pretrained(run.path("model")).backbone)
             _store_backbone(moved, run.path("backbones/weight_noise/x").parent)
-            predictions["weight_noise"] = [arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]]
+            predictions["weight_noise"] = [
+                arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]
+            ]
     return predictions, curves, training
 
 # %% ../../nbs/89_analyses.runs.ipynb #7fbc578c
 def release_model(
-    run,            # Run that kept a tuned model
-    plan,           # Plan
-    preset,         # Preset it was tuned with
+    run,  # Run that kept a tuned model
+    plan,  # Plan
+    preset,  # Preset it was tuned with
     summary: dict,  # of `plan_summary`
-    backbone,       # the pretrained Backbone or SpeechBackbone
-) -> Path:          # folder of the release
+    backbone,  # the pretrained Backbone or SpeechBackbone
+) -> Path:  # folder of the release
     "Write the run's tuned model with its record and card."
     from braintune_nb.model.release import BrainTuner
+
     folder = run.path("model")
     tuner, first, split = BrainTuner.from_pretrained(folder), plan.rounds[0], None
     if plan.truth is not None or len(plan.rounds) == 1:
         names = lambda sections: tuple(dict.fromkeys(s.story.name for s in sections))
-        split = Split(names(first.tuning), names(first.validation), names([s for e, _ in first.folds for s in e]), names(plan.test_sections), plan.tune_participants, plan.new_participants)
+        split = Split(
+            names(first.tuning),
+            names(first.validation),
+            names([s for e, _ in first.folds for s in e]),
+            names(plan.test_sections),
+            plan.tune_participants,
+            plan.new_participants,
+        )
     whose, scored = {head: participant_of(head) for head in tuner.outputs}, plan_ceilings(plan)
-    ceilings = {head: (scored[p][tuning_columns(plan, p)], dict(name="largest r of a perfect model with the scored mean", story=", ".join(sorted({s.story.name for s in plan.test_sections})), repeats="odd ones, where there are repeats", scored="even ones"))
-        for head, p in whose.items() if p in scored}
-    rows = [{k: r[k] for k in ("arm", "region", "subset", "gain", "low", "high", "n")} for r in arm_rows(summary) if r["subset"] in ("all", "new participants") and r["arm"] in ("tuned", "permuted", "reduced_rank")]
-    reading = dict(n_words=preset.n_words, delays=list(preset.delays)) if preset.inputs == "words" else dict(mode=preset.inputs, window=preset.window, chunk=preset.chunk, context=preset.context, delays=list(preset.delays))
-    return tuner.save_pretrained(folder, space={head: _head_space(plan, p) for head, p in whose.items()}, ceilings=ceilings, split=split, numbers=rows, data=plan.dataset.name, inputs=reading, training=asdict(preset),
-        labels=("simulated",) if plan.truth is not None else (), language=sorted({s.story.language for s in first.tuning}), base_model=None if backbone.folder else backbone.name, limits=summary.get("limits", ()))
+    ceilings = {
+        head: (
+            scored[p][tuning_columns(plan, p)],
+            dict(
+                name="largest r of a perfect model with the scored mean",
+                story=", ".join(sorted({s.story.name for s in plan.test_sections})),
+                repeats="odd ones, where there are repeats",
+                scored="even ones",
+            ),
+        )
+        for head, p in whose.items()
+        if p in scored
+    }
+    rows = [
+        {k: r[k] for k in ("arm", "region", "subset", "gain", "low", "high", "n")}
+        for r in arm_rows(summary)
+        if r["subset"] in ("all", "new participants")
+        and r["arm"] in ("tuned", "permuted", "reduced_rank")
+    ]
+    reading = (
+        dict(n_words=preset.n_words, delays=list(preset.delays))
+        if preset.inputs == "words"
+        else dict(
+            mode=preset.inputs,
+            window=preset.window,
+            chunk=preset.chunk,
+            context=preset.context,
+            delays=list(preset.delays),
+        )
+    )
+    return tuner.save_pretrained(
+        folder,
+        space={head: _head_space(plan, p) for head, p in whose.items()},
+        ceilings=ceilings,
+        split=split,
+        numbers=rows,
+        data=plan.dataset.name,
+        inputs=reading,
+        training=asdict(preset),
+        labels=("simulated",) if plan.truth is not None else (),
+        language=sorted({s.story.language for s in first.tuning}),
+        base_model=None if backbone.folder else backbone.name,
+        limits=summary.get("limits", ()),
+    )
 
 
 def _head_space(plan, participant):
     "The columns that a participant's head predicts."
-    whole, mask = next(iter(plan.dataset.recordings[participant].values())).space, tuning_columns(plan, participant)
-    return Space(whole.name, whole.kind, np.asarray(whole.columns)[mask], {k: m[mask] for k, m in whole.rois.items()}, None if whole.labels is None else tuple(np.array(whole.labels)[mask]))
+    whole, mask = (
+        next(iter(plan.dataset.recordings[participant].values())).space,
+        tuning_columns(plan, participant),
+    )
+    return Space(
+        whole.name,
+        whole.kind,
+        np.asarray(whole.columns)[mask],
+        {k: m[mask] for k, m in whole.rois.items()},
+        None if whole.labels is None else tuple(np.array(whole.labels)[mask]),
+    )
 
 # %% ../../nbs/89_analyses.runs.ipynb #88c71686
 def tune_row(
     simulation_seed: int,  # of the simulated stories and brains
-    knobs: dict,           # knobs that differ from their defaults
-    seed: int = 0,         # of the tuning
+    knobs: dict,  # knobs that differ from their defaults
+    seed: int = 0,  # of the tuning
     size: str = "quickstart",  # 'smoke', 'quickstart' or 'study'
     region: str = "language",  # region of the row
-    backbone: str = "tiny",    # 'tiny' or 'tiny_speech'
-) -> dict:                 # seeds, knobs, ceiling, r of every arm, gains with interval and n-of-N
+    backbone: str = "tiny",  # 'tiny' or 'tiny_speech'
+) -> dict:  # seeds, knobs, ceiling, r of every arm, gains with interval and n-of-N
     "Tune the tiny model on one simulated experiment and return the row."
     from braintune_nb.analyses.plan import plan_summary, simulated_plan
     from braintune_nb.model.backbone import load_backbone, load_speech_backbone
-    plan, model = simulated_plan(prepare_simulation(size, simulation_seed, knobs)), load_speech_backbone(backbone) if "speech" in backbone else load_backbone(backbone)
+
+    plan, model = (
+        simulated_plan(prepare_simulation(size, simulation_seed, knobs)),
+        (load_speech_backbone(backbone) if "speech" in backbone else load_backbone(backbone)),
+    )
     preset, layers = choose_preset(model), layer_numbers(model)
     features = plan_features(plan, model, layers, preset)
-    arms = {"pretrained": [arm_predictions(plan, [features])[0]], "reduced_rank": [encoding_arm(plan, features, "reduced_rank")]}
+    arms = {
+        "pretrained": [arm_predictions(plan, [features])[0]],
+        "reduced_rank": [encoding_arm(plan, features, "reduced_rank")],
+    }
     matched = None
     for arm in ("tuned", "permuted"):
         tuner, log = tune_arm(plan, 0, model, preset, arm, seed, stop_epoch=matched, progress=False)
         matched = best_epochs([dict(log=log)])[0]
-        arms[arm] = [arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, preset)])[0]]
+        arms[arm] = [
+            arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, preset)])[0]
+        ]
     s = plan_summary(plan, arms, oracle_predictions(plan))
-    row = dict(simulation_seed=simulation_seed, seed=seed, language="en", knobs=" ".join(f"{k}={v}" for k, v in knobs.items()) or "default", region=region, ceiling=s["ceiling"][region])
-    row |= {f"r_{arm}": s["alignment"][arm][region]["raw"]["mean"] for arm in arms} | {f"r_{k}": v[region]["raw"]["mean"] for k, v in s["oracles"].items()}
-    for name, gain in dict(gain=s["gain"], gain_permuted=s["gain_permuted"], gain_reduced_rank=s["gain_arms"]["reduced_rank"], gain_new=s["by_group"]["new participants"]["gain"],
-                           gain_seen=s["gain_seen_unseen"]["seen"], gain_unseen=s["gain_seen_unseen"]["unseen"]).items():
+    row = dict(
+        simulation_seed=simulation_seed,
+        seed=seed,
+        language="en",
+        knobs=" ".join(f"{k}={v}" for k, v in knobs.items()) or "default",
+        region=region,
+        ceiling=s["ceiling"][region],
+    )
+    row |= {f"r_{arm}": s["alignment"][arm][region]["raw"]["mean"] for arm in arms} | {
+        f"r_{k}": v[region]["raw"]["mean"] for k, v in s["oracles"].items()
+    }
+    for name, gain in dict(
+        gain=s["gain"],
+        gain_permuted=s["gain_permuted"],
+        gain_reduced_rank=s["gain_arms"]["reduced_rank"],
+        gain_new=s["by_group"]["new participants"]["gain"],
+        gain_seen=s["gain_seen_unseen"]["seen"],
+        gain_unseen=s["gain_seen_unseen"]["unseen"],
+    ).items():
         row |= gain_columns(name, gain[region]["raw"])
     return row
 
 
 def gain_columns(
-    name: str,   # of the gain
-    g: dict,     # of `summarise`: mean, ci_low, ci_high, n_positive, n
-) -> dict:       # name, name_low, name_high, name_n_positive, name_n
+    name: str,  # of the gain
+    g: dict,  # of `summarise`: mean, ci_low, ci_high, n_positive, n
+) -> dict:  # name, name_low, name_high, name_n_positive, name_n
     "The columns of one gain in a table."
-    return {name: g["mean"], f"{name}_low": g["ci_low"], f"{name}_high": g["ci_high"], f"{name}_n_positive": g["n_positive"], f"{name}_n": g["n"]}
+    return {
+        name: g["mean"],
+        f"{name}_low": g["ci_low"],
+        f"{name}_high": g["ci_high"],
+        f"{name}_n_positive": g["n_positive"],
+        f"{name}_n": g["n"],
+    }

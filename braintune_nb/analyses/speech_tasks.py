@@ -17,7 +17,14 @@ import numpy as np
 from ..core import DataError, MissingData, ParameterError, SplitError, read_json
 from ..features.speech import read_audio
 from ..model.backbone import SpeechBackbone, load_speech_backbone
-from ..simulate.language import TEMPLATES, N_TEST_TEMPLATES, Lexicon, draw_slots, fill_template, make_lexicon
+from braintune_nb.simulate.language import (
+    TEMPLATES,
+    N_TEST_TEMPLATES,
+    Lexicon,
+    draw_slots,
+    fill_template,
+    make_lexicon,
+)
 from ..simulate.speech import RATE, speak
 from ..simulate.speech_backbone import NEW_VOICES, TRAINING_VOICES, speak_corpus
 
@@ -25,32 +32,43 @@ from ..simulate.speech_backbone import NEW_VOICES, TRAINING_VOICES, speak_corpus
 @dataclass(frozen=True, eq=False)
 class Spoken:
     "U utterances and the N spans in them that are read."
-    sounds: tuple          # U arrays (S,) float32 at 16 kHz
-    utterance: np.ndarray  # (N,) int, the utterance of each span
-    start: np.ndarray      # (N,) s from the start of the utterance
-    stop: np.ndarray       # (N,) s; equal to `start` for a moment
-    about: dict = field(default_factory=dict)  # what is known of each span: name -> (N,) values, such as voice, concept, phone
 
-    def __len__(self) -> int: return len(self.utterance)
+    sounds: tuple  # U arrays (S,) float32 at 16 kHz
+    utterance: np.ndarray  # (N,) int, the utterance of each span
+    start: np.ndarray  # (N,) s from the start of the utterance
+    stop: np.ndarray  # (N,) s; equal to `start` for a moment
+    about: dict = field(
+        default_factory=dict
+    )  # what is known of each span: name -> (N,) values, such as voice, concept, phone
+
+    def __len__(self) -> int:
+        return len(self.utterance)
 
     @property
-    def seconds(self) -> float: "Length of all sounds, s."; return sum(len(s) for s in self.sounds) / RATE
+    def seconds(self) -> float:
+        "Length of all sounds, s."
+        return sum(len(s) for s in self.sounds) / RATE
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #6b9e0400
 def frame_middles(
     backbone: SpeechBackbone,  # whose frames
-    n: int,                    # number of frames
-) -> np.ndarray:               # (n,) s
+    n: int,  # number of frames
+) -> np.ndarray:  # (n,) s
     "The middle of the sound that each frame of the front end reads."
-    if backbone.kind == "whisper": hop, reach = 2 * backbone.extractor.hop_length, 1
+    if backbone.kind == "whisper":
+        hop, reach = 2 * backbone.extractor.hop_length, 1
     else:
         hop, reach = 1, 1
-        for kernel, stride in zip(backbone.model.config.conv_kernel, backbone.model.config.conv_stride): reach, hop = reach + (kernel - 1) * hop, hop * stride
+        for kernel, stride in zip(
+            backbone.model.config.conv_kernel, backbone.model.config.conv_stride
+        ):
+            reach, hop = reach + (kernel - 1) * hop, hop * stride
     return (np.arange(n) * hop + (reach - 1) / 2) / backbone.sampling_rate
 
+
 def span_weights(
-    start,    # (K,) s
-    stop,     # (K,) s
+    start,  # (K,) s
+    stop,  # (K,) s
     centres,  # (F,) s, of the frames
 ) -> np.ndarray:  # (K, F) float32, rows sum to 1
     "Mean over the frames inside each span, or the nearest frame."
@@ -62,159 +80,265 @@ def span_weights(
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #5b323d7b
 def span_states(
-    backbone: SpeechBackbone,     # L layers of width H; evaluation mode is set and restored
-    spoken: Spoken,               # U utterances, N spans
-    layers=None,                  # layer numbers; None: 0 to L
+    backbone: SpeechBackbone,  # L layers of width H; evaluation mode is set and restored
+    spoken: Spoken,  # U utterances, N spans
+    layers=None,  # layer numbers; None: 0 to L
     batch_seconds: float = 30.0,  # sound in one batch, s
-) -> np.ndarray:                  # (layers, N, H) float32
-    "States of all spans at the layers asked for. Raises DataError for sound that holds NaN, ModelError for a layer that does not exist."
+) -> np.ndarray:  # (layers, N, H) float32
+    """States of all spans at the layers asked for. Raises DataError for sound that holds NaN,
+    ModelError for a layer that does not exist."""
     import torch
-    if backbone.sampling_rate != RATE: raise ParameterError("The model listens at another rate", found=f"{backbone.sampling_rate} Hz", expected=f"{RATE} Hz")
+
+    if backbone.sampling_rate != RATE:
+        raise ParameterError(
+            "The model listens at another rate",
+            found=f"{backbone.sampling_rate} Hz",
+            expected=f"{RATE} Hz",
+        )
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
-    states, model, whisper = np.empty((len(chosen), len(spoken), backbone.width), np.float32), backbone.model, backbone.kind == "whisper"
+    states, model, whisper = (
+        np.empty((len(chosen), len(spoken), backbone.width), np.float32),
+        backbone.model,
+        backbone.kind == "whisper",
+    )
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
         for part in _equal_lengths([len(s) for s in spoken.sounds], batch_seconds * RATE, whisper):
             for u in part:
-                if not np.isfinite(spoken.sounds[u]).all(): raise DataError("The sound holds NaN or infinity", place=f"utterance {u}")
-            ready = backbone.extractor([spoken.sounds[u] for u in part], sampling_rate=RATE, padding="max_length" if whisper else False)
-            values = torch.from_numpy(np.stack(ready["input_features" if whisper else "input_values"])).to(device)
-            with torch.inference_mode(): hidden = model(values, output_hidden_states=True).hidden_states
+                if not np.isfinite(spoken.sounds[u]).all():
+                    raise DataError("The sound holds NaN or infinity", place=f"utterance {u}")
+            ready = backbone.extractor(
+                [spoken.sounds[u] for u in part],
+                sampling_rate=RATE,
+                padding="max_length" if whisper else False,
+            )
+            values = torch.from_numpy(
+                np.stack(ready["input_features" if whisper else "input_values"])
+            ).to(device)
+            with torch.inference_mode():
+                hidden = model(values, output_hidden_states=True).hidden_states
             centres = frame_middles(backbone, hidden[0].shape[1])
             for b, u in enumerate(part):
                 rows = np.flatnonzero(spoken.utterance == u)
-                weights = torch.from_numpy(span_weights(spoken.start[rows], spoken.stop[rows], centres)).to(device)
-                for i, layer in enumerate(chosen): states[i, rows] = (weights @ hidden[layer][b].float()).cpu().numpy()
-    finally: model.train(training)
+                weights = torch.from_numpy(
+                    span_weights(spoken.start[rows], spoken.stop[rows], centres)
+                ).to(device)
+                for i, layer in enumerate(chosen):
+                    states[i, rows] = (weights @ hidden[layer][b].float()).cpu().numpy()
+    finally:
+        model.train(training)
     return states
 
+
 def _equal_lengths(lengths, most, any_length=False):
-    "Lists of utterances of equal length (or any, where the model fills up by itself), at most `most` samples a list."
+    """Lists of utterances of equal length (or any, where the model fills up by itself), at most
+    `most` samples a list."""
     order, part = np.argsort(lengths, kind="stable"), []
     for u in order:
-        if part and ((not any_length and lengths[u] != lengths[part[0]]) or (len(part) + 1) * lengths[u] > most):
+        if part and (
+            (not any_length and lengths[u] != lengths[part[0]])
+            or (len(part) + 1) * lengths[u] > most
+        ):
             yield part
             part = []
         part.append(int(u))
-    if part: yield part
+    if part:
+        yield part
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #7b3934d7
 @dataclass(frozen=True, eq=False)
 class Task:
     "Labels, folds and units of one probing task."
-    name: str            # of the task
-    language: str        # of the speech
-    spoken: Spoken       # N spans
-    labels: np.ndarray   # (N,) int, index into `names`; -1: the span is not part of this task
-    names: tuple         # K labels, fixed and stored with a run
-    items: np.ndarray    # (N,) what is sampled: concept, sentence or speaker of each span
-    unit: str            # what an item is, in words
-    groups: np.ndarray   # (N,) inner folds for the penalty keep these together
-    folds: tuple         # (training rows, {part: test rows}) pairs; a part is scored as `name` + part
-    apart: dict          # part -> {what: (N,) values that training and test rows may not share}
+
+    name: str  # of the task
+    language: str  # of the speech
+    spoken: Spoken  # N spans
+    labels: np.ndarray  # (N,) int, index into `names`; -1: the span is not part of this task
+    names: tuple  # K labels, fixed and stored with a run
+    items: np.ndarray  # (N,) what is sampled: concept, sentence or speaker of each span
+    unit: str  # what an item is, in words
+    groups: np.ndarray  # (N,) inner folds for the penalty keep these together
+    folds: tuple  # (training rows, {part: test rows}) pairs; a part is scored as `name` + part
+    apart: dict  # part -> {what: (N,) values that training and test rows may not share}
 
     @property
-    def chance(self) -> float: "Balanced accuracy of guessing."; return 1 / len(self.names)
+    def chance(self) -> float:
+        "Balanced accuracy of guessing."
+        return 1 / len(self.names)
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #813b2614
 def check_task(
     task: Task,  # to be probed
 ) -> None:
-    "Refuse a task whose training and test rows share what must be apart, or whose training rows lack a label. Raises SplitError."
-    if not task.folds: raise SplitError("A task has no folds", place=task.name)
+    """Refuse a task whose training and test rows share what must be apart, or whose training
+    rows lack a label. Raises SplitError."""
+    if not task.folds:
+        raise SplitError("A task has no folds", place=task.name)
     for number, (train, tests) in enumerate(task.folds):
         absent = np.setdiff1d(np.arange(len(task.names)), task.labels[train])
-        if len(absent): raise SplitError("A label has no training rows", place=f"{task.name}, fold {number}", found=task.names[absent[0]], expected=f"{len(task.names)} labels", next_step="use more data, or fewer labels")
-        if len(np.unique(task.groups[train])) < 2: raise SplitError("One group gives no folds for the penalty", place=f"{task.name}, fold {number}", found=task.groups[train][0], expected="two or more", next_step="use more voices, concepts or speakers for training")
+        if len(absent):
+            raise SplitError(
+                "A label has no training rows",
+                place=f"{task.name}, fold {number}",
+                found=task.names[absent[0]],
+                expected=f"{len(task.names)} labels",
+                next_step="use more data, or fewer labels",
+            )
+        if len(np.unique(task.groups[train])) < 2:
+            raise SplitError(
+                "One group gives no folds for the penalty",
+                place=f"{task.name}, fold {number}",
+                found=task.groups[train][0],
+                expected="two or more",
+                next_step="use more voices, concepts or speakers for training",
+            )
         for part, rows in tests.items():
-            if (np.r_[task.labels[train], task.labels[rows]] < 0).any(): raise SplitError("A row without a label is in a fold", place=f"{task.name}{part}, fold {number}")
-            if np.intersect1d(train, rows).size: raise SplitError("Training and test rows overlap", place=f"{task.name}{part}, fold {number}", found=f"{np.intersect1d(train, rows).size} rows")
+            if (np.r_[task.labels[train], task.labels[rows]] < 0).any():
+                raise SplitError(
+                    "A row without a label is in a fold", place=f"{task.name}{part}, fold {number}"
+                )
+            if np.intersect1d(train, rows).size:
+                raise SplitError(
+                    "Training and test rows overlap",
+                    place=f"{task.name}{part}, fold {number}",
+                    found=f"{np.intersect1d(train, rows).size} rows",
+                )
             for what, values in task.apart.get(part, {}).items():
                 shared = np.intersect1d(values[train], values[rows])
-                if len(shared): raise SplitError(f"Training and test share a {what}", place=f"{task.name}{part}, fold {number}", found=f"{shared[0]} and {len(shared) - 1} more", expected="none in common", next_step=f"split by {what}")
+                if len(shared):
+                    raise SplitError(
+                        f"Training and test share a {what}",
+                        place=f"{task.name}{part}, fold {number}",
+                        found=f"{shared[0]} and {len(shared) - 1} more",
+                        expected="none in common",
+                        next_step=f"split by {what}",
+                    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #dfa1e183
 PENALTIES = tuple(10.0 ** np.arange(-1, 6))
 
+
 def probe(
     states: np.ndarray,  # (N, H) of one layer
-    task: Task,          # with N spans
-    classifier=None,     # of scikit-learn; None: a ridge classifier, labels balanced
-    grid=None,           # name of a setting -> values to choose from inside the training rows; None: PENALTIES
-    most: int = 3,       # folds of that choice, at most
-) -> dict:               # part -> (N,) share of folds in which the span was right, NaN where it was not tested
+    task: Task,  # with N spans
+    classifier=None,  # of scikit-learn; None: a ridge classifier, labels balanced
+    # name of a setting -> values to choose from inside the training rows; None: PENALTIES
+    grid=None,
+    most: int = 3,  # folds of that choice, at most
+) -> dict:  # part -> (N,) share of folds in which the span was right, NaN where it was not tested
     "Fit on the training rows of every fold and count what is right on its test rows."
     from sklearn.linear_model import RidgeClassifier
     from sklearn.model_selection import GridSearchCV, GroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     check_task(task)
-    right, times = ({part: np.zeros(len(task.labels)) for part in task.folds[0][1]} for _ in range(2))
+    right, times = (
+        {part: np.zeros(len(task.labels)) for part in task.folds[0][1]} for _ in range(2)
+    )
     model = make_pipeline(StandardScaler(), classifier or RidgeClassifier(class_weight="balanced"))
-    settings = {f"{model.steps[-1][0]}__{name}": values for name, values in (grid or dict(alpha=PENALTIES)).items()}
+    settings = {
+        f"{model.steps[-1][0]}__{name}": values
+        for name, values in (grid or dict(alpha=PENALTIES)).items()
+    }
     for train, tests in task.folds:
-        search = GridSearchCV(model, settings, scoring="balanced_accuracy", cv=GroupKFold(min(most, len(np.unique(task.groups[train])))))
+        search = GridSearchCV(
+            model,
+            settings,
+            scoring="balanced_accuracy",
+            cv=GroupKFold(min(most, len(np.unique(task.groups[train])))),
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")   # an inner fold may lack a rare label
+            warnings.filterwarnings(
+                "ignore", "y_pred contains classes not in y_true"
+            )  # an inner fold may lack a rare label
             search.fit(states[train], task.labels[train], groups=task.groups[train])
         for part, rows in tests.items():
             right[part][rows] += search.predict(states[rows]) == task.labels[rows]
             times[part][rows] += 1
-    return {part: np.where(times[part] > 0, right[part] / np.maximum(times[part], 1), np.nan) for part in right}
+    return {
+        part: np.where(times[part] > 0, right[part] / np.maximum(times[part], 1), np.nan)
+        for part in right
+    }
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #9182fd98
 def item_scores(
     right: np.ndarray,  # (N,) of one part, from `probe`
-    task: Task,         # with N spans
-):                      # pandas DataFrame: item, score 0 to 1, weight; weights sum to 1
+    task: Task,  # with N spans
+):  # pandas DataFrame: item, score 0 to 1, weight; weights sum to 1
     "Scores of a part item by item, weighted so that their mean is the balanced accuracy."
     import pandas as pd
+
     rows = np.flatnonzero(np.isfinite(right))
     count = np.bincount(task.labels[rows], minlength=len(task.names))
     weight = 1 / count[task.labels[rows]] / (count > 0).sum()
-    table = pd.DataFrame(dict(item=task.items[rows], weight=weight, score=weight * right[rows])).groupby("item", as_index=False).sum()
+    table = (
+        pd.DataFrame(dict(item=task.items[rows], weight=weight, score=weight * right[rows]))
+        .groupby("item", as_index=False)
+        .sum()
+    )
     return table.assign(score=table.score / table.weight)
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #412b24db
-PROBE_VOICES, STEP = TRAINING_VOICES[:3], 0.2   # lengths are whole multiples of STEP s, so that utterances share batches
+PROBE_VOICES, STEP = (
+    TRAINING_VOICES[:3],
+    0.2,
+)  # lengths are whole multiples of STEP s, so that utterances share batches
+
 
 def _cut(audio, a, b):
     "Samples from a to b s, filled up with silence to a multiple of STEP."
-    piece = audio[max(0, int(a * RATE)):int(b * RATE)]
+    piece = audio[max(0, int(a * RATE)) : int(b * RATE)]
     return np.pad(piece, (0, -len(piece) % int(STEP * RATE))).astype(np.float32)
 
+
 def isolated_words(
-    lexicon: Lexicon,                      # C concepts
-    language: str,                         # 'en' or 'zh'
-    voices=(*PROBE_VOICES, *NEW_VOICES),   # eSpeak voices
-) -> Spoken:                               # C x voices utterances with one span each; about: concept, voice
+    lexicon: Lexicon,  # C concepts
+    language: str,  # 'en' or 'zh'
+    voices=(*PROBE_VOICES, *NEW_VOICES),  # eSpeak voices
+) -> Spoken:  # C x voices utterances with one span each; about: concept, voice
     "Every word of the lexicon, alone, by every voice."
     sounds, stop = [], []
     for voice in voices:
         speech = speak(lexicon.words[language], language, voice, np.arange(len(lexicon)))
         for onset, offset in zip(speech.words.onset, speech.words.offset):
-            a = max(0, onset - .05)
-            sounds.append(_cut(speech.audio, a, offset + .1)); stop.append((onset - a, offset - a))
+            a = max(0, onset - 0.05)
+            sounds.append(_cut(speech.audio, a, offset + 0.1))
+            stop.append((onset - a, offset - a))
     start, stop = np.array(stop).T
-    return Spoken(tuple(sounds), np.arange(len(sounds)), start, stop, dict(concept=np.tile(np.arange(len(lexicon)), len(voices)), voice=np.repeat(voices, len(lexicon))))
+    return Spoken(
+        tuple(sounds),
+        np.arange(len(sounds)),
+        start,
+        stop,
+        dict(
+            concept=np.tile(np.arange(len(lexicon)), len(voices)),
+            voice=np.repeat(voices, len(lexicon)),
+        ),
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #eee7e2b1
 def category_folds(
     lexicon: Lexicon,  # C concepts
-    language: str,     # 'en' or 'zh'
-    folds: int = 4,    # number of folds
-) -> np.ndarray:       # (C,) int, -1 for concepts that are not nouns
-    "Fold of every noun; nouns of a category that share a character (four letters in English) go together."
+    language: str,  # 'en' or 'zh'
+    folds: int = 4,  # number of folds
+) -> np.ndarray:  # (C,) int, -1 for concepts that are not nouns
+    """Fold of every noun; nouns of a category that share a character (four letters in English)
+    go together."""
     from scipy.sparse.csgraph import connected_components
+
     n, fold = 1 if language == "zh" else 4, np.full(len(lexicon), -1)
-    pieces = [{w[i:i + n] for i in range(len(w) - n + 1)} for w in lexicon.words[language]]
+    pieces = [{w[i : i + n] for i in range(len(w) - n + 1)} for w in lexicon.words[language]]
     for c in np.unique(lexicon.category[lexicon.word_class == "noun"]):
         members = np.flatnonzero(lexicon.category == c)
-        _, group = connected_components(np.array([[bool(pieces[i] & pieces[j]) for j in members] for i in members]), directed=False)
+        _, group = connected_components(
+            np.array([[bool(pieces[i] & pieces[j]) for j in members] for i in members]),
+            directed=False,
+        )
         size = np.zeros(folds)
         for g in sorted(range(group.max() + 1), key=lambda g: -(group == g).sum()):
-            smallest = (np.arange(folds) + c) % folds          # ties go to another fold in each category
+            smallest = (np.arange(folds) + c) % folds  # ties go to another fold in each category
             k = smallest[size[smallest].argmin()]
             fold[members[group == g]] = k
             size[k] += (group == g).sum()
@@ -223,75 +347,126 @@ def category_folds(
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #202cff10
 def category_task(
     lexicon: Lexicon,  # its `held_out` concepts are those that tuning never used
-    language: str,     # 'en' or 'zh'
-    spoken: Spoken,    # from `isolated_words`
-    folds: int = 4,    # disjoint sets of concepts, each tested once
-) -> Task:             # parts _heard, _unheard, _known
-    "Category of a spoken noun, for concepts that the probe has never met and for those that it has."
+    language: str,  # 'en' or 'zh'
+    spoken: Spoken,  # from `isolated_words`
+    folds: int = 4,  # disjoint sets of concepts, each tested once
+) -> Task:  # parts _heard, _unheard, _known
+    """Category of a spoken noun, for concepts that the probe has never met and for those that
+    it has."""
     concept, voice = spoken.about["concept"], spoken.about["voice"]
-    new, noun, fold = np.isin(voice, NEW_VOICES), lexicon.word_class == "noun", category_folds(lexicon, language, folds)
+    new, noun, fold = (
+        np.isin(voice, NEW_VOICES),
+        lexicon.word_class == "noun",
+        category_folds(lexicon, language, folds),
+    )
     pick = lambda concepts, voices: np.flatnonzero(concepts[concept] & voices)
-    pairs = tuple((pick((fold != f) & noun, ~new), {"_heard": pick((fold == f) & ~lexicon.held_out, new), "_unheard": pick((fold == f) & lexicon.held_out, new), "_known": pick((fold != f) & noun, new)}) for f in range(folds))
+    pairs = tuple(
+        (
+            pick((fold != f) & noun, ~new),
+            {
+                "_heard": pick((fold == f) & ~lexicon.held_out, new),
+                "_unheard": pick((fold == f) & lexicon.held_out, new),
+                "_known": pick((fold != f) & noun, new),
+            },
+        )
+        for f in range(folds)
+    )
     kept = np.unique(lexicon.category[noun])
     labels = np.where(noun, np.searchsorted(kept, lexicon.category), -1)[concept]
     both = dict(concept=concept, voice=voice)
-    return Task("category", language, spoken, labels, tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_heard": both, "_unheard": both, "_known": dict(voice=voice)})
+    return Task(
+        "category",
+        language,
+        spoken,
+        labels,
+        tuple(lexicon.category_names[c] for c in kept),
+        concept,
+        "concepts",
+        concept,
+        pairs,
+        {"_heard": both, "_unheard": both, "_known": dict(voice=voice)},
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #401661c1
 def word_task(
     lexicon: Lexicon,  # C concepts
-    language: str,     # 'en' or 'zh'
-    spoken: Spoken,    # from `isolated_words`
-) -> Task:             # C labels; the words are closed, the voice is new
+    language: str,  # 'en' or 'zh'
+    spoken: Spoken,  # from `isolated_words`
+) -> Task:  # C labels; the words are closed, the voice is new
     "Which word was said, by a voice that the probe has not heard."
     concept, voice = spoken.about["concept"], spoken.about["voice"]
     new = np.isin(voice, NEW_VOICES)
-    return Task("word_alone", language, spoken, concept, tuple(lexicon.words[language]), concept, "concepts", voice, ((np.flatnonzero(~new), {"": np.flatnonzero(new)}),), {"": dict(voice=voice)})
+    return Task(
+        "word_alone",
+        language,
+        spoken,
+        concept,
+        tuple(lexicon.words[language]),
+        concept,
+        "concepts",
+        voice,
+        ((np.flatnonzero(~new), {"": np.flatnonzero(new)}),),
+        {"": dict(voice=voice)},
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #8ade99fb
 def context_concepts(
     lexicon: Lexicon,  # C concepts
-) -> np.ndarray:       # (C,) bool
-    "The closed set of words that sentences are made of: of every category two concepts, one of them held out."
+) -> np.ndarray:  # (C,) bool
+    """The closed set of words that sentences are made of: of every category two concepts, one
+    of them held out."""
     chosen = np.zeros(len(lexicon), bool)
     for c in range(len(lexicon.category_names)):
-        for kind in (True, False): chosen[np.flatnonzero((lexicon.category == c) & (lexicon.held_out == kind))[:1]] = True
+        for kind in (True, False):
+            chosen[np.flatnonzero((lexicon.category == c) & (lexicon.held_out == kind))[:1]] = True
     return chosen
+
 
 def new_sentences(
     lexicon: Lexicon,  # C concepts
-    language: str,     # 'en' or 'zh'
-    n: int,            # sentences
-    test: bool,        # test templates, else training templates
-    seed: int,         # same seed, same sentences
-) -> tuple:            # n lists of words, n lists of concepts (-1 for function words)
+    language: str,  # 'en' or 'zh'
+    n: int,  # sentences
+    test: bool,  # test templates, else training templates
+    seed: int,  # same seed, same sentences
+) -> tuple:  # n lists of words, n lists of concepts (-1 for function words)
     "Sentences of the closed set of words; no two are alike."
     rng, allowed, found = np.random.default_rng([seed, 84, test]), context_concepts(lexicon), {}
-    templates = np.arange(len(TEMPLATES))[-N_TEST_TEMPLATES:] if test else np.arange(len(TEMPLATES) - N_TEST_TEMPLATES)
+    templates = (
+        np.arange(len(TEMPLATES))[-N_TEST_TEMPLATES:]
+        if test
+        else np.arange(len(TEMPLATES) - N_TEST_TEMPLATES)
+    )
     while len(found) < n:
         template = int(rng.choice(templates))
-        words, concepts = fill_template(lexicon, language, template, draw_slots(lexicon, template, rng, allowed))
+        words, concepts = fill_template(
+            lexicon, language, template, draw_slots(lexicon, template, rng, allowed)
+        )
         found.setdefault(" ".join(words), (words, concepts))
     return tuple(zip(*found.values()))
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #9e62aed5
-def _moments(phones, a, step=.02):
+def _moments(phones, a, step=0.02):
     "Moments 20 ms apart inside the phones of an utterance that begins at a s: times, names."
     times, names = [], []
     for onset, offset, name in zip(phones.onset, phones.offset, phones.text):
-        if name.startswith("("): continue     # eSpeak's mark of a change of language
+        if name.startswith("("):
+            continue  # eSpeak's mark of a change of language
         inside = np.arange(np.ceil(onset / step), offset / step) * step
-        times += list(inside - a); names += [name] * len(inside)
+        times += list(inside - a)
+        names += [name] * len(inside)
     return times, names
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #896c6ae4
 def spoken_sentences(
-    lexicon: Lexicon,        # C concepts
-    language: str,           # 'en' or 'zh'
-    n_train: int = 120,      # training sentences, divided over PROBE_VOICES
-    n_test: int = 60,        # test sentences, divided over NEW_VOICES
-    seed: int = 0,           # of the sentences
-) -> Spoken:                 # one utterance a sentence; spans are content words and moments inside phones; about: concept (-1 for a moment), phone ('' for a word), voice, text
+    lexicon: Lexicon,  # C concepts
+    language: str,  # 'en' or 'zh'
+    n_train: int = 120,  # training sentences, divided over PROBE_VOICES
+    n_test: int = 60,  # test sentences, divided over NEW_VOICES
+    seed: int = 0,  # of the sentences
+    # one utterance a sentence; spans are content words and moments inside phones; about: concept
+    # (-1
+    # for a moment), phone ('' for a word), voice, text
+) -> Spoken:
     "New sentences by many voices, with every content word and a moment every 20 ms of every phone."
     sounds, rows = [], []
     for test, n, voices in ((False, n_train, PROBE_VOICES), (True, n_test, NEW_VOICES)):
@@ -303,248 +478,534 @@ def spoken_sentences(
             concept = np.concatenate([concepts[i] for i in mine])
             for i in mine:
                 at = np.flatnonzero(number == i)
-                a, b, u = max(0, speech.words.onset[at[0]] - .05), speech.words.offset[at[-1]] + .1, len(sounds)
+                a, b, u = (
+                    max(0, speech.words.onset[at[0]] - 0.05),
+                    speech.words.offset[at[-1]] + 0.1,
+                    len(sounds),
+                )
                 sounds.append(_cut(speech.audio, a, b))
-                rows += [(u, speech.words.onset[k] - a, speech.words.offset[k] - a, int(concept[k]), "", voice, " ".join(words[i])) for k in at if concept[k] >= 0]
-                phones = speech.phones.keep((speech.phones.midpoint > a) & (speech.phones.midpoint < b))
-                rows += [(u, t, t, -1, name, voice, " ".join(words[i])) for t, name in zip(*_moments(phones, a))]
+                rows += [
+                    (
+                        u,
+                        speech.words.onset[k] - a,
+                        speech.words.offset[k] - a,
+                        int(concept[k]),
+                        "",
+                        voice,
+                        " ".join(words[i]),
+                    )
+                    for k in at
+                    if concept[k] >= 0
+                ]
+                phones = speech.phones.keep(
+                    (speech.phones.midpoint > a) & (speech.phones.midpoint < b)
+                )
+                rows += [
+                    (u, t, t, -1, name, voice, " ".join(words[i]))
+                    for t, name in zip(*_moments(phones, a))
+                ]
     u, start, stop, concept, phone, voice, text = (np.array(x) for x in zip(*rows))
-    return Spoken(tuple(sounds), u, start, stop, dict(concept=concept, phone=phone, voice=voice, text=text))
+    return Spoken(
+        tuple(sounds), u, start, stop, dict(concept=concept, phone=phone, voice=voice, text=text)
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #5e8e661f
 def context_word_task(
     lexicon: Lexicon,  # C concepts
-    language: str,     # 'en' or 'zh'
-    spoken: Spoken,    # from `spoken_sentences`
-) -> Task:             # 44 labels
+    language: str,  # 'en' or 'zh'
+    spoken: Spoken,  # from `spoken_sentences`
+) -> Task:  # 44 labels
     "Which of a closed set of words was said in a new sentence by a new voice."
     about, chosen = spoken.about, np.flatnonzero(context_concepts(lexicon))
     new, word = np.isin(about["voice"], NEW_VOICES), np.isin(about["concept"], chosen)
     labels = np.where(word, np.searchsorted(chosen, about["concept"]), -1)
-    return Task("word_in_context", language, spoken, labels, tuple(lexicon.words[language][c] for c in chosen), about["concept"], "concepts", about["voice"],
-        ((np.flatnonzero(word & ~new), {"": np.flatnonzero(word & new)}),), {"": dict(voice=about["voice"], text=about["text"])})
+    return Task(
+        "word_in_context",
+        language,
+        spoken,
+        labels,
+        tuple(lexicon.words[language][c] for c in chosen),
+        about["concept"],
+        "concepts",
+        about["voice"],
+        ((np.flatnonzero(word & ~new), {"": np.flatnonzero(word & new)}),),
+        {"": dict(voice=about["voice"], text=about["text"])},
+    )
+
 
 def phone_task(
-    language: str,     # 'en' or 'zh'
-    spoken: Spoken,    # from `spoken_sentences`
-    least: int = 20,   # moments of a phone in training and in test; rarer phones are left out
-    most: int = 60,    # moments of a phone for training
+    language: str,  # 'en' or 'zh'
+    spoken: Spoken,  # from `spoken_sentences`
+    least: int = 20,  # moments of a phone in training and in test; rarer phones are left out
+    most: int = 60,  # moments of a phone for training
     most_test: int = 40,  # moments of a phone for the test
 ) -> Task:
     "Which phone sounds at a moment of a new sentence by a new voice."
     about, rng = spoken.about, np.random.default_rng(84)
     new, phones = np.isin(about["voice"], NEW_VOICES), about["phone"]
-    names = tuple(p for p in np.unique(phones[phones != ""]) if min(((phones == p) & new).sum(), ((phones == p) & ~new).sum()) >= least)
-    draw = lambda which, n: np.sort(np.concatenate([rng.permutation(np.flatnonzero((phones == p) & which))[:n] for p in names]))
+    names = tuple(
+        p
+        for p in np.unique(phones[phones != ""])
+        if min(((phones == p) & new).sum(), ((phones == p) & ~new).sum()) >= least
+    )
+    draw = lambda which, n: np.sort(
+        np.concatenate([rng.permutation(np.flatnonzero((phones == p) & which))[:n] for p in names])
+    )
     labels = np.full(len(phones), -1)
-    for i, p in enumerate(names): labels[phones == p] = i
-    return Task("phone", language, spoken, labels, names, spoken.utterance, "sentences", about["voice"], ((draw(~new, most), {"": draw(new, most_test)}),), {"": dict(voice=about["voice"], text=about["text"])})
+    for i, p in enumerate(names):
+        labels[phones == p] = i
+    return Task(
+        "phone",
+        language,
+        spoken,
+        labels,
+        names,
+        spoken.utterance,
+        "sentences",
+        about["voice"],
+        ((draw(~new, most), {"": draw(new, most_test)}),),
+        {"": dict(voice=about["voice"], text=about["text"])},
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #d246a1ad
 def digit_task(
-    folder,          # holds <digit>_<speaker>_<take>.wav
-) -> Task:           # 10 labels, a fold for each speaker
+    folder,  # holds <digit>_<speaker>_<take>.wav
+) -> Task:  # 10 labels, a fold for each speaker
     "Which digit a speaker says whom the probe has not heard. Raises MissingData, DataError."
     folder = Path(folder)
     files = sorted(folder.glob("*.wav"))
-    if not files: raise MissingData("There are no spoken digits", file=folder, expected="<digit>_<speaker>_<take>.wav", next_step="get them from github.com/Jakobovski/free-spoken-digit-dataset, or leave the task out")
+    if not files:
+        raise MissingData(
+            "There are no spoken digits",
+            file=folder,
+            expected="<digit>_<speaker>_<take>.wav",
+            next_step=(
+                "get them from github.com/Jakobovski/free-spoken-digit-dataset, or leave the"
+                " task out"
+            ),
+        )
     found = [re.fullmatch(r"(\d)_(\w+?)_(\d+)", f.stem) for f in files]
     for file, match in zip(files, found):
-        if match is None: raise DataError("A file name does not say digit, speaker and take", file=file, expected="<digit>_<speaker>_<take>.wav", next_step="take other files out of the folder")
+        if match is None:
+            raise DataError(
+                "A file name does not say digit, speaker and take",
+                file=file,
+                expected="<digit>_<speaker>_<take>.wav",
+                next_step="take other files out of the folder",
+            )
     digit, speaker = np.array([int(m[1]) for m in found]), np.array([m[2] for m in found])
     sounds = [read_audio(f, RATE)[0] for f in files]
-    spoken = Spoken(tuple(_cut(s, 0, len(s) / RATE) for s in sounds), np.arange(len(files)), np.zeros(len(files)), np.array([len(s) / RATE for s in sounds]), dict(speaker=speaker))
-    folds = tuple((np.flatnonzero(speaker != s), {"": np.flatnonzero(speaker == s)}) for s in np.unique(speaker))
-    return Task("digit", "en", spoken, digit, tuple("0123456789"), speaker, "speakers", speaker, folds, {"": dict(speaker=speaker)})
+    spoken = Spoken(
+        tuple(_cut(s, 0, len(s) / RATE) for s in sounds),
+        np.arange(len(files)),
+        np.zeros(len(files)),
+        np.array([len(s) / RATE for s in sounds]),
+        dict(speaker=speaker),
+    )
+    folds = tuple(
+        (np.flatnonzero(speaker != s), {"": np.flatnonzero(speaker == s)})
+        for s in np.unique(speaker)
+    )
+    return Task(
+        "digit",
+        "en",
+        spoken,
+        digit,
+        tuple("0123456789"),
+        speaker,
+        "speakers",
+        speaker,
+        folds,
+        {"": dict(speaker=speaker)},
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #fa3db410
 def upper_middle(
     layers: int,  # L, blocks of the model
-) -> tuple:       # layer numbers, 1 to L
+) -> tuple:  # layer numbers, 1 to L
     "The fixed band: from half of the layers to five sixths of them."
-    return tuple(range(-(-layers // 2), (10 * layers + 6) // 12 + 1))   # five sixths, rounded
+    return tuple(range(-(-layers // 2), (10 * layers + 6) // 12 + 1))  # five sixths, rounded
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #9322709e
 def speech_tasks(
-    lexicon: Lexicon,            # of the simulated experiment: says which concepts tuning has not heard
-    languages=("en", "zh"),      # languages of the made speech
-    digits=None,                 # folder of spoken digits; None: left out
-    n_train: int = 120,          # training sentences
-    n_test: int = 60,            # test sentences
-    seed: int = 0,               # of the sentences
-) -> list:                       # Task objects
-    "The tasks of a first look: category, words alone and in context, phones, in each language, and real digits."
+    lexicon: Lexicon,  # of the simulated experiment: says which concepts tuning has not heard
+    languages=("en", "zh"),  # languages of the made speech
+    digits=None,  # folder of spoken digits; None: left out
+    n_train: int = 120,  # training sentences
+    n_test: int = 60,  # test sentences
+    seed: int = 0,  # of the sentences
+) -> list:  # Task objects
+    """The tasks of a first look: category, words alone and in context, phones, in each
+    language, and real digits."""
     tasks = []
     for language in languages:
-        alone, sentences = isolated_words(lexicon, language), spoken_sentences(lexicon, language, n_train, n_test, seed)
-        tasks += [category_task(lexicon, language, alone), word_task(lexicon, language, alone), context_word_task(lexicon, language, sentences), phone_task(language, sentences)]
+        alone, sentences = (
+            isolated_words(lexicon, language),
+            spoken_sentences(lexicon, language, n_train, n_test, seed),
+        )
+        tasks += [
+            category_task(lexicon, language, alone),
+            word_task(lexicon, language, alone),
+            context_word_task(lexicon, language, sentences),
+            phone_task(language, sentences),
+        ]
     return tasks + ([] if digits is None else [digit_task(digits)])
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #99d5e6ab
 def task_items(
-    backbones: dict,        # arm -> SpeechBackbone, or a list of them that differ in their seed
-    tasks: list,            # from `speech_tasks`
-    layers="band",          # 'band': the upper middle; 'all': 1 to L; or numbers
-    measures: dict | None = None,  # name -> callable(backbone): DataFrame with task, language, layer, item, unit, chance, score, weight
+    backbones: dict,  # arm -> SpeechBackbone, or a list of them that differ in their seed
+    tasks: list,  # from `speech_tasks`
+    layers="band",  # 'band': the upper middle; 'all': 1 to L; or numbers
+    # name -> callable(backbone): DataFrame with task, language, layer, item, unit, chance, score,
+    # weight
+    measures: dict | None = None,
     progress: bool = True,  # show a bar
-):                          # pandas DataFrame: arm, task, language, layer, item, unit, chance, score, weight; layer 'band' is the mean over the upper middle
+    # pandas DataFrame: arm, task, language, layer, item, unit, chance, score, weight; layer 'band'
+    # is
+    # the mean over the upper middle
+):
     "Every score of every arm, item by item, seeds averaged."
     import pandas as pd
     from tqdm.auto import tqdm
+
     made = []
-    models = [(arm, b) for arm, own in backbones.items() for b in (own if isinstance(own, (list, tuple)) else [own])]
+    models = [
+        (arm, b)
+        for arm, own in backbones.items()
+        for b in (own if isinstance(own, (list, tuple)) else [own])
+    ]
     for arm, backbone in tqdm(models, desc="arms", disable=not progress):
         band = upper_middle(backbone.layers)
-        chosen = sorted({*band, *(() if layers == "band" else range(1, backbone.layers + 1) if layers == "all" else (backbone.layer(i) for i in layers))})
+        chosen = sorted(
+            {
+                *band,
+                *(
+                    ()
+                    if layers == "band"
+                    else (
+                        range(1, backbone.layers + 1)
+                        if layers == "all"
+                        else (backbone.layer(i) for i in layers)
+                    )
+                ),
+            }
+        )
         seen = []
         for spoken in {id(t.spoken): t.spoken for t in tasks}.values():
             states = span_states(backbone, spoken, chosen)
             for task in (t for t in tasks if t.spoken is spoken):
                 for layer, x in zip(chosen, states):
-                    seen += [item_scores(right, task).assign(task=task.name + part, language=task.language, layer=layer, unit=task.unit, chance=task.chance) for part, right in probe(x, task).items()]
+                    seen += [
+                        item_scores(right, task).assign(
+                            task=task.name + part,
+                            language=task.language,
+                            layer=layer,
+                            unit=task.unit,
+                            chance=task.chance,
+                        )
+                        for part, right in probe(x, task).items()
+                    ]
         seen += [measure(backbone) for measure in (measures or {}).values()]
         made.append(_with_band(pd.concat(seen, ignore_index=True), band, layers).assign(arm=arm))
     keys = ["arm", "task", "language", "layer", "item", "unit", "chance"]
-    return pd.concat(made).groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean()
+    return (
+        pd.concat(made)
+        .groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]]
+        .mean()
+    )
+
 
 def _with_band(table, band, layers):
-    "Rows of the band added to those of single layers; single layers dropped if only the band was asked for."
+    """Rows of the band added to those of single layers; single layers dropped if only the band
+    was asked for."""
     import pandas as pd
+
     keys = ["task", "language", "item", "unit", "chance"]
     table = table.assign(item=table["item"].astype(str), layer=table.layer.astype(str))
-    mean = table[table.layer.isin([str(l) for l in band])].groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean().assign(layer="band")
-    return pd.concat([mean, table[~table.layer.str.isdigit()] if layers == "band" else table], ignore_index=True)
+    mean = (
+        table[table.layer.isin([str(l) for l in band])]
+        .groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]]
+        .mean()
+        .assign(layer="band")
+    )
+    return pd.concat(
+        [mean, table[~table.layer.str.isdigit()] if layers == "band" else table], ignore_index=True
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #05411a77
 def load_arms(
     arms: dict | None = None,  # arm -> name, folder, 'random:NAME', or a list of these
-    runs=(),                   # folders of finished runs that tuned a model and kept those of its arms
-    load=None,                 # (name, seed) -> model; None: speech models
-) -> dict:                     # arm -> list of SpeechBackbone, or of what `load` gives
-    "Models by arm. Raises ParameterError, MissingData for a folder that holds no run, ModelError for a model that is not whole."
-    if not isinstance(arms or {}, dict): raise ParameterError("Arms are given by name", place="arms", found=repr(arms), expected="a dict: arm -> name, folder, 'random:NAME', or a list of these")
-    named = {arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in (arms or {}).items()}
+    runs=(),  # folders of finished runs that tuned a model and kept those of its arms
+    load=None,  # (name, seed) -> model; None: speech models
+) -> dict:  # arm -> list of SpeechBackbone, or of what `load` gives
+    """Models by arm. Raises ParameterError, MissingData for a folder that holds no run,
+    ModelError for a model that is not whole."""
+    if not isinstance(arms or {}, dict):
+        raise ParameterError(
+            "Arms are given by name",
+            place="arms",
+            found=repr(arms),
+            expected="a dict: arm -> name, folder, 'random:NAME', or a list of these",
+        )
+    named = {
+        arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in (arms or {}).items()
+    }
     for folder in map(Path, runs):
-        if not (folder / "run.json").is_file(): raise MissingData("This folder holds no finished run", file=folder, expected="run.json", next_step="pass folders written by `braintune run tune_speech`, tune_text or tune_bilingual")
+        if not (folder / "run.json").is_file():
+            raise MissingData(
+                "This folder holds no finished run",
+                file=folder,
+                expected="run.json",
+                next_step=(
+                    "pass folders written by `braintune run tune_speech`, tune_text or"
+                    " tune_bilingual"
+                ),
+            )
         named.setdefault("pretrained", [read_json(folder / "run.json")["parameters"]["backbone"]])
-        if not (folder / "model" / "backbone").is_dir(): raise MissingData("The run kept no tuned model", file=folder / "model" / "backbone", next_step="run it again")
+        if not (folder / "model" / "backbone").is_dir():
+            raise MissingData(
+                "The run kept no tuned model",
+                file=folder / "model" / "backbone",
+                next_step="run it again",
+            )
         named.setdefault("tuned", []).append(folder / "model" / "backbone")
-        for own in sorted((folder / "backbones").glob("*/config.json")): named.setdefault(own.parent.name, []).append(own.parent)
-    load = load or (lambda name, seed: load_speech_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed))
-    return {arm: [load(str(name), seed) for seed, name in enumerate(names)] for arm, names in named.items()}
+        for own in sorted((folder / "backbones").glob("*/config.json")):
+            named.setdefault(own.parent.name, []).append(own.parent)
+    load = load or (
+        lambda name, seed: load_speech_backbone(
+            name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed
+        )
+    )
+    return {
+        arm: [load(str(name), seed) for seed, name in enumerate(names)]
+        for arm, names in named.items()
+    }
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #6a9d35d4
 def item_interval(
-    scores,              # (n,) score of each item
-    weights,             # (n,)
-    level: float = .95,  # coverage
-    draws: int = 2000,   # of the bootstrap
-    seed: int = 0,       # of the draws
-) -> tuple:              # mean, low, high
+    scores,  # (n,) score of each item
+    weights,  # (n,)
+    level: float = 0.95,  # coverage
+    draws: int = 2000,  # of the bootstrap
+    seed: int = 0,  # of the draws
+) -> tuple:  # mean, low, high
     "Weighted mean over items with an interval over items."
     from scipy.stats import t
+
     x, w = np.asarray(scores, float), np.asarray(weights, float)
     mean = float((x * w).sum() / w.sum())
     if len(x) <= 10:
-        half = t.ppf(.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** .5 if len(x) > 1 else np.nan
+        half = (
+            t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+            if len(x) > 1
+            else np.nan
+        )
         return mean, mean - half, mean + half
     counts = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1 / len(x)), draws)
     means = counts @ (x * w) / np.maximum(counts @ w, 1e-300)
-    return mean, *(float(q) for q in np.quantile(means, [.5 - level / 2, .5 + level / 2]))
+    return mean, *(float(q) for q in np.quantile(means, [0.5 - level / 2, 0.5 + level / 2]))
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #f3aa9856
 def task_table(
     items,  # DataFrame from `task_items`, or arm -> SpeechBackbone (then tasks are needed)
-    tasks=None,         # from `speech_tasks`, if `items` are backbones
-    **settings,         # of `task_items`
-):                      # pandas DataFrame: arm, task, language, layer, score, chance, ci_low, ci_high, n, unit
+    tasks=None,  # from `speech_tasks`, if `items` are backbones
+    **settings,  # of `task_items`
+):  # pandas DataFrame: arm, task, language, layer, score, chance, ci_low, ci_high, n, unit
     "Scores with their chance level and interval over items."
     import pandas as pd
-    if isinstance(items, dict): items = task_items(items, tasks, **settings)
+
+    if isinstance(items, dict):
+        items = task_items(items, tasks, **settings)
     rows = []
-    for (arm, task, language, layer, unit, chance), part in items.groupby(["arm", "task", "language", "layer", "unit", "chance"], sort=False, dropna=False):
+    for (arm, task, language, layer, unit, chance), part in items.groupby(
+        ["arm", "task", "language", "layer", "unit", "chance"], sort=False, dropna=False
+    ):
         score, low, high = item_interval(part.score, part.weight)
-        rows.append(dict(arm=arm, task=task, language=language, layer=layer, score=score, chance=chance, ci_low=low, ci_high=high, n=len(part), unit=unit))
+        rows.append(
+            dict(
+                arm=arm,
+                task=task,
+                language=language,
+                layer=layer,
+                score=score,
+                chance=chance,
+                ci_low=low,
+                ci_high=high,
+                n=len(part),
+                unit=unit,
+            )
+        )
     return pd.DataFrame(rows)
 
+
 def compare_arms(
-    items,                          # DataFrame from `task_items`
-    baseline: str = "pretrained",   # arm that is subtracted
-):                                  # pandas DataFrame: arm, task, language, layer, difference, ci_low, ci_high, n, n_higher, unit
-    "Each arm minus the baseline on the same items. Raises DataError where an item is missing in one of them."
+    items,  # DataFrame from `task_items`
+    baseline: str = "pretrained",  # arm that is subtracted
+):  # pandas DataFrame: arm, task, language, layer, difference, ci_low, ci_high, n, n_higher, unit
+    """Each arm minus the baseline on the same items. Raises DataError where an item is missing
+    in one of them."""
     import pandas as pd
-    if baseline not in set(items.arm): raise ParameterError("There is no such arm", found=baseline, expected=", ".join(items.arm.unique()))
+
+    if baseline not in set(items.arm):
+        raise ParameterError(
+            "There is no such arm", found=baseline, expected=", ".join(items.arm.unique())
+        )
     rows, keys = [], ["task", "language", "layer", "unit"]
     base = items[items.arm == baseline]
     for arm in [a for a in items.arm.unique() if a != baseline]:
         mine = items[items.arm == arm]
         both = base.merge(mine, on=[*keys, "item"], how="left", suffixes=("_base", ""))
         alone = len(mine) + int(both.score.isna().sum()) - len(base) + int(both.score.isna().sum())
-        if alone: raise DataError("Two arms were not scored on the same items", place=f"{arm} and {baseline}", found=f"{alone} rows without a partner", expected="the same items", next_step="score all arms with the same tasks, seeds and layers")
+        if alone:
+            raise DataError(
+                "Two arms were not scored on the same items",
+                place=f"{arm} and {baseline}",
+                found=f"{alone} rows without a partner",
+                expected="the same items",
+                next_step="score all arms with the same tasks, seeds and layers",
+            )
         for key, part in both.groupby(keys, sort=False):
             d, low, high = item_interval(part.score - part.score_base, part.weight)
-            rows.append(dict(arm=arm, **dict(zip(keys, key)), difference=d, ci_low=low, ci_high=high, n=len(part), n_higher=int((part.score > part.score_base).sum())))
+            rows.append(
+                dict(
+                    arm=arm,
+                    **dict(zip(keys, key)),
+                    difference=d,
+                    ci_low=low,
+                    ci_high=high,
+                    n=len(part),
+                    n_higher=int((part.score > part.score_base).sum()),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #223491aa
 def head_measure(
-    heads,                     # SpeechHeads that were trained with the model
-    lexicon: Lexicon,          # whose words are said
-    languages=("en", "zh"),    # of the passages
-    passages: int = 12,        # of six sentences, in each language
-    seed: int = 840,           # not a seed of training
-):                             # callable(backbone) -> DataFrame of items
+    heads,  # SpeechHeads that were trained with the model
+    lexicon: Lexicon,  # whose words are said
+    languages=("en", "zh"),  # of the passages
+    passages: int = 12,  # of six sentences, in each language
+    seed: int = 840,  # not a seed of training
+):  # callable(backbone) -> DataFrame of items
     "How well a model still does what it was trained for, through its own old heads."
-    told = {language: speak_corpus(lexicon, language, passages, seed, made_up=0., vary=False) for language in languages}
+    told = {
+        language: speak_corpus(lexicon, language, passages, seed, made_up=0.0, vary=False)
+        for language in languages
+    }
+
     def measure(backbone):
         import pandas as pd
+
         rows = []
         for language, speeches in told.items():
-            spoken = Spoken(tuple(_cut(s.audio, 0, s.duration) for s in speeches), np.zeros(0, int), np.zeros(0), np.zeros(0))
-            every = [np.arange(.0, s.duration, .04) for s in speeches]
-            spoken = Spoken(spoken.sounds, np.repeat(np.arange(len(every)), [len(t) for t in every]), np.concatenate(every), np.concatenate(every))
+            spoken = Spoken(
+                tuple(_cut(s.audio, 0, s.duration) for s in speeches),
+                np.zeros(0, int),
+                np.zeros(0),
+                np.zeros(0),
+            )
+            every = [np.arange(0.0, s.duration, 0.04) for s in speeches]
+            spoken = Spoken(
+                spoken.sounds,
+                np.repeat(np.arange(len(every)), [len(t) for t in every]),
+                np.concatenate(every),
+                np.concatenate(every),
+            )
             states = span_states(backbone, spoken, [-1])[0]
             for kind, head in (("phone", heads.phone), ("word", heads.word)):
-                labels = [heads.labels(s.words, s.phones, language, t)[kind] for s, t in zip(speeches, every)]
-                rows += _head_rows(head, states, labels, spoken.utterance, f"pretraining_{kind}", language)
+                labels = [
+                    heads.labels(s.words, s.phones, language, t)[kind]
+                    for s, t in zip(speeches, every)
+                ]
+                rows += _head_rows(
+                    head, states, labels, spoken.utterance, f"pretraining_{kind}", language
+                )
         return pd.DataFrame(rows)
+
     return measure
+
 
 def _head_rows(head, states, labels, passage, task, language):
     import torch
+
     truth = np.concatenate(labels)
-    with torch.no_grad(): found = head.cpu()(torch.from_numpy(states)).argmax(1).numpy()
+    with torch.no_grad():
+        found = head.cpu()(torch.from_numpy(states)).argmax(1).numpy()
     known, chance = truth >= 0, np.bincount(truth[truth >= 0]).max() / (truth >= 0).sum()
-    return [dict(task=task, language=language, layer="last", item=i, unit="passages", chance=chance, score=(found == truth)[known & (passage == i)].mean(), weight=(known & (passage == i)).sum() / known.sum()) for i in range(len(labels))]
+    return [
+        dict(
+            task=task,
+            language=language,
+            layer="last",
+            item=i,
+            unit="passages",
+            chance=chance,
+            score=(found == truth)[known & (passage == i)].mean(),
+            weight=(known & (passage == i)).sum() / known.sum(),
+        )
+        for i in range(len(labels))
+    ]
+
 
 def loss_measure(
-    losses,          # callable(backbone) -> (n,) one loss a passage, lower is better
-    name: str,       # of the objective
-    language: str,   # of the passages
-):                   # callable(backbone) -> DataFrame of items
+    losses,  # callable(backbone) -> (n,) one loss a passage, lower is better
+    name: str,  # of the objective
+    language: str,  # of the passages
+):  # callable(backbone) -> DataFrame of items
     "The loss of a model's own objective as a measure; there is no chance level."
     import pandas as pd
-    return lambda backbone: pd.DataFrame([dict(task=f"loss_{name}", language=language, layer="last", item=i, unit="passages", chance=np.nan, score=float(x), weight=1.) for i, x in enumerate(losses(backbone))])
+
+    return lambda backbone: pd.DataFrame(
+        [
+            dict(
+                task=f"loss_{name}",
+                language=language,
+                layer="last",
+                item=i,
+                unit="passages",
+                chance=np.nan,
+                score=float(x),
+                weight=1.0,
+            )
+            for i, x in enumerate(losses(backbone))
+        ]
+    )
 
 # %% ../../nbs/84_analyses.speech_tasks.ipynb #1113e5ce
 def task_figure(
-    table,                 # from `task_table`
-    layer: str = "band",   # layer that is shown, beside tasks that have only one
-):                         # matplotlib figure
+    table,  # from `task_table`
+    layer: str = "band",  # layer that is shown, beside tasks that have only one
+):  # matplotlib figure
     "Scores of every arm with intervals; the line is chance."
     import matplotlib.pyplot as plt
+
     shown = table[(table.layer == layer) | (table.layer == "last")]
     tasks, languages, arms = shown.task.unique(), shown.language.unique(), list(shown.arm.unique())
-    fig, axes = plt.subplots(len(languages), len(tasks), figsize=(1.15 * len(tasks) + .8, 1.1 * len(languages) + .25 * len(arms) * len(languages) + .4), squeeze=False, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        len(languages),
+        len(tasks),
+        figsize=(
+            1.15 * len(tasks) + 0.8,
+            1.1 * len(languages) + 0.25 * len(arms) * len(languages) + 0.4,
+        ),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
     for row, language in zip(axes, languages):
         for ax, task in zip(row, tasks):
             part = shown[(shown.task == task) & (shown.language == language)]
             ax.set_title(f"{task.replace('_', ' ')}", fontsize=7)
             ax.tick_params(labelsize=6)
-            if not len(part): ax.set_axis_off(); continue
+            if not len(part):
+                ax.set_axis_off()
+                continue
             y = [arms.index(a) for a in part.arm]
-            ax.hlines(y, part.ci_low, part.ci_high, lw=1.2); ax.plot(part.score, y, "o", ms=3.5)
-            if np.isfinite(part.chance.iloc[0]): ax.axvline(part.chance.iloc[0], color="grey", lw=.8, ls=":")
+            ax.hlines(y, part.ci_low, part.ci_high, lw=1.2)
+            ax.plot(part.score, y, "o", ms=3.5)
+            if np.isfinite(part.chance.iloc[0]):
+                ax.axvline(part.chance.iloc[0], color="grey", lw=0.8, ls=":")
         row[0].set_yticks(range(len(arms)), [a.replace("_", " ") for a in arms], fontsize=7)
-        row[0].set_ylabel(language); row[0].set_ylim(len(arms) - .5, -.5)
+        row[0].set_ylabel(language)
+        row[0].set_ylim(len(arms) - 0.5, -0.5)
     return fig

@@ -13,145 +13,302 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from ..core import DataError, MissingData, ModelError, ParameterError, data_root, read_json, write_json
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    ModelError,
+    ParameterError,
+    data_root,
+    read_json,
+    write_json,
+)
 from ..data.scripts import han_forms
 from ..data.stories import Events
 from ..features.text import text_inputs
 from ..model.backbone import Backbone, load_backbone
-from ..model.reader import _lines, early_documents, ntrex_documents, pretrain_reader, read_conllu, reader_corpus, tatoeba_pairs
-from ..model.representations import change_by_layer, cka, jackknife, reading, retrieval, text_states
-from ..simulate.language import TEMPLATES, Lexicon, draw_slots, exchangeable_sentences, fill_template
+from braintune_nb.model.reader import (
+    _lines,
+    early_documents,
+    ntrex_documents,
+    pretrain_reader,
+    read_conllu,
+    reader_corpus,
+    tatoeba_pairs,
+)
+from braintune_nb.model.representations import (
+    change_by_layer,
+    cka,
+    jackknife,
+    reading,
+    retrieval,
+    text_states,
+)
+from braintune_nb.simulate.language import (
+    TEMPLATES,
+    Lexicon,
+    draw_slots,
+    exchangeable_sentences,
+    fill_template,
+)
 from ..train.objectives import OwnText
-from .speech_tasks import Task, _with_band, category_folds, check_task, item_scores, load_arms, probe, upper_middle
+from braintune_nb.analyses.speech_tasks import (
+    Task,
+    _with_band,
+    category_folds,
+    check_task,
+    item_scores,
+    load_arms,
+    probe,
+    upper_middle,
+)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #6d3ca1ed
 @dataclass(frozen=True, eq=False)
 class Written:
     "U texts in one language and the N words in them that are read."
-    texts: tuple           # U str
-    language: str          # of the texts
-    sentence: np.ndarray   # (N,) int, the text of each word
-    start: np.ndarray      # (N,) int, first character
-    stop: np.ndarray       # (N,) int, one past the last
+
+    texts: tuple  # U str
+    language: str  # of the texts
+    sentence: np.ndarray  # (N,) int, the text of each word
+    start: np.ndarray  # (N,) int, first character
+    stop: np.ndarray  # (N,) int, one past the last
     about: dict = field(default_factory=dict)  # what is known of each word: name -> (N,) values
 
-    def __len__(self) -> int: return len(self.sentence)
+    def __len__(self) -> int:
+        return len(self.sentence)
 
     @property
-    def words(self) -> list: "The N words themselves."; return [self.texts[s][a:b] for s, a, b in zip(self.sentence, self.start, self.stop)]
+    def words(self) -> list:
+        "The N words themselves."
+        return [self.texts[s][a:b] for s, a, b in zip(self.sentence, self.start, self.stop)]
 
-    def states(self,
+    def states(
+        self,
         backbone: Backbone,  # L layers of width H
-        layers=None,         # layer numbers; None: 0 to L
-    ) -> np.ndarray:         # (layers, N, H) float32
+        layers=None,  # layer numbers; None: 0 to L
+    ) -> np.ndarray:  # (layers, N, H) float32
         "States of the words."
-        return text_states(backbone, self.texts, (self.sentence, self.start, self.stop), layers, language=self.language)
+        return text_states(
+            backbone,
+            self.texts,
+            (self.sentence, self.start, self.stop),
+            layers,
+            language=self.language,
+        )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #0a03d539
 def concept_contexts(
-    lexicon: Lexicon,    # C concepts
-    language: str,       # 'en' or 'zh'
-    contexts: int = 6,   # windows of each noun
-    n_words: int = 10,   # words of a window, the noun included
-    seed: int = 930,     # not a seed of training
-) -> Written:            # about: concept
+    lexicon: Lexicon,  # C concepts
+    language: str,  # 'en' or 'zh'
+    contexts: int = 6,  # windows of each noun
+    n_words: int = 10,  # words of a window, the noun included
+    seed: int = 930,  # not a seed of training
+) -> Written:  # about: concept
     "Every noun of the lexicon at the end of windows of exchangeable text."
-    number, join = {w: c for c, w in enumerate(lexicon.words[language])}, "" if language == "zh" else " "
-    words = [w for s in exchangeable_sentences(lexicon, language, 600 * contexts, seed, pairs=0.) for w in s]
+    number, join = (
+        {w: c for c, w in enumerate(lexicon.words[language])},
+        ("" if language == "zh" else " "),
+    )
+    words = [
+        w
+        for s in exchangeable_sentences(lexicon, language, 600 * contexts, seed, pairs=0.0)
+        for w in s
+    ]
     count, texts, concept = np.where(lexicon.word_class == "noun", 0, contexts), [], []
     for end in range(n_words, len(words) + 1):
         c = number.get(words[end - 1], -1)
         if c >= 0 and count[c] < contexts:
-            count[c] += 1; concept.append(c); texts.append(join.join(words[end - n_words:end]))
-    if (count < contexts).any(): raise DataError("A noun is too rare in the exchangeable text", found=lexicon.words[language][int(count.argmin())], expected=f"{contexts} windows")
+            count[c] += 1
+            concept.append(c)
+            texts.append(join.join(words[end - n_words : end]))
+    if (count < contexts).any():
+        raise DataError(
+            "A noun is too rare in the exchangeable text",
+            found=lexicon.words[language][int(count.argmin())],
+            expected=f"{contexts} windows",
+        )
     stop = np.array([len(t) for t in texts])
-    return Written(tuple(texts), language, np.arange(len(texts)), stop - [len(lexicon.words[language][c]) for c in concept], stop, dict(concept=np.array(concept)))
+    return Written(
+        tuple(texts),
+        language,
+        np.arange(len(texts)),
+        stop - [len(lexicon.words[language][c]) for c in concept],
+        stop,
+        dict(concept=np.array(concept)),
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #4024d4b7
 def category_text_task(
-    lexicon: Lexicon,    # its `held_out` concepts are those that tuning never used
-    language: str,       # 'en' or 'zh'
-    written: Written,    # from `concept_contexts`
-    folds: int = 4,      # disjoint sets of concepts, each tested once
-) -> Task:               # parts _seen, _unseen, _known
-    "Category of a noun in context, for concepts that the probe has never met and for those that it has."
-    concept, noun, fold = written.about["concept"], lexicon.word_class == "noun", category_folds(lexicon, language, folds)
+    lexicon: Lexicon,  # its `held_out` concepts are those that tuning never used
+    language: str,  # 'en' or 'zh'
+    written: Written,  # from `concept_contexts`
+    folds: int = 4,  # disjoint sets of concepts, each tested once
+) -> Task:  # parts _seen, _unseen, _known
+    """Category of a noun in context, for concepts that the probe has never met and for those
+    that it has."""
+    concept, noun, fold = (
+        written.about["concept"],
+        lexicon.word_class == "noun",
+        category_folds(lexicon, language, folds),
+    )
     order = np.argsort(concept, kind="stable")
     turn = np.empty(len(concept), int)
     turn[order] = np.concatenate([np.arange(n) for n in np.unique(concept, return_counts=True)[1]])
-    new = turn >= 2 * (turn.max() + 1) // 3                     # a third of the windows of each noun: test rows
+    new = turn >= 2 * (turn.max() + 1) // 3  # a third of the windows of each noun: test rows
     kept = np.unique(lexicon.category[noun])
     pick = lambda concepts, rows: np.flatnonzero(concepts[concept] & rows)
-    pairs = tuple((pick((fold != f) & noun, ~new), {"_seen": pick((fold == f) & ~lexicon.held_out, new), "_unseen": pick((fold == f) & lexicon.held_out, new), "_known": pick((fold != f) & noun, new)}) for f in range(folds))
+    pairs = tuple(
+        (
+            pick((fold != f) & noun, ~new),
+            {
+                "_seen": pick((fold == f) & ~lexicon.held_out, new),
+                "_unseen": pick((fold == f) & lexicon.held_out, new),
+                "_known": pick((fold != f) & noun, new),
+            },
+        )
+        for f in range(folds)
+    )
     both = dict(concept=concept, text=np.array(written.texts))
-    return Task("category", language, written, np.searchsorted(kept, lexicon.category[concept]), tuple(lexicon.category_names[c] for c in kept), concept, "concepts", concept, pairs, {"_seen": both, "_unseen": both, "_known": dict(text=both["text"])})
+    return Task(
+        "category",
+        language,
+        written,
+        np.searchsorted(kept, lexicon.category[concept]),
+        tuple(lexicon.category_names[c] for c in kept),
+        concept,
+        "concepts",
+        concept,
+        pairs,
+        {"_seen": both, "_unseen": both, "_known": dict(text=both["text"])},
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #7b652ccf
 def form_states(
     written: Written,  # N words
-) -> np.ndarray:       # (N, runs of characters) float32
+) -> np.ndarray:  # (N, runs of characters) float32
     "Which runs of one to three characters a word has: states of a reader who knows spelling alone."
     from sklearn.feature_extraction.text import CountVectorizer
-    return CountVectorizer(analyzer="char_wb", ngram_range=(1, 3), binary=True).fit_transform(written.words).toarray().astype(np.float32)
+
+    return (
+        CountVectorizer(analyzer="char_wb", ngram_range=(1, 3), binary=True)
+        .fit_transform(written.words)
+        .toarray()
+        .astype(np.float32)
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #dfd1d96f
 @dataclass(frozen=True, eq=False)
 class Measure:
     "Something that is computed from states or losses directly."
-    name: str      # of the task
-    texts: dict    # language -> sentences
+
+    name: str  # of the task
+    texts: dict  # language -> sentences
     score: object  # callable(backbone, layer numbers) -> DataFrame, one row an item
+
 
 def _rows(task, language, layer, items, unit, chance, scores):
     "One row an item; weights follow the number of scores of an item."
     import pandas as pd
-    table = pd.DataFrame(dict(item=items, score=np.asarray(scores, float))).groupby("item", as_index=False, sort=False).agg(score=("score", "mean"), weight=("score", "size"))
-    return table.assign(task=task, language=language, layer=layer, unit=unit, chance=chance, weight=table.weight / len(scores))
+
+    table = (
+        pd.DataFrame(dict(item=items, score=np.asarray(scores, float)))
+        .groupby("item", as_index=False, sort=False)
+        .agg(score=("score", "mean"), weight=("score", "size"))
+    )
+    return table.assign(
+        task=task,
+        language=language,
+        layer=layer,
+        unit=unit,
+        chance=chance,
+        weight=table.weight / len(scores),
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #5678fcde
 def retrieval_measure(
-    name: str,             # of the task
-    texts: dict,           # two languages -> N sentences each, translations of each other
-    items=None,            # (N,) document of each sentence; None: each sentence is an item
-    groups=None,           # (N,) candidates come from the same group
-    k: int = 10,           # neighbours of CSLS
+    name: str,  # of the task
+    texts: dict,  # two languages -> N sentences each, translations of each other
+    items=None,  # (N,) document of each sentence; None: each sentence is an item
+    groups=None,  # (N,) candidates come from the same group
+    k: int = 10,  # neighbours of CSLS
 ) -> Measure:
     "Is the translation the nearest neighbour? Both directions, language 'en>zh' and 'zh>en'."
     import pandas as pd
+
     a, b = texts
-    if len(texts[a]) != len(texts[b]): raise DataError("Translations come in pairs", place=name, found=f"{len(texts[a])} and {len(texts[b])} sentences")
-    own, unit = (np.arange(len(texts[a])), "sentences") if items is None else (np.asarray(items), "documents")
+    if len(texts[a]) != len(texts[b]):
+        raise DataError(
+            "Translations come in pairs",
+            place=name,
+            found=f"{len(texts[a])} and {len(texts[b])} sentences",
+        )
+    own, unit = (
+        (np.arange(len(texts[a])), "sentences")
+        if items is None
+        else (np.asarray(items), "documents")
+    )
+
     def score(backbone, layers):
         x, y = (text_states(backbone, texts[l], layers=layers, language=l) for l in (a, b))
         found = [retrieval(i, j, k, groups) for i, j in zip(x, y)]
-        return pd.concat([_rows(name, f"{p}>{q}", layer, own, unit, f["chance"].mean(), f[way]) for layer, f in zip(layers, found) for way, p, q in (("forward", a, b), ("backward", b, a))], ignore_index=True)
+        return pd.concat(
+            [
+                _rows(name, f"{p}>{q}", layer, own, unit, f["chance"].mean(), f[way])
+                for layer, f in zip(layers, found)
+                for way, p, q in (("forward", a, b), ("backward", b, a))
+            ],
+            ignore_index=True,
+        )
+
     return Measure(name, texts, score)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #101c30d2
 def translation_measure(
     lexicon: Lexicon,  # C concepts
-    contexts: dict,    # two languages -> Written, from `concept_contexts`
-    k: int = 10,       # neighbours of CSLS
-) -> Measure:          # word_translation_seen and word_translation_unseen
+    contexts: dict,  # two languages -> Written, from `concept_contexts`
+    k: int = 10,  # neighbours of CSLS
+) -> Measure:  # word_translation_seen and word_translation_unseen
     "Is the other language's word for a noun its nearest neighbour?"
     import pandas as pd
+
     a, b = contexts
     nouns = np.flatnonzero(lexicon.word_class == "noun")
-    def mean(states, concept): return np.stack([states[concept == c].mean(0) for c in nouns])
+
+    def mean(states, concept):
+        return np.stack([states[concept == c].mean(0) for c in nouns])
+
     def score(backbone, layers):
         x, y = (contexts[l].states(backbone, layers) for l in (a, b))
         rows = []
         for layer, i, j in zip(layers, x, y):
-            found = retrieval(mean(i, contexts[a].about["concept"]), mean(j, contexts[b].about["concept"]), k)
-            for part, which in (("seen", ~lexicon.held_out[nouns]), ("unseen", lexicon.held_out[nouns])):
-                rows += [_rows(f"word_translation_{part}", f"{p}>{q}", layer, nouns[which], "concepts", 1 / len(nouns), found[way][which]) for way, p, q in (("forward", a, b), ("backward", b, a))]
+            found = retrieval(
+                mean(i, contexts[a].about["concept"]), mean(j, contexts[b].about["concept"]), k
+            )
+            for part, which in (
+                ("seen", ~lexicon.held_out[nouns]),
+                ("unseen", lexicon.held_out[nouns]),
+            ):
+                rows += [
+                    _rows(
+                        f"word_translation_{part}",
+                        f"{p}>{q}",
+                        layer,
+                        nouns[which],
+                        "concepts",
+                        1 / len(nouns),
+                        found[way][which],
+                    )
+                    for way, p, q in (("forward", a, b), ("backward", b, a))
+                ]
         return pd.concat(rows, ignore_index=True)
+
     return Measure("word_translation", {l: w.texts for l, w in contexts.items()}, score)
+
 
 def paraphrase_measure(
     lexicon: Lexicon,  # C concepts
-    each: int = 24,    # sentences of a pattern
-    seed: int = 931,   # of the sentences
+    each: int = 24,  # sentences of a pattern
+    seed: int = 931,  # of the sentences
 ) -> Measure:
     "Is the translation of a simulated sentence the nearest among sentences of its own pattern?"
     rng, texts, pattern = np.random.default_rng([seed, 93]), dict(en=[], zh=[]), []
@@ -161,181 +318,359 @@ def paraphrase_measure(
             slots = draw_slots(lexicon, template, rng, np.ones(len(lexicon), bool))
             made.setdefault(tuple(sorted(slots.items())), slots)
         for slots in made.values():
-            for language, join in (("en", " "), ("zh", "")): texts[language].append(join.join(fill_template(lexicon, language, template, slots)[0]))
+            for language, join in (("en", " "), ("zh", "")):
+                texts[language].append(
+                    join.join(fill_template(lexicon, language, template, slots)[0])
+                )
         pattern += [template] * each
     return retrieval_measure("paraphrase", texts, groups=pattern)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #1f0c6c8e
 def pos_task(
-    language: str,         # 'en', 'zh', 'de' or 'fr'
-    train: list,           # sentences, from `read_conllu`
-    test: list = None,     # sentences of another file; None: folds of `train`
-    n_train: int = 150,    # sentences for the probe, drawn
-    n_test: int = 150,     # sentences for the test (without `test`: of `n_train` + `n_test`, all are tested once)
-    folds: int = 3,        # without `test`
-    least: int = 15,       # words of a label for training; rarer labels are left out
-    longest: int = 200,    # characters of a sentence
-    seed: int = 0,         # of the draw
+    language: str,  # 'en', 'zh', 'de' or 'fr'
+    train: list,  # sentences, from `read_conllu`
+    test: list = None,  # sentences of another file; None: folds of `train`
+    n_train: int = 150,  # sentences for the probe, drawn
+    # sentences for the test (without `test`: of `n_train` + `n_test`, all are tested once)
+    n_test: int = 150,
+    folds: int = 3,  # without `test`
+    least: int = 15,  # words of a label for training; rarer labels are left out
+    longest: int = 200,  # characters of a sentence
+    seed: int = 0,  # of the draw
 ) -> Task:
     "Universal part of speech of a word in its sentence."
     rng = np.random.default_rng([seed, 932])
+
     def draw(sentences, n):
-        short = list({s["text"]: s for s in sentences if s["words"] and len(s["text"]) <= longest}.values())
+        short = list(
+            {s["text"]: s for s in sentences if s["words"] and len(s["text"]) <= longest}.values()
+        )
         return [short[i] for i in np.sort(rng.permutation(len(short))[:n])]
+
     first = draw(train, n_train if test else n_train + n_test)
-    chosen = first + [s for s in draw(test, n_test) if s["text"] not in {f["text"] for f in first}] if test else first
+    chosen = (
+        first + [s for s in draw(test, n_test) if s["text"] not in {f["text"] for f in first}]
+        if test
+        else first
+    )
     rows = [(i, a, b, label) for i, s in enumerate(chosen) for _, label, a, b in s["words"]]
     number, start, stop, label = (np.array(x) for x in zip(*rows))
     fold = np.where(number < len(first), 1, 0) if test else number % folds
-    trains = [np.flatnonzero(fold == 1)] if test else [np.flatnonzero(fold != f) for f in range(folds)]
-    names = tuple(n for n in np.unique(label) if n not in ("X", "SYM") and min((label[t] == n).sum() for t in trains) >= least)
+    trains = (
+        [np.flatnonzero(fold == 1)] if test else [np.flatnonzero(fold != f) for f in range(folds)]
+    )
+    names = tuple(
+        n
+        for n in np.unique(label)
+        if n not in ("X", "SYM") and min((label[t] == n).sum() for t in trains) >= least
+    )
     labels = np.array([names.index(l) if l in names else -1 for l in label])
     keep = lambda r: r[labels[r] >= 0]
-    tests = [np.flatnonzero(fold == 0)] if test else [np.flatnonzero(fold == f) for f in range(folds)]
+    tests = (
+        [np.flatnonzero(fold == 0)] if test else [np.flatnonzero(fold == f) for f in range(folds)]
+    )
     texts = tuple(s["text"] for s in chosen)
-    return Task("pos", language, Written(texts, language, number, start, stop), labels, names, number, "sentences", number, tuple((keep(a), {"": keep(b)}) for a, b in zip(trains, tests)), {"": dict(text=np.array(texts)[number])})
+    return Task(
+        "pos",
+        language,
+        Written(texts, language, number, start, stop),
+        labels,
+        names,
+        number,
+        "sentences",
+        number,
+        tuple((keep(a), {"": keep(b)}) for a, b in zip(trains, tests)),
+        {"": dict(text=np.array(texts)[number])},
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #aff9473a
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
+
 def logistic_probe(
     states: np.ndarray,  # (N, H) of one layer
-    task: Task,          # with N words
-) -> dict:               # part -> (N,) share of folds in which the word was right, NaN where it was not tested
+    task: Task,  # with N words
+) -> dict:  # part -> (N,) share of folds in which the word was right, NaN where it was not tested
     "Logistic regression on the training rows of every fold; counts what is right on its test rows."
     from sklearn.linear_model import LogisticRegression
-    return probe(states, task, LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3), dict(C=STRENGTHS), 2)
+
+    return probe(
+        states,
+        task,
+        LogisticRegression(class_weight="balanced", max_iter=300, tol=1e-3),
+        dict(C=STRENGTHS),
+        2,
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #94233002
 def similarity_measure(
-    data,               # folder that holds stsb-multi-mt
-    language: str,      # 'en', 'zh', 'de' or 'fr'
-    n: int = 400,       # pairs, drawn from the test part
-    seed: int = 0,      # of the draw
+    data,  # folder that holds stsb-multi-mt
+    language: str,  # 'en', 'zh', 'de' or 'fr'
+    n: int = 400,  # pairs, drawn from the test part
+    seed: int = 0,  # of the draw
 ) -> Measure:
-    "Spearman correlation of cosines with people's judgement of similarity; a pair's share of it is an item."
+    """Spearman correlation of cosines with people's judgement of similarity; a pair's share of
+    it is an item."""
     import csv
     from scipy.stats import rankdata
+
     path = Path(data) / "stsb-multi-mt" / "data" / f"stsb-{language}-test.csv"
     rows = list(csv.reader(_lines(path)))
     rows = [rows[i] for i in np.sort(np.random.default_rng([seed, 933]).permutation(len(rows))[:n])]
     standard = lambda x: (lambda r: (r - r.mean()) / r.std())(rankdata(x))
     truth = standard([float(r[2]) for r in rows])
+
     def score(backbone, layers):
         import pandas as pd
-        a, b = (text_states(backbone, [r[i] for r in rows], layers=layers, language=language) for i in (0, 1))
+
+        a, b = (
+            text_states(backbone, [r[i] for r in rows], layers=layers, language=language)
+            for i in (0, 1)
+        )
         mean = np.concatenate([a, b], 1).mean(1, keepdims=True)
         unit = lambda x: (x - mean) / np.linalg.norm(x - mean, axis=2, keepdims=True)
-        return pd.concat([_rows("similarity", language, layer, np.arange(len(rows)), "pairs", 0., truth * standard(c)) for layer, c in zip(layers, (unit(a) * unit(b)).sum(2))], ignore_index=True)
+        return pd.concat(
+            [
+                _rows(
+                    "similarity",
+                    language,
+                    layer,
+                    np.arange(len(rows)),
+                    "pairs",
+                    0.0,
+                    truth * standard(c),
+                )
+                for layer, c in zip(layers, (unit(a) * unit(b)).sum(2))
+            ],
+            ignore_index=True,
+        )
+
     return Measure("similarity", {language: [r[i] for r in rows for i in (0, 1)]}, score)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #8cfdd311
 def forgetting_measure(
-    base: Backbone,     # the model before tuning, whose folder holds its head
-    passages: dict,     # language -> lists of words, one a passage
+    base: Backbone,  # the model before tuning, whose folder holds its head
+    passages: dict,  # language -> lists of words, one a passage
     name: str = "loss_masked",  # of the task
 ) -> Measure:
     "Masked-LM loss through the old head, passage by passage: task loss_masked, lower is better."
     objective = OwnText(base)
-    if "fresh" in objective.note: raise ParameterError("The model has no head of its own", place=base.name, found=objective.note, next_step="leave the task out")
-    inputs = {l: [text_inputs(Events(np.arange(len(p)), np.arange(len(p)) + .5, tuple(p)), base, 20, l) for p in several] for l, several in passages.items()}
+    if "fresh" in objective.note:
+        raise ParameterError(
+            "The model has no head of its own",
+            place=base.name,
+            found=objective.note,
+            next_step="leave the task out",
+        )
+    inputs = {
+        l: [
+            text_inputs(Events(np.arange(len(p)), np.arange(len(p)) + 0.5, tuple(p)), base, 20, l)
+            for p in several
+        ]
+        for l, several in passages.items()
+    }
+
     def entropy(language):
-        ids = np.concatenate([i.token_ids[::20][i.attention_mask[::20] > 0].numpy() for i in inputs[language]])
-        share = np.bincount(ids[~np.isin(ids, base.tokenizer.all_special_ids)]); share = share[share > 0] / share.sum()
+        ids = np.concatenate(
+            [i.token_ids[::20][i.attention_mask[::20] > 0].numpy() for i in inputs[language]]
+        )
+        share = np.bincount(ids[~np.isin(ids, base.tokenizer.all_special_ids)])
+        share = share[share > 0] / share.sum()
         return float(-(share * np.log(share)).sum())
+
     level = {l: entropy(l) for l in passages}
+
     def score(backbone, layers):
         import pandas as pd, torch
+
         model = SimpleNamespace(model=backbone.model, training=False)
-        with torch.no_grad(): losses = {l: [float(objective.loss(model, i)) for i in several] for l, several in inputs.items()}
-        return pd.concat([_rows(name, l, "last", np.arange(len(x)), "passages", level[l], x) for l, x in losses.items()], ignore_index=True)
-    return Measure(name, {l: [("" if l == "zh" else " ").join(p) for p in several] for l, several in passages.items()}, score)
+        with torch.no_grad():
+            losses = {
+                l: [float(objective.loss(model, i)) for i in several]
+                for l, several in inputs.items()
+            }
+        return pd.concat(
+            [
+                _rows(name, l, "last", np.arange(len(x)), "passages", level[l], x)
+                for l, x in losses.items()
+            ],
+            ignore_index=True,
+        )
+
+    return Measure(
+        name,
+        {
+            l: [("" if l == "zh" else " ").join(p) for p in several]
+            for l, several in passages.items()
+        },
+        score,
+    )
+
 
 def simulated_passages(
-    lexicon: Lexicon,            # whose words are said
-    languages=("en", "zh"),      # of the passages
-    n: int = 30,                 # passages a language
-    n_words: int = 120,          # words of a passage
-    seed: int = 934,             # not a seed of training
-) -> dict:                       # language -> n lists of words
+    lexicon: Lexicon,  # whose words are said
+    languages=("en", "zh"),  # of the passages
+    n: int = 30,  # passages a language
+    n_words: int = 120,  # words of a passage
+    seed: int = 934,  # not a seed of training
+) -> dict:  # language -> n lists of words
     "New exchangeable text, as the tiny model was trained on."
-    words = {l: [w for s in exchangeable_sentences(lexicon, l, n * n_words // 3, seed, pairs=0.) for w in s] for l in languages}
-    return {l: [w[i * n_words:(i + 1) * n_words] for i in range(n)] for l, w in words.items()}
+    words = {
+        l: [
+            w
+            for s in exchangeable_sentences(lexicon, l, n * n_words // 3, seed, pairs=0.0)
+            for w in s
+        ]
+        for l in languages
+    }
+    return {l: [w[i * n_words : (i + 1) * n_words] for i in range(n)] for l, w in words.items()}
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #6ed0b3a5
 def readable(
-    backbone: Backbone,    # of a family; all arms share its tokenizer
-    tasks: list,           # Task and Measure objects
-    most: float = .1,      # share of unknown characters above which a language is not read
-    least: float = 1.5,    # characters of a piece below which a language in letters is not read but spelled
-) -> tuple:                # tasks that it can read, DataFrame: task, language, unknown, per_piece, sentences, read
+    backbone: Backbone,  # of a family; all arms share its tokenizer
+    tasks: list,  # Task and Measure objects
+    most: float = 0.1,  # share of unknown characters above which a language is not read
+    # characters of a piece below which a language in letters is not read but spelled
+    least: float = 1.5,
+) -> (
+    tuple
+):  # tasks that it can read, DataFrame: task, language, unknown, per_piece, sentences, read
     "Which tasks a family can read, and why not."
     import pandas as pd
+
     kept, rows = [], []
     for task in tasks:
         texts = {task.language: task.spoken.texts} if isinstance(task, Task) else task.texts
-        mine = [dict(task=task.name, language=l, **reading(backbone, t, l), sentences=len(t)) for l, t in texts.items()]
-        for r in mine: r["read"] = r["unknown"] <= most and (r["language"] in ("zh", "ja") or r["per_piece"] >= least)
-        if all(r["read"] for r in mine): kept.append(task)
+        mine = [
+            dict(task=task.name, language=l, **reading(backbone, t, l), sentences=len(t))
+            for l, t in texts.items()
+        ]
+        for r in mine:
+            r["read"] = r["unknown"] <= most and (
+                r["language"] in ("zh", "ja") or r["per_piece"] >= least
+            )
+        if all(r["read"] for r in mine):
+            kept.append(task)
         rows += mine
     return kept, pd.DataFrame(rows)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #2e4d2a2f
 def text_items(
-    backbones: dict,        # arm -> Backbone, or a list of them that differ in their seed; one family
-    tasks: list,            # Task and Measure objects that the family can read
-    layers="band",          # 'band': the upper middle; 'all': 1 to L; or numbers
+    backbones: dict,  # arm -> Backbone, or a list of them that differ in their seed; one family
+    tasks: list,  # Task and Measure objects that the family can read
+    layers="band",  # 'band': the upper middle; 'all': 1 to L; or numbers
     progress: bool = True,  # show a bar
-):                          # pandas DataFrame: arm, task, language, layer, item, unit, chance, score, weight
-    "Every score of every arm, item by item, seeds averaged; category with the arm `forms` beside it."
+):  # pandas DataFrame: arm, task, language, layer, item, unit, chance, score, weight
+    """Every score of every arm, item by item, seeds averaged; category with the arm `forms`
+    beside it."""
     import pandas as pd
     from tqdm.auto import tqdm
-    made, models = [], [(arm, b) for arm, own in backbones.items() for b in (own if isinstance(own, (list, tuple)) else [own])]
+
+    made, models = (
+        [],
+        [
+            (arm, b)
+            for arm, own in backbones.items()
+            for b in (own if isinstance(own, (list, tuple)) else [own])
+        ],
+    )
+
     def rows(task, states, layer):
         fit = logistic_probe if task.name == "pos" else probe
-        return [item_scores(right, task).assign(task=task.name + part, language=task.language, layer=layer, unit=task.unit, chance=task.chance) for part, right in fit(states, task).items()]
+        return [
+            item_scores(right, task).assign(
+                task=task.name + part,
+                language=task.language,
+                layer=layer,
+                unit=task.unit,
+                chance=task.chance,
+            )
+            for part, right in fit(states, task).items()
+        ]
+
     for arm, backbone in tqdm(models, desc="arms", disable=not progress):
         band, seen = upper_middle(backbone.layers), []
-        chosen = sorted({*band, *(() if layers == "band" else range(1, backbone.layers + 1) if layers == "all" else (backbone.layer(i) for i in layers))})
+        chosen = sorted(
+            {
+                *band,
+                *(
+                    ()
+                    if layers == "band"
+                    else (
+                        range(1, backbone.layers + 1)
+                        if layers == "all"
+                        else (backbone.layer(i) for i in layers)
+                    )
+                ),
+            }
+        )
         for task in tasks:
-            if isinstance(task, Task): seen += [t for layer, x in zip(chosen, task.spoken.states(backbone, chosen)) for t in rows(task, x, layer)]
-            else: seen.append(task.score(backbone, chosen))
+            if isinstance(task, Task):
+                seen += [
+                    t
+                    for layer, x in zip(chosen, task.spoken.states(backbone, chosen))
+                    for t in rows(task, x, layer)
+                ]
+            else:
+                seen.append(task.score(backbone, chosen))
         made.append(_with_band(pd.concat(seen, ignore_index=True), band, layers).assign(arm=arm))
-    spelled = [t.assign(item=t["item"].astype(str), arm="forms") for task in tasks if isinstance(task, Task) and task.name == "category" for t in rows(task, form_states(task.spoken), "band")]
+    spelled = [
+        t.assign(item=t["item"].astype(str), arm="forms")
+        for task in tasks
+        if isinstance(task, Task) and task.name == "category"
+        for t in rows(task, form_states(task.spoken), "band")
+    ]
     keys = ["arm", "task", "language", "layer", "item", "unit", "chance"]
-    return pd.concat([*made, *spelled]).groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]].mean()
+    return (
+        pd.concat([*made, *spelled])
+        .groupby(keys, as_index=False, sort=False, dropna=False)[["score", "weight"]]
+        .mean()
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #027e7837
 def text_arms(
-    arms: dict | None = None,  # arm -> name, folder, 'random:NAME', 'tiny:link=1' (a link planted between its languages), or a list of these
-    runs=(),                   # folders of finished runs of tune_text or tune_bilingual
-) -> dict:                     # arm -> list of Backbone
-    "Text models by arm. Raises ParameterError, MissingData for a folder that holds no run, ModelError for a model that is not whole."
+    # arm -> name, folder, 'random:NAME', 'tiny:link=1' (a link planted between its languages), or a
+    # list of these
+    arms: dict | None = None,
+    runs=(),  # folders of finished runs of tune_text or tune_bilingual
+) -> dict:  # arm -> list of Backbone
+    """Text models by arm. Raises ParameterError, MissingData for a folder that holds no run,
+    ModelError for a model that is not whole."""
+
     def load(name, seed):
         if name.startswith("tiny:"):
             from braintune_nb.analyses.runs import load_teacher
+
             return load_teacher(name)
-        return load_backbone(name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed)
+        return load_backbone(
+            name.removeprefix("random:"), random_weights=name.startswith("random:"), seed=seed
+        )
+
     return load_arms(arms, runs, load)
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #5ffe412b
 def tune_family(
-    run,                        # Run: models are kept in its folder, stages are not repeated
-    family: str,                # name of the family
-    backbone: Backbone,         # pretrained
-    seeds: int = 3,             # of the tuning
-    size: str = "quickstart",   # of the simulated experiment
-    languages=("en", "zh"),     # of its stories
-    simulation_seed: int = 0,   # of its stories and brains
-    seed: int = 0,              # the first seed
-    epochs: int = 0,            # 0: the preset's
-) -> dict:                      # tuned, permuted, weight_noise -> list of Backbone
+    run,  # Run: models are kept in its folder, stages are not repeated
+    family: str,  # name of the family
+    backbone: Backbone,  # pretrained
+    seeds: int = 3,  # of the tuning
+    size: str = "quickstart",  # of the simulated experiment
+    languages=("en", "zh"),  # of its stories
+    simulation_seed: int = 0,  # of its stories and brains
+    seed: int = 0,  # the first seed
+    epochs: int = 0,  # 0: the preset's
+) -> dict:  # tuned, permuted, weight_noise -> list of Backbone
     "Tune a family on simulated bilingual readers, with its controls."
     from braintune_nb.analyses.arms import noisy_backbone
     from braintune_nb.analyses.plan import simulated_plan
     from braintune_nb.analyses.runs import best_epochs, prepare_simulation
     from braintune_nb.analyses.tuning import choose_preset, tune_arm
-    plan, preset, found = simulated_plan(prepare_simulation(size, simulation_seed, {}, tuple(languages))), choose_preset(backbone, epochs=epochs), {}
+
+    plan, preset, found = (
+        simulated_plan(prepare_simulation(size, simulation_seed, {}, tuple(languages))),
+        choose_preset(backbone, epochs=epochs),
+        {},
+    )
     for number in range(seed, seed + seeds):
         stop = None
         for arm in ("tuned", "permuted", "weight_noise"):
@@ -343,138 +678,303 @@ def tune_family(
             folder = run.path(f"backbones/{name}/x").parent
             if not run.done(name):
                 with run.stage(name):
-                    if arm == "weight_noise": moved, log = noisy_backbone(backbone, load_backbone(found["tuned"][-1]), number), []
-                    else: tuner, log = tune_arm(plan, 0, backbone, preset, arm, number, stop_epoch=stop, progress=False); moved = tuner.backbone
-                    moved.model.save_pretrained(folder); moved.tokenizer.save_pretrained(folder)
+                    if arm == "weight_noise":
+                        moved, log = (
+                            noisy_backbone(backbone, load_backbone(found["tuned"][-1]), number),
+                            [],
+                        )
+                    else:
+                        tuner, log = tune_arm(
+                            plan, 0, backbone, preset, arm, number, stop_epoch=stop, progress=False
+                        )
+                        moved = tuner.backbone
+                    moved.model.save_pretrained(folder)
+                    moved.tokenizer.save_pretrained(folder)
                     write_json(run.path(f"logs/{name}.json"), log)
-            if arm == "tuned": stop = best_epochs([dict(log=read_json(run.path(f"logs/{name}.json")))])[0]
+            if arm == "tuned":
+                stop = best_epochs([dict(log=read_json(run.path(f"logs/{name}.json")))])[0]
             found.setdefault(arm, []).append(folder)
     return {arm: [load_backbone(f) for f in folders] for arm, folders in found.items()}
 
-
-
-
 # %% ../../nbs/93_analyses.text_tasks.ipynb #c6784acc
 def score_figure(
-    table,                 # from `task_table`, of one family
-    layer: str = "band",   # that is shown
-):                         # matplotlib figure
+    table,  # from `task_table`, of one family
+    layer: str = "band",  # that is shown
+):  # matplotlib figure
     "Score minus chance of every arm, task and language, with intervals over items."
     import matplotlib.pyplot as plt
+
     shown = table[(table.layer == layer) & np.isfinite(table.chance)]
     places = list(dict.fromkeys(zip(shown.task, shown.language)))
     arms = list(shown.arm.unique())
-    fig, ax = plt.subplots(figsize=(5, .6 + .17 * len(places) + .05 * len(places) * len(arms)), layout="constrained")
+    fig, ax = plt.subplots(
+        figsize=(5, 0.6 + 0.17 * len(places) + 0.05 * len(places) * len(arms)), layout="constrained"
+    )
     for i, arm in enumerate(arms):
         mine = shown[shown.arm == arm]
-        y = np.array([places.index(p) for p in zip(mine.task, mine.language)]) + .7 * (i + .5) / len(arms) - .35
-        ax.errorbar(mine.score - mine.chance, y, xerr=[mine.score - mine.ci_low, mine.ci_high - mine.score], fmt="o", ms=3, lw=1, label=arm.replace("_", " "))
-    ax.axvline(0, color="grey", lw=.8, ls=":"); ax.set_ylim(len(places) - .5, -.5)
-    ax.set_yticks(range(len(places)), [f"{t.replace('_', ' ')}, {l}" for t, l in places], fontsize=7)
-    ax.set_xlabel("score minus chance", fontsize=8); ax.tick_params(axis="x", labelsize=7); ax.legend(fontsize=6, frameon=False)
+        y = (
+            np.array([places.index(p) for p in zip(mine.task, mine.language)])
+            + 0.7 * (i + 0.5) / len(arms)
+            - 0.35
+        )
+        ax.errorbar(
+            mine.score - mine.chance,
+            y,
+            xerr=[mine.score - mine.ci_low, mine.ci_high - mine.score],
+            fmt="o",
+            ms=3,
+            lw=1,
+            label=arm.replace("_", " "),
+        )
+    ax.axvline(0, color="grey", lw=0.8, ls=":")
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    ax.set_yticks(
+        range(len(places)), [f"{t.replace('_', ' ')}, {l}" for t, l in places], fontsize=7
+    )
+    ax.set_xlabel("score minus chance", fontsize=8)
+    ax.tick_params(axis="x", labelsize=7)
+    ax.legend(fontsize=6, frameon=False)
     return fig
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #5bf776f2
 def real_texts(
-    folder: str = "",   # of the real texts; empty: BRAINTUNE_DATA
-):                      # Path, or None where they are not
+    folder: str = "",  # of the real texts; empty: BRAINTUNE_DATA
+):  # Path, or None where they are not
     "Folder of the real texts, or None, said aloud."
     folder = Path(folder) if folder else data_root()
-    missing = [n for n in ("tatoeba_laser", "ntrex", "stsb-multi-mt", "ud_ewt", "ud_gsdsimp", "ud_pud") if folder is None or not (Path(folder) / n).is_dir()]
-    if not missing: return Path(folder)
-    print(f"real texts left out: {', '.join(missing)} not in BRAINTUNE_DATA (see chapter 45 for the sources)")
+    missing = [
+        n
+        for n in ("tatoeba_laser", "ntrex", "stsb-multi-mt", "ud_ewt", "ud_gsdsimp", "ud_pud")
+        if folder is None or not (Path(folder) / n).is_dir()
+    ]
+    if not missing:
+        return Path(folder)
+    print(
+        f"real texts left out: {', '.join(missing)} not in BRAINTUNE_DATA (see chapter 45 for the"
+        " sources)"
+    )
     return None
 
+
 def simplified_pairs(
-    pairs: dict,     # language -> sentences, translations of each other
-) -> dict:           # the same, without pairs whose Chinese holds a character of traditional text only
-    "Tatoeba mixes both forms of Chinese, and a model that reads one of them should not be asked about the other."
-    keep = [i for i, text in enumerate(pairs["zh"]) if not han_forms([text])["traditional"]] if "zh" in pairs else range(len(next(iter(pairs.values()))))
+    pairs: dict,  # language -> sentences, translations of each other
+) -> dict:  # the same, without pairs whose Chinese holds a character of traditional text only
+    """Tatoeba mixes both forms of Chinese, and a model that reads one of them should not be
+    asked about the other."""
+    keep = (
+        [i for i, text in enumerate(pairs["zh"]) if not han_forms([text])["traditional"]]
+        if "zh" in pairs
+        else range(len(next(iter(pairs.values()))))
+    )
     return {l: [texts[i] for i in keep] for l, texts in pairs.items()}
 
 
 def family_tasks(
-    backbone: Backbone,      # pretrained, of the family
-    lexicon: Lexicon,        # of the simulated experiment
-    folder=None,             # of the real texts; None: simulated tasks alone
+    backbone: Backbone,  # pretrained, of the family
+    lexicon: Lexicon,  # of the simulated experiment
+    folder=None,  # of the real texts; None: simulated tasks alone
     n_sentences: int = 150,  # treebank sentences for training and for the test
-    n_pairs: int = 400,      # of the similarity task
-    seed: int = 0,           # of the sentences
-) -> list:                   # Task and Measure objects, for `readable`
+    n_pairs: int = 400,  # of the similarity task
+    seed: int = 0,  # of the sentences
+) -> list:  # Task and Measure objects, for `readable`
     "Everything that is asked of one family."
     contexts = {l: concept_contexts(lexicon, l) for l in ("en", "zh")}
-    tasks = [*(category_text_task(lexicon, l, w) for l, w in contexts.items()), translation_measure(lexicon, contexts), paraphrase_measure(lexicon)]
+    tasks = [
+        *(category_text_task(lexicon, l, w) for l, w in contexts.items()),
+        translation_measure(lexicon, contexts),
+        paraphrase_measure(lexicon),
+    ]
+
     def losses(passages, name):
-        try: return [forgetting_measure(backbone, {l: p}, name) for l, p in passages.items()]
-        except (ParameterError, ModelError): return []                       # no head, no mask token, or words it does not know
+        try:
+            return [forgetting_measure(backbone, {l: p}, name) for l, p in passages.items()]
+        except (ParameterError, ModelError):
+            return []  # no head, no mask token, or words it does not know
+
     tasks += losses(simulated_passages(lexicon), "loss_masked")
-    if folder is None: return tasks
+    if folder is None:
+        return tasks
     bank = lambda name, part: read_conllu(Path(folder) / f"{name}-ud-{part}.conllu")
-    tasks += [pos_task(l, bank(b, "dev"), bank(b, "test"), n_sentences, n_sentences, seed=seed) for l, b in (("en", "ud_ewt/en_ewt"), ("zh", "ud_gsdsimp/zh_gsdsimp"))]
+    tasks += [
+        pos_task(l, bank(b, "dev"), bank(b, "test"), n_sentences, n_sentences, seed=seed)
+        for l, b in (("en", "ud_ewt/en_ewt"), ("zh", "ud_gsdsimp/zh_gsdsimp"))
+    ]
     pud = {l: bank(f"ud_pud/{l}_pud", "test") for l in ("en", "zh", "de", "fr")}
-    tasks += [pos_task(l, pud[l], n_train=n_sentences, n_test=n_sentences, seed=seed) for l in ("de", "fr")]
+    tasks += [
+        pos_task(l, pud[l], n_train=n_sentences, n_test=n_sentences, seed=seed)
+        for l in ("de", "fr")
+    ]
     texts, documents = ntrex_documents(folder, ("en", "zh", "de", "fr"))
-    later = [i for i, d in enumerate(documents) if d not in early_documents(documents) and max(len(t[i]) for t in texts.values()) <= 400]
-    for l in ("zh", "de", "fr"): tasks += [retrieval_measure("tatoeba", simplified_pairs(tatoeba_pairs(folder, l))), retrieval_measure("ntrex", {k: [texts[k][i] for i in later] for k in ("en", l)}, documents[later])]
+    later = [
+        i
+        for i, d in enumerate(documents)
+        if d not in early_documents(documents) and max(len(t[i]) for t in texts.values()) <= 400
+    ]
+    for l in ("zh", "de", "fr"):
+        tasks += [
+            retrieval_measure("tatoeba", simplified_pairs(tatoeba_pairs(folder, l))),
+            retrieval_measure(
+                "ntrex", {k: [texts[k][i] for i in later] for k in ("en", l)}, documents[later]
+            ),
+        ]
     tasks += [similarity_measure(folder, l, n_pairs, seed) for l in pud]
-    return tasks + losses({l: [[w for s in sentences[i:i + 10] for w, *_ in s["words"]] for i in range(0, min(300, len(sentences)), 10)] for l, sentences in (pud | dict(zh=bank("ud_gsdsimp/zh_gsdsimp", "test"))).items()}, "loss_masked_real")   # PUD's Chinese is traditional
+    return tasks + losses(
+        {
+            l: [
+                [w for s in sentences[i : i + 10] for w, *_ in s["words"]]
+                for i in range(0, min(300, len(sentences)), 10)
+            ]
+            for l, sentences in (pud | dict(zh=bank("ud_gsdsimp/zh_gsdsimp", "test"))).items()
+        },
+        "loss_masked_real",
+    )  # PUD's Chinese is traditional
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #b7864139
 def family_arms(
-    run,                       # Run
-    family: str,               # name of the family
-    arms: dict,                # arm -> model, folder, 'random:model', or a list; 'reader' stands for the small reader
-    runs: str = "",            # finished runs of tune_text, comma-separated
-    tune: int = 0,             # seeds tuned on the spot
-    folder=None,               # of the real texts, for the reader
-    steps: int = 1500,         # of the reader's pretraining
-    epochs: int = 0,           # of the tuning; 0: the preset's
+    run,  # Run
+    family: str,  # name of the family
+    # arm -> model, folder, 'random:model', or a list; 'reader' stands for the small reader
+    arms: dict,
+    runs: str = "",  # finished runs of tune_text, comma-separated
+    tune: int = 0,  # seeds tuned on the spot
+    folder=None,  # of the real texts, for the reader
+    steps: int = 1500,  # of the reader's pretraining
+    epochs: int = 0,  # of the tuning; 0: the preset's
     size: str = "quickstart",  # of the simulated experiment
     simulation_seed: int = 0,  # of its stories and brains
-    seed: int = 0,             # first tuning seed
-) -> dict:                     # arm -> list of Backbone
+    seed: int = 0,  # first tuning seed
+) -> dict:  # arm -> list of Backbone
     "All models of a family: those given, those of runs, and those tuned here."
     every = {arm: list(x) if isinstance(x, (list, tuple)) else [x] for arm, x in arms.items()}
     if any(n.endswith("reader") for names in every.values() for n in names):
-        with run.stage("reader"): made = pretrain_reader(reader_corpus(folder), steps)
-        every = {arm: [n.removesuffix("reader") + str(made) if n in ("reader", "random:reader") else n for n in names] for arm, names in every.items()}
+        with run.stage("reader"):
+            made = pretrain_reader(reader_corpus(folder), steps)
+        every = {
+            arm: [
+                n.removesuffix("reader") + str(made) if n in ("reader", "random:reader") else n
+                for n in names
+            ]
+            for arm, names in every.items()
+        }
     found = text_arms(every, [r.strip() for r in runs.split(",") if r.strip()])
-    return found | (tune_family(run, family, found["pretrained"][0], tune, size, ("en", "zh"), simulation_seed, seed, epochs) if tune else {})
+    return found | (
+        tune_family(
+            run,
+            family,
+            found["pretrained"][0],
+            tune,
+            size,
+            ("en", "zh"),
+            simulation_seed,
+            seed,
+            epochs,
+        )
+        if tune
+        else {}
+    )
 
 # %% ../../nbs/93_analyses.text_tasks.ipynb #a0a9c4d3
 def change_rows(
-    arms: dict,        # arm -> list of Backbone of one family, 'pretrained' among them
+    arms: dict,  # arm -> list of Backbone of one family, 'pretrained' among them
     lexicon: Lexicon,  # for simulated sentences
-    folder=None,       # of the real texts
-    n: int = 240,      # sentences
-    draws: int = 2,    # models moved as far at random, for each tuned model
-):                     # pandas DataFrame: arm, tuning_seed, language, layer, measure, value, ci_low, ci_high, moved, moved_low, moved_high, n, text
+    folder=None,  # of the real texts
+    n: int = 240,  # sentences
+    draws: int = 2,  # models moved as far at random, for each tuned model
+    # pandas DataFrame: arm, tuning_seed, language, layer, measure, value, ci_low, ci_high, moved,
+    # moved_low, moved_high, n, text
+):
     "What tuning changed in the states, by layer, beside models moved as far in random directions."
     import pandas as pd
     from braintune_nb.analyses.arms import noisy_backbone
+
     base, rows = arms["pretrained"][0], []
     texts, kind = paraphrase_measure(lexicon, -(-n // len(TEMPLATES))).texts, "simulated"
     if folder is not None:
         both, documents = ntrex_documents(folder, ("en", "zh"))
-        later = np.flatnonzero(~np.isin(documents, early_documents(documents)))[:n]                  # none that the small reader was pretrained on
+        later = np.flatnonzero(~np.isin(documents, early_documents(documents)))[
+            :n
+        ]  # none that the small reader was pretrained on
         news = {l: [t[i] for i in later] for l, t in both.items()}
-        if readable(base, [Measure("ntrex", news, None)])[1].read.any(): texts, kind = news, "NTREX"
+        if readable(base, [Measure("ntrex", news, None)])[1].read.any():
+            texts, kind = news, "NTREX"
     known = readable(base, [Measure("x", texts, None)])[1].set_index("language").read
     texts = {l: t for l, t in texts.items() if known[l]}
     nuisance = {l: _length_and_frequency(base, t, l) for l, t in texts.items()}
     states = lambda b: {l: text_states(b, t, language=l) for l, t in texts.items()}
     before = states(base)
-    def across(s): return [jackknife(lambda r: cka(x[r], y[r]), len(x)) for x, y in zip(s["en"], s["zh"])] if len(s) > 1 else []
-    rows += [dict(arm="pretrained", tuning_seed=0, language="en-zh", layer=l, measure="cka", value=v, ci_low=a, ci_high=b, n=len(before["en"][0]), text=kind) for l, (v, a, b) in enumerate(across(before))]
-    for arm, number, model in [(a, i, m) for a in arms if a not in ("pretrained", "random", "weight_noise") for i, m in enumerate(arms[a])]:
-        after, moved = states(model), [states(noisy_backbone(base, model, 1000 + d)) for d in range(draws)]
-        rows += [dict(r, arm=arm, tuning_seed=number, language=l, text=kind) for l in texts for r in change_by_layer(before[l], after[l], [m[l] for m in moved], nuisance[l]).to_dict("records")]
+
+    def across(s):
+        return (
+            [jackknife(lambda r: cka(x[r], y[r]), len(x)) for x, y in zip(s["en"], s["zh"])]
+            if len(s) > 1
+            else []
+        )
+
+    rows += [
+        dict(
+            arm="pretrained",
+            tuning_seed=0,
+            language="en-zh",
+            layer=l,
+            measure="cka",
+            value=v,
+            ci_low=a,
+            ci_high=b,
+            n=len(before["en"][0]),
+            text=kind,
+        )
+        for l, (v, a, b) in enumerate(across(before))
+    ]
+    for arm, number, model in [
+        (a, i, m)
+        for a in arms
+        if a not in ("pretrained", "random", "weight_noise")
+        for i, m in enumerate(arms[a])
+    ]:
+        after, moved = (
+            states(model),
+            [states(noisy_backbone(base, model, 1000 + d)) for d in range(draws)],
+        )
+        rows += [
+            dict(r, arm=arm, tuning_seed=number, language=l, text=kind)
+            for l in texts
+            for r in change_by_layer(
+                before[l], after[l], [m[l] for m in moved], nuisance[l]
+            ).to_dict("records")
+        ]
         others = np.array([[v for v, _, _ in across(m)] for m in moved])
-        rows += [dict(arm=arm, tuning_seed=number, language="en-zh", layer=l, measure="cka", value=v, ci_low=a, ci_high=b, moved=others[:, l].mean(), moved_low=others[:, l].min(), moved_high=others[:, l].max(), n=len(before["en"][0]), text=kind) for l, (v, a, b) in enumerate(across(after))]
-    return pd.DataFrame(rows, columns="arm tuning_seed language layer measure value ci_low ci_high moved moved_low moved_high n text".split())   # none where nothing was tuned and one language is read
+        rows += [
+            dict(
+                arm=arm,
+                tuning_seed=number,
+                language="en-zh",
+                layer=l,
+                measure="cka",
+                value=v,
+                ci_low=a,
+                ci_high=b,
+                moved=others[:, l].mean(),
+                moved_low=others[:, l].min(),
+                moved_high=others[:, l].max(),
+                n=len(before["en"][0]),
+                text=kind,
+            )
+            for l, (v, a, b) in enumerate(across(after))
+        ]
+    return pd.DataFrame(
+        rows,
+        columns=(
+            "arm tuning_seed language layer measure value ci_low ci_high moved moved_low moved_high"
+            " n text".split()
+        ),
+    )  # none where nothing was tuned and one language is read
+
 
 def _length_and_frequency(backbone, texts, language):
     "Characters of each sentence, and mean log count of its pieces in all of them."
     pieces = backbone.tokenizer(texts, add_special_tokens=False).input_ids
     count = np.bincount(np.concatenate(pieces))
-    return [np.array([len(t) for t in texts], float), np.array([np.log(count[p]).mean() for p in pieces])]
+    return [
+        np.array([len(t) for t in texts], float),
+        np.array([np.log(count[p]).mean() for p in pieces]),
+    ]

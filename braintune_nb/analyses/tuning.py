@@ -19,268 +19,523 @@ from ..encode.score import correlation
 from ..loss import get_loss
 from ..train.controls import permute_blocks
 from ..train.participants import balance_sections, head_name, language_of
-from .alignment import encode_arm, reduced_rank_model, repeat_ceiling, stacked_responses, story_designs
+from braintune_nb.analyses.alignment import (
+    encode_arm,
+    reduced_rank_model,
+    repeat_ceiling,
+    stacked_responses,
+    story_designs,
+)
 from .plan import Plan, scored_responses, tuning_columns
 
 # %% ../../nbs/86_analyses.tuning.ipynb #a27d19a2
 @dataclass(frozen=True)
 class Preset:
     "Settings of tuning that belong together."
-    inputs: str = "words"                # 'words' (text), 'windows' or 'chunks' (speech, see model.listening)
-    n_words: int = 20                    # text: words of context, the current one included
-    window: float = 10.0                 # 'windows': s of sound that end with the TR
-    chunk: float = 20.0                  # 'chunks': s of sound computed together
-    context: float = 2.0                 # 'chunks': s heard on either side and thrown away
-    batch: int = 0                       # TRs of one story in a step; 0: the whole section
-    delays: tuple = (1, 2, 3, 4)         # FIR delays, TRs
-    standardise: bool = True             # z-score features over the rows of a section
-    pooling: str = "mean"                # 'windows': see model.tuner.Pool
-    heads: str = "participant"           # see model.tuner.KINDS
-    language_heads: bool = False         # heads differ between languages, where somebody read two
-    adapter: dict | None = None          # fields of model.adapter.Adapter; None: the weights themselves
-    dropout: float = 0.1                 # on the states
+
+    inputs: str = "words"  # 'words' (text), 'windows' or 'chunks' (speech, see model.listening)
+    n_words: int = 20  # text: words of context, the current one included
+    window: float = 10.0  # 'windows': s of sound that end with the TR
+    chunk: float = 20.0  # 'chunks': s of sound computed together
+    context: float = 2.0  # 'chunks': s heard on either side and thrown away
+    batch: int = 0  # TRs of one story in a step; 0: the whole section
+    delays: tuple = (1, 2, 3, 4)  # FIR delays, TRs
+    standardise: bool = True  # z-score features over the rows of a section
+    pooling: str = "mean"  # 'windows': see model.tuner.Pool
+    heads: str = "participant"  # see model.tuner.KINDS
+    language_heads: bool = False  # heads differ between languages, where somebody read two
+    adapter: dict | None = None  # fields of model.adapter.Adapter; None: the weights themselves
+    dropout: float = 0.1  # on the states
     loss: str = "correlation_over_time"  # see `loss.LOSSES`
     loss_settings: dict = field(default_factory=dict)  # arguments of the loss
-    epochs: int = 10                     # passes over the tuning sections
-    learning_rate: float = 5e-5          # backbone, peak
-    head_learning_rate: float = 1e-3     # heads, peak
-    weight_decay: float = 0.01           # matrices
-    optimizer: str = "adamw"             # 'adamw' or 'adam'
-    schedule: str = "counted"            # see train.loop
-    participants: str = "joint"          # see train.participants
-    order: str = "drawn"                 # of stories and participants: 'drawn' each epoch, or 'fixed'
-    accumulate: int = 1                  # sections an optimiser step
-    patience: int = 5                    # epochs
-    keep: str = "best"                   # weights that stay: 'best' by validation, or 'last' of a fixed number of epochs
-    objective_weight: float = 0.3        # of the own objective in the arm 'joint'
-    features: str = "same"               # speech, for encoding: 'same' as the inputs (chunks), or a preset of features.speech: 'paper', 'fast'
-    story_order: str = "split"           # 'split', or 'released' (defect A-02), or 'stacked' (defect C-01)
-    normalise: str = "window"            # 'windows': 'window', or 'batch' (defect A-09)
-    reading: dict = field(default_factory=dict)  # 'words': settings of model.tuner.section_inputs, e.g. over='story'
+    epochs: int = 10  # passes over the tuning sections
+    learning_rate: float = 5e-5  # backbone, peak
+    head_learning_rate: float = 1e-3  # heads, peak
+    weight_decay: float = 0.01  # matrices
+    optimizer: str = "adamw"  # 'adamw' or 'adam'
+    schedule: str = "counted"  # see train.loop
+    participants: str = "joint"  # see train.participants
+    order: str = "drawn"  # of stories and participants: 'drawn' each epoch, or 'fixed'
+    accumulate: int = 1  # sections an optimiser step
+    patience: int = 5  # epochs
+    # weights that stay: 'best' by validation, or 'last' of a fixed number of epochs
+    keep: str = "best"
+    objective_weight: float = 0.3  # of the own objective in the arm 'joint'
+    # speech, for encoding: 'same' as the inputs (chunks), or a preset of features.speech: 'paper',
+    # 'fast'
+    features: str = "same"
+    story_order: str = "split"  # 'split', or 'released' (defect A-02), or 'stacked' (defect C-01)
+    normalise: str = "window"  # 'windows': 'window', or 'batch' (defect A-09)
+    reading: dict = field(
+        default_factory=dict
+    )  # 'words': settings of model.tuner.section_inputs, e.g. over='story'
 
 # %% ../../nbs/86_analyses.tuning.ipynb #2e28aed3
-_WINDOWS = Preset("windows", batch=128, delays=(0,), standardise=False, dropout=0., loss="mse", epochs=30, weight_decay=0., features="fast", patience=3)
+_WINDOWS = Preset(
+    "windows",
+    batch=128,
+    delays=(0,),
+    standardise=False,
+    dropout=0.0,
+    loss="mse",
+    epochs=30,
+    weight_decay=0.0,
+    features="fast",
+    patience=3,
+)
 TEXT = {
     "fixed": Preset(),
-    "small": Preset(learning_rate=1e-2, weight_decay=2., n_words=10),
-    "paper": Preset(loss="ntxent_over_time", loss_settings=dict(temperature=.5, mask_within=0), epochs=30, learning_rate=1e-4, head_learning_rate=1e-4, weight_decay=1e-3, dropout=.2, reading=dict(over="story")),
+    "small": Preset(learning_rate=1e-2, weight_decay=2.0, n_words=10),
+    "paper": Preset(
+        loss="ntxent_over_time",
+        loss_settings=dict(temperature=0.5, mask_within=0),
+        epochs=30,
+        learning_rate=1e-4,
+        head_learning_rate=1e-4,
+        weight_decay=1e-3,
+        dropout=0.2,
+        reading=dict(over="story"),
+    ),
 }
-TEXT["released"] = replace(TEXT["paper"], epochs=20, delays=(0, 1, 2, 3), accumulate=10**6)                                              # C-03, C-04
-TEXT["released_c"] = replace(TEXT["released"], reading=dict(over="story", pooled="released", lanczos="released"), story_order="stacked")  # C-02, C-06, C-01 too
+TEXT["released"] = replace(
+    TEXT["paper"], epochs=20, delays=(0, 1, 2, 3), accumulate=10**6
+)  # C-03, C-04
+TEXT["released_c"] = replace(
+    TEXT["released"],
+    reading=dict(over="story", pooled="released", lanczos="released"),
+    story_order="stacked",
+)  # C-02, C-06, C-01 too
 SPEECH = {
-    "fixed": replace(_WINDOWS, learning_rate=1e-4, head_learning_rate=1e-3, adapter=dict(rank=8), weight_decay=.01),
-    "small": Preset("chunks", learning_rate=3e-3, head_learning_rate=1e-2, weight_decay=1., dropout=0., epochs=8, patience=0, keep="last"),
-    "paper_a": replace(_WINDOWS, learning_rate=5e-5, head_learning_rate=1e-4, optimizer="adam", features="paper"),
-    "paper_b": replace(_WINDOWS, learning_rate=1e-4, head_learning_rate=1e-4, adapter=dict(rank=8), heads="shared", participants="batch", weight_decay=.01, features="paper"),
+    "fixed": replace(
+        _WINDOWS,
+        learning_rate=1e-4,
+        head_learning_rate=1e-3,
+        adapter=dict(rank=8),
+        weight_decay=0.01,
+    ),
+    "small": Preset(
+        "chunks",
+        learning_rate=3e-3,
+        head_learning_rate=1e-2,
+        weight_decay=1.0,
+        dropout=0.0,
+        epochs=8,
+        patience=0,
+        keep="last",
+    ),
+    "paper_a": replace(
+        _WINDOWS, learning_rate=5e-5, head_learning_rate=1e-4, optimizer="adam", features="paper"
+    ),
+    "paper_b": replace(
+        _WINDOWS,
+        learning_rate=1e-4,
+        head_learning_rate=1e-4,
+        adapter=dict(rank=8),
+        heads="shared",
+        participants="batch",
+        weight_decay=0.01,
+        features="paper",
+    ),
 }
-SPEECH["released_a"] = replace(SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0)
-SPEECH["released_b"] = replace(SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed")
+SPEECH["released_a"] = replace(
+    SPEECH["paper_a"], schedule="epochs", story_order="released", normalise="batch", patience=0
+)
+SPEECH["released_b"] = replace(
+    SPEECH["paper_b"], schedule="overplanned", participants="story", order="fixed"
+)
 
 # %% ../../nbs/86_analyses.tuning.ipynb #4f3e6e8a
 def is_speech(
-    backbone,      # Backbone or SpeechBackbone
-) -> bool:         # True: it hears
+    backbone,  # Backbone or SpeechBackbone
+) -> bool:  # True: it hears
     "Whether a backbone reads sound."
     return hasattr(backbone, "extractor")
 
 
 def choose_preset(
-    backbone,               # Backbone or SpeechBackbone
-    name: str = "fixed",    # name of a preset for its kind; 'fixed' means 'small' below 256 units of width
+    backbone,  # Backbone or SpeechBackbone
+    # name of a preset for its kind; 'fixed' means 'small' below 256 units of width
+    name: str = "fixed",
     exact: dict | None = None,  # fields of Preset that are set as they stand, zeros and False too
-    **given,                # fields of Preset; empty strings, zeros and None leave the preset's value
+    **given,  # fields of Preset; empty strings, zeros and None leave the preset's value
 ) -> Preset:
     "A preset with some of its values replaced; `ParameterError` for an unknown preset or field."
     presets = SPEECH if is_speech(backbone) else TEXT
-    if name not in presets: raise ParameterError("Unknown preset", place="preset", found=name, expected=", ".join(presets))
+    if name not in presets:
+        raise ParameterError(
+            "Unknown preset", place="preset", found=name, expected=", ".join(presets)
+        )
     exact = exact or {}
-    if unknown := sorted({*given, *exact} - {f.name for f in fields(Preset)}): raise ParameterError("A preset has no such setting", place="preset", found=", ".join(unknown))
+    if unknown := sorted({*given, *exact} - {f.name for f in fields(Preset)}):
+        raise ParameterError(
+            "A preset has no such setting", place="preset", found=", ".join(unknown)
+        )
     base = presets["small" if name == "fixed" and backbone.width < 256 else name]
     changed = {k: v for k, v in given.items() if v not in ("", 0, None)} | exact
-    if "loss" in changed and changed["loss"] != base.loss: changed.setdefault("loss_settings", {})
+    if "loss" in changed and changed["loss"] != base.loss:
+        changed.setdefault("loss_settings", {})
     return replace(base, **changed)
 
 # %% ../../nbs/86_analyses.tuning.ipynb #06709dc9
 def batches(
     sections: list,  # of Section
-    n_rows: int = 0, # most TRs in one; 0: sections as they are
-) -> list:           # of Section
+    n_rows: int = 0,  # most TRs in one; 0: sections as they are
+) -> list:  # of Section
     "Sections cut into consecutive batches of about equal size."
-    if not n_rows: return list(sections)
-    return [Section(f"{s.name}.{i + 1}", s.story, rows) for s in sections for i, rows in enumerate(np.array_split(s.rows, -(-len(s) // n_rows)))]
+    if not n_rows:
+        return list(sections)
+    return [
+        Section(f"{s.name}.{i + 1}", s.story, rows)
+        for s in sections
+        for i, rows in enumerate(np.array_split(s.rows, -(-len(s) // n_rows)))
+    ]
 
 
 def tuning_inputs(
-    section,         # Section
-    backbone,        # Backbone or SpeechBackbone
+    section,  # Section
+    backbone,  # Backbone or SpeechBackbone
     preset: Preset,  # what of the story belongs to a TR
-):                   # SectionInputs or SpeechInputs
+):  # SectionInputs or SpeechInputs
     "What the tuner reads of a section."
     if preset.inputs == "words":
         from braintune_nb.model.tuner import section_inputs
+
         return section_inputs(section, backbone, preset.n_words, preset.delays, **preset.reading)
     from braintune_nb.model.listening import speech_inputs
-    return speech_inputs(section, backbone, preset.delays, preset.inputs, preset.window, preset.chunk, preset.context, cache=True, normalise=preset.normalise)
+
+    return speech_inputs(
+        section,
+        backbone,
+        preset.delays,
+        preset.inputs,
+        preset.window,
+        preset.chunk,
+        preset.context,
+        cache=True,
+        normalise=preset.normalise,
+    )
 
 # %% ../../nbs/86_analyses.tuning.ipynb #fbd4b360
 def tuning_sections(
-    plan: Plan,      # who tunes and who is scored on what
-    number: int,     # of the round
+    plan: Plan,  # who tunes and who is scored on what
+    number: int,  # of the round
     preset: Preset,  # batch size, and which stories
     arm: str = "tuned",  # 'monolingual:zh': as many TRs, in Chinese only
-) -> list:           # of Section
+) -> list:  # of Section
     "The sections that tune, cut into batches."
     this = plan.rounds[number]
     if arm.startswith("monolingual"):
-        return batches(balance_sections(this.pool or this.tuning, (arm.partition(":")[2],), sum(len(s) for s in this.tuning)), preset.batch)
-    if preset.story_order != "released": return batches(this.tuning, preset.batch)
-    others = {s.story.name for s in (*this.validation, *plan.test_sections)}           # defect A-02: another list, walked by position
+        return batches(
+            balance_sections(
+                this.pool or this.tuning, (arm.partition(":")[2],), sum(len(s) for s in this.tuning)
+            ),
+            preset.batch,
+        )
+    if preset.story_order != "released":
+        return batches(this.tuning, preset.batch)
+    others = {
+        s.story.name for s in (*this.validation, *plan.test_sections)
+    }  # defect A-02: another list, walked by position
     names = sorted(n for n in plan.dataset.stories if n not in others)
     from braintune_nb.data.splits import whole_story
-    return batches([whole_story(plan.dataset.stories[n]) for n in names[:len(this.tuning)]], preset.batch)
+
+    return batches(
+        [whole_story(plan.dataset.stories[n]) for n in names[: len(this.tuning)]], preset.batch
+    )
 
 # %% ../../nbs/86_analyses.tuning.ipynb #659503b7
 def brain_targets(
-    plan: Plan,      # who tunes and who is scored on what
-    section,         # Section
-    people=None,     # names; None: all who tune
-) -> dict:           # participant -> (T, V) float32
+    plan: Plan,  # who tunes and who is scored on what
+    section,  # Section
+    people=None,  # names; None: all who tune
+) -> dict:  # participant -> (T, V) float32
     "Responses of the tuning participants who heard the section, in the columns that tune."
-    return {p: stacked_responses(plan.dataset, p, [section])[:, tuning_columns(plan, p)] for p in people or plan.tune_participants if section.story.name in plan.dataset.recordings[p]}
+    return {
+        p: stacked_responses(plan.dataset, p, [section])[:, tuning_columns(plan, p)]
+        for p in people or plan.tune_participants
+        if section.story.name in plan.dataset.recordings[p]
+    }
 
 
 def stacked_targets(
-    plan: Plan,      # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     sections: list,  # of Section, all of one round's tuning or of its validation
-    people=None,     # names; None: all who tune
-) -> list:           # one a section: participant -> (T, V) float32
-    "Defect C-01: responses of tuning and encoding stories in one stack, cut by the lengths of the tuning stories alone. Sections of other stories keep their own."
+    people=None,  # names; None: all who tune
+) -> list:  # one a section: participant -> (T, V) float32
+    """Defect C-01: responses of tuning and encoding stories in one stack, cut by the lengths of
+    the tuning stories alone. Sections of other stories keep their own."""
     from braintune_nb.data.splits import whole_story
-    this = next((r for r in plan.rounds if sections[0].story.name in {s.story.name for s in r.tuning}), None)
-    if this is None: return [brain_targets(plan, s, people) for s in sections]
+
+    this = next(
+        (r for r in plan.rounds if sections[0].story.name in {s.story.name for s in r.tuning}), None
+    )
+    if this is None:
+        return [brain_targets(plan, s, people) for s in sections]
     stories = lambda part: [s for _, s in sorted({s.story.name: s.story for s in part}.items())]
-    tuned, stack = stories(this.tuning), stories([*this.tuning, *(s for encoding, _ in this.folds for s in encoding)])
+    tuned, stack = (
+        stories(this.tuning),
+        stories([*this.tuning, *(s for encoding, _ in this.folds for s in encoding)]),
+    )
     start = dict(zip((s.name for s in tuned), np.cumsum([0, *(len(s.clock) for s in tuned)])))
-    whole = {p: np.concatenate([brain_targets(plan, whole_story(s), [p])[p] for s in stack]) for p in people or plan.tune_participants}
-    return [{p: y[start[s.story.name] + np.asarray(s.rows)] for p, y in whole.items()} for s in sections]
+    whole = {
+        p: np.concatenate([brain_targets(plan, whole_story(s), [p])[p] for s in stack])
+        for p in people or plan.tune_participants
+    }
+    return [
+        {p: y[start[s.story.name] + np.asarray(s.rows)] for p, y in whole.items()} for s in sections
+    ]
 
 
 def lexical_brains(
-    plan: Plan,      # who tunes and who is scored on what
-    stories: list,   # of Story
-    seed: int = 0,   # of the codes and the noise
-) -> dict:           # participant -> story name -> (T, V) float32
-    "For every tuning participant, responses that hold words and nothing about them, at the signal-to-noise of the real ones."
+    plan: Plan,  # who tunes and who is scored on what
+    stories: list,  # of Story
+    seed: int = 0,  # of the codes and the noise
+) -> dict:  # participant -> story name -> (T, V) float32
+    """For every tuning participant, responses that hold words and nothing about them, at the
+    signal-to-noise of the real ones."""
     from braintune_nb.train.targets import lexical_targets, matched_snr
     from braintune_nb.analyses.plan import plan_ceilings
+
     ceilings = plan_ceilings(plan)
+
     def one(i, p):
-        known = [s for s in plan.test_sections if s.story.name in plan.dataset.recordings[p]]      # readers of one language are not scored in the other
+        known = [
+            s for s in plan.test_sections if s.story.name in plan.dataset.recordings[p]
+        ]  # readers of one language are not scored in the other
         heard = [plan.dataset.recordings[p][s.story.name].repeats for s in known]
-        scored = min([1 if y is None else max(1, len(y) // 2) for y in heard], default=1)          # presentations in the mean that is scored
-        mine = ceilings[p] if p in ceilings else repeat_ceiling(plan.dataset, p, known) if known else np.full(len(plan.rois[p][next(iter(plan.rois[p]))]), np.nan)
+        scored = min(
+            [1 if y is None else max(1, len(y) // 2) for y in heard], default=1
+        )  # presentations in the mean that is scored
+        mine = (
+            ceilings[p]
+            if p in ceilings
+            else (
+                repeat_ceiling(plan.dataset, p, known)
+                if known
+                else np.full(len(plan.rois[p][next(iter(plan.rois[p]))]), np.nan)
+            )
+        )
         c = mine[tuning_columns(plan, p)]
-        c = np.sqrt(c**2 / (scored - (scored - 1) * c**2))                            # of one presentation (Spearman-Brown)
-        return lexical_targets(stories, len(c), seed, matched_snr(np.where(np.isfinite(c), np.minimum(c, .95), np.nanmedian(c) if np.isfinite(c).any() else .3)), noise_seed=i)
+        c = np.sqrt(c**2 / (scored - (scored - 1) * c**2))  # of one presentation (Spearman-Brown)
+        return lexical_targets(
+            stories,
+            len(c),
+            seed,
+            matched_snr(
+                np.where(
+                    np.isfinite(c),
+                    np.minimum(c, 0.95),
+                    np.nanmedian(c) if np.isfinite(c).any() else 0.3,
+                )
+            ),
+            noise_seed=i,
+        )
+
     return {p: one(i, p) for i, p in enumerate(plan.tune_participants)}
 
 
 def borrowed_responses(
-    plan: Plan,      # who tunes and who is scored on what
+    plan: Plan,  # who tunes and who is scored on what
     sections: list,  # of Section
-    seed: int = 0,   # of the choice
-) -> list:           # one a section: participant -> (T, V) float32
+    seed: int = 0,  # of the choice
+) -> list:  # one a section: participant -> (T, V) float32
     "Responses of all tuning participants to another story, the same other story for everybody."
     from braintune_nb.data.splits import whole_story
     from braintune_nb.train.targets import other_stories
+
     stories = {s.story.name: s.story for s in sections}
     source = other_stories(list(stories.values()), seed)
     whole = {n: brain_targets(plan, whole_story(s)) for n, s in stories.items()}
-    return [{p: y[source[s.story.name].index[s.rows]] for p, y in whole[source[s.story.name].source].items()} for s in sections]
+    return [
+        {
+            p: y[source[s.story.name].index[s.rows]]
+            for p, y in whole[source[s.story.name].source].items()
+        }
+        for s in sections
+    ]
 
 # %% ../../nbs/86_analyses.tuning.ipynb #82adc643
-TUNED_ARMS = ("tuned", "single", "monolingual", "permuted", "other_story", "average", "lexical", "lm_target", "speech_target", "stimulus", "joint", "frozen_head", "shared_response", "averaged_losses", "separate_heads", "nonlinear_head", "lora")
-ABLATIONS = dict(shared_response=dict(heads="shared"), averaged_losses=dict(participants="joint"), separate_heads=dict(heads="participant"), nonlinear_head=dict(heads="nonlinear"), lora=dict(adapter=dict(rank=8)))  # arm -> fields of the preset
-FREE_ARMS = ("tuned", "single", "average", "joint", "averaged_losses", "separate_heads", "nonlinear_head", "lora")  # they stop by their own validation; the others take the steps of 'tuned'
+TUNED_ARMS = (
+    "tuned",
+    "single",
+    "monolingual",
+    "permuted",
+    "other_story",
+    "average",
+    "lexical",
+    "lm_target",
+    "speech_target",
+    "stimulus",
+    "joint",
+    "frozen_head",
+    "shared_response",
+    "averaged_losses",
+    "separate_heads",
+    "nonlinear_head",
+    "lora",
+)
+ABLATIONS = dict(
+    shared_response=dict(heads="shared"),
+    averaged_losses=dict(participants="joint"),
+    separate_heads=dict(heads="participant"),
+    nonlinear_head=dict(heads="nonlinear"),
+    lora=dict(adapter=dict(rank=8)),
+)  # arm -> fields of the preset
+FREE_ARMS = (
+    "tuned",
+    "single",
+    "average",
+    "joint",
+    "averaged_losses",
+    "separate_heads",
+    "nonlinear_head",
+    "lora",
+)  # they stop by their own validation; the others take the steps of 'tuned'
+
 
 def shared_responses(
-    plan: Plan,        # who tunes and who is scored on what
-    sections: list,    # of Section, all that tune
-    seed: int = 0,     # of the first maps
+    plan: Plan,  # who tunes and who is scored on what
+    sections: list,  # of Section, all that tune
+    seed: int = 0,  # of the first maps
     components: int = 50,  # shared time courses, at most the columns of every participant
-) -> list:             # one a section: participant -> (T, K) float32
-    "Responses of everybody who heard all of them in a shared response model fitted to the same sections (an ablation of paper B)."
+) -> list:  # one a section: participant -> (T, K) float32
+    """Responses of everybody who heard all of them in a shared response model fitted to the
+    same sections (an ablation of paper B)."""
     from braintune_nb.data.splits import whole_story
     from braintune_nb.train.targets import SharedResponse
+
     stories = {s.story.name: s.story for s in sections}
     people = [p for p in plan.tune_participants if set(stories) <= set(plan.dataset.recordings[p])]
-    whole = {p: {n: brain_targets(plan, whole_story(s), [p])[p] for n, s in stories.items()} for p in people}
-    model = SharedResponse(min(components, *(next(iter(y.values())).shape[1] for y in whole.values())), seed=seed).fit(whole)
-    common = {p: {n: np.asarray(model.transform(p, y), np.float32) for n, y in its.items()} for p, its in whole.items()}
+    whole = {
+        p: {n: brain_targets(plan, whole_story(s), [p])[p] for n, s in stories.items()}
+        for p in people
+    }
+    model = SharedResponse(
+        min(components, *(next(iter(y.values())).shape[1] for y in whole.values())), seed=seed
+    ).fit(whole)
+    common = {
+        p: {n: np.asarray(model.transform(p, y), np.float32) for n, y in its.items()}
+        for p, its in whole.items()
+    }
     return [{p: its[s.story.name][s.rows] for p, its in common.items()} for s in sections]
 
 
 def arm_targets(
-    plan: Plan,        # who tunes and who is scored on what
-    sections: list,    # of Section
-    arm: str,          # one of TUNED_ARMS; 'single:NAME' for one participant
-    seed: int = 0,     # of the draws
-    teacher=None,      # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
+    plan: Plan,  # who tunes and who is scored on what
+    sections: list,  # of Section
+    arm: str,  # one of TUNED_ARMS; 'single:NAME' for one participant
+    seed: int = 0,  # of the draws
+    teacher=None,  # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
     stacked: bool = False,  # brains by `stacked_targets` (defect C-01)
-) -> list:             # one a section: name -> (T, V) float32
+) -> list:  # one a section: name -> (T, V) float32
     "What an arm is tuned on; `ParameterError` for an unknown arm."
     kind, _, who = arm.partition(":")
-    if kind not in TUNED_ARMS: raise ParameterError("Unknown arm", place="arms", found=arm, expected=", ".join(TUNED_ARMS))
-    brains = lambda people=None: stacked_targets(plan, sections, people) if stacked else [brain_targets(plan, s, people) for s in sections]
-    if kind == "single": return brains([who])
-    if kind == "other_story": return borrowed_responses(plan, sections, seed)
+    if kind not in TUNED_ARMS:
+        raise ParameterError("Unknown arm", place="arms", found=arm, expected=", ".join(TUNED_ARMS))
+    brains = lambda people=None: (
+        stacked_targets(plan, sections, people)
+        if stacked
+        else [brain_targets(plan, s, people) for s in sections]
+    )
+    if kind == "single":
+        return brains([who])
+    if kind == "other_story":
+        return borrowed_responses(plan, sections, seed)
     stories = list({s.story.name: s.story for s in sections}.values())
     if kind == "lexical":
         words = lexical_brains(plan, stories, seed)
-        return [{p: y[s.story.name][s.rows] for p, y in words.items() if s.story.name in plan.dataset.recordings[p]} for s in sections]
+        return [
+            {
+                p: y[s.story.name][s.rows]
+                for p, y in words.items()
+                if s.story.name in plan.dataset.recordings[p]
+            }
+            for s in sections
+        ]
     if kind in ("lm_target", "speech_target"):
         from braintune_nb.train.targets import representation_targets
-        if teacher is None: raise ParameterError("This arm needs a model whose states are the targets", place="teacher", found="none", next_step="name one, e.g. minilm")
+
+        if teacher is None:
+            raise ParameterError(
+                "This arm needs a model whose states are the targets",
+                place="teacher",
+                found="none",
+                next_step="name one, e.g. minilm",
+            )
         states = representation_targets(stories, teacher)
         return [{kind: states[s.story.name][s.rows]} for s in sections]
-    if kind == "shared_response": return shared_responses(plan, sections, seed)
+    if kind == "shared_response":
+        return shared_responses(plan, sections, seed)
     own = brains()
     if kind == "average":
         from braintune_nb.train.targets import averaged_targets
+
         return [averaged_targets(y) for y in own]
-    if kind != "permuted": return own
+    if kind != "permuted":
+        return own
     order = [permute_blocks(len(s), 10, seed * 1000 + i) for i, s in enumerate(sections)]
     return [{p: v[o] for p, v in y.items()} for y, o in zip(own, order)]
 
 
 def tuning_pairs(
-    plan: Plan,        # who tunes and who is scored on what
-    sections: list,    # of Section
-    backbone,          # Backbone or SpeechBackbone
-    preset: Preset,    # settings of the tuning
+    plan: Plan,  # who tunes and who is scored on what
+    sections: list,  # of Section
+    backbone,  # Backbone or SpeechBackbone
+    preset: Preset,  # settings of the tuning
     arm: str = "tuned",  # see `arm_targets`
-    seed: int = 0,     # of the draws
-    teacher=None,      # see `arm_targets`
-) -> list:             # of (inputs, dict name -> (T, V) tensor), for `tune`
+    seed: int = 0,  # of the draws
+    teacher=None,  # see `arm_targets`
+) -> list:  # of (inputs, dict name -> (T, V) tensor), for `tune`
     "Inputs and targets of an arm."
     import torch
-    if not sections: return []
+
+    if not sections:
+        return []
     targets = arm_targets(plan, sections, arm, seed, teacher, preset.story_order == "stacked")
-    named = lambda s, y: {head_name(p, s.story.language, preset.language_heads): torch.as_tensor(np.asarray(v, np.float32)) for p, v in y.items()}
-    return [(tuning_inputs(s, backbone, preset), named(s, y)) for s, y in zip(sections, targets) if y]         # not every participant heard every story
+    named = lambda s, y: {
+        head_name(p, s.story.language, preset.language_heads): torch.as_tensor(
+            np.asarray(v, np.float32)
+        )
+        for p, v in y.items()
+    }
+    return [
+        (tuning_inputs(s, backbone, preset), named(s, y)) for s, y in zip(sections, targets) if y
+    ]  # not every participant heard every story
 
 # %% ../../nbs/86_analyses.tuning.ipynb #afe6ee0a
 def _settings(preset, seed, precision, device, train_layers):
     "TuneSettings of a preset."
     from braintune_nb.train.loop import TuneSettings
-    return TuneSettings(preset.epochs, preset.learning_rate, preset.head_learning_rate, preset.weight_decay, accumulate=preset.accumulate, patience=preset.patience, seed=seed,
-        precision=precision, device=device, train_layers=train_layers, optimizer=preset.optimizer, schedule=preset.schedule, participants=preset.participants, order=preset.order)
+
+    return TuneSettings(
+        preset.epochs,
+        preset.learning_rate,
+        preset.head_learning_rate,
+        preset.weight_decay,
+        accumulate=preset.accumulate,
+        patience=preset.patience,
+        seed=seed,
+        precision=precision,
+        device=device,
+        train_layers=train_layers,
+        optimizer=preset.optimizer,
+        schedule=preset.schedule,
+        participants=preset.participants,
+        order=preset.order,
+    )
 
 
 def _epochs_to_match(plan, given, sections, preset, training):
-    "How many epochs of an arm have the steps of one epoch of the tuned arm: participants in turn are a step each, a single target is one for all."
+    """How many epochs of an arm have the steps of one epoch of the tuned arm: participants in
+    turn are a step each, a single target is one for all."""
     steps = lambda mode, people: sum(1 if mode == "joint" else n for n in people)
-    tuned = steps(given.participants, [sum(s.story.name in plan.dataset.recordings[p] for p in plan.tune_participants) for s in sections])
+    tuned = steps(
+        given.participants,
+        [
+            sum(s.story.name in plan.dataset.recordings[p] for p in plan.tune_participants)
+            for s in sections
+        ],
+    )
     return max(1, round(tuned / max(1, steps(preset.participants, [len(y) for _, y in training]))))
 
 
@@ -290,120 +545,222 @@ def _outputs(pairs):
 
 # %% ../../nbs/86_analyses.tuning.ipynb #d6a3a2b0
 def tune_arm(
-    plan: Plan,              # who tunes and who is scored on what
-    number: int,             # of the round
-    backbone,                # Backbone or SpeechBackbone; its weights are copied
-    preset: Preset,          # settings of the tuning
-    arm: str = "tuned",      # see `arm_targets`
-    seed: int = 0,           # of heads, order of sections, dropout and the arm's draws
-    layer: int = -1,         # layer that is read while tuning
+    plan: Plan,  # who tunes and who is scored on what
+    number: int,  # of the round
+    backbone,  # Backbone or SpeechBackbone; its weights are copied
+    preset: Preset,  # settings of the tuning
+    arm: str = "tuned",  # see `arm_targets`
+    seed: int = 0,  # of heads, order of sections, dropout and the arm's draws
+    layer: int = -1,  # layer that is read while tuning
     train_layers: str = "all",  # see `freeze_layers`
     precision: str = "float32",  # 'float32', 'bfloat16' or 'float16'
-    device: str = "auto",    # 'auto', 'cpu' or 'cuda'
-    stop_epoch=None,         # controls: epochs after which they stop, to match the steps of the tuned arm; they have no early stopping of their own
-    folder=None,             # checkpoints and log; resumed if it holds them
-    progress: bool = True,   # show a bar
-    teacher=None,            # see `arm_targets`
-) -> tuple:                  # (BrainTuner, log)
+    device: str = "auto",  # 'auto', 'cpu' or 'cuda'
+    # controls: epochs after which they stop, to match the steps of the tuned arm; they have no
+    # early stopping of their own
+    stop_epoch=None,
+    folder=None,  # checkpoints and log; resumed if it holds them
+    progress: bool = True,  # show a bar
+    teacher=None,  # see `arm_targets`
+) -> tuple:  # (BrainTuner, log)
     "Tune one arm on one round."
     from braintune_nb.core import seed_everything
     from braintune_nb.model.release import BrainTuner
     from braintune_nb.train.loop import tune
+
     seed_everything(seed)
     this, kind = plan.rounds[number], arm.partition(":")[0]
     given, preset = preset, replace(preset, **ABLATIONS.get(kind, {}))
     sections = tuning_sections(plan, number, preset, arm)
     training = tuning_pairs(plan, sections, backbone, preset, arm, seed, teacher)
-    held = batches(this.validation, preset.batch if preset.normalise == "batch" else 0)                       # whole stories; defect A-09 needs its batches
-    validation = tuning_pairs(plan, held, backbone, preset, arm, seed, teacher) or None if kind in FREE_ARMS and preset.keep == "best" else None
+    held = batches(
+        this.validation, preset.batch if preset.normalise == "batch" else 0
+    )  # whole stories; defect A-09 needs its batches
+    validation = (
+        tuning_pairs(plan, held, backbone, preset, arm, seed, teacher) or None
+        if kind in FREE_ARMS and preset.keep == "best"
+        else None
+    )
     times = _epochs_to_match(plan, given, sections, preset, training)
-    preset, stop_epoch = replace(preset, epochs=preset.epochs * times, patience=preset.patience * times), stop_epoch and stop_epoch * times
+    preset, stop_epoch = (
+        replace(preset, epochs=preset.epochs * times, patience=preset.patience * times),
+        stop_epoch and stop_epoch * times,
+    )
     outputs = _outputs(training)
-    tuner = BrainTuner(backbone, outputs, layer=layer, delays=preset.delays, heads=preset.heads, dropout=preset.dropout, seed=seed,
-        standardise=preset.standardise, pooling=preset.pooling, adapter=preset.adapter, groups={p: language_of(p) for p in outputs} if preset.language_heads else None)
+    tuner = BrainTuner(
+        backbone,
+        outputs,
+        layer=layer,
+        delays=preset.delays,
+        heads=preset.heads,
+        dropout=preset.dropout,
+        seed=seed,
+        standardise=preset.standardise,
+        pooling=preset.pooling,
+        adapter=preset.adapter,
+        groups={p: language_of(p) for p in outputs} if preset.language_heads else None,
+    )
     more = {}
     if kind in ("stimulus", "joint"):
         from braintune_nb.train.objectives import own_objective
-        own = own_objective(backbone, [i for i, _ in training], {s.name: s.story for s in (*sections, *held)}, seed)
-        more = dict(objective=own, objective_weight=1. if kind == "stimulus" else preset.objective_weight, brain_weight=0. if kind == "stimulus" else 1.)
-    if kind == "frozen_head": train_layers = "none"
-    log = tune(tuner, training, validation, get_loss(preset.loss, **preset.loss_settings), _settings(preset, seed, precision, device, train_layers), folder=folder, progress=progress, stop_epoch=stop_epoch, **more)
+
+        own = own_objective(
+            backbone, [i for i, _ in training], {s.name: s.story for s in (*sections, *held)}, seed
+        )
+        more = dict(
+            objective=own,
+            objective_weight=1.0 if kind == "stimulus" else preset.objective_weight,
+            brain_weight=0.0 if kind == "stimulus" else 1.0,
+        )
+    if kind == "frozen_head":
+        train_layers = "none"
+    log = tune(
+        tuner,
+        training,
+        validation,
+        get_loss(preset.loss, **preset.loss_settings),
+        _settings(preset, seed, precision, device, train_layers),
+        folder=folder,
+        progress=progress,
+        stop_epoch=stop_epoch,
+        **more,
+    )
     return tuner.to("cpu"), log
 
 # %% ../../nbs/86_analyses.tuning.ipynb #293ba932
 def plan_features(
-    plan: Plan,              # who tunes and who is scored on what
-    backbone,                # Backbone or SpeechBackbone
-    layers: list,            # layers to read
-    preset: Preset,          # how the story is read
+    plan: Plan,  # who tunes and who is scored on what
+    backbone,  # Backbone or SpeechBackbone
+    layers: list,  # layers to read
+    preset: Preset,  # how the story is read
     progress: bool = False,  # show a bar
-) -> dict:                   # story name -> (L, T, H)
-    "Layer states at the TRs of every story that is encoded, tuned on for the reduced-rank control, or scored."
-    needed = {s.story.name for r in plan.rounds for s in (*r.tuning, *(x for encoding, test in r.folds for x in (*encoding, *test)))}
-    return {n: story_states(s, backbone, layers, preset, progress) for n, s in plan.dataset.stories.items() if n in needed}
+) -> dict:  # story name -> (L, T, H)
+    """Layer states at the TRs of every story that is encoded, tuned on for the reduced-rank
+    control, or scored."""
+    needed = {
+        s.story.name
+        for r in plan.rounds
+        for s in (*r.tuning, *(x for encoding, test in r.folds for x in (*encoding, *test)))
+    }
+    return {
+        n: story_states(s, backbone, layers, preset, progress)
+        for n, s in plan.dataset.stories.items()
+        if n in needed
+    }
 
 
 def story_states(
-    story,                   # Story
-    backbone,                # Backbone or SpeechBackbone
-    layers: list,            # layers to read
-    preset: Preset,          # how the story is read
+    story,  # Story
+    backbone,  # Backbone or SpeechBackbone
+    layers: list,  # layers to read
+    preset: Preset,  # how the story is read
     progress: bool = False,  # show a bar
-) -> np.ndarray:             # (L, T, H) float32
+) -> np.ndarray:  # (L, T, H) float32
     "States of one story at its TRs."
     if preset.inputs == "words":
         from braintune_nb.features.text import text_features
+
         return text_features(story, backbone, layers, preset.n_words)
-    if preset.features == "same": return chunk_states(story, backbone, layers, preset)
+    if preset.features == "same":
+        return chunk_states(story, backbone, layers, preset)
     from braintune_nb.features.speech import PRESETS as READINGS, speech_features
+
     return speech_features(story, backbone, layers, **READINGS[preset.features], progress=progress)
 
 # %% ../../nbs/86_analyses.tuning.ipynb #f8e8d324
 def chunk_states(
-    story,                   # Story
-    backbone,                # SpeechBackbone
-    layers: list,            # layers to read
-    preset: Preset,          # lengths of chunks and context
-) -> np.ndarray:             # (L, T, H) float32
+    story,  # Story
+    backbone,  # SpeechBackbone
+    layers: list,  # layers to read
+    preset: Preset,  # lengths of chunks and context
+) -> np.ndarray:  # (L, T, H) float32
     "Mean state of the frames in each TR, read in chunks."
     import torch
     from types import SimpleNamespace
     from braintune_nb.align.resample import resample
     from braintune_nb.data.splits import whole_story
     from braintune_nb.model.listening import speech_inputs
-    inputs = speech_inputs(whole_story(story), backbone, (0,), "chunks", chunk=preset.chunk, context=preset.context, cache=True)
+
+    inputs = speech_inputs(
+        whole_story(story),
+        backbone,
+        (0,),
+        "chunks",
+        chunk=preset.chunk,
+        context=preset.context,
+        cache=True,
+    )
     backbone.model.eval()
     with torch.inference_mode():
-        return np.stack([resample(inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.)), inputs.weights)[inputs.keep].numpy() for layer in layers])
+        return np.stack(
+            [
+                resample(
+                    inputs.read(SimpleNamespace(model=backbone.model, layer=layer, memory_gb=2.0)),
+                    inputs.weights,
+                )[inputs.keep].numpy()
+                for layer in layers
+            ]
+        )
 
 # %% ../../nbs/86_analyses.tuning.ipynb #cf0d84ea
 def common_stories(
     plan: Plan,  # who tunes
-    this,        # Round
-) -> tuple:      # (participants, sections)
-    "The tuning sections that all who tune have heard; where there is none, because some read one language only, those of the language with most readers, and those readers."
+    this,  # Round
+) -> tuple:  # (participants, sections)
+    """The tuning sections that all who tune have heard; where there is none, because some read
+    one language only, those of the language with most readers, and those readers."""
     names = lambda sections: {s.story.name for s in sections}
-    read = lambda sections: [p for p in plan.tune_participants if names(sections) <= set(plan.dataset.recordings[p])]
-    if shared := [s for s in this.tuning if len(read([s])) == len(plan.tune_participants)]: return list(plan.tune_participants), shared
-    parts = [[s for s in this.tuning if s.story.language == l] for l in dict.fromkeys(s.story.language for s in this.tuning)]
+    read = lambda sections: [
+        p for p in plan.tune_participants if names(sections) <= set(plan.dataset.recordings[p])
+    ]
+    if shared := [s for s in this.tuning if len(read([s])) == len(plan.tune_participants)]:
+        return list(plan.tune_participants), shared
+    parts = [
+        [s for s in this.tuning if s.story.language == l]
+        for l in dict.fromkeys(s.story.language for s in this.tuning)
+    ]
     best = max(parts, key=lambda part: len(read(part)))
     return read(best), best
 
 # %% ../../nbs/86_analyses.tuning.ipynb #9be26f53
 def arm_predictions(
-    plan: Plan,                   # who tunes and who is scored on what
-    features: list,               # one entry a round: dict story name -> (L, T, H)
-    delays=(1, 2, 3, 4),          # FIR delays of the encoding model, TRs
-    reduced_rank: bool = False,   # the control
-    same_total: bool = False,     # the control that fits the encoding model on the tuning stories too
-) -> tuple:                       # (chosen: participant -> (T, V), by_layer: participant -> (L, T, V))
+    plan: Plan,  # who tunes and who is scored on what
+    features: list,  # one entry a round: dict story name -> (L, T, H)
+    delays=(1, 2, 3, 4),  # FIR delays of the encoding model, TRs
+    reduced_rank: bool = False,  # the control
+    same_total: bool = False,  # the control that fits the encoding model on the tuning stories too
+) -> tuple:  # (chosen: participant -> (T, V), by_layer: participant -> (L, T, V))
     "Predict the scored rows of every participant and group."
     people, chosen, by_layer = (*plan.participants, *plan.groups), {}, {}
     for this, states in zip(plan.rounds, features):
         designs = story_designs(states, plan.dataset.stories, delays, plan.cutoff)
-        make = reduced_rank_model(designs, plan.dataset, *common_stories(plan, this)) if reduced_rank else None
-        folds = [([*encoding, *(s for s in this.tuning if s.story.language in {e.story.language for e in encoding})], test) for encoding, test in this.folds] if same_total else this.folds
-        for p, a in encode_arm(designs, plan.dataset, list(people), folds, model=make, low=plan.low).items():
+        make = (
+            reduced_rank_model(designs, plan.dataset, *common_stories(plan, this))
+            if reduced_rank
+            else None
+        )
+        folds = (
+            [
+                (
+                    [
+                        *encoding,
+                        *(
+                            s
+                            for s in this.tuning
+                            if s.story.language in {e.story.language for e in encoding}
+                        ),
+                    ],
+                    test,
+                )
+                for encoding, test in this.folds
+            ]
+            if same_total
+            else this.folds
+        )
+        for p, a in encode_arm(
+            designs, plan.dataset, list(people), folds, model=make, low=plan.low
+        ).items():
             chosen.setdefault(p, []).append(a.chosen)
             by_layer.setdefault(p, []).append(a.by_layer)
-    return {p: np.concatenate(x) for p, x in chosen.items()}, {p: np.concatenate(x, 1) for p, x in by_layer.items()}
+    return {p: np.concatenate(x) for p, x in chosen.items()}, {
+        p: np.concatenate(x, 1) for p, x in by_layer.items()
+    }

@@ -19,45 +19,80 @@ from .bilingual import stack_sections, white_features
 @dataclass(frozen=True, eq=False)
 class Moments:
     "Cross-products of whitened features and responses, a section at a time."
-    language: tuple    # (S,) language, or group, of each section
-    pair: tuple        # (S,) key that a section shares with its translation
-    rows: np.ndarray   # (S,) TRs
-    gram: np.ndarray   # (S, k, k)
-    cross: dict        # participant -> (S, k, V)
+
+    language: tuple  # (S,) language, or group, of each section
+    pair: tuple  # (S,) key that a section shares with its translation
+    rows: np.ndarray  # (S,) TRs
+    gram: np.ndarray  # (S, k, k)
+    cross: dict  # participant -> (S, k, V)
     basis: np.ndarray  # (F, k): features @ basis are white over all sections
 
-    def only(self,
+    def only(
+        self,
         keep,  # (S,) bool
     ) -> "Moments":
         "Some of the sections."
         at = np.flatnonzero(keep)
-        return replace(self, language=tuple(self.language[i] for i in at), pair=tuple(self.pair[i] for i in at), rows=self.rows[at], gram=self.gram[at], cross={p: c[at] for p, c in self.cross.items()})
+        return replace(
+            self,
+            language=tuple(self.language[i] for i in at),
+            pair=tuple(self.pair[i] for i in at),
+            rows=self.rows[at],
+            gram=self.gram[at],
+            cross={p: c[at] for p, c in self.cross.items()},
+        )
 
 
 def shift_moments(
-    designs: dict,                # story name -> (T, F), delayed and z-scored
-    responses: dict,              # participant -> story name -> (T, V), at matched signal-to-noise
-    sections: list,               # of Section, both languages; the n-th section of a story is paired with the n-th of its translation
-    components: int | None = None,# k: directions of the features kept; None: a tenth of the TRs of the shorter language, at most F
-    columns: dict | None = None,  # participant -> (V,) bool: voxels kept, chosen without looking at the language; None: all
+    designs: dict,  # story name -> (T, F), delayed and z-scored
+    responses: dict,  # participant -> story name -> (T, V), at matched signal-to-noise
+    # of Section, both languages; the n-th section of a story is paired with the n-th of its
+    # translation
+    sections: list,
+    # k: directions of the features kept; None: a tenth of the TRs of the shorter language, at most
+    # F
+    components: int | None = None,
+    # participant -> (V,) bool: voxels kept, chosen without looking at the language; None: all
+    columns: dict | None = None,
 ) -> Moments:
-    "Whiten the features of both languages together and take the moments of each section; `DataError` where a section is missing."
-    lengths = [sum(len(s) for s in sections if s.story.language == l) for l in {s.story.language for s in sections}]
+    """Whiten the features of both languages together and take the moments of each section;
+    `DataError` where a section is missing."""
+    lengths = [
+        sum(len(s) for s in sections if s.story.language == l)
+        for l in {s.story.language for s in sections}
+    ]
     white, basis = white_features(designs, sections, components or max(2, min(lengths) // 10))
     z = [white[s.story.name][s.rows] for s in sections]
-    def told(p): return [zscore(stack_sections(responses[p], [s], p).astype(np.float64))[:, slice(None) if columns is None else columns[p]] for s in sections]
+
+    def told(p):
+        return [
+            zscore(stack_sections(responses[p], [s], p).astype(np.float64))[
+                :, slice(None) if columns is None else columns[p]
+            ]
+            for s in sections
+        ]
+
     count, pair = {}, []
     for s in sections:
         count[s.story.name] = count.get(s.story.name, 0) + 1
         pair.append((s.story.identity, count[s.story.name]))
-    return Moments(tuple(s.story.language for s in sections), tuple(pair), np.array([len(s) for s in sections]), np.stack([a.T @ a for a in z]), {p: np.stack([a.T @ y for a, y in zip(z, told(p))]) for p in responses}, basis)
+    return Moments(
+        tuple(s.story.language for s in sections),
+        tuple(pair),
+        np.array([len(s) for s in sections]),
+        np.stack([a.T @ a for a in z]),
+        {p: np.stack([a.T @ y for a, y in zip(z, told(p))]) for p in responses},
+        basis,
+    )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #0f822dfd
 def white_weights(
-    moments: Moments,   # of `shift_moments`
-    members,            # (S,) bool: sections that are fitted together
-    penalty: float = 1.,# added to the diagonal, in TRs: whitened features shrink alike in every direction, so it only steadies the solution
-) -> dict:              # participant -> weights on whitened features, (k, V)
+    moments: Moments,  # of `shift_moments`
+    members,  # (S,) bool: sections that are fitted together
+    # added to the diagonal, in TRs: whitened features shrink alike in every direction, so it only
+    # steadies the solution
+    penalty: float = 1.0,
+) -> dict:  # participant -> weights on whitened features, (k, V)
     "Weights of every voxel from some of the sections."
     at = np.flatnonzero(members)
     gram = moments.gram[at].sum(0) + penalty * np.eye(moments.gram.shape[1])
@@ -66,97 +101,145 @@ def white_weights(
 
 def shift_of(
     moments: Moments,  # of `shift_moments`
-    first,             # (S,) bool: sections of the first language
-    second,            # (S,) bool: of the second
-) -> dict:             # participant -> difference of unit weights, (k, V)
+    first,  # (S,) bool: sections of the first language
+    second,  # (S,) bool: of the second
+) -> dict:  # participant -> difference of unit weights, (k, V)
     "Where each voxel moves between two groups of sections."
-    def unit(w): size = np.linalg.norm(w, axis=0); return w / np.where(size > 0, size, np.nan)
+
+    def unit(w):
+        size = np.linalg.norm(w, axis=0)
+        return w / np.where(size > 0, size, np.nan)
+
     a, b = white_weights(moments, first), white_weights(moments, second)
-    return {p: np.nan_to_num(unit(a[p]) - unit(b[p])) for p in a}                         # a constant voxel does not shift
+    return {p: np.nan_to_num(unit(a[p]) - unit(b[p])) for p in a}  # a constant voxel does not shift
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #33eaaf8c
 def first_direction(
-    shifts: dict,      # participant -> (k, V)
-    without=None,      # participant left out
-) -> np.ndarray:       # unit vector, (k,); its sign means nothing
-    "First principal direction over the voxels of all participants, each participant with the same weight. Not centred: a shift that all voxels share counts."
+    shifts: dict,  # participant -> (k, V)
+    without=None,  # participant left out
+) -> np.ndarray:  # unit vector, (k,); its sign means nothing
+    """First principal direction over the voxels of all participants, each participant with the
+    same weight. Not centred: a shift that all voxels share counts."""
     moment = sum(d @ d.T / d.shape[1] for p, d in shifts.items() if p != without)
     return np.linalg.eigh(moment)[1][:, -1]
 
 
 def shift_shares(
     shifts: dict,  # participant -> (k, V)
-) -> dict:         # participant -> (strength, share): mean square of the shift along the direction of the others (own direction where there is one participant), and as a share of the whole shift
+    # participant -> (strength, share): mean square of the shift along the direction of the others
+    # (own
+    # direction where there is one participant), and as a share of the whole shift
+) -> dict:
     "How much each participant shifts along a dimension that the other participants made."
+
     def one(p):
-        along = float(((first_direction(shifts, p if len(shifts) > 1 else None) @ shifts[p])**2).mean())
-        return along, along / max(float((shifts[p]**2).sum(0).mean()), 1e-30)
+        along = float(
+            ((first_direction(shifts, p if len(shifts) > 1 else None) @ shifts[p]) ** 2).mean()
+        )
+        return along, along / max(float((shifts[p] ** 2).sum(0).mean()), 1e-30)
+
     return {p: one(p) for p in shifts}
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #dddff7b9
 def swapped_labels(
     moments: Moments,  # of `shift_moments`
-    first: str,        # language
-    second: str,       # language
-    n: int,            # draws
-    seed: int = 0,     # of the draws
-) -> np.ndarray:       # (n, S) bool: True where a section counts as the first language
-    "Languages swapped within pairs; where some section has no partner, labels shuffled over sections."
+    first: str,  # language
+    second: str,  # language
+    n: int,  # draws
+    seed: int = 0,  # of the draws
+) -> np.ndarray:  # (n, S) bool: True where a section counts as the first language
+    """Languages swapped within pairs; where some section has no partner, labels shuffled over
+    sections."""
     label = np.array([l == first for l in moments.language])
     rng, pairs = np.random.default_rng(seed), {}
-    for i, k in enumerate(moments.pair): pairs.setdefault(k, []).append(i)
-    if not all(len(v) == 2 and label[v].sum() == 1 for v in pairs.values()): return np.stack([rng.permutation(label) for _ in range(n)])
+    for i, k in enumerate(moments.pair):
+        pairs.setdefault(k, []).append(i)
+    if not all(len(v) == 2 and label[v].sum() == 1 for v in pairs.values()):
+        return np.stack([rng.permutation(label) for _ in range(n)])
     number = np.array([list(pairs).index(k) for k in moments.pair])
     return np.logical_xor(label, rng.integers(2, size=(n, len(pairs))).astype(bool)[:, number])
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #ab149b51
 def shared_tuning(
     moments: Moments,  # of `shift_moments`
-    first,             # (S,) bool: sections of the first language; the others are of the second
-    n: int,            # draws
-    seed: int = 0,     # of the draws
-):                     # generator of n Moments
-    "What would be measured if both languages had the direction of the pooled weights, each its own amplitude, features and residuals; the residual of every section keeps its form and gets a random sign, the same for all people (wild bootstrap)."
+    first,  # (S,) bool: sections of the first language; the others are of the second
+    n: int,  # draws
+    seed: int = 0,  # of the draws
+):  # generator of n Moments
+    """What would be measured if both languages had the direction of the pooled weights, each
+    its own amplitude, features and residuals; the residual of every section keeps its form
+    and gets a random sign, the same for all people (wild bootstrap)."""
     first, k = np.asarray(first, bool), moments.gram.shape[1]
-    pooled, own = white_weights(moments, np.ones(len(first), bool)), [white_weights(moments, f) for f in (~first, first)]
+    pooled, own = (
+        white_weights(moments, np.ones(len(first), bool)),
+        [white_weights(moments, f) for f in (~first, first)],
+    )
     expected, rest = {}, {}
     for p, c in moments.cross.items():
-        scale = np.stack([(w[p] * pooled[p]).sum(0) / np.maximum((pooled[p]**2).sum(0), 1e-30) for w in own])[first.astype(int)]   # (S, V)
-        grow = np.array([(t := moments.rows[first == f].sum()) / max(t - k, 1) for f in (False, True)])[first.astype(int)]**.5
+        scale = np.stack(
+            [(w[p] * pooled[p]).sum(0) / np.maximum((pooled[p] ** 2).sum(0), 1e-30) for w in own]
+        )[first.astype(int)]  # (S, V)
+        grow = (
+            np.array(
+                [(t := moments.rows[first == f].sum()) / max(t - k, 1) for f in (False, True)]
+            )[first.astype(int)]
+            ** 0.5
+        )
         fitted = np.stack([own[int(f)][p] for f in first])
         expected[p] = np.einsum("sij,jv->siv", moments.gram, pooled[p]) * scale[:, None]
         rest[p] = (c - np.einsum("sij,sjv->siv", moments.gram, fitted)) * grow[:, None, None]
-    for signs in np.random.default_rng(seed).choice([-1., 1.], (n, len(first))): yield replace(moments, cross={p: expected[p] + signs[:, None, None] * rest[p] for p in expected})
+    for signs in np.random.default_rng(seed).choice([-1.0, 1.0], (n, len(first))):
+        yield replace(
+            moments, cross={p: expected[p] + signs[:, None, None] * rest[p] for p in expected}
+        )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #1417d6ab
 def split_null(
     moments: Moments,  # of `shift_moments`
-    first: str,        # language
-    second: str,       # language
-    n: int = 50,       # halvings
-    seed: int = 0,     # of the halvings
-) -> dict:             # within (2n,), between (2n,): mean strengths; ratio of their means; p = share of within at least as strong as the mean between, (b + 1)/(2n + 1)
-    "Strength of English against English and Chinese against Chinese, and of English against Chinese from as many stories."
+    first: str,  # language
+    second: str,  # language
+    n: int = 50,  # halvings
+    seed: int = 0,  # of the halvings
+    # within (2n,), between (2n,): mean strengths; ratio of their means; p = share of within at
+    # least as
+    # strong as the mean between, (b + 1)/(2n + 1)
+) -> dict:
+    """Strength of English against English and Chinese against Chinese, and of English against
+    Chinese from as many stories."""
     language, keys = np.array(moments.language), list(dict.fromkeys(moments.pair))
     number, rng = np.array([keys.index(k) for k in moments.pair]), np.random.default_rng(seed)
-    mean = lambda a, b: float(np.mean([strength for strength, _ in shift_shares(shift_of(moments, a, b)).values()]))
+    mean = lambda a, b: float(
+        np.mean([strength for strength, _ in shift_shares(shift_of(moments, a, b)).values()])
+    )
     within, between = [], []
     for _ in range(n):
-        half = np.isin(number, rng.permutation(len(keys))[:len(keys) // 2])
+        half = np.isin(number, rng.permutation(len(keys))[: len(keys) // 2])
         a, b = language == first, language == second
         within += [mean(l & half, l & ~half) for l in (a, b)]
         between += [mean(a & half, b & ~half), mean(a & ~half, b & half)]
-    return dict(within=np.array(within), between=np.array(between), ratio=float(np.mean(between) / np.mean(within)), p=float((np.sum(np.array(within) >= np.mean(between)) + 1) / (2 * n + 1)))
+    return dict(
+        within=np.array(within),
+        between=np.array(between),
+        ratio=float(np.mean(between) / np.mean(within)),
+        p=float((np.sum(np.array(within) >= np.mean(between)) + 1) / (2 * n + 1)),
+    )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #4b697f79
 def within_language(
     moments: Moments,  # of `shift_moments`
-    language: str,     # the language that is split
-    seed: int = 0,     # of the split
-) -> Moments:          # its sections under the labels language1 and language2, without partners
+    language: str,  # the language that is split
+    seed: int = 0,  # of the split
+) -> Moments:  # its sections under the labels language1 and language2, without partners
     "One language as if it were two: whatever `tuning_shift` finds in it is not language."
     part = moments.only([l == language for l in moments.language])
-    if len(part.language) < 4: raise DataError("Too few sections to split a language", place=language, found=len(part.language), expected="4 or more", next_step="cut the stories into blocks")
+    if len(part.language) < 4:
+        raise DataError(
+            "Too few sections to split a language",
+            place=language,
+            found=len(part.language),
+            expected="4 or more",
+            next_step="cut the stories into blocks",
+        )
     order = np.random.default_rng(seed).permutation(len(part.language))
     label = [f"{language}{1 + (i < len(order) // 2)}" for i in order]
     return replace(part, language=tuple(label), pair=tuple(range(len(label))))
@@ -165,83 +248,146 @@ def within_language(
 @dataclass(frozen=True, eq=False)
 class TuningShift:
     "What `tuning_shift` found."
-    first: str             # language that the shift points to
-    second: str            # language that it comes from
+
+    first: str  # language that the shift points to
+    second: str  # language that it comes from
     dimension: np.ndarray  # unit vector over whitened features, (k,)
-    weights: np.ndarray    # features @ weights = the stimulus along the dimension, (F,)
-    index: dict            # participant -> cosine of each voxel's shift with the dimension, (V,)
-    share: float           # share of the shift along the dimension of the others, mean over participants
-    null: np.ndarray       # the same under the null, (n,)
-    p: float               # of the share: is there one dimension?
-    p_difference: float    # of the strength: do the languages differ?
-    people: dict           # participant -> strength, share, consistency (|cosine| of the dimension of the others with the own one), and p, q, p_difference, p_consistency
-    voxel_p: dict          # participant -> (V,), of the squared shift along the dimension of the others
-    voxel_q: dict          # participant -> (V,), false discovery rate over the voxels of all participants
+    weights: np.ndarray  # features @ weights = the stimulus along the dimension, (F,)
+    index: dict  # participant -> cosine of each voxel's shift with the dimension, (V,)
+    share: float  # share of the shift along the dimension of the others, mean over participants
+    null: np.ndarray  # the same under the null, (n,)
+    p: float  # of the share: is there one dimension?
+    p_difference: float  # of the strength: do the languages differ?
+    # participant -> strength, share, consistency (|cosine| of the dimension of the others with the
+    # own one), and p, q, p_difference, p_consistency
+    people: dict
+    voxel_p: dict  # participant -> (V,), of the squared shift along the dimension of the others
+    voxel_q: dict  # participant -> (V,), false discovery rate over the voxels of all participants
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #a51c1a4c
 def tuning_shift(
-    moments: Moments,    # of `shift_moments`, at matched signal-to-noise
-    first: str = "en",   # language
+    moments: Moments,  # of `shift_moments`, at matched signal-to-noise
+    first: str = "en",  # language
     second: str = "zh",  # language
-    n: int = 199,        # draws
-    seed: int = 0,       # of the draws
-    anchor=None,         # (F,): a direction of the features that fixes the sign
-    null: str = "swapped",# languages swapped within pairs of sections; or 'shared': tuning shared, everything else as it is
+    n: int = 199,  # draws
+    seed: int = 0,  # of the draws
+    anchor=None,  # (F,): a direction of the features that fixes the sign
+    # languages swapped within pairs of sections; or 'shared': tuning shared, everything else as it
+    # is
+    null: str = "swapped",
 ) -> TuningShift:
-    "The primary shift dimension over participants against a null; `ParameterError` where a language is missing or the null is unknown."
-    if null not in ("shared", "swapped"): raise ParameterError("Unknown null", found=null, expected="shared or swapped")
-    if missing := {first, second} - set(moments.language): raise ParameterError("A language has no section", found=", ".join(sorted(set(moments.language))), expected=", ".join(sorted(missing)))
+    """The primary shift dimension over participants against a null; `ParameterError` where a
+    language is missing or the null is unknown."""
+    if null not in ("shared", "swapped"):
+        raise ParameterError("Unknown null", found=null, expected="shared or swapped")
+    if missing := {first, second} - set(moments.language):
+        raise ParameterError(
+            "A language has no section",
+            found=", ".join(sorted(set(moments.language))),
+            expected=", ".join(sorted(missing)),
+        )
     people, moments = list(moments.cross), moments.only(np.isin(moments.language, [first, second]))
     label = np.array([l == first for l in moments.language])
+
     def look(is_first, moments=moments):
         d = shift_of(moments, is_first, ~is_first)
         others = {p: first_direction(d, p if len(people) > 1 else None) for p in people}
-        square = {p: (others[p] @ d[p])**2 for p in people}
-        row = {p: (square[p].mean(), square[p].mean() / max((d[p]**2).sum(0).mean(), 1e-30), abs(others[p] @ first_direction({p: d[p]}))) for p in people}
+        square = {p: (others[p] @ d[p]) ** 2 for p in people}
+        row = {
+            p: (
+                square[p].mean(),
+                square[p].mean() / max((d[p] ** 2).sum(0).mean(), 1e-30),
+                abs(others[p] @ first_direction({p: d[p]})),
+            )
+            for p in people
+        }
         return d, square, np.array([row[p] for p in people])
+
     shifts, square, seen = look(label)
-    draws = [look(x)[1:] for x in swapped_labels(moments, first, second, n, seed)] if null == "swapped" else [look(label, m)[1:] for m in shared_tuning(moments, label, n, seed)]
-    drawn = np.stack([r for _, r in draws])                                               # (n, P, 3)
-    each, mean = null_p(seen.ravel(), drawn.reshape(n, -1)).reshape(seen.shape), null_p(seen.mean(0), drawn.mean(1))
+    draws = (
+        [look(x)[1:] for x in swapped_labels(moments, first, second, n, seed)]
+        if null == "swapped"
+        else [look(label, m)[1:] for m in shared_tuning(moments, label, n, seed)]
+    )
+    drawn = np.stack([r for _, r in draws])  # (n, P, 3)
+    each, mean = (
+        null_p(seen.ravel(), drawn.reshape(n, -1)).reshape(seen.shape),
+        null_p(seen.mean(0), drawn.mean(1)),
+    )
     voxel = {p: (sum(s[p] >= square[p] - 1e-12 for s, _ in draws) + 1) / (n + 1) for p in people}
-    q, dimension = fdr(np.concatenate(list(voxel.values()))), _signed(first_direction(shifts), shifts, moments, anchor)
+    q, dimension = (
+        fdr(np.concatenate(list(voxel.values()))),
+        _signed(first_direction(shifts), shifts, moments, anchor),
+    )
     size = {p: np.linalg.norm(d, axis=0) for p, d in shifts.items()}
     names = ("strength", "share", "consistency", "p_difference", "p", "p_consistency", "q")
     table = np.c_[seen, each, fdr(each[:, 1])]
-    return TuningShift(first, second, dimension, moments.basis @ dimension, {p: dimension @ d / np.where(size[p] > 0, size[p], np.nan) for p, d in shifts.items()}, float(seen[:, 1].mean()), drawn[:, :, 1].mean(1),
-        float(mean[1]), float(mean[0]), {p: dict(zip(names, map(float, row))) for p, row in zip(people, table)}, voxel, dict(zip(people, np.split(q, np.cumsum([len(v) for v in voxel.values()])[:-1]))))
+    return TuningShift(
+        first,
+        second,
+        dimension,
+        moments.basis @ dimension,
+        {p: dimension @ d / np.where(size[p] > 0, size[p], np.nan) for p, d in shifts.items()},
+        float(seen[:, 1].mean()),
+        drawn[:, :, 1].mean(1),
+        float(mean[1]),
+        float(mean[0]),
+        {p: dict(zip(names, map(float, row))) for p, row in zip(people, table)},
+        voxel,
+        dict(zip(people, np.split(q, np.cumsum([len(v) for v in voxel.values()])[:-1]))),
+    )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #55b97ebb
 def _signed(direction, shifts, moments, anchor):
     "The direction with its sign fixed by the stated rule."
-    if anchor is None: side = np.mean([(direction @ d).mean() for d in shifts.values()])
-    else: side = np.linalg.pinv(moments.basis) @ np.asarray(anchor, float) @ direction
+    if anchor is None:
+        side = np.mean([(direction @ d).mean() for d in shifts.values()])
+    else:
+        side = np.linalg.pinv(moments.basis) @ np.asarray(anchor, float) @ direction
     return direction if side >= 0 else -direction
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #e81299de
 def released_shift(
-    first: dict,   # participant -> weights of the first language, (F, V)
+    first: dict,  # participant -> weights of the first language, (F, V)
     second: dict,  # participant -> of the second
-    r2: dict,      # participant -> mean R² of both languages, (V,)
-) -> dict:         # dimension (F,), variance: share of the first component, index participant -> (V,), p participant -> t test of the voxels
-    "Primary semantic shift dimension and index as in the released code of the bilingual semantics study; no null."
+    r2: dict,  # participant -> mean R² of both languages, (V,)
+    # dimension (F,), variance: share of the first component, index participant -> (V,), p
+    # participant
+    # -> t test of the voxels
+) -> dict:
+    """Primary semantic shift dimension and index as in the released code of the bilingual
+    semantics study; no null."""
     from scipy.stats import ttest_1samp
-    def unit(w): return w / np.linalg.norm(w, axis=0)
-    shifts = {p: (unit(first[p]) - unit(second[p])) * np.sqrt(np.clip(r2[p], 0, None)) for p in first}
+
+    def unit(w):
+        return w / np.linalg.norm(w, axis=0)
+
+    shifts = {
+        p: (unit(first[p]) - unit(second[p])) * np.sqrt(np.clip(r2[p], 0, None)) for p in first
+    }
     every = np.concatenate(list(shifts.values()), 1)
     centred = every - every.mean(1, keepdims=True)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     index = {p: u[:, 0] @ unit(d) for p, d in shifts.items()}
-    return dict(dimension=u[:, 0], variance=float(s[0]**2 / (s**2).sum()), index=index, p={p: float(ttest_1samp(np.arctanh(np.clip(i, -.999, .999)), 0).pvalue) for p, i in index.items()})
+    return dict(
+        dimension=u[:, 0],
+        variance=float(s[0] ** 2 / (s**2).sum()),
+        index=index,
+        p={
+            p: float(ttest_1samp(np.arctanh(np.clip(i, -0.999, 0.999)), 0).pvalue)
+            for p, i in index.items()
+        },
+    )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #45001b56
 def semantic_clusters(
     weights: np.ndarray,  # (F, V), e.g. unit weights on whitened features
-    k: int = 5,           # clusters
-    seed: int = 0,        # of the starting points
-) -> np.ndarray:          # (V,) int from 0; -1 where weights are not finite
+    k: int = 5,  # clusters
+    seed: int = 0,  # of the starting points
+) -> np.ndarray:  # (V,) int from 0; -1 where weights are not finite
     "k-means over voxels on unit weights (scikit-learn)."
     from sklearn.cluster import KMeans
+
     w = np.asarray(weights, np.float64).T
     size = np.linalg.norm(w, axis=1)
     has = np.isfinite(size) & (size > 0)
@@ -251,52 +397,78 @@ def semantic_clusters(
 
 
 def match_clusters(
-    first: np.ndarray,   # (V,) int from 0; negative: no cluster
+    first: np.ndarray,  # (V,) int from 0; negative: no cluster
     second: np.ndarray,  # (V,)
-) -> dict:               # second -> (V,) renamed after the first, match: share of voxels in the same cluster then, ari: adjusted Rand index, n voxels
-    "Name the clusters of one language after those of the other so that as many voxels as possible agree (Hungarian method)."
+    # second -> (V,) renamed after the first, match: share of voxels in the same cluster then, ari:
+    # adjusted Rand index, n voxels
+) -> dict:
+    """Name the clusters of one language after those of the other so that as many voxels as
+    possible agree (Hungarian method)."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score
+
     has = (first >= 0) & (second >= 0)
-    if not has.any(): raise DataError("No voxel has a cluster in both languages", found=len(first))
+    if not has.any():
+        raise DataError("No voxel has a cluster in both languages", found=len(first))
     a, b = first[has], second[has]
     k = max(a.max(), b.max()) + 1
-    table = np.zeros((k, k), int); np.add.at(table, (a, b), 1)
+    table = np.zeros((k, k), int)
+    np.add.at(table, (a, b), 1)
     rows, cols = linear_sum_assignment(-table)
-    name = np.empty(k, int); name[cols] = rows
-    return dict(second=np.where(second >= 0, name[np.clip(second, 0, k - 1)], -1), match=float(table[rows, cols].sum() / has.sum()), ari=float(adjusted_rand_score(a, b)), n=int(has.sum()))
+    name = np.empty(k, int)
+    name[cols] = rows
+    return dict(
+        second=np.where(second >= 0, name[np.clip(second, 0, k - 1)], -1),
+        match=float(table[rows, cols].sum() / has.sum()),
+        ari=float(adjusted_rand_score(a, b)),
+        n=int(has.sum()),
+    )
 
 # %% ../../nbs/79_analyses.tuning_shift.ipynb #f9fcb403
 def spins(
-    sphere: np.ndarray,     # place of each voxel on the sphere of its hemisphere, (V, 3), centred at 0
-    right: np.ndarray,      # (V,) bool: right hemisphere
-    n: int = 199,           # rotations
-    seed: int = 0,          # of the rotations
-    reach: float = 10.,     # a rotated place further than this from any voxel takes none, mm for a sphere of radius 100
-) -> np.ndarray:            # (n, V) int: which voxel comes to lie at each; -1: none
-    "Random rotations of the sphere, mirrored for the right hemisphere (Alexander-Bloch et al. 2018); `DataError` where voxels are too scattered to be rotated onto each other."
+    sphere: np.ndarray,  # place of each voxel on the sphere of its hemisphere, (V, 3), centred at 0
+    right: np.ndarray,  # (V,) bool: right hemisphere
+    n: int = 199,  # rotations
+    seed: int = 0,  # of the rotations
+    # a rotated place further than this from any voxel takes none, mm for a sphere of radius 100
+    reach: float = 10.0,
+) -> np.ndarray:  # (n, V) int: which voxel comes to lie at each; -1: none
+    """Random rotations of the sphere, mirrored for the right hemisphere (Alexander-Bloch et al.
+    2018); `DataError` where voxels are too scattered to be rotated onto each other."""
     from scipy.spatial import cKDTree
     from scipy.spatial.transform import Rotation
+
     x, right = np.asarray(sphere, float), np.asarray(right, bool)
     x, out = 100 * x / np.linalg.norm(x, axis=1, keepdims=True), np.full((n, len(x)), -1)
-    mirror = np.diag([-1., 1., 1.])
+    mirror = np.diag([-1.0, 1.0, 1.0])
     for i, turn in enumerate(Rotation.random(n, random_state=seed).as_matrix()):
         for side, m in ((~right, turn), (right, mirror @ turn @ mirror)):
-            if not side.any(): continue
+            if not side.any():
+                continue
             distance, nearest = cKDTree(x[side]).query(x[side] @ m.T)
             out[i, side] = np.where(distance <= reach, np.flatnonzero(side)[nearest], -1)
     kept = (out >= 0).mean()
-    if kept < .5: raise DataError("A spin test needs voxels that cover the sphere", found=f"a rotation leaves {kept:.0%} of them on others", expected="50 % or more", next_step="use the whole surface, not patches, or a larger reach")
+    if kept < 0.5:
+        raise DataError(
+            "A spin test needs voxels that cover the sphere",
+            found=f"a rotation leaves {kept:.0%} of them on others",
+            expected="50 % or more",
+            next_step="use the whole surface, not patches, or a larger reach",
+        )
     return out
 
 
 def cluster_test(
-    first: np.ndarray,   # clusters of one language, (V,)
+    first: np.ndarray,  # clusters of one language, (V,)
     second: np.ndarray,  # of the other
-    moved: np.ndarray,   # (n, V) of `spins`; (for comparison: permutations of voxels)
-) -> dict:               # of `match_clusters`, with null_ari (n,), null_match (n,), p of both
+    moved: np.ndarray,  # (n, V) of `spins`; (for comparison: permutations of voxels)
+) -> dict:  # of `match_clusters`, with null_ari (n,), null_match (n,), p of both
     "Do the clusters of two languages match better than clusters elsewhere on the surface would?"
     found = match_clusters(first, second)
     null = [match_clusters(first, np.where(m >= 0, second[m], -1)) for m in moved]
     out = {f"null_{k}": np.array([x[k] for x in null]) for k in ("ari", "match")}
-    return found | out | {f"p_{k}": float(null_p(found[k], out[f"null_{k}"])) for k in ("ari", "match")}
+    return (
+        found
+        | out
+        | {f"p_{k}": float(null_p(found[k], out[f"null_{k}"])) for k in ("ari", "match")}
+    )

@@ -17,45 +17,119 @@ from .recordings import Dataset, Recording, Space
 
 # %% ../../nbs/17_data.alice2016.ipynb #1299da4c
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
-TRS, DISCARDED, TR, ONSET = 362, 10, 2.0, 20.0  # rows, volumes dropped before them, s, TextGrid time of row 0 in s
+TRS, DISCARDED, TR, ONSET = (
+    362,
+    10,
+    2.0,
+    20.0,
+)  # rows, volumes dropped before them, s, TextGrid time of row 0 in s
 
 # %% ../../nbs/17_data.alice2016.ipynb #1be6f784
-linguistic_names = ("word_rate", "frequency", "sentence_break", "top_down", "top_down_x", "bottom_up", "bottom_up_x", "cfg_surprisal", "bigram", "trigram", "bigram_pos", "trigram_pos")
+linguistic_names = (
+    "word_rate",
+    "frequency",
+    "sentence_break",
+    "top_down",
+    "top_down_x",
+    "bottom_up",
+    "bottom_up_x",
+    "cfg_surprisal",
+    "bigram",
+    "trigram",
+    "bigram_pos",
+    "trigram_pos",
+)
 
 # %% ../../nbs/17_data.alice2016.ipynb #5ed1efb1
 def _table(path, rows, columns):
     "Numbers of a text table, (rows, columns); `DataError` where the shape, or a number, is wrong."
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     for i, line in enumerate(lines, 1):
-        if len(line.split()) != columns: raise DataError("A row has the wrong number of columns", file=path, place=f"line {i}", found=len(line.split()), expected=columns, next_step="fetch the file again")
-    if len(lines) != rows: raise DataError("A table has the wrong number of rows", file=path, found=len(lines), expected=rows, next_step="fetch the file again")
-    try: table = np.array([line.split() for line in lines], dtype=float)
-    except ValueError as e: raise DataError("A table holds something that is not a number", file=path, found=str(e), expected="numbers", next_step="fetch the file again") from None
-    if not np.isfinite(table).all(): raise DataError("A table holds values that are not finite", file=path, place=f"line {int(np.argmin(np.isfinite(table).all(1))) + 1}", found="NaN or infinity", expected="numbers", next_step="fetch the file again")
+        if len(line.split()) != columns:
+            raise DataError(
+                "A row has the wrong number of columns",
+                file=path,
+                place=f"line {i}",
+                found=len(line.split()),
+                expected=columns,
+                next_step="fetch the file again",
+            )
+    if len(lines) != rows:
+        raise DataError(
+            "A table has the wrong number of rows",
+            file=path,
+            found=len(lines),
+            expected=rows,
+            next_step="fetch the file again",
+        )
+    try:
+        table = np.array([line.split() for line in lines], dtype=float)
+    except ValueError as e:
+        raise DataError(
+            "A table holds something that is not a number",
+            file=path,
+            found=str(e),
+            expected="numbers",
+            next_step="fetch the file again",
+        ) from None
+    if not np.isfinite(table).all():
+        raise DataError(
+            "A table holds values that are not finite",
+            file=path,
+            place=f"line {int(np.argmin(np.isfinite(table).all(1))) + 1}",
+            found="NaN or infinity",
+            expected="numbers",
+            next_step="fetch the file again",
+        )
     return table
 
 # %% ../../nbs/17_data.alice2016.ipynb #220b912b
 def _responses_folder(folder, radius="6mm"):
     "The folder `responses`; `MissingData` names the source where it is not there."
     folder = Path(folder)
-    if radius not in ("6mm", "10mm"): raise ParameterError("Unknown radius of the regions", found=repr(radius), expected="'6mm' or '10mm'", next_step="choose one of these")
-    if not (folder / "responses" / radius).is_dir(): raise MissingData("The Alice data are not here", file=folder / "responses" / radius, expected="folders responses/ and stimuli/ of Brennan et al. 2016 (CC BY 4.0)", next_step="download them, or set BRAINTUNE_DATA to the folder that holds alice2016/")
+    if radius not in ("6mm", "10mm"):
+        raise ParameterError(
+            "Unknown radius of the regions",
+            found=repr(radius),
+            expected="'6mm' or '10mm'",
+            next_step="choose one of these",
+        )
+    if not (folder / "responses" / radius).is_dir():
+        raise MissingData(
+            "The Alice data are not here",
+            file=folder / "responses" / radius,
+            expected="folders responses/ and stimuli/ of Brennan et al. 2016 (CC BY 4.0)",
+            next_step="download them, or set BRAINTUNE_DATA to the folder that holds alice2016/",
+        )
     return folder / "responses"
 
 # %% ../../nbs/17_data.alice2016.ipynb #912027bd
 def _motion_file(responses, participant):
     "The one movement file of a participant."
     found = sorted(responses.glob(f"{participant}-rp_*.txt"))
-    if len(found) != 1: raise DataError("A participant needs one movement file", file=responses, place=participant, found=[f.name for f in found] or "none", expected=f"{participant}-rp_*.txt", next_step="fetch the data set again")
+    if len(found) != 1:
+        raise DataError(
+            "A participant needs one movement file",
+            file=responses,
+            place=participant,
+            found=[f.name for f in found] or "none",
+            expected=f"{participant}-rp_*.txt",
+            next_step="fetch the data set again",
+        )
     return found[0]
 
 # %% ../../nbs/17_data.alice2016.ipynb #bd7f939d
 def alice_participants(
-    folder,               # folder with responses/ and stimuli/
+    folder,  # folder with responses/ and stimuli/
     radius: str = "6mm",  # '6mm' or '10mm'
-) -> tuple:               # names such as 's18', all files that exist, usable or not
+) -> tuple:  # names such as 's18', all files that exist, usable or not
     "The participants that have a time course."
-    return tuple(sorted(f.name.split("-")[0] for f in (_responses_folder(folder, radius) / radius).glob("s*-timecourses.txt")))
+    return tuple(
+        sorted(
+            f.name.split("-")[0]
+            for f in (_responses_folder(folder, radius) / radius).glob("s*-timecourses.txt")
+        )
+    )
 
 # %% ../../nbs/17_data.alice2016.ipynb #7a105d45
 def _recording(responses, participant, radius, story, space):
@@ -63,69 +137,126 @@ def _recording(responses, participant, radius, story, space):
     path = responses / radius / f"{participant}-timecourses.txt"
     table = _table(path, TRS, len(REGIONS))
     constant = [name for name, sd in zip(REGIONS, table.std(0)) if sd == 0]
-    if constant: raise DataError(f"Responses of participant {participant} are constant", file=path, place=", ".join(constant), found="all zeros" if not table.any() else "one value", expected="responses that vary over time", next_step="leave this participant out")
+    if constant:
+        raise DataError(
+            f"Responses of participant {participant} are constant",
+            file=path,
+            place=", ".join(constant),
+            found="all zeros" if not table.any() else "one value",
+            expected="responses that vary over time",
+            next_step="leave this participant out",
+        )
     motion = _table(_motion_file(responses, participant), TRS + DISCARDED, 6)[DISCARDED:]
-    return Recording(participant, story, table.astype(np.float32), space, motion=motion, source=str(path))
+    return Recording(
+        participant, story, table.astype(np.float32), space, motion=motion, source=str(path)
+    )
 
 # %% ../../nbs/17_data.alice2016.ipynb #000fa926
 def alice_story(
-    folder,      # folder with responses/ and stimuli/
-) -> Story:      # 2,127 words; story seconds are TextGrid seconds; 362 TRs of 2 s from 20 s on
+    folder,  # folder with responses/ and stimuli/
+) -> Story:  # 2,127 words; story seconds are TextGrid seconds; 362 TRs of 2 s from 20 s on
     "The words and the clock of the chapter."
     grids = sorted((Path(folder) / "stimuli").glob("*.TextGrid"))
-    if len(grids) != 1: raise MissingData("The transcript of Alice is not here", file=Path(folder) / "stimuli", found=f"{len(grids)} TextGrids", expected="1", next_step="fetch the stimuli of Brennan et al. 2016 (CC BY 4.0)")
+    if len(grids) != 1:
+        raise MissingData(
+            "The transcript of Alice is not here",
+            file=Path(folder) / "stimuli",
+            found=f"{len(grids)} TextGrids",
+            expected="1",
+            next_step="fetch the stimuli of Brennan et al. 2016 (CC BY 4.0)",
+        )
     words = words_from_tier(read_textgrid(grids[0]).tier("word", fallback=0))
     return Story("alice", "en", words, regular_clock(TRS, TR, first=ONSET), source=str(grids[0]))
 
 # %% ../../nbs/17_data.alice2016.ipynb #0f8a194c
 def load_alice2016(
-    folder,                # folder with responses/ and stimuli/
-    radius: str = "6mm",   # radius of the regions: '6mm' or '10mm'
-    participants=None,     # names to load; None: everyone whose responses vary
-) -> Dataset:              # one story 'alice', recordings (362, 6) with motion (362, 6)
-    "Load Brennan et al. 2016; a constant participant is left out with a note, or refused (`DataError`) when asked for by name."
+    folder,  # folder with responses/ and stimuli/
+    radius: str = "6mm",  # radius of the regions: '6mm' or '10mm'
+    participants=None,  # names to load; None: everyone whose responses vary
+) -> Dataset:  # one story 'alice', recordings (362, 6) with motion (362, 6)
+    """Load Brennan et al. 2016; a constant participant is left out with a note, or refused
+    (`DataError`) when asked for by name."""
     responses, story = _responses_folder(folder, radius), alice_story(folder)
     present = alice_participants(folder, radius)
     unknown = [p for p in participants or () if p not in present]
-    if unknown: raise DataError("Unknown participant", file=responses / radius, found=", ".join(unknown), expected=", ".join(present), next_step="choose from these")
-    space = Space(f"alice {radius} regions", "region", np.arange(len(REGIONS)), {name: np.arange(len(REGIONS)) == i for i, name in enumerate(REGIONS)}, REGIONS)
+    if unknown:
+        raise DataError(
+            "Unknown participant",
+            file=responses / radius,
+            found=", ".join(unknown),
+            expected=", ".join(present),
+            next_step="choose from these",
+        )
+    space = Space(
+        f"alice {radius} regions",
+        "region",
+        np.arange(len(REGIONS)),
+        {name: np.arange(len(REGIONS)) == i for i, name in enumerate(REGIONS)},
+        REGIONS,
+    )
     recordings, notes = {}, []
     for participant in participants or present:
-        try: recordings[participant] = {"alice": _recording(responses, participant, radius, story, space)}
+        try:
+            recordings[participant] = {
+                "alice": _recording(responses, participant, radius, story, space)
+            }
         except DataError as error:
-            if participants is not None or "are constant" not in error.what: raise
+            if participants is not None or "are constant" not in error.what:
+                raise
             notes.append(f"{participant} left out: {error.what.lower()} ({error.found})")
-    return Dataset("alice2016", {"alice": story}, recordings, "Brennan et al. 2016, Brain and Language 157-158, 81-94; CC BY 4.0", tuple(notes))
+    return Dataset(
+        "alice2016",
+        {"alice": story},
+        recordings,
+        "Brennan et al. 2016, Brain and Language 157-158, 81-94; CC BY 4.0",
+        tuple(notes),
+    )
 
 # %% ../../nbs/17_data.alice2016.ipynb #2ebd23b1
 def load_alice_predictors(
-    folder,             # folder with responses/ and stimuli/
+    folder,  # folder with responses/ and stimuli/
     participants=None,  # names; None: everyone with a usable pair of files
-) -> dict:              # participant -> {'word_rate': (362,), 'sound_power': (362,)}
-    "The authors' low-level predictors; a pair of identical files is left out, or refused (`DataError`) when asked for by name."
+) -> dict:  # participant -> {'word_rate': (362,), 'sound_power': (362,)}
+    """The authors' low-level predictors; a pair of identical files is left out, or refused
+    (`DataError`) when asked for by name."""
     responses, result = _responses_folder(folder), {}
     for participant in participants or alice_participants(folder):
         rate, power = (responses / f"{participant}-{kind}.txt" for kind in ("rate", "sndpwr"))
         pair = {"word_rate": _table(rate, TRS, 1)[:, 0], "sound_power": _table(power, TRS, 1)[:, 0]}
         if rate.read_bytes() == power.read_bytes():
-            if participants is None: continue
-            raise DataError(f"The sound-power file of {participant} is its word-rate file", file=power, found="equal bytes", expected="two predictors", next_step="take the sound power of another participant: they are equal up to rounding")
+            if participants is None:
+                continue
+            raise DataError(
+                f"The sound-power file of {participant} is its word-rate file",
+                file=power,
+                found="equal bytes",
+                expected="two predictors",
+                next_step=(
+                    "take the sound power of another participant: they are equal up to rounding"
+                ),
+            )
         result[participant] = pair
     return result
 
 # %% ../../nbs/17_data.alice2016.ipynb #d15b6193
 def load_alice_linguistic(
     folder,  # folder with responses/ and stimuli/
-):           # pandas DataFrame (362, 12), columns `linguistic_names`
-    "The authors' twelve linguistic predictors, convolved with a haemodynamic response, without the ten discarded volumes."
+):  # pandas DataFrame (362, 12), columns `linguistic_names`
+    """The authors' twelve linguistic predictors, convolved with a haemodynamic response,
+    without the ten discarded volumes."""
     import pandas as pd
+
     path = _responses_folder(folder) / "sept18-generic-predictors-under-hrf-with-logfrqhal.txt"
-    return pd.DataFrame(_table(path, TRS + DISCARDED, len(linguistic_names))[DISCARDED:], columns=list(linguistic_names))
+    return pd.DataFrame(
+        _table(path, TRS + DISCARDED, len(linguistic_names))[DISCARDED:],
+        columns=list(linguistic_names),
+    )
 
 # %% ../../nbs/17_data.alice2016.ipynb #30d0d8c5
 def motion_regressors(
-    motion: np.ndarray,  # (T, 6) shifts in mm and rotations in rad, as the scanner software wrote them
-) -> np.ndarray:         # (T, 12) the six, then their backward differences
+    # (T, 6) shifts in mm and rotations in rad, as the scanner software wrote them
+    motion: np.ndarray,
+) -> np.ndarray:  # (T, 12) the six, then their backward differences
     "Six movement parameters and their first differences."
     return np.c_[motion, np.diff(motion, axis=0, prepend=motion[:1])]
 
@@ -134,27 +265,79 @@ def _check_participant(responses, participant, story, space):
     "Findings of one participant: everything that raises, and equal predictor files."
     found = []
     for radius in ("6mm", "10mm"):
-        try: _recording(responses, participant, radius, story, space)
-        except BraintuneError as e: found.append(dict(severity="warning" if "are constant" in e.what else "error", what=f"{e.what}: found {e.found}, expected {e.expected}", file=str(e.file)))
+        try:
+            _recording(responses, participant, radius, story, space)
+        except BraintuneError as e:
+            found.append(
+                dict(
+                    severity="warning" if "are constant" in e.what else "error",
+                    what=f"{e.what}: found {e.found}, expected {e.expected}",
+                    file=str(e.file),
+                )
+            )
     try:
-        tables = [_table(responses / f"{participant}-{kind}.txt", TRS, 1) for kind in ("rate", "sndpwr")]
-        if np.array_equal(*tables): found.append(dict(severity="warning", what=f"The sound-power file of {participant} equals its word-rate file", file=str(responses / f"{participant}-sndpwr.txt")))
-    except BraintuneError as e: found.append(dict(severity="error", what=e.what, file=str(e.file)))
+        tables = [
+            _table(responses / f"{participant}-{kind}.txt", TRS, 1) for kind in ("rate", "sndpwr")
+        ]
+        if np.array_equal(*tables):
+            found.append(
+                dict(
+                    severity="warning",
+                    what=f"The sound-power file of {participant} equals its word-rate file",
+                    file=str(responses / f"{participant}-sndpwr.txt"),
+                )
+            )
+    except BraintuneError as e:
+        found.append(dict(severity="error", what=e.what, file=str(e.file)))
     return found
 
 # %% ../../nbs/17_data.alice2016.ipynb #ac18e56e
 def check_alice2016(
     folder,  # folder with responses/ and stimuli/
-) -> list:   # dicts: severity ('error', 'warning' or 'note'), what, file
+) -> list:  # dicts: severity ('error', 'warning' or 'note'), what, file
     "Look at every file of the data set and report, without raising, what is wrong with it."
     try:
         responses, story = _responses_folder(folder), alice_story(folder)
         load_alice_linguistic(folder)
         names = [set(alice_participants(folder, radius)) for radius in ("6mm", "10mm")]
-    except BraintuneError as e: return [dict(severity="error", what=f"{e.what}: found {e.found}, expected {e.expected}", file=str(e.file))]
-    found = [dict(severity="error", what=f"{p} has no time course at one of the radii", file=str(responses)) for p in sorted(names[0] ^ names[1])]
-    if len(story.words) != 2127: found.append(dict(severity="warning", what=f"The transcript has {len(story.words)} words, published are 2,127", file=story.source))
+    except BraintuneError as e:
+        return [
+            dict(
+                severity="error",
+                what=f"{e.what}: found {e.found}, expected {e.expected}",
+                file=str(e.file),
+            )
+        ]
+    found = [
+        dict(
+            severity="error",
+            what=f"{p} has no time course at one of the radii",
+            file=str(responses),
+        )
+        for p in sorted(names[0] ^ names[1])
+    ]
+    if len(story.words) != 2127:
+        found.append(
+            dict(
+                severity="warning",
+                what=f"The transcript has {len(story.words)} words, published are 2,127",
+                file=story.source,
+            )
+        )
     space = Space("alice", "region", np.arange(len(REGIONS)))
-    for participant in sorted(names[0] & names[1]): found += _check_participant(responses, participant, story, space)
-    usable = len(names[0] | names[1]) - len({Path(f["file"]).name.split("-")[0] for f in found if "constant" in f["what"] or f["severity"] == "error"})
-    return found + [dict(severity="note", what=f"{usable} usable participants, {len(story.words)} words, {TRS} TRs of {TR:g} s", file=str(folder))]
+    for participant in sorted(names[0] & names[1]):
+        found += _check_participant(responses, participant, story, space)
+    usable = len(names[0] | names[1]) - len(
+        {
+            Path(f["file"]).name.split("-")[0]
+            for f in found
+            if "constant" in f["what"] or f["severity"] == "error"
+        }
+    )
+    return found + [
+        dict(
+            severity="note",
+            what=f"{usable} usable participants, {len(story.words)} words, {TRS} TRs of {TR:g} s",
+            file=str(folder),
+        )
+    ]

@@ -13,115 +13,234 @@ import re
 from collections import Counter
 from pathlib import Path
 import numpy as np
-from ..core import ClockError, DataError, MissingData, ParameterError, read_json, write_atomic
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    read_json,
+    write_atomic,
+)
 from ..clock import Clock, Trim, read_scanner_log
 from .fetch import changed_files, fetch_recorded, home_of
 from .stories import Story, read_textgrid, shown_words
 from .recordings import Dataset, Recording
 from .splits import Split
-from .lebel2023 import (hdf_keys, hdf_shapes, read_array, read_motion, read_space, read_story, read_story_notes, require_content, write_sidecars, write_story_files)
+from braintune_nb.data.lebel2023 import (
+    hdf_keys,
+    hdf_shapes,
+    read_array,
+    read_motion,
+    read_space,
+    read_story,
+    read_story_notes,
+    require_content,
+    write_sidecars,
+    write_story_files,
+)
 
 # %% ../../nbs/14_data.bilingual.ipynb #d832be0e
 BILINGUAL_TRIM = Trim(silence=5, noise=5, end=10)  # TRs dropped from one row a trigger
-BILINGUAL_SOURCE = "Gallant-lab narratives on GIN: Deniz et al. 2019, J. Neurosci. 39:7722; Chen et al. 2026, PNAS 123:e2503721123"
+BILINGUAL_SOURCE = (
+    "Gallant-lab narratives on GIN: Deniz et al. 2019, J. Neurosci. 39:7722; Chen et al. 2026, PNAS"
+    " 123:e2503721123"
+)
 LANGUAGES, MODALITIES = ("en", "zh"), ("reading", "listening")
 
 # %% ../../nbs/14_data.bilingual.ipynb #e988136c
-NEGI_STORIES = dict(tuning=("alternateithicatom", "avatar", "howtodraw", "legacy", "life", "naked", "undertheinfluence"),
-                    encoding=("odetostepfather", "souls", "myfirstdaywiththeyankees"), test=("wheretheressmoke",))
+NEGI_STORIES = dict(
+    tuning=(
+        "alternateithicatom",
+        "avatar",
+        "howtodraw",
+        "legacy",
+        "life",
+        "naked",
+        "undertheinfluence",
+    ),
+    encoding=("odetostepfather", "souls", "myfirstdaywiththeyankees"),
+    test=("wheretheressmoke",),
+)
+
 
 def negi_split(
-    tune=("en",),                   # languages of the tuning stories
-    score=None,                     # languages of encoding and test stories; None: as `tune`
-    modality: str = "",             # 'reading' or 'listening' where both are loaded together, else ''
+    tune=("en",),  # languages of the tuning stories
+    score=None,  # languages of encoding and test stories; None: as `tune`
+    modality: str = "",  # 'reading' or 'listening' where both are loaded together, else ''
     tune_participants: tuple = (),  # participants whose responses tune
-    new_participants: tuple = (),   # participants the tuned model has never seen
-) -> Split:                         # of story names such as 'souls_en'
+    new_participants: tuple = (),  # participants the tuned model has never seen
+) -> Split:  # of story names such as 'souls_en'
     "The split of Negi et al. (2025) by name, within a language or across languages."
-    names = lambda role, languages: tuple(story_name(base, code, modality) for code in languages for base in NEGI_STORIES[role])
+    names = lambda role, languages: tuple(
+        story_name(base, code, modality) for code in languages for base in NEGI_STORIES[role]
+    )
     score = tune if score is None else score
-    return Split(names("tuning", tune), (), names("encoding", score), names("test", score), tune_participants, new_participants)
+    return Split(
+        names("tuning", tune),
+        (),
+        names("encoding", score),
+        names("test", score),
+        tune_participants,
+        new_participants,
+    )
+
 
 def story_name(
-    base: str,           # name without language, such as 'souls'
-    language: str,       # 'en' or 'zh'
+    base: str,  # name without language, such as 'souls'
+    language: str,  # 'en' or 'zh'
     modality: str = "",  # 'reading' or 'listening' where both are loaded together
-) -> str:                # 'souls_en', or 'souls_reading_en'
+) -> str:  # 'souls_en', or 'souls_reading_en'
     "Name of a story in a `Dataset`."
     return "_".join(filter(None, (base, modality, language)))
 
 # %% ../../nbs/14_data.bilingual.ipynb #8471a8f0
 NEGI_ORDER = (*sorted(NEGI_STORIES["tuning"] + NEGI_STORIES["encoding"]), *NEGI_STORIES["test"])
-NEGI_TRIGGERS = dict(zip(NEGI_ORDER, (363, 387, 374, 420, 450, 378, 438, 424, 375, 324, 306)))   # English, reading
+NEGI_TRIGGERS = dict(
+    zip(NEGI_ORDER, (363, 387, 374, 420, 450, 378, 438, 424, 375, 324, 306))
+)  # English, reading
 NUMBERED = re.compile(r"(story|run)[_-]?\d+", re.I)
 
+
 def run_names(
-    folder,         # holds `en`, `zh`
+    folder,  # holds `en`, `zh`
     language: str,  # 'en' or 'zh'
-) -> dict:          # key in the files -> story, from runs.json; empty where there is none
+) -> dict:  # key in the files -> story, from runs.json; empty where there is none
     "What runs.json says, that of the language first; `DataError` where it names one story twice."
     for path in (Path(folder) / language / "runs.json", Path(folder) / "runs.json"):
-        if not path.exists(): continue
+        if not path.exists():
+            continue
         names = read_json(path)
-        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()): raise DataError("This does not say which run is which story", file=path, found=str(names)[:60], expected='{"story_01": "alternateithicatom", ...}', next_step="write one name a run")
-        if twice := [n for n, k in Counter(names.values()).items() if k > 1]: raise DataError("Two runs have the name of one story", file=path, place=twice[0], found=", ".join(k for k, v in names.items() if v == twice[0]), expected="one run a story", next_step="correct one of the names")
+        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+            raise DataError(
+                "This does not say which run is which story",
+                file=path,
+                found=str(names)[:60],
+                expected='{"story_01": "alternateithicatom", ...}',
+                next_step="write one name a run",
+            )
+        if twice := [n for n, k in Counter(names.values()).items() if k > 1]:
+            raise DataError(
+                "Two runs have the name of one story",
+                file=path,
+                place=twice[0],
+                found=", ".join(k for k, v in names.items() if v == twice[0]),
+                expected="one run a story",
+                next_step="correct one of the names",
+            )
         return names
     return {}
 
+
 def fitting_runs(
-    folder,                     # holds `en`, `zh`
-    language: str = "en",       # 'en' or 'zh'
+    folder,  # holds `en`, `zh`
+    language: str = "en",  # 'en' or 'zh'
     modality: str = "reading",  # or 'listening'
-) -> dict:                      # key in the files -> names of the stories whose log has as many triggers
-    "Which stories a run could be, by its length; logs of the folder, and the published English counts."
+) -> dict:  # key in the files -> names of the stories whose log has as many triggers
+    """Which stories a run could be, by its length; logs of the folder, and the published
+    English counts."""
     lengths = dict(NEGI_TRIGGERS) if language == "en" else {}
-    for log in sorted((Path(folder) / language / "reports").rglob("*.report")): lengths[log.stem] = len(read_scanner_log(log).triggers)
-    rows = {k: s[-2] for files in _files_of(folder, (modality,)).get((language, modality), {}).values() for path in files.values() for k, s in hdf_shapes(path).items()}
+    for log in sorted((Path(folder) / language / "reports").rglob("*.report")):
+        lengths[log.stem] = len(read_scanner_log(log).triggers)
+    rows = {
+        k: s[-2]
+        for files in _files_of(folder, (modality,)).get((language, modality), {}).values()
+        for path in files.values()
+        for k, s in hdf_shapes(path).items()
+    }
     return {key: [name for name, n in lengths.items() if n == rows[key]] for key in sorted(rows)}
+
 
 def _refuse_numbered(folder, language, modality, path, key):
     fits = fitting_runs(folder, language, modality)
-    raise DataError("The runs are numbered, and nobody has said which story each is", file=path, place=key, found=", ".join(fits), expected=f"names of stories, or {Path(folder) / language / 'runs.json'}",
-        next_step="write runs.json; by length: " + (", ".join(f"{k} fits {' or '.join(v)}" for k, v in fits.items() if v) or "no log here has the length of a run"))
+    raise DataError(
+        "The runs are numbered, and nobody has said which story each is",
+        file=path,
+        place=key,
+        found=", ".join(fits),
+        expected=f"names of stories, or {Path(folder) / language / 'runs.json'}",
+        next_step="write runs.json; by length: "
+        + (
+            ", ".join(f"{k} fits {' or '.join(v)}" for k, v in fits.items() if v)
+            or "no log here has the length of a run"
+        ),
+    )
 
 # %% ../../nbs/14_data.bilingual.ipynb #f1c60d36
 def write_scanner_log(
-    path,                          # where the file shall lie
-    clock: Clock,                  # mid-points of the kept TRs, (T,), s
-    trim: Trim = BILINGUAL_TRIM,   # TRs that the log has beyond them
+    path,  # where the file shall lie
+    clock: Clock,  # mid-points of the kept TRs, (T,), s
+    trim: Trim = BILINGUAL_TRIM,  # TRs that the log has beyond them
 ) -> Path:
-    "Write the log that `read_scanner_log` turns into this clock; `ClockError` if its TRs are uneven."
-    if np.ptp(np.diff(clock.times)) > 1e-6: raise ClockError("A scanner log is written for even TRs only", file=path, found=f"gaps from {np.diff(clock.times).min():.4f} to {np.diff(clock.times).max():.4f} s", expected="one TR")
+    """Write the log that `read_scanner_log` turns into this clock; `ClockError` if its TRs are
+    uneven."""
+    if np.ptp(np.diff(clock.times)) > 1e-6:
+        raise ClockError(
+            "A scanner log is written for even TRs only",
+            file=path,
+            found=(
+                f"gaps from {np.diff(clock.times).min():.4f} to {np.diff(clock.times).max():.4f} s"
+            ),
+            expected="one TR",
+        )
     n = len(clock) + trim.start + trim.end
     triggers = clock.tr * np.arange(n)
     sound = trim.start * clock.tr + clock.tr / 2 - clock.times[0]
-    lines = [(t, "first trigger" if i == 0 else "trigger") for i, t in enumerate(triggers)] + [(sound, "sound-start")]
+    lines = [(t, "first trigger" if i == 0 else "trigger") for i, t in enumerate(triggers)] + [
+        (sound, "sound-start")
+    ]
     return write_atomic(path, "".join(f"{t:.9f} {label}\n" for t, label in sorted(lines)))
 
 # %% ../../nbs/14_data.bilingual.ipynb #951db729
 def require_same_text(
-    log,       # ScannerLog, whether it prints words or not
-    words,     # Events, (N,) words of the transcript
-    name: str, # name of the story, for the message
-) -> float:    # share of the log's runs of three words that the transcript has; nan where it prints fewer than 20 words
-    "Refuse (`ClockError`) a log that shows another text, and a scan that ends more than 10 s before its story."
-    if words.offset.max() > log.clock().times[-1] + 10: raise ClockError("A scan ends before its story", file=log.path, place=name, found=f"last trigger {log.triggers[-1] - log.sound_start:.1f} s into the story", expected=f"the last word, at {words.offset.max():.1f} s", next_step="check that log and transcript are of the same story and language")
-    try: shown = shown_words(log).text
-    except DataError: return np.nan
-    if len(shown) < 20: return np.nan
+    log,  # ScannerLog, whether it prints words or not
+    words,  # Events, (N,) words of the transcript
+    name: str,  # name of the story, for the message
+    # share of the log's runs of three words that the transcript has; nan where it prints fewer than
+    # 20
+    # words
+) -> float:
+    """Refuse (`ClockError`) a log that shows another text, and a scan that ends more than 10 s
+    before its story."""
+    if words.offset.max() > log.clock().times[-1] + 10:
+        raise ClockError(
+            "A scan ends before its story",
+            file=log.path,
+            place=name,
+            found=f"last trigger {log.triggers[-1] - log.sound_start:.1f} s into the story",
+            expected=f"the last word, at {words.offset.max():.1f} s",
+            next_step="check that log and transcript are of the same story and language",
+        )
+    try:
+        shown = shown_words(log).text
+    except DataError:
+        return np.nan
+    if len(shown) < 20:
+        return np.nan
     plain = lambda texts: [re.sub(r"\W", "", t.lower()) for t in texts]
     threes = lambda texts: list(zip(texts, texts[1:], texts[2:]))
     told = set(threes(plain(words.text)))
     share = float(np.mean([three in told for three in threes(plain(shown))]))
-    if share < 0.3: raise ClockError("A log shows another text than the transcript", file=log.path, place=name, found=f"{share:.0%} of its runs of three words; it begins {' '.join(shown[:6])!r}", expected=f"the text of the TextGrid, which begins {' '.join(words.text[:6])!r}", next_step="the log, or the TextGrid, is of another story: exchange it")
+    if share < 0.3:
+        raise ClockError(
+            "A log shows another text than the transcript",
+            file=log.path,
+            place=name,
+            found=f"{share:.0%} of its runs of three words; it begins {' '.join(shown[:6])!r}",
+            expected=f"the text of the TextGrid, which begins {' '.join(words.text[:6])!r}",
+            next_step="the log, or the TextGrid, is of another story: exchange it",
+        )
     return share
 
 # %% ../../nbs/14_data.bilingual.ipynb #d4b3e724
 def _modalities(modality):
     chosen = (modality,) if isinstance(modality, str) else tuple(modality)
     for one in chosen:
-        if one not in MODALITIES: raise ParameterError("Unknown modality", found=repr(one), expected=" or ".join(MODALITIES))
+        if one not in MODALITIES:
+            raise ParameterError(
+                "Unknown modality", found=repr(one), expected=" or ".join(MODALITIES)
+            )
     return chosen
+
 
 def _files_of(folder, modalities):
     "(language, modality) -> participant -> role -> path, of what is there."
@@ -129,88 +248,200 @@ def _files_of(folder, modalities):
     for language, modality in ((l, m) for l in LANGUAGES for m in modalities):
         for path in sorted((Path(folder) / language).glob(f"*_{modality}_fmri_data_*.hdf")):
             participant, role = path.stem.split(f"_{modality}_fmri_data_")
-            if role in ("trn", "val"): there.setdefault((language, modality), {}).setdefault(participant, {})[role] = path
+            if role in ("trn", "val"):
+                there.setdefault((language, modality), {}).setdefault(participant, {})[role] = path
     return there
+
 
 def _runs_of(folder, language, modality, files, names):
     "story -> (key, path, role) of one participant in one language and modality."
     runs, names = {}, run_names(folder, language) if names is None else names
     for role, path in files.items():
         for key in hdf_keys(path):
-            if NUMBERED.fullmatch(key) and key not in names: _refuse_numbered(folder, language, modality, path, key)
+            if NUMBERED.fullmatch(key) and key not in names:
+                _refuse_numbered(folder, language, modality, path, key)
             base = names.get(key, key)
-            if base in runs: raise DataError("Two runs of one participant have the name of one story", file=path, place=key, found=f"{base!r}, which is also {runs[base][0]!r} in {runs[base][1].name}", expected="one run a story; its repeats lie together in the val file", next_step="correct the key, or the name in runs.json")
+            if base in runs:
+                raise DataError(
+                    "Two runs of one participant have the name of one story",
+                    file=path,
+                    place=key,
+                    found=f"{base!r}, which is also {runs[base][0]!r} in {runs[base][1].name}",
+                    expected="one run a story; its repeats lie together in the val file",
+                    next_step="correct the key, or the name in runs.json",
+                )
             runs[base] = (key, path, role)
     return runs
+
 
 def _log_of(folder, language, name, modality=""):
     "The log of a story; one of the modality, if there is one."
     own = Path(folder) / language / "reports" / modality / f"{name}.report"
-    return own if modality and own.exists() else Path(folder) / language / "reports" / f"{name}.report"
+    return (
+        own if modality and own.exists() else Path(folder) / language / "reports" / f"{name}.report"
+    )
 
-def _grid_of(folder, language, name): return Path(folder) / language / "TextGrids" / f"{name}.TextGrid"
+
+def _grid_of(folder, language, name):
+    return Path(folder) / language / "TextGrids" / f"{name}.TextGrid"
 
 # %% ../../nbs/14_data.bilingual.ipynb #652c7c22
 def _read_rows(path, key, role, n_triggers, trim, participant):
     "Responses (T, V) and repeats (R, T, V) or None, trimmed."
     data = read_array(path, key)
-    if data.ndim != (3 if role == "val" else 2): raise DataError(f"Responses in a {role} file have the wrong shape", file=path, place=key, found=f"shape {data.shape}", expected="(repeats, T, V)" if role == "val" else "(T, V)", next_step="fetch the file again")
+    if data.ndim != (3 if role == "val" else 2):
+        raise DataError(
+            f"Responses in a {role} file have the wrong shape",
+            file=path,
+            place=key,
+            found=f"shape {data.shape}",
+            expected="(repeats, T, V)" if role == "val" else "(T, V)",
+            next_step="fetch the file again",
+        )
     if data.shape[-2] != n_triggers:
-        raise ClockError(f"Responses of {participant} do not fit the scanner log", file=path, place=key, found=f"{data.shape[-2]} rows", expected=f"{n_triggers} rows, one a trigger of the log",
-            next_step="check that the log is of this story and language, and that the file was not trimmed before")
+        raise ClockError(
+            f"Responses of {participant} do not fit the scanner log",
+            file=path,
+            place=key,
+            found=f"{data.shape[-2]} rows",
+            expected=f"{n_triggers} rows, one a trigger of the log",
+            next_step=(
+                "check that the log is of this story and language, and that the file was not"
+                " trimmed before"
+            ),
+        )
     data = data[..., trim.rows(n_triggers), :]
     return (data, None) if role == "trn" else (data.mean(0), data)
+
 
 def _require_columns(first, participant, path, key, columns):
     "All runs of a participant have the same columns; the first run seen is remembered."
     expected, where = first.setdefault(participant, (columns, f"{Path(path).name}, {key}"))
-    if columns != expected: raise DataError(f"Runs of {participant} have different columns", file=path, place=key, found=f"{columns} columns", expected=f"{expected} columns as in {where}", next_step="one head serves all runs of a participant: fetch the file again, or check that both are of one participant")
+    if columns != expected:
+        raise DataError(
+            f"Runs of {participant} have different columns",
+            file=path,
+            place=key,
+            found=f"{columns} columns",
+            expected=f"{expected} columns as in {where}",
+            next_step=(
+                "one head serves all runs of a participant: fetch the file again, or check that"
+                " both are of one participant"
+            ),
+        )
+
 
 def _space_of(folder, participant, columns, path):
     space = read_space(folder, participant, columns)
-    if len(space) != columns: raise DataError(f"Columns of {participant} do not fit what is said about them", file=path, found=f"{columns} columns", expected=f"{len(space)} columns, by braintune/{participant}_space.npz", next_step="take both from the same source")
+    if len(space) != columns:
+        raise DataError(
+            f"Columns of {participant} do not fit what is said about them",
+            file=path,
+            found=f"{columns} columns",
+            expected=f"{len(space)} columns, by braintune/{participant}_space.npz",
+            next_step="take both from the same source",
+        )
     return space
 
 # %% ../../nbs/14_data.bilingual.ipynb #e154a99f
 def load_bilingual(
-    folder,                        # holds `en` and `zh`, or one of them
-    participants=None,             # names, such as ['subject01']; None: all
-    stories=None,                  # names without the language, such as ['souls']; None: all
-    modality="listening",          # 'reading', 'listening', or both as a tuple: stories are then called 'souls_reading_en'
-    trim: Trim = BILINGUAL_TRIM,   # TRs to drop
-    names: dict | None = None,     # key in the files -> story, where runs are numbered ('story_01'); None: from runs.json
-    languages=LANGUAGES,           # which of them to load
-) -> Dataset:                      # stories 'souls_en', 'souls_zh' with identity 'souls'
-    "Read a folder of bilingual narratives. Errors: `MissingData`, `DataError`, `ClockError` (rows against triggers, logs against transcripts)."
+    folder,  # holds `en` and `zh`, or one of them
+    participants=None,  # names, such as ['subject01']; None: all
+    stories=None,  # names without the language, such as ['souls']; None: all
+    # 'reading', 'listening', or both as a tuple: stories are then called 'souls_reading_en'
+    modality="listening",
+    trim: Trim = BILINGUAL_TRIM,  # TRs to drop
+    # key in the files -> story, where runs are numbered ('story_01'); None: from runs.json
+    names: dict | None = None,
+    languages=LANGUAGES,  # which of them to load
+) -> Dataset:  # stories 'souls_en', 'souls_zh' with identity 'souls'
+    """Read a folder of bilingual narratives. Errors: `MissingData`, `DataError`, `ClockError`
+    (rows against triggers, logs against transcripts)."""
     folder, about, modalities = Path(folder), read_story_notes(folder), _modalities(modality)
     there = {k: v for k, v in _files_of(folder, modalities).items() if k[0] in languages}
-    if not there: raise MissingData("There are no responses here", file=folder, found="no response files", expected=f"en/subject01_{modalities[0]}_fmri_data_trn.hdf", next_step="check folder and modality, or fetch_bilingual(...)")
+    if not there:
+        raise MissingData(
+            "There are no responses here",
+            file=folder,
+            found="no response files",
+            expected=f"en/subject01_{modalities[0]}_fmri_data_trn.hdf",
+            next_step="check folder and modality, or fetch_bilingual(...)",
+        )
     everyone = sorted(set().union(*there.values()))
     for p in participants or ():
-        if p not in everyone: raise MissingData("A participant is missing", file=folder, place=p, found=", ".join(everyone), next_step="check the name, or fetch the participant")
-    told, recordings, columns, spaces, notes = {}, {p: {} for p in participants or everyone}, {}, {}, []
+        if p not in everyone:
+            raise MissingData(
+                "A participant is missing",
+                file=folder,
+                place=p,
+                found=", ".join(everyone),
+                next_step="check the name, or fetch the participant",
+            )
+    told, recordings, columns, spaces, notes = (
+        {},
+        {p: {} for p in participants or everyone},
+        {},
+        {},
+        [],
+    )
     for (language, mode), files in there.items():
         for who in sorted(set(files) & set(recordings)):
             runs = _runs_of(folder, language, mode, files[who], names)
             for base in stories if stories is not None else sorted(runs):
-                if base not in runs: raise MissingData("A story is missing", file=folder / language, place=f"{who}, {base}", found=", ".join(sorted(runs)), next_step="fetch it, or leave the story or the participant out")
+                if base not in runs:
+                    raise MissingData(
+                        "A story is missing",
+                        file=folder / language,
+                        place=f"{who}, {base}",
+                        found=", ".join(sorted(runs)),
+                        next_step="fetch it, or leave the story or the participant out",
+                    )
                 key, path, role = runs[base]
                 name = story_name(base, language, mode if len(modalities) > 1 else "")
-                if name not in told: told[name] = _tell(folder, name, base, language, mode, trim, about)
+                if name not in told:
+                    told[name] = _tell(folder, name, base, language, mode, trim, about)
                 story, triggers = told[name]
                 data, repeats = _read_rows(path, key, role, triggers, trim, who)
                 _require_columns(columns, who, path, key, data.shape[1])
-                if who not in spaces: spaces[who] = _space_of(folder, who, data.shape[1], path)
-                if bad := int(np.isnan(data).any(0).sum()): notes.append(f"{who}, {name}: {bad} columns hold NaN; they are kept as they are")
-                recordings[who][name] = Recording(who, story, data, spaces[who], repeats, read_motion(folder, who, name), str(path))
-    return Dataset(about["name"] or "bilingual", {n: story for n, (story, _) in told.items()}, recordings, BILINGUAL_SOURCE, tuple(notes))
+                if who not in spaces:
+                    spaces[who] = _space_of(folder, who, data.shape[1], path)
+                if bad := int(np.isnan(data).any(0).sum()):
+                    notes.append(
+                        f"{who}, {name}: {bad} columns hold NaN; they are kept as they are"
+                    )
+                recordings[who][name] = Recording(
+                    who,
+                    story,
+                    data,
+                    spaces[who],
+                    repeats,
+                    read_motion(folder, who, name),
+                    str(path),
+                )
+    return Dataset(
+        about["name"] or "bilingual",
+        {n: story for n, (story, _) in told.items()},
+        recordings,
+        BILINGUAL_SOURCE,
+        tuple(notes),
+    )
 
 # %% ../../nbs/14_data.bilingual.ipynb #cfb275a4
 def _tell(folder, name, base, language, modality, trim, about):
     "(a story from its log and TextGrid, number of triggers)"
     log = read_scanner_log(require_content(_log_of(folder, language, base, modality)))
-    told = {"language": language, "identity": base, **about["stories"].get(f"{language}/{base}", {})}
-    story = read_story(name, _grid_of(folder, language, base), log.clock().trimmed(trim), folder / language / "stimuli" / f"{base}.wav", **told)
+    told = {
+        "language": language,
+        "identity": base,
+        **about["stories"].get(f"{language}/{base}", {}),
+    }
+    story = read_story(
+        name,
+        _grid_of(folder, language, base),
+        log.clock().trimmed(trim),
+        folder / language / "stimuli" / f"{base}.wav",
+        **told,
+    )
     require_same_text(log, story.words, name)
     return story, len(log.triggers)
 
@@ -218,129 +449,262 @@ def _tell(folder, name, base, language, modality, trim, about):
 def _base_of(story, modality=""):
     "Name without language and modality."
     end = f"_{modality}_{story.language}" if modality else f"_{story.language}"
-    if not story.name.endswith(end): raise DataError("This layout needs the language at the end of a story's name", place=story.name, found=story.language, expected=f"{story.identity}{end}", next_step="rename the story")
+    if not story.name.endswith(end):
+        raise DataError(
+            "This layout needs the language at the end of a story's name",
+            place=story.name,
+            found=story.language,
+            expected=f"{story.identity}{end}",
+            next_step="rename the story",
+        )
     return story.name.removesuffix(end)
+
 
 def _untrimmed(rows, trim):
     "Rows with NaN where the trim dropped some, (..., T + start + end, V)."
-    return np.pad(rows.astype(np.float32, copy=False), [(0, 0)] * (rows.ndim - 2) + [(trim.start, trim.end), (0, 0)], constant_values=np.nan)
+    return np.pad(
+        rows.astype(np.float32, copy=False),
+        [(0, 0)] * (rows.ndim - 2) + [(trim.start, trim.end), (0, 0)],
+        constant_values=np.nan,
+    )
 
 # %% ../../nbs/14_data.bilingual.ipynb #68d9cd92
 def write_bilingual(
-    folder,                        # made if need be
-    dataset: Dataset,              # stories named '<name>_en', '<name>_zh'; with both modalities '<name>_reading_en'
-    modality="listening",          # 'reading', 'listening', or both as a tuple
-    trim: Trim = BILINGUAL_TRIM,   # TRs that the clocks of the stories lack
-    told: bool = True,             # write TextGrids, logs and sounds too; False when they are there, to add participants one by one
-) -> Path:                         # the folder
-    "Write a dataset in the layout of the bilingual narratives; recordings with repeats go to the val file."
+    folder,  # made if need be
+    # stories named '<name>_en', '<name>_zh'; with both modalities '<name>_reading_en'
+    dataset: Dataset,
+    modality="listening",  # 'reading', 'listening', or both as a tuple
+    trim: Trim = BILINGUAL_TRIM,  # TRs that the clocks of the stories lack
+    # write TextGrids, logs and sounds too; False when they are there, to add participants one by
+    # one
+    told: bool = True,
+) -> Path:  # the folder
+    """Write a dataset in the layout of the bilingual narratives; recordings with repeats go to
+    the val file."""
     import h5py
+
     folder, modalities = Path(folder), _modalities(modality)
     infix = lambda mode: mode if len(modalities) > 1 else ""
-    mode_of = {s.name: next((m for m in modalities if len(modalities) > 1 and s.name.endswith(f"_{m}_{s.language}")), modalities[0]) for s in dataset.stories.values()}
+    mode_of = {
+        s.name: next(
+            (
+                m
+                for m in modalities
+                if len(modalities) > 1 and s.name.endswith(f"_{m}_{s.language}")
+            ),
+            modalities[0],
+        )
+        for s in dataset.stories.values()
+    }
     bases = {s.name: _base_of(s, infix(mode_of[s.name])) for s in dataset.stories.values()}
     for s in dataset.stories.values() if told else ():
-        write_story_files(s, _grid_of(folder, s.language, bases[s.name]), folder / s.language / "stimuli" / f"{bases[s.name]}.wav")
-        write_scanner_log(folder / s.language / "reports" / infix(mode_of[s.name]) / f"{bases[s.name]}.report", s.clock, trim)
+        write_story_files(
+            s,
+            _grid_of(folder, s.language, bases[s.name]),
+            folder / s.language / "stimuli" / f"{bases[s.name]}.wav",
+        )
+        write_scanner_log(
+            folder / s.language / "reports" / infix(mode_of[s.name]) / f"{bases[s.name]}.report",
+            s.clock,
+            trim,
+        )
     for participant, its in dataset.recordings.items():
         groups = {}
-        for r in its.values(): groups.setdefault((r.story.language, mode_of[r.story.name], "trn" if r.repeats is None else "val"), []).append(r)
+        for r in its.values():
+            groups.setdefault(
+                (r.story.language, mode_of[r.story.name], "trn" if r.repeats is None else "val"), []
+            ).append(r)
         for (language, mode, role), chosen in groups.items():
+
             def write(path):
                 with h5py.File(path, "w") as f:
-                    for r in chosen: f[bases[r.story.name]] = _untrimmed(r.responses if role == "trn" else r.repeats, trim)
+                    for r in chosen:
+                        f[bases[r.story.name]] = _untrimmed(
+                            r.responses if role == "trn" else r.repeats, trim
+                        )
+
             write_atomic(folder / language / f"{participant}_{mode}_fmri_data_{role}.hdf", write)
     write_sidecars(folder, dataset, lambda name: f"{dataset.stories[name].language}/{bases[name]}")
     return folder
 
 # %% ../../nbs/14_data.bilingual.ipynb #d9a5925d
-BILINGUAL_URLS = {"en responses": "https://gin.g-node.org/denizenslab/narratives_reading_listening_fmri/raw/master/responses/{participant}_{modality}_fmri_data_{role}.hdf"}
-BILINGUAL_FILES = dict(responses="{language}/{participant}_{modality}_fmri_data_{role}.hdf", textgrids="{language}/TextGrids/{story}.TextGrid", logs="{language}/reports/{story}.report", audio="{language}/stimuli/{story}.wav")
+BILINGUAL_URLS = {
+    "en responses": (
+        "https://gin.g-node.org/denizenslab/narratives_reading_listening_fmri/raw/master/responses/{participant}_{modality}_fmri_data_{role}.hdf"
+    )
+}
+BILINGUAL_FILES = dict(
+    responses="{language}/{participant}_{modality}_fmri_data_{role}.hdf",
+    textgrids="{language}/TextGrids/{story}.TextGrid",
+    logs="{language}/reports/{story}.report",
+    audio="{language}/stimuli/{story}.wav",
+)
+
 
 def bilingual_urls(
-    participants,      # names, such as ['subject01']
-    stories=None,      # names without the language; None: the eleven of NEGI_ORDER
-    languages=("en",), # 'en', 'zh'
-    modality="reading",# 'reading', 'listening', or both as a tuple
+    participants,  # names, such as ['subject01']
+    stories=None,  # names without the language; None: the eleven of NEGI_ORDER
+    languages=("en",),  # 'en', 'zh'
+    modality="reading",  # 'reading', 'listening', or both as a tuple
     what=("responses", "textgrids", "logs"),  # of BILINGUAL_FILES
-    urls: dict | None = None,     # part, or 'language part' -> template of an address; added to BILINGUAL_URLS
-    base_url: str | None = None,  # address of a mirror in our own layout, for all that `urls` does not name
-) -> dict:             # path in the folder -> address; None where no address is known
+    urls: (
+        dict | None
+    ) = None,  # part, or 'language part' -> template of an address; added to BILINGUAL_URLS
+    base_url: (
+        str | None
+    ) = None,  # address of a mirror in our own layout, for all that `urls` does not name
+) -> dict:  # path in the folder -> address; None where no address is known
     "Which files a choice needs and where they come from."
     known, chosen = {**({} if base_url else BILINGUAL_URLS), **(urls or {})}, {}
     for kind in what:
-        if kind not in BILINGUAL_FILES: raise ParameterError("There is no such part of the narratives", place="what", found=kind, expected=", ".join(BILINGUAL_FILES))
+        if kind not in BILINGUAL_FILES:
+            raise ParameterError(
+                "There is no such part of the narratives",
+                place="what",
+                found=kind,
+                expected=", ".join(BILINGUAL_FILES),
+            )
         for code in languages:
-            template = known.get(f"{code} {kind}", known.get(kind, base_url and f"{base_url.rstrip('/')}/{BILINGUAL_FILES[kind]}"))
-            fields = [dict(participant=p, modality=m, role=r) for p in participants for m in _modalities(modality) for r in ("trn", "val")] if kind == "responses" else [dict(story=s) for s in stories or NEGI_ORDER]
-            for its in fields: chosen[BILINGUAL_FILES[kind].format(language=code, **its)] = template and template.format(language=code, **its)
+            template = known.get(
+                f"{code} {kind}",
+                known.get(kind, base_url and f"{base_url.rstrip('/')}/{BILINGUAL_FILES[kind]}"),
+            )
+            fields = (
+                [
+                    dict(participant=p, modality=m, role=r)
+                    for p in participants
+                    for m in _modalities(modality)
+                    for r in ("trn", "val")
+                ]
+                if kind == "responses"
+                else [dict(story=s) for s in stories or NEGI_ORDER]
+            )
+            for its in fields:
+                chosen[BILINGUAL_FILES[kind].format(language=code, **its)] = (
+                    template and template.format(language=code, **its)
+                )
     return chosen
 
+
 def inspect_file(
-    path,   # a file that has arrived
-    name,   # what it is called
+    path,  # a file that has arrived
+    name,  # what it is called
 ) -> None:
-    "Refuse (`DataError`) what its reader cannot read: a response file, TextGrid or log that ended early."
+    """Refuse (`DataError`) what its reader cannot read: a response file, TextGrid or log that
+    ended early."""
     kind = Path(name).suffix
     try:
-        if kind == ".hdf" and not hdf_keys(path): raise DataError("It holds nothing")
-        if kind == ".TextGrid": read_textgrid(path)
-        if kind == ".report": read_scanner_log(path)
-    except (DataError, MissingData) as error: raise DataError("A file is there that cannot be read", file=name, found=str(error).splitlines()[0] + f" ({getattr(error, 'found', '')})", expected="a whole file", next_step="nothing was recorded: fetch it again, and compare its size with the source") from error
+        if kind == ".hdf" and not hdf_keys(path):
+            raise DataError("It holds nothing")
+        if kind == ".TextGrid":
+            read_textgrid(path)
+        if kind == ".report":
+            read_scanner_log(path)
+    except (DataError, MissingData) as error:
+        raise DataError(
+            "A file is there that cannot be read",
+            file=name,
+            found=str(error).splitlines()[0] + f" ({getattr(error, 'found', '')})",
+            expected="a whole file",
+            next_step="nothing was recorded: fetch it again, and compare its size with the source",
+        ) from error
 
 # %% ../../nbs/14_data.bilingual.ipynb #319772f0
 def fetch_bilingual(
-    participants,            # names, such as ['subject01']
-    stories=None,            # names without the language; None: the eleven of NEGI_ORDER
-    languages=("en",),       # 'en', 'zh'
-    modality="reading",      # 'reading', 'listening', or both as a tuple
+    participants,  # names, such as ['subject01']
+    stories=None,  # names without the language; None: the eleven of NEGI_ORDER
+    languages=("en",),  # 'en', 'zh'
+    modality="reading",  # 'reading', 'listening', or both as a tuple
     what=("responses", "textgrids", "logs"),  # also 'audio'
-    data_dir=None,           # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    urls: dict | None = None,     # part, or 'language part' -> template of an address
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    urls: dict | None = None,  # part, or 'language part' -> template of an address
     base_url: str | None = None,  # address of a mirror in our own layout
-    **settings,              # dry_run, progress, replace, tries, timeout of `fetch_recorded`
-) -> Path:                   # folder for `load_bilingual`
-    "Fetch a part of the narratives; hashes are recorded on first use and checked after. `ParameterError` where no address is known."
-    folder, wanted = home_of("bilingual", data_dir), bilingual_urls(participants, stories, languages, modality, what, urls, base_url)
-    lost = [path for path, address in wanted.items() if address is None and not (folder / path).exists()]
-    parts = list(dict.fromkeys(f"{path[:2]} {next(k for k, v in BILINGUAL_FILES.items() if Path(v).suffix == Path(path).suffix)}" for path in lost))
-    if lost: raise ParameterError("No address is known for a file", file=folder / lost[0], found=f"{len(lost)} such files", expected=f"templates for {', '.join(parts)}, such as urls={{{parts[0]!r}: 'https://...'}}",
-        next_step="pass the templates, or base_url of a mirror, or put the files there yourself: their hashes are then recorded")
+    **settings,  # dry_run, progress, replace, tries, timeout of `fetch_recorded`
+) -> Path:  # folder for `load_bilingual`
+    """Fetch a part of the narratives; hashes are recorded on first use and checked after.
+    `ParameterError` where no address is known."""
+    folder, wanted = (
+        home_of("bilingual", data_dir),
+        bilingual_urls(participants, stories, languages, modality, what, urls, base_url),
+    )
+    lost = [
+        path for path, address in wanted.items() if address is None and not (folder / path).exists()
+    ]
+    parts = list(
+        dict.fromkeys(
+            f"{path[:2]}"
+            f" {next(k for k, v in BILINGUAL_FILES.items() if Path(v).suffix == Path(path).suffix)}"
+            for path in lost
+        )
+    )
+    if lost:
+        raise ParameterError(
+            "No address is known for a file",
+            file=folder / lost[0],
+            found=f"{len(lost)} such files",
+            expected=(
+                f"templates for {', '.join(parts)}, such as urls={{{parts[0]!r}: 'https://...'}}"
+            ),
+            next_step=(
+                "pass the templates, or base_url of a mirror, or put the files there yourself:"
+                " their hashes are then recorded"
+            ),
+        )
     return fetch_recorded(wanted, folder, inspect_file, **settings)
 
 # %% ../../nbs/14_data.bilingual.ipynb #a2b5b550
 def _check_runs(folder, language, mode, who, files, trim, told):
     "Findings about one participant in one language and modality, and the names of their stories."
-    try: runs = _runs_of(folder, language, mode, files, None)
-    except (DataError, MissingData) as error: return [str(error)], set()
+    try:
+        runs = _runs_of(folder, language, mode, files, None)
+    except (DataError, MissingData) as error:
+        return [str(error)], set()
     findings, columns = [], {}
     for base, (key, path, role) in runs.items():
         try:
             name = (language, mode, base)
-            if name not in told: told[name] = _tell(folder, story_name(base, language), base, language, mode, trim, dict(stories={}))[1]
+            if name not in told:
+                told[name] = _tell(
+                    folder, story_name(base, language), base, language, mode, trim, dict(stories={})
+                )[1]
             data, _ = _read_rows(path, key, role, told[name], trim, who)
             _require_columns(columns, who, path, key, data.shape[1])
-            if bad := int(np.isnan(data).any(0).sum()): findings.append(f"{path}, {key}: {bad} columns hold NaN in rows that are kept")
-        except (DataError, MissingData) as error: findings.append(str(error))
+            if bad := int(np.isnan(data).any(0).sum()):
+                findings.append(f"{path}, {key}: {bad} columns hold NaN in rows that are kept")
+        except (DataError, MissingData) as error:
+            findings.append(str(error))
     return findings, set(runs)
 
 # %% ../../nbs/14_data.bilingual.ipynb #9eb0fd9c
 def check_bilingual(
-    folder,                       # holds `en`, `zh`
-    modality=None,                # 'reading', 'listening', or a tuple; None: what is there
+    folder,  # holds `en`, `zh`
+    modality=None,  # 'reading', 'listening', or a tuple; None: what is there
     trim: Trim = BILINGUAL_TRIM,  # TRs that the loader drops
-) -> list:                        # findings, one sentence each; empty when all is well
-    "Every fault of a folder of bilingual narratives, by name; files that changed since their hash was recorded and NaN in kept rows among them."
+) -> list:  # findings, one sentence each; empty when all is well
+    """Every fault of a folder of bilingual narratives, by name; files that changed since their
+    hash was recorded and NaN in kept rows among them."""
     modalities, known, told = MODALITIES if modality is None else _modalities(modality), {}, {}
     there = _files_of(folder, modalities)
-    try: findings = [f"{folder}/{path} has changed since its hash was recorded: {state}" for path, state in changed_files(folder).items()]
-    except DataError as error: findings = [str(error)]
-    if not there: findings.append(f"no *_{'/'.join(modalities)}_fmri_data_*.hdf under {folder}/en or {folder}/zh")
+    try:
+        findings = [
+            f"{folder}/{path} has changed since its hash was recorded: {state}"
+            for path, state in changed_files(folder).items()
+        ]
+    except DataError as error:
+        findings = [str(error)]
+    if not there:
+        findings.append(
+            f"no *_{'/'.join(modalities)}_fmri_data_*.hdf under {folder}/en or {folder}/zh"
+        )
     for (language, mode), files in there.items():
         for who, its in files.items():
             found, stories = _check_runs(folder, language, mode, who, its, trim, told)
             findings += found
-            if stories: known.setdefault((who, mode), {})[language] = stories
+            if stories:
+                known.setdefault((who, mode), {})[language] = stories
     for (who, mode), languages in known.items():
-        for only in sorted(set().union(*languages.values()) - set.intersection(*languages.values())): findings.append(f"{who} has {only} ({mode}) in one language only")
+        for only in sorted(
+            set().union(*languages.values()) - set.intersection(*languages.values())
+        ):
+            findings.append(f"{who} has {only} ({mode}) in one language only")
     return findings

@@ -9,72 +9,122 @@ __all__ = ['BLOCK', 'SPEECH_RATE', 'require_content', 'sampled_hash', 'file_key'
 import hashlib, json, os, shutil
 from pathlib import Path
 import numpy as np
-from ..core import DataError, MissingData, cache_dir, content_hash, read_json, write_atomic, write_json
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    cache_dir,
+    content_hash,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 # %% ../../nbs/07_data.convert.ipynb #92bef48f
 def require_content(
-    path,       # a data file
-) -> Path:      # the same path
-    "Refuse an absent file (`MissingData`), and a git-annex link or pointer without its content (`DataError`)."
+    path,  # a data file
+) -> Path:  # the same path
+    """Refuse an absent file (`MissingData`), and a git-annex link or pointer without its
+    content (`DataError`)."""
     path = Path(path)
-    if path.is_symlink() and not path.exists(): head = str(path.readlink())
-    elif not path.exists(): raise MissingData("A data file is missing", file=path, next_step="check the folder, or fetch the dataset")
-    else: head = path.open("rb").read(200).decode("latin-1") if path.stat().st_size < 1000 else ""
-    if "annex/objects" in head: raise DataError("This is a git-annex pointer, not the data", file=path, found=head.strip()[:80], expected="the content of the file", next_step=f"fetch it: git annex get {path.name}, or datalad get {path.name}")
+    if path.is_symlink() and not path.exists():
+        head = str(path.readlink())
+    elif not path.exists():
+        raise MissingData(
+            "A data file is missing", file=path, next_step="check the folder, or fetch the dataset"
+        )
+    else:
+        head = path.open("rb").read(200).decode("latin-1") if path.stat().st_size < 1000 else ""
+    if "annex/objects" in head:
+        raise DataError(
+            "This is a git-annex pointer, not the data",
+            file=path,
+            found=head.strip()[:80],
+            expected="the content of the file",
+            next_step=f"fetch it: git annex get {path.name}, or datalad get {path.name}",
+        )
     return path
 
+
 def sampled_hash(
-    path,               # a file
-    blocks: int = 32,   # blocks spread evenly over it, first and last byte included
-    length: int = 4096, # bytes a block
-) -> str:               # 64 hexadecimal digits
+    path,  # a file
+    blocks: int = 32,  # blocks spread evenly over it, first and last byte included
+    length: int = 4096,  # bytes a block
+) -> str:  # 64 hexadecimal digits
     "SHA-256 of the size of a file and of evenly spaced blocks of it."
     size = Path(path).stat().st_size
     h = hashlib.sha256(f"{size}".encode())
     with open(path, "rb", buffering=0) as f:
-        for start in sorted({round(k * max(0, size - length) / (blocks - 1)) for k in range(blocks)}):
-            f.seek(start); h.update(f.read(length))
+        for start in sorted(
+            {round(k * max(0, size - length) / (blocks - 1)) for k in range(blocks)}
+        ):
+            f.seek(start)
+            h.update(f.read(length))
     return h.hexdigest()
 
+
 def file_key(
-    path,        # a file
-    *settings,   # whatever else the conversion depends on
-) -> str:        # 64 hexadecimal digits
-    "Name of what is made from a file: its size, time of last change, sampled content, and the settings."
+    path,  # a file
+    *settings,  # whatever else the conversion depends on
+) -> str:  # 64 hexadecimal digits
+    """Name of what is made from a file: its size, time of last change, sampled content, and the
+    settings."""
     path = require_content(path)
-    return content_hash("file key 1", path.stat().st_mtime_ns, sampled_hash(path, 8), list(settings))
+    return content_hash(
+        "file key 1", path.stat().st_mtime_ns, sampled_hash(path, 8), list(settings)
+    )
 
 # %% ../../nbs/07_data.convert.ipynb #acc8e312
-BLOCK = 4 * 2**20   # bytes of the source that are in memory at once
+BLOCK = 4 * 2**20  # bytes of the source that are in memory at once
+
 
 def _contiguous(dataset):
     "Offset of a dataset that lies in one piece as little-endian floats, else None."
     import h5py
-    plain = dataset.dtype in (np.dtype("<f8"), np.dtype("<f4")) and dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS and not dataset.external
+
+    plain = (
+        dataset.dtype in (np.dtype("<f8"), np.dtype("<f4"))
+        and dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS
+        and not dataset.external
+    )
     return dataset.id.get_offset() if plain else None
 
+
 def _raw_blocks(path, offset, dtype, rows, columns, step):
-    "Yield (rows, columns) blocks, read as bytes while the system reads ahead; every block lies in the same memory."
+    """Yield (rows, columns) blocks, read as bytes while the system reads ahead; every block
+    lies in the same memory."""
     room = np.empty((step, columns), dtype)
     with open(path, "rb", buffering=0) as f:
-        if hasattr(os, "posix_fadvise"): os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         f.seek(offset)
         for start in range(0, rows, step):
-            block = room[:min(step, rows - start)]
+            block = room[: min(step, rows - start)]
             view, got = memoryview(block).cast("B"), 0
             while got < len(view):
                 n = f.readinto(view[got:])
-                if not n: raise DataError("This is not a readable HDF5 file", file=path, found=f"it ends {len(view) - got} bytes early", expected=f"{rows} rows of {columns}", next_step="fetch the file again and compare its size")
+                if not n:
+                    raise DataError(
+                        "This is not a readable HDF5 file",
+                        file=path,
+                        found=f"it ends {len(view) - got} bytes early",
+                        expected=f"{rows} rows of {columns}",
+                        next_step="fetch the file again and compare its size",
+                    )
                 got += n
             yield block
+
 
 def _blocks(path, dataset, rows, columns, step):
     "Blocks of a dataset as a table of (rows, columns)."
     offset = _contiguous(dataset)
-    if offset is not None: yield from _raw_blocks(path, offset, dataset.dtype, rows, columns, step); return
-    if dataset.ndim == 2: yield from (dataset[k:k + step] for k in range(0, rows, step)); return
+    if offset is not None:
+        yield from _raw_blocks(path, offset, dataset.dtype, rows, columns, step)
+        return
+    if dataset.ndim == 2:
+        yield from (dataset[k : k + step] for k in range(0, rows, step))
+        return
     for part in range(dataset.shape[0]):
-        yield from (dataset[part, k:k + step] for k in range(0, dataset.shape[1], step))
+        yield from (dataset[part, k : k + step] for k in range(0, dataset.shape[1], step))
 
 # %% ../../nbs/07_data.convert.ipynb #20ee8886
 def _convert(path, dataset, target):
@@ -82,92 +132,182 @@ def _convert(path, dataset, target):
     shape = dataset.shape
     rows, columns = int(np.prod(shape[:-1])), shape[-1]
     nan = np.zeros(columns, bool)
+
     def write(temporary):
         with open(temporary, "wb", buffering=0) as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr="<f4", fortran_order=False, shape=shape))
+            np.lib.format.write_array_header_1_0(
+                f, dict(descr="<f4", fortran_order=False, shape=shape)
+            )
             step = max(1, BLOCK // max(1, columns * dataset.dtype.itemsize))
             room = np.empty((step, columns), "<f4")
             for block in _blocks(path, dataset, rows, columns, step):
-                out = room[:len(block)]
+                out = room[: len(block)]
                 out[...] = block
-                with np.errstate(invalid="ignore"): suspicious = np.isnan(out.sum())   # inf - inf too
-                if suspicious: np.logical_or(nan, np.isnan(out).any(0), out=nan)
+                with np.errstate(invalid="ignore"):
+                    suspicious = np.isnan(out.sum())  # inf - inf too
+                if suspicious:
+                    np.logical_or(nan, np.isnan(out).any(0), out=nan)
                 f.write(out)
+
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try: write(temporary); os.replace(temporary, target)
-    finally: temporary.unlink(missing_ok=True)
+    try:
+        write(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     return int(nan.sum())
+
 
 def _room(folder, needed, what):
     free = shutil.disk_usage(folder).free
-    if free < needed: raise DataError(f"There is no room for {what}", file=folder, found=f"{free / 1e9:.2f} GB free", expected=f"{needed / 1e9:.2f} GB", next_step="free some space, or set BRAINTUNE_CACHE to a larger disk")
+    if free < needed:
+        raise DataError(
+            f"There is no room for {what}",
+            file=folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed / 1e9:.2f} GB",
+            next_step="free some space, or set BRAINTUNE_CACHE to a larger disk",
+        )
 
 # %% ../../nbs/07_data.convert.ipynb #0de2e5f8
 def memory_map(
-    path,          # HDF5 file
-    key: str,      # dataset in it, two or three axes, columns last
-    folder=None,   # where it is kept; None: cache_dir()/responses
-) -> tuple:        # (read-only memory map of float32, number of columns that hold NaN)
-    "A dataset as a memory map, converted in one pass at first use. Raises MissingData, DataError (not HDF5, no such dataset, no room)."
+    path,  # HDF5 file
+    key: str,  # dataset in it, two or three axes, columns last
+    folder=None,  # where it is kept; None: cache_dir()/responses
+) -> tuple:  # (read-only memory map of float32, number of columns that hold NaN)
+    """A dataset as a memory map, converted in one pass at first use. Raises MissingData,
+    DataError (not HDF5, no such dataset, no room)."""
     import h5py
-    folder = Path(folder or cache_dir() / "responses"); folder.mkdir(parents=True, exist_ok=True)
+
+    folder = Path(folder or cache_dir() / "responses")
+    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{Path(path).stem}_{key}_{file_key(path, key)[:24]}.npy"
     record = target.with_suffix(".json")
     if not _whole(target, record):
         try:
             with h5py.File(path, "r") as f:
-                if key not in f: raise DataError("An HDF5 file lacks a dataset", file=path, found=", ".join(f) or "nothing", expected=key, next_step="check that this is the file you mean")
-                if f[key].ndim not in (2, 3) or f[key].dtype.kind != "f": raise DataError("Responses are not a table", file=path, place=key, found=f"{f[key].dtype} of shape {f[key].shape}", expected="(T, V) or (R, T, V) floats", next_step="fetch the file again")
+                if key not in f:
+                    raise DataError(
+                        "An HDF5 file lacks a dataset",
+                        file=path,
+                        found=", ".join(f) or "nothing",
+                        expected=key,
+                        next_step="check that this is the file you mean",
+                    )
+                if f[key].ndim not in (2, 3) or f[key].dtype.kind != "f":
+                    raise DataError(
+                        "Responses are not a table",
+                        file=path,
+                        place=key,
+                        found=f"{f[key].dtype} of shape {f[key].shape}",
+                        expected="(T, V) or (R, T, V) floats",
+                        next_step="fetch the file again",
+                    )
                 _room(folder, 4 * f[key].size, "the memory map of a response file")
                 nan = _convert(path, f[key], target)
-        except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
-        write_json(record, dict(source=str(path), dataset=key, nan_columns=nan, sampled=sampled_hash(target)))
+        except OSError as error:
+            raise DataError(
+                "This is not a readable HDF5 file",
+                file=path,
+                found=str(error)[:80],
+                expected="HDF5",
+                next_step="fetch the file again and compare its size",
+            ) from error
+        write_json(
+            record,
+            dict(source=str(path), dataset=key, nan_columns=nan, sampled=sampled_hash(target)),
+        )
     return np.load(target, mmap_mode="r", allow_pickle=False), read_json(record)["nan_columns"]
+
 
 def _whole(target, record):
     "Whether a converted file is there and is what its record says."
-    if not (target.exists() and record.exists()): return False
-    try: return read_json(record)["sampled"] == sampled_hash(target)
-    except (DataError, KeyError, OSError): return False
+    if not (target.exists() and record.exists()):
+        return False
+    try:
+        return read_json(record)["sampled"] == sampled_hash(target)
+    except (DataError, KeyError, OSError):
+        return False
 
 # %% ../../nbs/07_data.convert.ipynb #52877ac5
-SPEECH_RATE = 16_000   # Hz: what wav2vec2, HuBERT, WavLM and Whisper were trained on
+SPEECH_RATE = 16_000  # Hz: what wav2vec2, HuBERT, WavLM and Whisper were trained on
+
 
 def sound_format(
-    path,         # sound file
-) -> tuple:       # (Hz, channels, seconds)
-    "Rate, channels and length of a sound file, without reading it; `DataError` where it is not sound."
+    path,  # sound file
+) -> tuple:  # (Hz, channels, seconds)
+    """Rate, channels and length of a sound file, without reading it; `DataError` where it is
+    not sound."""
     import soundfile
-    try: about = soundfile.info(str(require_content(path)))
-    except soundfile.LibsndfileError as error: raise DataError("The sound file cannot be read", file=path, found=str(error), expected="WAV, FLAC or Ogg", next_step="fetch the file again and compare its size") from error
+
+    try:
+        about = soundfile.info(str(require_content(path)))
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            "The sound file cannot be read",
+            file=path,
+            found=str(error),
+            expected="WAV, FLAC or Ogg",
+            next_step="fetch the file again and compare its size",
+        ) from error
     return about.samplerate, about.channels, about.frames / about.samplerate
 
+
 def sound_at(
-    path,                     # sound file of any rate and number of channels
+    path,  # sound file of any rate and number of channels
     rate: int = SPEECH_RATE,  # Hz
-    folder=None,              # where it is kept; None: cache_dir()/sound
-) -> tuple:                   # (path of one channel at `rate`, sentence about what was done or '')
+    folder=None,  # where it is kept; None: cache_dir()/sound
+) -> tuple:  # (path of one channel at `rate`, sentence about what was done or '')
     "One channel at the asked rate, converted once."
     found, channels, seconds = sound_format(path)
-    if (found, channels) == (rate, 1): return Path(path), ""
-    folder = Path(folder or cache_dir() / "sound"); folder.mkdir(parents=True, exist_ok=True)
+    if (found, channels) == (rate, 1):
+        return Path(path), ""
+    folder = Path(folder or cache_dir() / "sound")
+    folder.mkdir(parents=True, exist_ok=True)
     key = file_key(path, rate)
     target = folder / f"{Path(path).stem}_{key[:24]}.au"
     record = target.with_suffix(".json")
     if not _whole(target, record):
         _room(folder, int(4 * seconds * rate), "a resampled sound")
         write_atomic(target, lambda temporary: _resample(path, temporary, found, rate))
-        write_json(record, dict(source=str(path), rate=rate, sampled=sampled_hash(target), sha256=content_hash(target)))
-    return target, f"{Path(path).name}: {found} Hz, {channels} channel{'s' * (channels != 1)} resampled to {rate} Hz mono (kept as {target.name})"
+        write_json(
+            record,
+            dict(
+                source=str(path),
+                rate=rate,
+                sampled=sampled_hash(target),
+                sha256=content_hash(target),
+            ),
+        )
+    return (
+        target,
+        (
+            f"{Path(path).name}: {found} Hz, {channels} channel{'s' * (channels != 1)} resampled to"
+            f" {rate} Hz mono (kept as {target.name})"
+        ),
+    )
+
 
 def _resample(path, target, found, rate):
-    "Stream a sound through soxr into 32-bit floats; AU, since a WAV of floats holds the time of writing."
+    """Stream a sound through soxr into 32-bit floats; AU, since a WAV of floats holds the time
+    of writing."""
     import soundfile, soxr
+
     stream = soxr.ResampleStream(found, rate, 1, dtype="float32", quality="VHQ")
-    with soundfile.SoundFile(str(path)) as source, soundfile.SoundFile(str(target), "w", rate, 1, "FLOAT", format="AU") as out:
+    with (
+        soundfile.SoundFile(str(path)) as source,
+        soundfile.SoundFile(str(target), "w", rate, 1, "FLOAT", format="AU") as out,
+    ):
         done = 0
         while done < source.frames:
             block = source.read(2**20, dtype="float32", always_2d=True)
             done += len(block)
-            if not len(block): raise DataError("A sound file ends early", file=path, found=f"{done} samples", expected=f"{source.frames}", next_step="fetch the file again and compare its size")
+            if not len(block):
+                raise DataError(
+                    "A sound file ends early",
+                    file=path,
+                    found=f"{done} samples",
+                    expected=f"{source.frames}",
+                    next_step="fetch the file again and compare its size",
+                )
             out.write(stream.resample_chunk(block.mean(1), last=done == source.frames))

@@ -13,149 +13,281 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from ..core import DataError, MissingData, ParameterError, data_root, read_json, write_atomic, write_json
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    ParameterError,
+    data_root,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 # %% ../../nbs/09_data.fetch.ipynb #46ad695a
-OPENNEURO = "https://s3.amazonaws.com/openneuro.org"   # /<accession>/<path>: public, no account
+OPENNEURO = "https://s3.amazonaws.com/openneuro.org"  # /<accession>/<path>: public, no account
+
 
 @dataclass(frozen=True)
 class Registered:
     "What a file of a data set must be."
-    size: int | None  # bytes; None: not known before the first fetch
-    md5: str | None   # 32 hexadecimal digits; None: not known before the first fetch
 
-    def __str__(self) -> str: return "the file" if self.md5 is None else f"{self.size} bytes, MD5 {self.md5}"
+    size: int | None  # bytes; None: not known before the first fetch
+    md5: str | None  # 32 hexadecimal digits; None: not known before the first fetch
+
+    def __str__(self) -> str:
+        return "the file" if self.md5 is None else f"{self.size} bytes, MD5 {self.md5}"
+
 
 def read_registry(
-    dataset,     # 'ds003020', 'ds003643', or the path of a table with columns path, bytes, md5
-) -> dict:       # path -> Registered
-    "Path, size and MD5 of every file; `ParameterError` for an unknown data set, `DataError` names a bad line."
+    dataset,  # 'ds003020', 'ds003643', or the path of a table with columns path, bytes, md5
+) -> dict:  # path -> Registered
+    """Path, size and MD5 of every file; `ParameterError` for an unknown data set, `DataError`
+    names a bad line."""
     shipped = Path(str(resources.files("braintune_nb"))) / "registry"
     path = Path(dataset) if str(dataset).endswith(".csv") else shipped / f"{dataset}.csv"
-    if not path.is_file(): raise ParameterError("There is no registry of this data set", found=dataset, expected=", ".join(sorted(p.stem for p in shipped.glob("*.csv"))), next_step="choose one of these, or give the path of a .csv with path, bytes, md5")
+    if not path.is_file():
+        raise ParameterError(
+            "There is no registry of this data set",
+            found=dataset,
+            expected=", ".join(sorted(p.stem for p in shipped.glob("*.csv"))),
+            next_step="choose one of these, or give the path of a .csv with path, bytes, md5",
+        )
     found = {}
     with open(path, newline="", encoding="utf8") as f:
         for number, row in enumerate(csv.DictReader(f), 2):
-            try: name, size, md5 = inside(row["path"]), int(row["bytes"]), row["md5"].removeprefix("md5:")
-            except (KeyError, TypeError, ValueError, AttributeError) as error: raise DataError("A line of a registry cannot be used", file=path, place=f"line {number}", found=str(error).splitlines()[0], expected="path,bytes,md5", next_step="correct the registry") from error
-            if size < 0 or not re.fullmatch("[0-9a-f]{32}", md5) or name in found: raise DataError("A line of a registry cannot be used", file=path, place=f"line {number}", found=f"{row['path']}, {size} bytes, {md5}", expected="a new path, its size, 32 hexadecimal digits", next_step="correct the registry")
+            try:
+                name, size, md5 = (
+                    inside(row["path"]),
+                    int(row["bytes"]),
+                    row["md5"].removeprefix("md5:"),
+                )
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise DataError(
+                    "A line of a registry cannot be used",
+                    file=path,
+                    place=f"line {number}",
+                    found=str(error).splitlines()[0],
+                    expected="path,bytes,md5",
+                    next_step="correct the registry",
+                ) from error
+            if size < 0 or not re.fullmatch("[0-9a-f]{32}", md5) or name in found:
+                raise DataError(
+                    "A line of a registry cannot be used",
+                    file=path,
+                    place=f"line {number}",
+                    found=f"{row['path']}, {size} bytes, {md5}",
+                    expected="a new path, its size, 32 hexadecimal digits",
+                    next_step="correct the registry",
+                )
             found[name] = Registered(size, md5)
     return found
 
+
 def inside(
-    path: str,   # path in a registry
-) -> str:        # the same path
+    path: str,  # path in a registry
+) -> str:  # the same path
     "Refuse (`DataError`) a path that could lead out of the data set's folder."
     parts = PurePosixPath(path).parts
-    if not parts or path.startswith(("/", "~")) or "\\" in path or ":" in path or "\0" in path or ".." in parts:
-        raise DataError("A path of a registry leads out of its folder", place=repr(path), expected="a relative path with / and without ..", next_step="correct the registry")
+    if (
+        not parts
+        or path.startswith(("/", "~"))
+        or "\\" in path
+        or ":" in path
+        or "\0" in path
+        or ".." in parts
+    ):
+        raise DataError(
+            "A path of a registry leads out of its folder",
+            place=repr(path),
+            expected="a relative path with / and without ..",
+            next_step="correct the registry",
+        )
     return path
 
 # %% ../../nbs/09_data.fetch.ipynb #d66380d5
 def registry_of_clone(
-    clone,       # folder of a git-annex or DataLad clone, content not needed
-    table,       # .csv to write; its name becomes that of the data set's folder
-) -> int:        # number of files whose keys hold no MD5, which are left out
+    clone,  # folder of a git-annex or DataLad clone, content not needed
+    table,  # .csv to write; its name becomes that of the data set's folder
+) -> int:  # number of files whose keys hold no MD5, which are left out
     "Write path, size and MD5 of every file of a clone; `DataError` where no file has an MD5 key."
     clone, rows, without = Path(clone), [], 0
     for path in sorted(clone.rglob("*")):
         name = path.relative_to(clone).as_posix()
-        if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()): continue
-        told = os.readlink(path) if path.is_symlink() else path.read_bytes()[:1000].decode("latin-1") if is_pointer(path) else ""
-        if key := re.search(r"MD5E?-s(\d+)--([0-9a-f]{32})", told): rows.append((name, int(key[1]), key[2]))
-        elif told: without += 1
-        else: rows.append((name, path.stat().st_size, md5_of(path)))
-    if not any(size for _, size, _ in rows): raise DataError("This clone holds no sizes and MD5", file=clone, found=f"{without} files with other keys", expected="keys such as MD5E-s1234--...", next_step="check that this is a git-annex clone of the data set")
+        if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
+            continue
+        told = (
+            os.readlink(path)
+            if path.is_symlink()
+            else path.read_bytes()[:1000].decode("latin-1")
+            if is_pointer(path)
+            else ""
+        )
+        if key := re.search(r"MD5E?-s(\d+)--([0-9a-f]{32})", told):
+            rows.append((name, int(key[1]), key[2]))
+        elif told:
+            without += 1
+        else:
+            rows.append((name, path.stat().st_size, md5_of(path)))
+    if not any(size for _, size, _ in rows):
+        raise DataError(
+            "This clone holds no sizes and MD5",
+            file=clone,
+            found=f"{without} files with other keys",
+            expected="keys such as MD5E-s1234--...",
+            next_step="check that this is a git-annex clone of the data set",
+        )
     rows = sorted((inside(name), size, md5) for name, size, md5 in rows)
-    write_atomic(table, "path,bytes,md5\n" + "".join(f'"{name}",{size},{md5}\n' if "," in name else f"{name},{size},{md5}\n" for name, size, md5 in rows))
+    write_atomic(
+        table,
+        "path,bytes,md5\n"
+        + "".join(
+            f'"{name}",{size},{md5}\n' if "," in name else f"{name},{size},{md5}\n"
+            for name, size, md5 in rows
+        ),
+    )
     return without
 
 # %% ../../nbs/09_data.fetch.ipynb #72c3f5f2
 RECORD = "braintune_fetch.json"
 
+
 def md5_of(
-    path,       # a file
-) -> str:       # 32 hexadecimal digits
+    path,  # a file
+) -> str:  # 32 hexadecimal digits
     "MD5 of a file's content."
-    with open(path, "rb") as f: return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
 
 def is_pointer(
-    path,        # a file or link
-) -> bool:       # whether it stands for content that is elsewhere
+    path,  # a file or link
+) -> bool:  # whether it stands for content that is elsewhere
     "Whether this is a git-annex link without its content, or a git-annex or git-lfs pointer file."
     path = Path(path)
-    if path.is_symlink() and not path.exists(): return "annex/objects" in str(path.readlink())
-    if not path.is_file() or path.stat().st_size > 1000: return False
+    if path.is_symlink() and not path.exists():
+        return "annex/objects" in str(path.readlink())
+    if not path.is_file() or path.stat().st_size > 1000:
+        return False
     head = path.read_bytes()
     return b"annex/objects" in head or head.startswith(b"version https://git-lfs")
 
+
 def find_state(
-    path,                # where the file should lie
+    path,  # where the file should lie
     wanted: Registered,  # what it must be
-    known=None,          # [size, time of change in ns, MD5] from an earlier look
-) -> str:                # 'missing', 'verified', or what is wrong
+    known=None,  # [size, time of change in ns, MD5] from an earlier look
+) -> str:  # 'missing', 'verified', or what is wrong
     "Compare a file with the registry."
     path = Path(path)
-    if is_pointer(path): return "a git-annex or git-lfs pointer"
-    if not path.exists(): return "a link to nothing" if path.is_symlink() else "missing"
-    if not path.is_file(): return "not a file"
+    if is_pointer(path):
+        return "a git-annex or git-lfs pointer"
+    if not path.exists():
+        return "a link to nothing" if path.is_symlink() else "missing"
+    if not path.is_file():
+        return "not a file"
     about = path.stat()
-    if about.st_size != wanted.size: return f"{about.st_size} bytes"
-    md5 = known[2] if known and list(known[:2]) == [about.st_size, about.st_mtime_ns] else md5_of(path)
+    if about.st_size != wanted.size:
+        return f"{about.st_size} bytes"
+    md5 = (
+        known[2]
+        if known and list(known[:2]) == [about.st_size, about.st_mtime_ns]
+        else md5_of(path)
+    )
     return "verified" if md5 == wanted.md5 else f"MD5 {md5}"
 
 # %% ../../nbs/09_data.fetch.ipynb #22427d79
 @dataclass(frozen=True)
 class FetchPlan:
     "What a fetch would do; printed as one sentence."
-    dataset: str        # accession number, or name of the registry
-    folder: Path        # where the data set lies
-    wanted: dict        # path -> Registered, all that was asked for
-    state: dict         # path -> word of `find_state`
+
+    dataset: str  # accession number, or name of the registry
+    folder: Path  # where the data set lies
+    wanted: dict  # path -> Registered, all that was asked for
+    state: dict  # path -> word of `find_state`
 
     @property
-    def missing(self) -> list: "Paths that must be fetched."; return [p for p, s in self.state.items() if s == "missing"]
+    def missing(self) -> list:
+        "Paths that must be fetched."
+        return [p for p, s in self.state.items() if s == "missing"]
+
     @property
-    def wrong(self) -> dict: "Path -> what is wrong, of files that are there and do not verify."; return {p: s for p, s in self.state.items() if s not in ("missing", "verified")}
-    def size(self,
-        paths=None,   # some of the paths; None: all
-    ) -> int:         # bytes
+    def wrong(self) -> dict:
+        "Path -> what is wrong, of files that are there and do not verify."
+        return {p: s for p, s in self.state.items() if s not in ("missing", "verified")}
+
+    def size(
+        self,
+        paths=None,  # some of the paths; None: all
+    ) -> int:  # bytes
         "Bytes of these files."
         return sum(self.wanted[p].size for p in (self.wanted if paths is None else paths))
+
     def __str__(self) -> str:
-        return f"{self.dataset}: {len(self.wanted)} files, {self.size() / 1e9:.2f} GB; {len(self.missing)} of them, {self.size(self.missing) / 1e9:.2f} GB, to fetch into {self.folder}"
+        return (
+            f"{self.dataset}: {len(self.wanted)} files, {self.size() / 1e9:.2f} GB;"
+            f" {len(self.missing)} of them, {self.size(self.missing) / 1e9:.2f} GB, to fetch into"
+            f" {self.folder}"
+        )
+
 
 def home_of(
-    dataset: str,   # name of the data set's folder
+    dataset: str,  # name of the data set's folder
     data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-) -> Path:          # data_dir/dataset
+) -> Path:  # data_dir/dataset
     "Where a data set lies, in the manner of nilearn."
     return Path(data_dir or data_root() or Path.home() / "braintune_data") / dataset
 
+
 def plan_fetch(
-    dataset,         # as for `read_registry`
-    paths=None,      # paths in the registry; None: all
-    data_dir=None,   # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    reread=False,    # compute every MD5 anew
-) -> FetchPlan:      # what is there, missing, wrong
+    dataset,  # as for `read_registry`
+    paths=None,  # paths in the registry; None: all
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    reread=False,  # compute every MD5 anew
+) -> FetchPlan:  # what is there, missing, wrong
     "Compare a folder with the registry; nothing is written, but for the record of verified files."
-    registry, name = read_registry(dataset), Path(dataset).stem if str(dataset).endswith(".csv") else dataset
+    registry, name = (
+        read_registry(dataset),
+        (Path(dataset).stem if str(dataset).endswith(".csv") else dataset),
+    )
     folder = home_of(name, data_dir)
     for path in paths or ():
-        if path not in registry: raise ParameterError("A file is not in the registry", place=name, found=path, next_step=f"did you mean {near[0]}?" if (near := difflib.get_close_matches(path, registry, 1)) else f"the registry holds {len(registry)} files")
+        if path not in registry:
+            raise ParameterError(
+                "A file is not in the registry",
+                place=name,
+                found=path,
+                next_step=(
+                    f"did you mean {near[0]}?"
+                    if (near := difflib.get_close_matches(path, registry, 1))
+                    else f"the registry holds {len(registry)} files"
+                ),
+            )
     wanted = {p: registry[p] for p in (dict.fromkeys(paths) if paths is not None else registry)}
-    for path in wanted: _stays_inside(folder, path)
+    for path in wanted:
+        _stays_inside(folder, path)
     known = {} if reread else _known(folder)
     return FetchPlan(name, folder, wanted, _states(folder, wanted, known))
 
+
 def _stays_inside(folder, path):
     "Refuse a path whose folder is a link that leads elsewhere."
-    if not (folder / path).parent.resolve().is_relative_to(folder.resolve()): raise DataError("A link leads out of the data set's folder", file=folder / path, found=(folder / path).parent.resolve(), expected=f"a folder under {folder}", next_step="replace the link by a folder")
+    if not (folder / path).parent.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            "A link leads out of the data set's folder",
+            file=folder / path,
+            found=(folder / path).parent.resolve(),
+            expected=f"a folder under {folder}",
+            next_step="replace the link by a folder",
+        )
+
 
 def _known(folder):
-    if not (folder / RECORD).exists(): return {}
-    try: found = read_json(folder / RECORD)
-    except DataError: return {}
+    if not (folder / RECORD).exists():
+        return {}
+    try:
+        found = read_json(folder / RECORD)
+    except DataError:
+        return {}
     return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/09_data.fetch.ipynb #cdec21e8
@@ -164,119 +296,260 @@ def _states(folder, wanted, known):
     states, new = {}, dict(known)
     for path, registered in wanted.items():
         states[path] = find_state(folder / path, registered, known.get(path))
-        if states[path] == "verified": new[path] = _seen(folder / path, registered)
+        if states[path] == "verified":
+            new[path] = _seen(folder / path, registered)
     _remember(folder, known, new)
     return states
 
-def _seen(path, registered): return [path.stat().st_size, path.stat().st_mtime_ns, registered.md5]
+
+def _seen(path, registered):
+    return [path.stat().st_size, path.stat().st_mtime_ns, registered.md5]
+
 
 def _remember(folder, old, new):
-    if new == old or not folder.is_dir() or not os.access(folder, os.W_OK): return
+    if new == old or not folder.is_dir() or not os.access(folder, os.W_OK):
+        return
     write_json(folder / RECORD, new)
 
 # %% ../../nbs/09_data.fetch.ipynb #8c85b284
 class _FileBar:
     "One file's share of a bar over all files, with the methods that pooch calls."
-    def __init__(self, whole): self.whole, self.done, self.total = whole, 0, 0
-    def update(self, n): self.done += n; self.whole.update(n)
-    def reset(self): self.whole.update(-self.done); self.done = 0
-    def close(self): pass
+
+    def __init__(self, whole):
+        self.whole, self.done, self.total = whole, 0, 0
+
+    def update(self, n):
+        self.done += n
+        self.whole.update(n)
+
+    def reset(self):
+        self.whole.update(-self.done)
+        self.done = 0
+
+    def close(self):
+        pass
+
 
 def _refuse_wrong(plan):
     path, what = next(iter(plan.wrong.items()))
-    wanted, others = plan.wanted[path], f" (and {len(plan.wrong) - 1} more files)" if len(plan.wrong) > 1 else ""
-    raise DataError(f"A file is there and is not what the registry says{others}", file=plan.folder / path, found=what, expected=f"{wanted.size} bytes, MD5 {wanted.md5}",
-        next_step=("get its content (git annex get / datalad get), or " if "pointer" in what else "") + "move it away, or pass replace=True to fetch it anew")
+    wanted, others = (
+        plan.wanted[path],
+        (f" (and {len(plan.wrong) - 1} more files)" if len(plan.wrong) > 1 else ""),
+    )
+    raise DataError(
+        f"A file is there and is not what the registry says{others}",
+        file=plan.folder / path,
+        found=what,
+        expected=f"{wanted.size} bytes, MD5 {wanted.md5}",
+        next_step=(
+            "get its content (git annex get / datalad get), or " if "pointer" in what else ""
+        )
+        + "move it away, or pass replace=True to fetch it anew",
+    )
+
 
 def _refuse_full(plan, paths):
     place = plan.folder
-    while not place.exists(): place = place.parent
+    while not place.exists():
+        place = place.parent
     free, needed = shutil.disk_usage(place).free, plan.size(paths)
-    if free < needed: raise DataError("There is no room for the files", file=plan.folder, found=f"{free / 1e9:.2f} GB free", expected=f"{needed / 1e9:.2f} GB for {len(paths)} files", next_step="free some space, ask for fewer participants or stories, or choose another data_dir")
+    if free < needed:
+        raise DataError(
+            "There is no room for the files",
+            file=plan.folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{needed / 1e9:.2f} GB for {len(paths)} files",
+            next_step=(
+                "free some space, ask for fewer participants or stories, or choose another data_dir"
+            ),
+        )
 
 # %% ../../nbs/09_data.fetch.ipynb #1c9a0ce8
 def _downloader(target, wanted, bar, timeout):
     "A downloader for pooch: HTTP, then the checks that need no hash."
     import pooch
+
     def download(url, file, caller):
-        pooch.HTTPDownloader(progressbar=_FileBar(bar), timeout=timeout, chunk_size=2**16)(url, file, caller)
+        pooch.HTTPDownloader(progressbar=_FileBar(bar), timeout=timeout, chunk_size=2**16)(
+            url, file, caller
+        )
         size = Path(file).stat().st_size
         told = dict(file=target, place=url, expected=str(wanted))
-        if size == wanted.size: return
+        if size == wanted.size:
+            return
         head = Path(file).open("rb").read(300)
-        if is_pointer(file): raise DataError("The server gave a git-annex or git-lfs pointer, not the data", found=head.decode("latin-1").strip()[:80], next_step="use a server that holds the content, such as OpenNeuro's storage", **told)
-        if re.match(rb"\s*<(!doctype html|html)", head, re.I): raise DataError("The server gave a web page, not the data", found=f"{size} bytes", next_step="check the address; a login or a proxy may be in the way", **told)
-        if wanted.size is None: return
-        raise DataError("A file arrived short" if size < wanted.size else "A file arrived longer than it is", found=f"{size} bytes", next_step="repeat the command; if it comes again, the server holds another version", **told)
+        if is_pointer(file):
+            raise DataError(
+                "The server gave a git-annex or git-lfs pointer, not the data",
+                found=head.decode("latin-1").strip()[:80],
+                next_step="use a server that holds the content, such as OpenNeuro's storage",
+                **told,
+            )
+        if re.match(rb"\s*<(!doctype html|html)", head, re.I):
+            raise DataError(
+                "The server gave a web page, not the data",
+                found=f"{size} bytes",
+                next_step="check the address; a login or a proxy may be in the way",
+                **told,
+            )
+        if wanted.size is None:
+            return
+        raise DataError(
+            "A file arrived short" if size < wanted.size else "A file arrived longer than it is",
+            found=f"{size} bytes",
+            next_step="repeat the command; if it comes again, the server holds another version",
+            **told,
+        )
+
     return download
 
+
 def _fetch_one(url, target, part, wanted, bar, timeout, tries, inspect=None):
-    "Fetch one file by way of the folder `part`, have it inspected there; every failure becomes an error of ours."
+    """Fetch one file by way of the folder `part`, have it inspected there; every failure
+    becomes an error of ours."""
     import pooch, requests
+
     read = _downloader(target, wanted, bar, timeout)
     for attempt in range(1, tries + 1):
-        try: pooch.retrieve(url, known_hash=wanted.md5 and f"md5:{wanted.md5}", fname="file", path=part, downloader=read); break
-        except DataError: raise
+        try:
+            pooch.retrieve(
+                url,
+                known_hash=wanted.md5 and f"md5:{wanted.md5}",
+                fname="file",
+                path=part,
+                downloader=read,
+            )
+            break
+        except DataError:
+            raise
         except requests.HTTPError as error:
-            if error.response.status_code < 500 or attempt == tries: raise MissingData("The server does not hand out a file", file=target, place=url, found=f"HTTP {error.response.status_code}", expected="the file", next_step="check the address and the version of the data set") from error
+            if error.response.status_code < 500 or attempt == tries:
+                raise MissingData(
+                    "The server does not hand out a file",
+                    file=target,
+                    place=url,
+                    found=f"HTTP {error.response.status_code}",
+                    expected="the file",
+                    next_step="check the address and the version of the data set",
+                ) from error
         except ValueError as error:
-            if "hash" not in str(error): raise
-            raise DataError("A file arrived with another content", file=target, place=url, found=f"MD5 {_found_hash(error)}", expected=f"MD5 {wanted.md5}", next_step="repeat the command; if it comes again, the server holds another version of the data set") from error
+            if "hash" not in str(error):
+                raise
+            raise DataError(
+                "A file arrived with another content",
+                file=target,
+                place=url,
+                found=f"MD5 {_found_hash(error)}",
+                expected=f"MD5 {wanted.md5}",
+                next_step=(
+                    "repeat the command; if it comes again, the server holds another version of the"
+                    " data set"
+                ),
+            ) from error
         except requests.exceptions.ChunkedEncodingError as error:
-            if attempt == tries: raise DataError("A file arrived short", file=target, place=url, found="the connection ended early", expected=str(wanted), next_step="repeat the command: it continues with this file") from error
+            if attempt == tries:
+                raise DataError(
+                    "A file arrived short",
+                    file=target,
+                    place=url,
+                    found="the connection ended early",
+                    expected=str(wanted),
+                    next_step="repeat the command: it continues with this file",
+                ) from error
         except requests.RequestException as error:
-            if attempt == tries: raise MissingData("The server cannot be reached", file=target, place=url, found=type(error).__name__, expected="an answer", next_step="check the connection and the address, then repeat the command: it continues with this file") from error
+            if attempt == tries:
+                raise MissingData(
+                    "The server cannot be reached",
+                    file=target,
+                    place=url,
+                    found=type(error).__name__,
+                    expected="an answer",
+                    next_step=(
+                        "check the connection and the address, then repeat the command: it"
+                        " continues with this file"
+                    ),
+                ) from error
         time.sleep(0.2 * attempt**2)
-    if inspect: inspect(part / "file", target)
+    if inspect:
+        inspect(part / "file", target)
     os.chmod(part / "file", 0o644)
     os.replace(part / "file", target)
 
-def _found_hash(error): return found[1] if (found := re.search(r"got ([0-9a-f]{32})", str(error))) else "another"
+
+def _found_hash(error):
+    return found[1] if (found := re.search(r"got ([0-9a-f]{32})", str(error))) else "another"
 
 # %% ../../nbs/09_data.fetch.ipynb #82bc7fa4
 @contextmanager
 def _part(folder):
-    "A folder of this process for what is under way; leftovers of processes that are gone are removed."
+    """A folder of this process for what is under way; leftovers of processes that are gone are
+    removed."""
     import psutil
+
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".fetching-*"):
-        if not (pid := left.name.rpartition("-")[2]).isdigit() or not psutil.pid_exists(int(pid)): shutil.rmtree(left, ignore_errors=True)
+        if not (pid := left.name.rpartition("-")[2]).isdigit() or not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
     part = folder / f".fetching-{os.getpid()}"
     part.mkdir(exist_ok=True)
-    try: yield part
-    finally: shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 # %% ../../nbs/09_data.fetch.ipynb #a9763224
 def fetch_files(
-    dataset,                # 'ds003020', 'ds003643', or the path of a registry
-    paths=None,             # paths in the registry; None: all
-    data_dir=None,          # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    base_url=None,          # address of the data set's top folder; None: OpenNeuro's storage
+    dataset,  # 'ds003020', 'ds003643', or the path of a registry
+    paths=None,  # paths in the registry; None: all
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    base_url=None,  # address of the data set's top folder; None: OpenNeuro's storage
     progress: bool = True,  # print the plan and draw a bar
     replace: bool = False,  # fetch anew what is there and does not verify
-    tries: int = 3,         # attempts a file, for connections that break
-    timeout: float = 30,    # s without a byte before a connection counts as broken
-) -> Path:                  # the data set's folder
-    "Fetch what is missing and verify it. Raises ParameterError (unknown file), DataError (wrong, short, pointer, no room), MissingData (server)."
+    tries: int = 3,  # attempts a file, for connections that break
+    timeout: float = 30,  # s without a byte before a connection counts as broken
+) -> Path:  # the data set's folder
+    """Fetch what is missing and verify it. Raises ParameterError (unknown file), DataError
+    (wrong, short, pointer, no room), MissingData (server)."""
     import pooch
     from tqdm.auto import tqdm
+
     pooch.get_logger().setLevel(logging.WARNING)
     plan = plan_fetch(dataset, paths, data_dir)
-    if progress: print(plan)
-    if plan.wrong and not (replace and "not a file" not in plan.wrong.values()): _refuse_wrong(plan)
+    if progress:
+        print(plan)
+    if plan.wrong and not (replace and "not a file" not in plan.wrong.values()):
+        _refuse_wrong(plan)
     todo = [*plan.missing, *(plan.wrong if replace else ())]
-    if not todo: return plan.folder
+    if not todo:
+        return plan.folder
     _refuse_full(plan, todo)
     base = (base_url or f"{OPENNEURO}/{plan.dataset}").rstrip("/")
     record = _known(plan.folder)
-    with _part(plan.folder) as part, tqdm(total=plan.size(todo), unit="B", unit_scale=True, desc=plan.dataset, disable=not progress) as bar:
+    with (
+        _part(plan.folder) as part,
+        tqdm(
+            total=plan.size(todo),
+            unit="B",
+            unit_scale=True,
+            desc=plan.dataset,
+            disable=not progress,
+        ) as bar,
+    ):
         for path in todo:
             target = plan.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            try: _fetch_one(f"{base}/{path}", target, part, plan.wanted[path], bar, timeout, tries)
+            try:
+                _fetch_one(f"{base}/{path}", target, part, plan.wanted[path], bar, timeout, tries)
             except OSError as error:
-                if error.errno != errno.ENOSPC: raise
-                raise DataError("The disk is full", file=target, found="no space left", expected=f"{plan.wanted[path].size / 1e9:.2f} GB", next_step="free some space and repeat the command: it continues with this file") from error
+                if error.errno != errno.ENOSPC:
+                    raise
+                raise DataError(
+                    "The disk is full",
+                    file=target,
+                    found="no space left",
+                    expected=f"{plan.wanted[path].size / 1e9:.2f} GB",
+                    next_step="free some space and repeat the command: it continues with this file",
+                ) from error
             old, record[path] = dict(record), _seen(target, plan.wanted[path])
             _remember(plan.folder, old, record)
     return plan.folder
@@ -284,72 +557,147 @@ def fetch_files(
 # %% ../../nbs/09_data.fetch.ipynb #772a5150
 HASHES = "braintune_hashes.json"
 
+
 def recorded_hashes(
-    folder,      # folder of a data set
-) -> dict:       # path -> Registered, as the file was when it was first fetched or found
-    "Hashes recorded on first use; empty where there is no record, `DataError` where it cannot be used."
+    folder,  # folder of a data set
+) -> dict:  # path -> Registered, as the file was when it was first fetched or found
+    """Hashes recorded on first use; empty where there is no record, `DataError` where it cannot
+    be used."""
     path = Path(folder) / HASHES
-    if not path.exists(): return {}
-    try: return {inside(name): Registered(int(its["bytes"]), str(its["md5"])) for name, its in read_json(path)["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error: raise DataError("A record of hashes cannot be used", file=path, found=str(error)[:80], expected="files: path -> bytes, md5, from", next_step="take it from where the data came from; without it, files are taken as they are") from error
+    if not path.exists():
+        return {}
+    try:
+        return {
+            inside(name): Registered(int(its["bytes"]), str(its["md5"]))
+            for name, its in read_json(path)["files"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            "A record of hashes cannot be used",
+            file=path,
+            found=str(error)[:80],
+            expected="files: path -> bytes, md5, from",
+            next_step=(
+                "take it from where the data came from; without it, files are taken as they are"
+            ),
+        ) from error
+
 
 def changed_files(
-    folder,          # folder of a data set
-    reread=False,    # compute every MD5 anew
-) -> dict:           # path -> what is wrong, of recorded files; empty when all is well
+    folder,  # folder of a data set
+    reread=False,  # compute every MD5 anew
+) -> dict:  # path -> what is wrong, of recorded files; empty when all is well
     "Recorded files that have changed, or are pointers now; files that are gone are not changed."
     record = recorded_hashes(folder)
     states = _states(Path(folder), record, {} if reread else _known(Path(folder)))
     return {p: s for p, s in states.items() if s not in ("missing", "verified")}
 
+
 def _record(folder, path, origin):
     "Add a file to the record, as it is now."
     old = read_json(folder / HASHES) if (folder / HASHES).exists() else dict(format=1, files={})
-    old["files"][path] = {"bytes": (folder / path).stat().st_size, "md5": md5_of(folder / path), "from": origin, "on": time.strftime("%Y-%m-%d")}
+    old["files"][path] = {
+        "bytes": (folder / path).stat().st_size,
+        "md5": md5_of(folder / path),
+        "from": origin,
+        "on": time.strftime("%Y-%m-%d"),
+    }
     write_json(folder / HASHES, old)
 
 # %% ../../nbs/09_data.fetch.ipynb #cac44300
 def _refuse_changed(folder, path, state, record):
-    raise DataError("A file has changed since its hash was recorded" if path in record else "A file is there that is not data", file=folder / path, found=state, expected=f"{record[path]}, by {HASHES}" if path in record else "data",
-        next_step=("get its content (git annex get / datalad get)" if "pointer" in state else "put the old file back, or pass replace=True to fetch it anew") + (f"; if the change is wanted, remove its entry from {HASHES}" if path in record else ""))
+    raise DataError(
+        (
+            "A file has changed since its hash was recorded"
+            if path in record
+            else "A file is there that is not data"
+        ),
+        file=folder / path,
+        found=state,
+        expected=f"{record[path]}, by {HASHES}" if path in record else "data",
+        next_step=(
+            "get its content (git annex get / datalad get)"
+            if "pointer" in state
+            else "put the old file back, or pass replace=True to fetch it anew"
+        )
+        + (f"; if the change is wanted, remove its entry from {HASHES}" if path in record else ""),
+    )
+
 
 def _recorded_states(folder, urls, record):
-    "State of every file that is asked for: as `find_state`, or 'new' for one that is there and was never recorded."
+    """State of every file that is asked for: as `find_state`, or 'new' for one that is there
+    and was never recorded."""
     states = _states(folder, {p: record[p] for p in urls if p in record}, _known(folder))
     for path in urls:
         _stays_inside(folder, inside(path))
-        if path not in record: states[path] = "a git-annex or git-lfs pointer" if is_pointer(folder / path) else "new" if (folder / path).exists() else "missing"
+        if path not in record:
+            states[path] = (
+                "a git-annex or git-lfs pointer"
+                if is_pointer(folder / path)
+                else "new"
+                if (folder / path).exists()
+                else "missing"
+            )
     return states
 
 # %% ../../nbs/09_data.fetch.ipynb #6b238665
 def fetch_recorded(
-    urls: dict,              # path in the folder -> address
-    folder,                  # where the data set lies; made if need be
-    inspect=None,            # called with (file to read, name to tell) before a hash is recorded; raises DataError for content that cannot be used
-    dry_run: bool = False,   # only print the plan
-    progress: bool = True,   # print the plan and draw a bar
-    replace: bool = False,   # fetch anew what has changed since it was recorded
-    tries: int = 3,          # attempts a file
-    timeout: float = 30,     # s without a byte before a connection counts as broken
-) -> Path:                   # the folder
-    "Fetch what is missing; record every hash on first use and hold every file to it afterwards. Raises as `fetch_files`."
+    urls: dict,  # path in the folder -> address
+    folder,  # where the data set lies; made if need be
+    # called with (file to read, name to tell) before a hash is recorded; raises DataError for
+    # content that cannot be used
+    inspect=None,
+    dry_run: bool = False,  # only print the plan
+    progress: bool = True,  # print the plan and draw a bar
+    replace: bool = False,  # fetch anew what has changed since it was recorded
+    tries: int = 3,  # attempts a file
+    timeout: float = 30,  # s without a byte before a connection counts as broken
+) -> Path:  # the folder
+    """Fetch what is missing; record every hash on first use and hold every file to it
+    afterwards. Raises as `fetch_files`."""
     import pooch
     from tqdm.auto import tqdm
+
     pooch.get_logger().setLevel(logging.WARNING)
     folder, record = Path(folder), recorded_hashes(folder)
     states = _recorded_states(folder, urls, record)
     wrong = {p: s for p, s in states.items() if s not in ("missing", "verified", "new")}
-    todo = [p for p in urls if states[p] == "missing" or (replace and p in wrong and "not a file" != states[p])]
-    if progress or dry_run: print(f"{folder.name}: {len(urls)} files; {sum(s == 'verified' for s in states.values())} verified, {len(todo)} to fetch, {sum(p not in record for p in todo)} of them for the first time, into {folder}")
+    todo = [
+        p
+        for p in urls
+        if states[p] == "missing" or (replace and p in wrong and "not a file" != states[p])
+    ]
+    if progress or dry_run:
+        print(
+            f"{folder.name}: {len(urls)} files; {sum(s == 'verified' for s in states.values())}"
+            f" verified, {len(todo)} to fetch, {sum(p not in record for p in todo)} of them for the"
+            f" first time, into {folder}"
+        )
     for path in wrong:
-        if path not in todo: _refuse_changed(folder, path, states[path], record)
-    if dry_run: return folder
+        if path not in todo:
+            _refuse_changed(folder, path, states[path], record)
+    if dry_run:
+        return folder
     for path in (p for p, s in states.items() if s == "new"):
-        if inspect: inspect(folder / path, folder / path)
+        if inspect:
+            inspect(folder / path, folder / path)
         _record(folder, path, "found in the folder")
-    with _part(folder) as part, tqdm(unit="B", unit_scale=True, desc=folder.name, disable=not progress or not todo) as bar:
+    with (
+        _part(folder) as part,
+        tqdm(unit="B", unit_scale=True, desc=folder.name, disable=not progress or not todo) as bar,
+    ):
         for path in todo:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            _fetch_one(urls[path], folder / path, part, record.get(path, Registered(None, None)), bar, timeout, tries, inspect)
-            if path not in record: _record(folder, path, urls[path])
+            _fetch_one(
+                urls[path],
+                folder / path,
+                part,
+                record.get(path, Registered(None, None)),
+                bar,
+                timeout,
+                tries,
+                inspect,
+            )
+            if path not in record:
+                _record(folder, path, urls[path])
     return folder

@@ -13,206 +13,376 @@ __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'VOXELS', 'REPEATS'
 import json, re, shutil
 from pathlib import Path
 import numpy as np
-from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, write_atomic
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    cache_dir,
+    write_atomic,
+)
 from ..clock import Clock, Trim, simulated_clock, read_text
-from .convert import SPEECH_RATE, memory_map, require_content, sound_at, sound_format
+from braintune_nb.data.convert import (
+    SPEECH_RATE,
+    memory_map,
+    require_content,
+    sound_at,
+    sound_format,
+)
 from .fetch import fetch_files, plan_fetch, read_registry
-from .stories import Events, Story, bad_words, read_textgrid, words_from_tier, write_textgrid
+from braintune_nb.data.stories import (
+    Events,
+    Story,
+    bad_words,
+    read_textgrid,
+    words_from_tier,
+    write_textgrid,
+)
 from .recordings import Dataset, Recording, Space
 
 # %% ../../nbs/13_data.lebel2023.ipynb #e5c5bb61
 LEBEL_TRIM = Trim(silence=5, noise=5, end=5)  # TRs dropped from the clock of `respdict - 5` TRs
-RESPDICT_SURPLUS = 20                         # respdict counts this many TRs more than a response file has rows
+RESPDICT_SURPLUS = 20  # respdict counts this many TRs more than a response file has rows
 LEBEL_SOURCE = "ds003020 layout, LeBel et al. 2023, Scientific Data 10:555, CC0"
+
 
 def lebel_clock(
     n_respdict: int,  # TRs of the story in respdict.json
-) -> Clock:           # (n_respdict - 20,) times; the first is 11 s into the story
+) -> Clock:  # (n_respdict - 20,) times; the first is 11 s into the story
     "When the rows of a response file were measured."
     return simulated_clock(n_respdict).trimmed(LEBEL_TRIM)
 
 # %% ../../nbs/13_data.lebel2023.ipynb #94e81fb6
-VOXELS = dict(UTS01=81126, UTS02=94251, UTS03=95556, UTS04=109469, UTS05=99322, UTS06=92198, UTS07=94395, UTS08=97023, UTS09=98336)
+VOXELS = dict(
+    UTS01=81126,
+    UTS02=94251,
+    UTS03=95556,
+    UTS04=109469,
+    UTS05=99322,
+    UTS06=92198,
+    UTS07=94395,
+    UTS08=97023,
+    UTS09=98336,
+)
 REPEATS = {who: 10 if who in ("UTS01", "UTS02", "UTS03") else 5 for who in VOXELS}
-TEST_STORY = "wheretheressmoke"   # the story that was heard several times
+TEST_STORY = "wheretheressmoke"  # the story that was heard several times
 
-def published_shapes(
-) -> dict:     # participant -> story -> (R, T, V), R = 0 where the story was heard once
+
+def published_shapes() -> (
+    dict
+):  # participant -> story -> (R, T, V), R = 0 where the story was heard once
     "Shapes of the response files of ds003020 v3.1.0, from their sizes in the registry."
     shapes = {}
     for path, file in read_registry("ds003020").items():
-        if not (found := re.fullmatch(r"derivative/preprocessed_data/(\w+)/(\w+)\.hf5", path)): continue
+        if not (found := re.fullmatch(r"derivative/preprocessed_data/(\w+)/(\w+)\.hf5", path)):
+            continue
         who, story = found.groups()
         repeats = REPEATS[who] if story == TEST_STORY else 0
-        shapes.setdefault(who, {})[story] = (repeats, (file.size - 2048) // (8 * VOXELS[who] * (1 + repeats)), VOXELS[who])
+        shapes.setdefault(who, {})[story] = (
+            repeats,
+            (file.size - 2048) // (8 * VOXELS[who] * (1 + repeats)),
+            VOXELS[who],
+        )
     return shapes
 
+
 def is_published(
-    folder,      # holds `derivative`
-) -> bool:       # whether respdict.json has the counts of the published data set
+    folder,  # holds `derivative`
+) -> bool:  # whether respdict.json has the counts of the published data set
     "Whether this is ds003020 itself, so that its voxel counts and repeats are known."
     counts = _respdict(folder)
-    return counts == {story: T + RESPDICT_SURPLUS for story, (_, T, _) in published_shapes()["UTS01"].items()}
+    return counts == {
+        story: T + RESPDICT_SURPLUS for story, (_, T, _) in published_shapes()["UTS01"].items()
+    }
 
 # %% ../../nbs/13_data.lebel2023.ipynb #74f6277f
-LEBEL_FILES = dict(responses="derivative/preprocessed_data/{participant}/{story}.hf5", textgrids="derivative/TextGrids/{story}.TextGrid", audio="stimuli/{story}.wav",
-                   transforms="derivative/pycortex-db/{participant}/", surfaces="derivative/freesurfer_subjdir/{participant}/")
-LEBEL_ALWAYS = ("README", "dataset_description.json", "participants.tsv", "derivative/respdict.json", "derivative/subject_xfms.json")
+LEBEL_FILES = dict(
+    responses="derivative/preprocessed_data/{participant}/{story}.hf5",
+    textgrids="derivative/TextGrids/{story}.TextGrid",
+    audio="stimuli/{story}.wav",
+    transforms="derivative/pycortex-db/{participant}/",
+    surfaces="derivative/freesurfer_subjdir/{participant}/",
+)
+LEBEL_ALWAYS = (
+    "README",
+    "dataset_description.json",
+    "participants.tsv",
+    "derivative/respdict.json",
+    "derivative/subject_xfms.json",
+)
+
 
 def lebel_paths(
-    participants,   # names, such as ['UTS01']
-    stories=None,   # names; None: all that each participant heard
+    participants,  # names, such as ['UTS01']
+    stories=None,  # names; None: all that each participant heard
     what=("responses", "textgrids", "audio"),  # of LEBEL_FILES
-) -> list:          # paths in the registry
-    "What a choice of participants and stories needs; `ParameterError` for an unknown name, `MissingData` for a story that was not heard."
+) -> list:  # paths in the registry
+    """What a choice of participants and stories needs; `ParameterError` for an unknown name,
+    `MissingData` for a story that was not heard."""
     shapes, registry, chosen = published_shapes(), read_registry("ds003020"), {}
     for kind in what:
-        if kind not in LEBEL_FILES: raise ParameterError("There is no such part of ds003020", place="what", found=kind, expected=", ".join(LEBEL_FILES))
+        if kind not in LEBEL_FILES:
+            raise ParameterError(
+                "There is no such part of ds003020",
+                place="what",
+                found=kind,
+                expected=", ".join(LEBEL_FILES),
+            )
     for who in participants:
-        if who not in shapes: raise ParameterError("There is no such participant in ds003020", place="participants", found=who, expected=", ".join(shapes))
+        if who not in shapes:
+            raise ParameterError(
+                "There is no such participant in ds003020",
+                place="participants",
+                found=who,
+                expected=", ".join(shapes),
+            )
         for story in shapes[who] if stories is None else stories:
-            if story not in shapes["UTS01"]: raise ParameterError("There is no such story in ds003020", place="stories", found=story, expected=f"one of {len(shapes['UTS01'])}", next_step="see published_shapes()['UTS01']")
-            if story not in shapes[who]: raise MissingData("A participant did not hear a story", place=f"{who}, {story}", found=f"{len(shapes[who])} stories of {who}", next_step="leave the story or the participant out, or pass stories=None")
-            for kind in what: chosen[LEBEL_FILES[kind].format(participant=who, story=story)] = True
-    return [*LEBEL_ALWAYS, *(p for p in registry if p in chosen or any(c.endswith("/") and p.startswith(c) for c in chosen))]
+            if story not in shapes["UTS01"]:
+                raise ParameterError(
+                    "There is no such story in ds003020",
+                    place="stories",
+                    found=story,
+                    expected=f"one of {len(shapes['UTS01'])}",
+                    next_step="see published_shapes()['UTS01']",
+                )
+            if story not in shapes[who]:
+                raise MissingData(
+                    "A participant did not hear a story",
+                    place=f"{who}, {story}",
+                    found=f"{len(shapes[who])} stories of {who}",
+                    next_step="leave the story or the participant out, or pass stories=None",
+                )
+            for kind in what:
+                chosen[LEBEL_FILES[kind].format(participant=who, story=story)] = True
+    return [
+        *LEBEL_ALWAYS,
+        *(
+            p
+            for p in registry
+            if p in chosen or any(c.endswith("/") and p.startswith(c) for c in chosen)
+        ),
+    ]
+
 
 def fetch_lebel2023(
     participants=("UTS01", "UTS02", "UTS03"),  # names
-    stories=None,              # names; None: all that each participant heard
+    stories=None,  # names; None: all that each participant heard
     what=("responses", "textgrids", "audio"),  # also 'transforms', 'surfaces'
-    data_dir=None,             # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    dry_run: bool = False,     # only print the plan
-    **settings,                # base_url, progress, replace, tries, timeout of `fetch_files`
-) -> Path:                     # folder of ds003020, for `load_lebel2023`
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    dry_run: bool = False,  # only print the plan
+    **settings,  # base_url, progress, replace, tries, timeout of `fetch_files`
+) -> Path:  # folder of ds003020, for `load_lebel2023`
     "Fetch a part of ds003020 and verify it; the plan is printed first."
     paths = lebel_paths(participants, stories, what)
-    if not dry_run: return fetch_files("ds003020", paths, data_dir, **settings)
+    if not dry_run:
+        return fetch_files("ds003020", paths, data_dir, **settings)
     plan = plan_fetch("ds003020", paths, data_dir)
     print(plan)
     return plan.folder
 
 # %% ../../nbs/13_data.lebel2023.ipynb #7091e39a
 def read_array(
-    path,              # HDF5 file
-    key: str,          # dataset in it
-) -> np.ndarray:       # float32
+    path,  # HDF5 file
+    key: str,  # dataset in it
+) -> np.ndarray:  # float32
     "One dataset of an HDF5 file, in one pass."
     import h5py
+
     try:
         with h5py.File(require_content(path), "r") as f:
-            if key not in f: raise DataError("An HDF5 file lacks a dataset", file=path, found=", ".join(f) or "nothing", expected=key, next_step="check that this is the file you mean")
+            if key not in f:
+                raise DataError(
+                    "An HDF5 file lacks a dataset",
+                    file=path,
+                    found=", ".join(f) or "nothing",
+                    expected=key,
+                    next_step="check that this is the file you mean",
+                )
             array = np.empty(f[key].shape, np.float32)
-            step = max(1, 2**22 // max(1, 8 * int(np.prod(array.shape[1:]))))   # blocks: HDF5's own conversion of the whole is three times slower
-            for k in range(0, len(array) if array.ndim else 0, step): array[k:k + step] = f[key][k:k + step]
-    except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
+            step = max(
+                1, 2**22 // max(1, 8 * int(np.prod(array.shape[1:])))
+            )  # blocks: HDF5's own conversion of the whole is three times slower
+            for k in range(0, len(array) if array.ndim else 0, step):
+                array[k : k + step] = f[key][k : k + step]
+    except OSError as error:
+        raise DataError(
+            "This is not a readable HDF5 file",
+            file=path,
+            found=str(error)[:80],
+            expected="HDF5",
+            next_step="fetch the file again and compare its size",
+        ) from error
     return array
 
+
 def hdf_shapes(
-    path,        # HDF5 file
-) -> dict:       # name of a dataset -> its shape
+    path,  # HDF5 file
+) -> dict:  # name of a dataset -> its shape
     "What an HDF5 file holds, without reading it."
     import h5py
+
     try:
-        with h5py.File(require_content(path), "r") as f: return {key: getattr(f[key], "shape", ()) for key in f}
-    except OSError as error: raise DataError("This is not a readable HDF5 file", file=path, found=str(error)[:80], expected="HDF5", next_step="fetch the file again and compare its size") from error
+        with h5py.File(require_content(path), "r") as f:
+            return {key: getattr(f[key], "shape", ()) for key in f}
+    except OSError as error:
+        raise DataError(
+            "This is not a readable HDF5 file",
+            file=path,
+            found=str(error)[:80],
+            expected="HDF5",
+            next_step="fetch the file again and compare its size",
+        ) from error
+
 
 def hdf_keys(
-    path,        # HDF5 file
-) -> tuple:      # names of its datasets
+    path,  # HDF5 file
+) -> tuple:  # names of its datasets
     "Names of the datasets of an HDF5 file."
     return tuple(hdf_shapes(path))
 
-MAP_ABOVE = 2**25   # bytes of float32 above which an array becomes a memory map
+
+MAP_ABOVE = 2**25  # bytes of float32 above which an array becomes a memory map
+
 
 def read_or_map(
-    path,          # HDF5 file
-    key: str,      # dataset in it
-    cache=None,    # folder of converted files; None: cache_dir()
-) -> tuple:        # (float32 array or memory map, number of columns that hold NaN)
+    path,  # HDF5 file
+    key: str,  # dataset in it
+    cache=None,  # folder of converted files; None: cache_dir()
+) -> tuple:  # (float32 array or memory map, number of columns that hold NaN)
     "One dataset in memory if it is small, else as a memory map that is converted once."
-    if 4 * np.prod(hdf_shapes(path).get(key, (0,))) > MAP_ABOVE: return memory_map(path, key, Path(cache or cache_dir()) / "responses")
+    if 4 * np.prod(hdf_shapes(path).get(key, (0,))) > MAP_ABOVE:
+        return memory_map(path, key, Path(cache or cache_dir()) / "responses")
     array = read_array(path, key)
-    return array, int(np.isnan(array).any(tuple(range(array.ndim - 1))).sum()) if array.ndim > 1 else 0
+    return array, (
+        int(np.isnan(array).any(tuple(range(array.ndim - 1))).sum()) if array.ndim > 1 else 0
+    )
 
 # %% ../../nbs/13_data.lebel2023.ipynb #c5e7decb
 def write_sidecars(
-    folder,                        # root of the dataset
-    dataset,                       # Dataset
-    story_key=lambda name: name,   # name of a story -> its key in braintune.json
+    folder,  # root of the dataset
+    dataset,  # Dataset
+    story_key=lambda name: name,  # name of a story -> its key in braintune.json
 ):
     "What the layout has no place for: languages, spaces, motion."
     folder = Path(folder)
-    stories = {story_key(s.name): dict(language=s.language, identity=s.identity, source=s.source) for s in dataset.stories.values()}
-    write_atomic(folder / "braintune.json", json.dumps(dict(format=1, name=dataset.name, stories=stories), indent=1, ensure_ascii=False))
+    stories = {
+        story_key(s.name): dict(language=s.language, identity=s.identity, source=s.source)
+        for s in dataset.stories.values()
+    }
+    write_atomic(
+        folder / "braintune.json",
+        json.dumps(
+            dict(format=1, name=dataset.name, stories=stories), indent=1, ensure_ascii=False
+        ),
+    )
     for participant, recordings in dataset.recordings.items():
         motion = {name: r.motion for name, r in recordings.items() if r.motion is not None}
-        if recordings: _write_space(folder / "braintune" / f"{participant}_space.npz", next(iter(recordings.values())).space)
-        if motion: write_npz(folder / "braintune" / f"{participant}_motion.npz", **motion)
+        if recordings:
+            _write_space(
+                folder / "braintune" / f"{participant}_space.npz",
+                next(iter(recordings.values())).space,
+            )
+        if motion:
+            write_npz(folder / "braintune" / f"{participant}_motion.npz", **motion)
+
 
 def write_npz(
-    path,      # where the file shall lie
+    path,  # where the file shall lie
     **arrays,  # name -> array
-):             # the path
+):  # the path
     "Write arrays atomically."
+
     def write(temporary):
-        with open(temporary, "wb") as f: np.savez(f, **arrays)
+        with open(temporary, "wb") as f:
+            np.savez(f, **arrays)
+
     return write_atomic(path, write)
+
 
 def _write_space(path, space):
     rois = {f"roi {k}": v for k, v in space.rois.items()}
     labels = {} if space.labels is None else dict(labels=np.array(space.labels))
-    write_npz(path, name=np.array(space.name), kind=np.array(space.kind), columns=space.columns, **rois, **labels)
+    write_npz(
+        path,
+        name=np.array(space.name),
+        kind=np.array(space.kind),
+        columns=space.columns,
+        **rois,
+        **labels,
+    )
+
 
 def read_space(
-    folder,       # root of the dataset
+    folder,  # root of the dataset
     participant,  # name
-    n_columns,    # V, used where there is no file
-):                # Space
+    n_columns,  # V, used where there is no file
+):  # Space
     "The space from our own file, or numbered voxels."
     path = Path(folder) / "braintune" / f"{participant}_space.npz"
-    if not path.exists(): return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
+    if not path.exists():
+        return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
     with np.load(path, allow_pickle=False) as f:
         rois = {k[4:]: f[k] for k in f.files if k.startswith("roi ")}
-        return Space(str(f["name"]), str(f["kind"]), f["columns"], rois, tuple(str(x) for x in f["labels"]) if "labels" in f.files else None)
+        return Space(
+            str(f["name"]),
+            str(f["kind"]),
+            f["columns"],
+            rois,
+            tuple(str(x) for x in f["labels"]) if "labels" in f.files else None,
+        )
+
 
 def read_motion(
-    folder,       # root of the dataset
+    folder,  # root of the dataset
     participant,  # name
-    story,        # name
-):                # (T, M), or None
+    story,  # name
+):  # (T, M), or None
     "Motion regressors from our own file, or None."
     path = Path(folder) / "braintune" / f"{participant}_motion.npz"
-    if not path.exists(): return None
-    with np.load(path, allow_pickle=False) as f: return f[story] if story in f.files else None
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as f:
+        return f[story] if story in f.files else None
+
 
 def read_story_notes(
     folder,  # root of the dataset
-):           # dictionary with 'name' and 'stories'
+):  # dictionary with 'name' and 'stories'
     "braintune.json: story -> language, identity, source; empty where it is absent."
     path = Path(folder) / "braintune.json"
     return json.loads(read_text(path)) if path.exists() else dict(name=None, stories={})
 
 # %% ../../nbs/13_data.lebel2023.ipynb #92563150
 def read_story(
-    name: str,          # name in the dataset
-    grid,               # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
-    clock: Clock,       # TR times of the kept rows
-    audio,              # path of its sound, which may be absent
-    language: str = "en",         # 'en' or 'zh'
+    name: str,  # name in the dataset
+    grid,  # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
+    clock: Clock,  # TR times of the kept rows
+    audio,  # path of its sound, which may be absent
+    language: str = "en",  # 'en' or 'zh'
     identity: str | None = None,  # same for the same story in another language
-    source: str = "",             # where text and times come from; default: the grid
+    source: str = "",  # where text and times come from; default: the grid
 ) -> Story:
     "A story from its files; phones without pauses."
     tiers = read_textgrid(require_content(grid))
     phones = tiers.tier("phone", 0)
     phones = phones.keep([label.strip().lower() not in bad_words["fixed"] for label in phones.text])
     audio = Path(audio)
-    return Story(name, language, words_from_tier(tiers.tier("word", 1)), clock, phones if len(phones) else None, audio if audio.exists() else None, source or str(grid), identity)
+    return Story(
+        name,
+        language,
+        words_from_tier(tiers.tier("word", 1)),
+        clock,
+        phones if len(phones) else None,
+        audio if audio.exists() else None,
+        source or str(grid),
+        identity,
+    )
+
 
 def write_story_files(
-    story: Story,   # what is written
-    grid,           # where its TextGrid goes
-    audio,          # where its sound goes, if it has any
+    story: Story,  # what is written
+    grid,  # where its TextGrid goes
+    audio,  # where its sound goes, if it has any
 ) -> None:
     "TextGrid with tiers `phone` and `word`, and a copy of the sound."
     phones = story.phones if story.phones is not None else Events([], [], ())
@@ -224,144 +394,342 @@ def write_story_files(
 # %% ../../nbs/13_data.lebel2023.ipynb #327735a9
 def _respdict(folder):
     path = Path(folder) / "derivative" / "respdict.json"
-    if not path.exists(): raise MissingData("This folder is not laid out as ds003020", file=path, found="no derivative/respdict.json", expected="the number of TRs of each story", next_step="pass the folder that holds `derivative`")
-    try: return json.loads(read_text(path))
-    except json.JSONDecodeError as error: raise DataError("respdict.json is not JSON", file=path, place=f"line {error.lineno}", next_step="fetch the file again") from error
+    if not path.exists():
+        raise MissingData(
+            "This folder is not laid out as ds003020",
+            file=path,
+            found="no derivative/respdict.json",
+            expected="the number of TRs of each story",
+            next_step="pass the folder that holds `derivative`",
+        )
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            "respdict.json is not JSON",
+            file=path,
+            place=f"line {error.lineno}",
+            next_step="fetch the file again",
+        ) from error
 
-def _responses_of(folder): return Path(folder) / "derivative" / "preprocessed_data"
+
+def _responses_of(folder):
+    return Path(folder) / "derivative" / "preprocessed_data"
+
 
 def _wanted(folder, participants, stories):
     "participant -> names of the stories to read."
     root = _responses_of(folder)
-    there = {p.name: sorted(f.stem for f in p.glob("*.hf5")) for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}
+    there = (
+        {
+            p.name: sorted(f.stem for f in p.glob("*.hf5"))
+            for p in sorted(root.iterdir())
+            if p.is_dir()
+        }
+        if root.is_dir()
+        else {}
+    )
     for participant in participants or ():
-        if participant not in there: raise MissingData("A participant is missing", file=root, place=participant, found=", ".join(there) or "no participants", next_step="check the name, or fetch the participant")
+        if participant not in there:
+            raise MissingData(
+                "A participant is missing",
+                file=root,
+                place=participant,
+                found=", ".join(there) or "no participants",
+                next_step="check the name, or fetch the participant",
+            )
     chosen = {p: there[p] for p in participants or there}
-    if stories is None: return chosen
+    if stories is None:
+        return chosen
     for participant, names in chosen.items():
         for story in stories:
-            if story not in names: raise MissingData("A story is missing", file=root / participant / f"{story}.hf5", place=f"{participant}, {story}", found=f"{len(names)} stories", next_step="fetch it, or leave the story or the participant out")
+            if story not in names:
+                raise MissingData(
+                    "A story is missing",
+                    file=root / participant / f"{story}.hf5",
+                    place=f"{participant}, {story}",
+                    found=f"{len(names)} stories",
+                    next_step="fetch it, or leave the story or the participant out",
+                )
     return {p: list(stories) for p in chosen}
 
 # %% ../../nbs/13_data.lebel2023.ipynb #691e1b46
 def _published_for(folder, participant):
-    "Story -> (R, T, V) where the folder is ds003020 itself and the participant's columns are its voxels; else empty."
+    """Story -> (R, T, V) where the folder is ds003020 itself and the participant's columns are
+    its voxels; else empty."""
     own = Path(folder) / "braintune" / f"{participant}_space.npz"
-    return published_shapes().get(participant, {}) if is_published(folder) and not own.exists() else {}
+    return (
+        published_shapes().get(participant, {}) if is_published(folder) and not own.exists() else {}
+    )
+
 
 def _check_shapes(path, participant, story, n_respdict, shapes, published):
     "Refuse a response file whose rows, columns or repeats are not what they must be."
     found, rows = shapes.get("data"), n_respdict - RESPDICT_SURPLUS
-    told = dict(file=path, next_step="file and respdict.json are of different versions, or the file was trimmed otherwise: fetch both again")
-    if found is None: raise DataError("An HDF5 file lacks a dataset", file=path, found=", ".join(shapes) or "nothing", expected="data", next_step="check that this is the file you mean")
-    if len(found) != 2: raise DataError("Responses are not a table", file=path, place="data", found=f"shape {found}", expected="(T, V)", next_step="fetch the file again")
-    if found[0] != rows: raise ClockError(f"Responses of {participant} do not fit respdict.json", place=story, found=f"{found[0]} rows", expected=f"{rows} rows, respdict {n_respdict} minus {RESPDICT_SURPLUS}", **told)
+    told = dict(
+        file=path,
+        next_step=(
+            "file and respdict.json are of different versions, or the file was trimmed otherwise:"
+            " fetch both again"
+        ),
+    )
+    if found is None:
+        raise DataError(
+            "An HDF5 file lacks a dataset",
+            file=path,
+            found=", ".join(shapes) or "nothing",
+            expected="data",
+            next_step="check that this is the file you mean",
+        )
+    if len(found) != 2:
+        raise DataError(
+            "Responses are not a table",
+            file=path,
+            place="data",
+            found=f"shape {found}",
+            expected="(T, V)",
+            next_step="fetch the file again",
+        )
+    if found[0] != rows:
+        raise ClockError(
+            f"Responses of {participant} do not fit respdict.json",
+            place=story,
+            found=f"{found[0]} rows",
+            expected=f"{rows} rows, respdict {n_respdict} minus {RESPDICT_SURPLUS}",
+            **told,
+        )
     repeats = shapes.get("individual_repeats")
-    if repeats is not None and tuple(repeats[1:]) != tuple(found): raise ClockError("Repeats do not fit the responses", file=path, place="individual_repeats", found=f"shape {repeats}", expected=f"(R, {found[0]}, {found[1]})", next_step="fetch the file again")
-    if not published: return
+    if repeats is not None and tuple(repeats[1:]) != tuple(found):
+        raise ClockError(
+            "Repeats do not fit the responses",
+            file=path,
+            place="individual_repeats",
+            found=f"shape {repeats}",
+            expected=f"(R, {found[0]}, {found[1]})",
+            next_step="fetch the file again",
+        )
+    if not published:
+        return
     R, _, V = published.get(story, (0, rows, VOXELS[participant]))
-    if found[1] != V: raise DataError(f"Responses of {participant} do not have the voxels of ds003020", file=path, place=story, found=f"{found[1]} columns", expected=f"{V} columns", next_step="fetch the file again; if it holds other columns on purpose, say what they are in braintune/" + f"{participant}_space.npz")
-    if R and (repeats is None or repeats[0] != R): raise DataError(f"Repeats of {participant} are not those of ds003020", file=path, place=story, found="none" if repeats is None else f"{repeats[0]} repeats", expected=f"{R} repeats", next_step="fetch the file again")
+    if found[1] != V:
+        raise DataError(
+            f"Responses of {participant} do not have the voxels of ds003020",
+            file=path,
+            place=story,
+            found=f"{found[1]} columns",
+            expected=f"{V} columns",
+            next_step=(
+                "fetch the file again; if it holds other columns on purpose, say what they are in"
+                " braintune/"
+            )
+            + f"{participant}_space.npz",
+        )
+    if R and (repeats is None or repeats[0] != R):
+        raise DataError(
+            f"Repeats of {participant} are not those of ds003020",
+            file=path,
+            place=story,
+            found="none" if repeats is None else f"{repeats[0]} repeats",
+            expected=f"{R} repeats",
+            next_step="fetch the file again",
+        )
+
 
 def _read_responses(folder, participant, story, n_respdict, published=(), cache=None):
-    "Responses (T, V), repeats (R, T, V) or None, number of columns with NaN, path; every shape is checked before anything is read."
+    """Responses (T, V), repeats (R, T, V) or None, number of columns with NaN, path; every
+    shape is checked before anything is read."""
     path = _responses_of(folder) / participant / f"{story}.hf5"
     shapes = hdf_shapes(path)
     _check_shapes(path, participant, story, n_respdict, shapes, published)
     data, missing = read_or_map(path, "data", cache)
-    repeats = read_or_map(path, "individual_repeats", cache)[0] if "individual_repeats" in shapes else None
+    repeats = (
+        read_or_map(path, "individual_repeats", cache)[0]
+        if "individual_repeats" in shapes
+        else None
+    )
     return data, repeats, missing, str(path)
 
 # %% ../../nbs/13_data.lebel2023.ipynb #6ef6fa3e
 def _sound(path, ours, rate, cache):
     "(path of the sound to use, note or ''): as it is where we wrote it and no rate was asked for."
-    if not path.exists() and not path.is_symlink() or (ours and rate is None): return path, ""
+    if not path.exists() and not path.is_symlink() or (ours and rate is None):
+        return path, ""
     return sound_at(path, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound")
+
 
 def _sound_ends_early(story):
     "A sentence where the sound ends before the last word, else ''."
-    if story.audio is None: return ""
+    if story.audio is None:
+        return ""
     end, last = sound_format(story.audio)[2], story.duration
-    return f"{story.name}: the sound ends at {end:.2f} s, the last word at {last:.2f} s" if end < last - 0.5 else ""
+    return (
+        f"{story.name}: the sound ends at {end:.2f} s, the last word at {last:.2f} s"
+        if end < last - 0.5
+        else ""
+    )
+
 
 def _tell(folder, name, counts, about, rate, cache, notes):
     "One story; what was done to its sound goes into `notes`."
-    if name not in counts: raise ClockError("respdict.json does not know a story", file=folder / "derivative" / "respdict.json", place=name, found=f"{len(counts)} stories", expected=name, next_step="fetch the file again")
+    if name not in counts:
+        raise ClockError(
+            "respdict.json does not know a story",
+            file=folder / "derivative" / "respdict.json",
+            place=name,
+            found=f"{len(counts)} stories",
+            expected=name,
+            next_step="fetch the file again",
+        )
     audio, note = _sound(folder / "stimuli" / f"{name}.wav", name in about, rate, cache)
-    story = read_story(name, folder / "derivative" / "TextGrids" / f"{name}.TextGrid", lebel_clock(counts[name]), audio, **about.get(name, {}))
+    story = read_story(
+        name,
+        folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
+        lebel_clock(counts[name]),
+        audio,
+        **about.get(name, {}),
+    )
     notes += filter(None, (note, _sound_ends_early(story)))
     return story
 
 # %% ../../nbs/13_data.lebel2023.ipynb #6b9b2061
 def load_lebel2023(
-    folder,                # holds `derivative`
-    participants=None,     # names, such as ['UTS01']; None: all
-    stories=None,          # names; None: all that a participant has
-    sampling_rate: int | None = None,  # Hz of the stories' sound; None: 16,000, but as it is where this package wrote it
-    cache=None,            # folder of converted files; None: cache_dir()
+    folder,  # holds `derivative`
+    participants=None,  # names, such as ['UTS01']; None: all
+    stories=None,  # names; None: all that a participant has
+    sampling_rate: (
+        int | None
+    ) = None,  # Hz of the stories' sound; None: 16,000, but as it is where this package wrote it
+    cache=None,  # folder of converted files; None: cache_dir()
 ) -> Dataset:
-    "Read a folder laid out as ds003020. Errors: `MissingData`, `DataError`, `ClockError` (rows against respdict)."
+    """Read a folder laid out as ds003020. Errors: `MissingData`, `DataError`, `ClockError`
+    (rows against respdict)."""
     folder, counts, notes = Path(folder), _respdict(folder), []
     wanted, about = _wanted(folder, participants, stories), read_story_notes(folder)
     names = sorted(set().union(*map(set, wanted.values()))) if wanted else []
-    if not names: raise MissingData("There are no responses here", file=_responses_of(folder), expected="UTS01/<story>.hf5", next_step="fetch them, or check the folder")
-    told = {name: _tell(folder, name, counts, about["stories"], sampling_rate, cache, notes) for name in names}
+    if not names:
+        raise MissingData(
+            "There are no responses here",
+            file=_responses_of(folder),
+            expected="UTS01/<story>.hf5",
+            next_step="fetch them, or check the folder",
+        )
+    told = {
+        name: _tell(folder, name, counts, about["stories"], sampling_rate, cache, notes)
+        for name in names
+    }
     recordings = {}
     for participant, its in wanted.items():
         recordings[participant], space, published = {}, None, _published_for(folder, participant)
         for name in its:
-            data, repeats, missing, source = _read_responses(folder, participant, name, counts[name], published, cache)
+            data, repeats, missing, source = _read_responses(
+                folder, participant, name, counts[name], published, cache
+            )
             space = space or read_space(folder, participant, data.shape[1])
-            if missing: notes.append(f"{participant}, {name}: {missing} columns hold NaN; they are kept as they are")
-            recordings[participant][name] = Recording(participant, told[name], data, space, repeats, read_motion(folder, participant, name), source)
-        if absent := [n for n in names if n not in its]: notes.append(f"{participant} has no responses to {len(absent)} of {len(names)} stories: {', '.join(absent[:5])}")
+            if missing:
+                notes.append(
+                    f"{participant}, {name}: {missing} columns hold NaN; they are kept as they are"
+                )
+            recordings[participant][name] = Recording(
+                participant,
+                told[name],
+                data,
+                space,
+                repeats,
+                read_motion(folder, participant, name),
+                source,
+            )
+        if absent := [n for n in names if n not in its]:
+            notes.append(
+                f"{participant} has no responses to {len(absent)} of {len(names)} stories:"
+                f" {', '.join(absent[:5])}"
+            )
     return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, tuple(notes))
 
 # %% ../../nbs/13_data.lebel2023.ipynb #1dc7b8da
 def write_lebel2023(
-    folder,             # made if need be
-    dataset: Dataset,   # what is written
-    told: bool = True,  # write TextGrids and sounds too; False when they are there, to add participants one by one
-) -> Path:              # the folder
-    "Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout cannot express."
+    folder,  # made if need be
+    dataset: Dataset,  # what is written
+    # write TextGrids and sounds too; False when they are there, to add participants one by one
+    told: bool = True,
+) -> Path:  # the folder
+    """Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout
+    cannot express."""
     import h5py
+
     folder, counts = Path(folder), {}
     for name, story in dataset.stories.items():
         counts[name] = len(story.clock) + RESPDICT_SURPLUS
         if not np.allclose(story.clock.times, lebel_clock(counts[name]).times, atol=1e-6):
-            raise ClockError("The layout of ds003020 cannot hold this clock", place=name, found=f"first TR {story.clock.times[0]:.4f} s, TR {story.clock.tr} s", expected="first TR 11 s, TR 2 s", next_step="write it with write_bilingual, which keeps scanner logs")
-        if told: write_story_files(story, folder / "derivative" / "TextGrids" / f"{name}.TextGrid", folder / "stimuli" / f"{name}.wav")
+            raise ClockError(
+                "The layout of ds003020 cannot hold this clock",
+                place=name,
+                found=f"first TR {story.clock.times[0]:.4f} s, TR {story.clock.tr} s",
+                expected="first TR 11 s, TR 2 s",
+                next_step="write it with write_bilingual, which keeps scanner logs",
+            )
+        if told:
+            write_story_files(
+                story,
+                folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
+                folder / "stimuli" / f"{name}.wav",
+            )
     write_atomic(folder / "derivative" / "respdict.json", json.dumps(counts))
     for participant, recordings in dataset.recordings.items():
         for name, recording in recordings.items():
+
             def write(path):
                 with h5py.File(path, "w") as f:
                     f["data"] = recording.responses.astype(np.float32, copy=False)
-                    if recording.repeats is not None: f["individual_repeats"] = recording.repeats.astype(np.float32, copy=False)
+                    if recording.repeats is not None:
+                        f["individual_repeats"] = recording.repeats.astype(np.float32, copy=False)
+
             write_atomic(_responses_of(folder) / participant / f"{name}.hf5", write)
     write_sidecars(folder, dataset)
     return folder
 
 # %% ../../nbs/13_data.lebel2023.ipynb #111d790c
 def check_lebel2023(
-    folder,              # holds `derivative`
-) -> list:               # findings, one sentence each; empty when all is well
+    folder,  # holds `derivative`
+) -> list:  # findings, one sentence each; empty when all is well
     "Every fault of a folder laid out as ds003020, by name."
     findings, folder = [], Path(folder)
-    try: counts, wanted = _respdict(folder), _wanted(folder, None, None)
-    except (DataError, MissingData) as error: return [str(error)]
+    try:
+        counts, wanted = _respdict(folder), _wanted(folder, None, None)
+    except (DataError, MissingData) as error:
+        return [str(error)]
     union = sorted(set().union(*map(set, wanted.values()))) if wanted else []
-    if not union: findings.append(f"no responses under {_responses_of(folder)}")
+    if not union:
+        findings.append(f"no responses under {_responses_of(folder)}")
     for name in union:
-        try: story = read_story(name, folder / "derivative" / "TextGrids" / f"{name}.TextGrid", lebel_clock(counts[name]) if name in counts else lebel_clock(1000), folder / "stimuli" / f"{name}.wav"); findings += filter(None, [_sound_ends_early(story)])
-        except (DataError, MissingData) as error: findings.append(str(error))
-        if name not in counts: findings.append(f"respdict.json does not know {name}")
+        try:
+            story = read_story(
+                name,
+                folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
+                lebel_clock(counts[name]) if name in counts else lebel_clock(1000),
+                folder / "stimuli" / f"{name}.wav",
+            )
+            findings += filter(None, [_sound_ends_early(story)])
+        except (DataError, MissingData) as error:
+            findings.append(str(error))
+        if name not in counts:
+            findings.append(f"respdict.json does not know {name}")
     for participant, its in wanted.items():
         published = _published_for(folder, participant)
         heard = set(published) & set(union) if published else set(union)
-        if absent := sorted(heard - set(its)): findings.append(f"{participant} lacks {len(absent)} of {len(heard)} stories: {', '.join(absent)}")
+        if absent := sorted(heard - set(its)):
+            findings.append(
+                f"{participant} lacks {len(absent)} of {len(heard)} stories: {', '.join(absent)}"
+            )
         for name in its:
             path = _responses_of(folder) / participant / f"{name}.hf5"
-            try: _check_shapes(path, participant, name, counts.get(name, -1), hdf_shapes(path), published) if name in counts else hdf_shapes(path)
-            except (DataError, MissingData) as error: findings.append(str(error))
+            try:
+                (
+                    _check_shapes(
+                        path, participant, name, counts.get(name, -1), hdf_shapes(path), published
+                    )
+                    if name in counts
+                    else hdf_shapes(path)
+                )
+            except (DataError, MissingData) as error:
+                findings.append(str(error))
     return findings

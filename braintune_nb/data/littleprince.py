@@ -11,7 +11,15 @@ __all__ = ['PRINCE_TR', 'PRINCE_ROWS', 'PRINCE_SOUND', 'PRINCE_LANGUAGE', 'PRINC
 import io, re, zlib
 from pathlib import Path
 import numpy as np
-from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, content_hash, write_atomic
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    cache_dir,
+    content_hash,
+    write_atomic,
+)
 from ..clock import regular_clock, read_text
 from .convert import SPEECH_RATE, file_key, require_content, sound_at
 from .fetch import fetch_files, plan_fetch, read_registry
@@ -19,134 +27,270 @@ from .stories import Events, Story
 from .recordings import Dataset, Recording, Space, likely_cause
 
 # %% ../../nbs/15_data.littleprince.ipynb #fd3d1a8d
-PRINCE_TR = 2.0   # s
-PRINCE_ROWS = dict(EN=(282, 298, 340, 303, 265, 343, 325, 292, 368), CN=(283, 322, 322, 307, 293, 392, 364, 293, 401), FR=(309, 326, 354, 315, 293, 378, 332, 294, 336))
-PRINCE_SOUND = dict(EN=(554.7, 587.8, 671.4, 598.2, 522.2, 678.1, 642.0, 575.8, 727.1), CN=(564.9, 642.6, 643.7, 612.2, 584.5, 782.9, 726.6, 585.2, 801.1), FR=(613.5, 647.0, 702.2, 624.5, 580.8, 750.4, 658.5, 583.2, 667.9))  # s
+PRINCE_TR = 2.0  # s
+PRINCE_ROWS = dict(
+    EN=(282, 298, 340, 303, 265, 343, 325, 292, 368),
+    CN=(283, 322, 322, 307, 293, 392, 364, 293, 401),
+    FR=(309, 326, 354, 315, 293, 378, 332, 294, 336),
+)
+PRINCE_SOUND = dict(
+    EN=(554.7, 587.8, 671.4, 598.2, 522.2, 678.1, 642.0, 575.8, 727.1),
+    CN=(564.9, 642.6, 643.7, 612.2, 584.5, 782.9, 726.6, 585.2, 801.1),
+    FR=(613.5, 647.0, 702.2, 624.5, 580.8, 750.4, 658.5, 583.2, 667.9),
+)  # s
 PRINCE_LANGUAGE = dict(EN="en", CN="zh", FR="fr")
 PRINCE_SOURCE = "ds003643, Li et al. 2022, Scientific Data 9:530, CC0"
 
-def prince_runs(
-) -> dict:     # participant, such as 'sub-EN057' -> section 1 to 9 -> path in the data set
+
+def prince_runs() -> (
+    dict
+):  # participant, such as 'sub-EN057' -> section 1 to 9 -> path in the data set
     "The nine preprocessed runs of every participant in the order of the story, from the registry."
     runs = {}
     for path in read_registry("ds003643"):
-        if found := re.fullmatch(r"derivatives/(sub-\w+)/func/\S+_run-(\d+)_\S+_bold\.nii\.gz", path): runs.setdefault(found[1], {})[int(found[2])] = path
-    return {who: {section: its[number] for section, number in enumerate(sorted(its), 1)} for who, its in runs.items()}
+        if found := re.fullmatch(
+            r"derivatives/(sub-\w+)/func/\S+_run-(\d+)_\S+_bold\.nii\.gz", path
+        ):
+            runs.setdefault(found[1], {})[int(found[2])] = path
+    return {
+        who: {section: its[number] for section, number in enumerate(sorted(its), 1)}
+        for who, its in runs.items()
+    }
+
 
 def prince_sound(
-    code: str,      # 'EN', 'CN' or 'FR'
-    section: int,   # 1 to 9
-) -> str:           # path in the data set
+    code: str,  # 'EN', 'CN' or 'FR'
+    section: int,  # 1 to 9
+) -> str:  # path in the data set
     "The sound of a section; English names have a hyphen where the others have an underscore."
     return f"stimuli/task-lpp{code}_section{'-' if code == 'EN' else '_'}{section}.wav"
 
 # %% ../../nbs/15_data.littleprince.ipynb #15c11389
 def prince_paths(
-    participants,    # names, such as ['sub-EN057', 'sub-FR001']
-    sections=None,   # 1 to 9; None: all
+    participants,  # names, such as ['sub-EN057', 'sub-FR001']
+    sections=None,  # 1 to 9; None: all
     what=("responses", "words", "audio"),  # also 'textgrids'
-) -> list:           # paths in the registry
+) -> list:  # paths in the registry
     "What a choice of participants and sections needs; `ParameterError` for an unknown name."
     runs, registry, chosen = prince_runs(), read_registry("ds003643"), {}
     for kind in what:
-        if kind not in ("responses", "words", "audio", "textgrids"): raise ParameterError("There is no such part of ds003643", place="what", found=kind, expected="responses, words, audio, textgrids")
+        if kind not in ("responses", "words", "audio", "textgrids"):
+            raise ParameterError(
+                "There is no such part of ds003643",
+                place="what",
+                found=kind,
+                expected="responses, words, audio, textgrids",
+            )
     for section in sections or ():
-        if section not in range(1, 10): raise ParameterError("There is no such section", place="sections", found=section, expected="1 to 9")
+        if section not in range(1, 10):
+            raise ParameterError(
+                "There is no such section", place="sections", found=section, expected="1 to 9"
+            )
     for who in participants:
-        if who not in runs: raise ParameterError("There is no such participant in ds003643", place="participants", found=who, expected="sub-EN057 and others", next_step="see prince_runs()")
+        if who not in runs:
+            raise ParameterError(
+                "There is no such participant in ds003643",
+                place="participants",
+                found=who,
+                expected="sub-EN057 and others",
+                next_step="see prince_runs()",
+            )
         code = who[4:6]
         for section in sections or range(1, 10):
-            for kind, path in dict(responses=runs[who][section], words=f"annotation/{code}/lpp{code}_word_information.csv", audio=prince_sound(code, section), textgrids=f"annotation/{code}/lpp{code}_section{section}.TextGrid").items():
-                if kind in what: chosen[path] = True
-    return [p for p in registry if p in chosen or p in ("README", "dataset_description.json", "participants.tsv")]
+            for kind, path in dict(
+                responses=runs[who][section],
+                words=f"annotation/{code}/lpp{code}_word_information.csv",
+                audio=prince_sound(code, section),
+                textgrids=f"annotation/{code}/lpp{code}_section{section}.TextGrid",
+            ).items():
+                if kind in what:
+                    chosen[path] = True
+    return [
+        p
+        for p in registry
+        if p in chosen or p in ("README", "dataset_description.json", "participants.tsv")
+    ]
+
 
 def fetch_littleprince(
-    participants,            # names, such as ['sub-EN057']
-    sections=None,           # 1 to 9; None: all
+    participants,  # names, such as ['sub-EN057']
+    sections=None,  # 1 to 9; None: all
     what=("responses", "words", "audio"),  # also 'textgrids'
-    data_dir=None,           # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    dry_run: bool = False,   # only print the plan
-    **settings,              # base_url, progress, replace, tries, timeout of `fetch_files`
-) -> Path:                   # folder of ds003643, for `load_littleprince`
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    dry_run: bool = False,  # only print the plan
+    **settings,  # base_url, progress, replace, tries, timeout of `fetch_files`
+) -> Path:  # folder of ds003643, for `load_littleprince`
     "Fetch a part of ds003643 and verify it; the plan is printed first."
     paths = prince_paths(participants, sections, what)
-    if not dry_run: return fetch_files("ds003643", paths, data_dir, **settings)
+    if not dry_run:
+        return fetch_files("ds003643", paths, data_dir, **settings)
     plan = plan_fetch("ds003643", paths, data_dir)
     print(plan)
     return plan.folder
 
 # %% ../../nbs/15_data.littleprince.ipynb #bae20918
 def prince_words(
-    path,           # lppEN_word_information.csv and the like
-) -> tuple:         # (section -> Events in s of the section's sound, number of rows without a word)
+    path,  # lppEN_word_information.csv and the like
+) -> tuple:  # (section -> Events in s of the section's sound, number of rows without a word)
     "Words of each section; `DataError` names missing columns and rows whose times are not numbers."
     import pandas as pd
-    table = pd.read_csv(io.StringIO(read_text(require_content(path))), dtype=dict(word=str), keep_default_na=False)
+
+    table = pd.read_csv(
+        io.StringIO(read_text(require_content(path))), dtype=dict(word=str), keep_default_na=False
+    )
     table.columns = [str(c).strip() for c in table.columns]
-    if absent := {"word", "onset", "offset", "section"} - set(table.columns): raise DataError("A word table lacks columns", file=path, place="line 1", found=", ".join(table.columns), expected=", ".join(sorted(absent)), next_step="fetch the file again, or rename its columns")
+    if absent := {"word", "onset", "offset", "section"} - set(table.columns):
+        raise DataError(
+            "A word table lacks columns",
+            file=path,
+            place="line 1",
+            found=", ".join(table.columns),
+            expected=", ".join(sorted(absent)),
+            next_step="fetch the file again, or rename its columns",
+        )
     blank = table.word.str.strip() == ""
     table = table[~blank]
     numbers = table[["onset", "offset", "section"]].apply(pd.to_numeric, errors="coerce")
     if (bad := numbers.isna().any(axis=1)).any():
         line = bad[bad].index[0]
-        raise DataError("A word has no time or no section", file=path, place=f"line {line + 2}", found=", ".join(map(str, table.loc[line, ["word", "onset", "offset", "section"]])), expected="onset and offset in seconds, section 1 to 9", next_step="correct the row, or remove it")
-    words = {int(s): Events(numbers.onset[its].to_numpy(float), numbers.offset[its].to_numpy(float), tuple(table.word[its].str.strip())) for s, its in table.groupby(numbers.section.astype(int)).groups.items()}
+        raise DataError(
+            "A word has no time or no section",
+            file=path,
+            place=f"line {line + 2}",
+            found=", ".join(map(str, table.loc[line, ["word", "onset", "offset", "section"]])),
+            expected="onset and offset in seconds, section 1 to 9",
+            next_step="correct the row, or remove it",
+        )
+    words = {
+        int(s): Events(
+            numbers.onset[its].to_numpy(float),
+            numbers.offset[its].to_numpy(float),
+            tuple(table.word[its].str.strip()),
+        )
+        for s, its in table.groupby(numbers.section.astype(int)).groups.items()
+    }
     return words, int(blank.sum())
 
 # %% ../../nbs/15_data.littleprince.ipynb #fd7ab05f
 def image_grid(
-    path,           # 4-D NIfTI image
-) -> tuple:         # ((X, Y, Z), affine (4, 4), T)
+    path,  # 4-D NIfTI image
+) -> tuple:  # ((X, Y, Z), affine (4, 4), T)
     "Grid and number of volumes, from the header; `DataError` where it is no image over time."
     import nibabel
-    try: image = nibabel.load(str(require_content(path)))
-    except nibabel.filebasedimages.ImageFileError as error: raise DataError("This is not a readable NIfTI image", file=path, found=str(error)[:80], expected="NIfTI", next_step="fetch the file again and compare its size") from error
-    if len(image.shape) != 4: raise DataError("This is not an image over time", file=path, found=f"shape {image.shape}", expected="four axes, time last", next_step="check that this is the preprocessed run")
+
+    try:
+        image = nibabel.load(str(require_content(path)))
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise DataError(
+            "This is not a readable NIfTI image",
+            file=path,
+            found=str(error)[:80],
+            expected="NIfTI",
+            next_step="fetch the file again and compare its size",
+        ) from error
+    if len(image.shape) != 4:
+        raise DataError(
+            "This is not an image over time",
+            file=path,
+            found=f"shape {image.shape}",
+            expected="four axes, time last",
+            next_step="check that this is the preprocessed run",
+        )
     return image.shape[:3], image.affine, image.shape[3]
 
+
 def labels_on(
-    labels,         # 3-D image or path of whole numbers: a mask (0 and 1) or parcels (0 outside)
-    path,           # 4-D image whose grid is wanted
-):                  # nibabel image of int32
-    "Whole-number labels on the grid of an image, by the nearest neighbour; `DataError` where nothing is left of them."
+    labels,  # 3-D image or path of whole numbers: a mask (0 and 1) or parcels (0 outside)
+    path,  # 4-D image whose grid is wanted
+):  # nibabel image of int32
+    """Whole-number labels on the grid of an image, by the nearest neighbour; `DataError` where
+    nothing is left of them."""
     import nibabel
     from nilearn.image import resample_img
+
     labels = nibabel.load(str(labels)) if isinstance(labels, (str, Path)) else labels
     shape, affine, _ = image_grid(path)
     whole = nibabel.Nifti1Image(np.asarray(labels.dataobj).astype(np.int32), labels.affine)
     if whole.shape != shape or not np.allclose(whole.affine, affine):
-        try: whole = resample_img(whole, target_affine=affine, target_shape=shape, interpolation="nearest", force_resample=True, copy_header=True)
-        except ValueError: whole = None      # no overlap at all
-    if whole is None or not np.asarray(whole.dataobj).any(): raise DataError("A mask does not meet the image", file=path, found="no voxel", expected="at least one", next_step="check that both are in the same space")
+        try:
+            whole = resample_img(
+                whole,
+                target_affine=affine,
+                target_shape=shape,
+                interpolation="nearest",
+                force_resample=True,
+                copy_header=True,
+            )
+        except ValueError:
+            whole = None  # no overlap at all
+    if whole is None or not np.asarray(whole.dataobj).any():
+        raise DataError(
+            "A mask does not meet the image",
+            file=path,
+            found="no voxel",
+            expected="at least one",
+            next_step="check that both are in the same space",
+        )
     return whole
 
+
 def image_table(
-    path,           # 4-D NIfTI image
-    labels,         # image on its grid, as `labels_on` gives it
+    path,  # 4-D NIfTI image
+    labels,  # image on its grid, as `labels_on` gives it
     parcels: bool,  # True: columns are means of the labels; False: voxels where it is not 0
-    cache=None,     # folder of converted files; None: cache_dir()
-) -> np.ndarray:    # (T, V) float32, read-only memory map
-    "Responses under a mask or in parcels, made once; `DataError` for an image that cannot be read to its end."
+    cache=None,  # folder of converted files; None: cache_dir()
+) -> np.ndarray:  # (T, V) float32, read-only memory map
+    """Responses under a mask or in parcels, made once; `DataError` for an image that cannot be
+    read to its end."""
     from nibabel.filebasedimages import ImageFileError
     from nilearn import maskers
+
     shape, affine, _ = image_grid(path)
-    if shape != labels.shape or not np.allclose(affine, labels.affine): raise DataError("A run is not on the grid of its mask", file=path, found=f"{shape}, origin {affine[:3, 3]}", expected=f"{labels.shape}, origin {labels.affine[:3, 3]}", next_step="runs of a participant must share a grid: fetch the run again")
+    if shape != labels.shape or not np.allclose(affine, labels.affine):
+        raise DataError(
+            "A run is not on the grid of its mask",
+            file=path,
+            found=f"{shape}, origin {affine[:3, 3]}",
+            expected=f"{labels.shape}, origin {labels.affine[:3, 3]}",
+            next_step="runs of a participant must share a grid: fetch the run again",
+        )
     key = file_key(path, content_hash(np.asarray(labels.dataobj), labels.affine), parcels)
-    target = Path(cache or cache_dir()) / "responses" / f"{Path(path).name.partition('.')[0]}_{key[:24]}.npy"
+    target = (
+        Path(cache or cache_dir())
+        / "responses"
+        / f"{Path(path).name.partition('.')[0]}_{key[:24]}.npy"
+    )
     if not target.exists():
-        masker = maskers.NiftiLabelsMasker(labels, standardize=None) if parcels else maskers.NiftiMasker(binary(labels), standardize=None)
-        try: table = masker.fit_transform(str(path)).astype(np.float32)
-        except (OSError, EOFError, zlib.error, ImageFileError) as error: raise DataError("This image cannot be read to its end", file=path, found=f"{type(error).__name__}: {error}"[:120], expected="a whole NIfTI image", next_step="fetch the file again and compare its size") from error
+        masker = (
+            maskers.NiftiLabelsMasker(labels, standardize=None)
+            if parcels
+            else maskers.NiftiMasker(binary(labels), standardize=None)
+        )
+        try:
+            table = masker.fit_transform(str(path)).astype(np.float32)
+        except (OSError, EOFError, zlib.error, ImageFileError) as error:
+            raise DataError(
+                "This image cannot be read to its end",
+                file=path,
+                found=f"{type(error).__name__}: {error}"[:120],
+                expected="a whole NIfTI image",
+                next_step="fetch the file again and compare its size",
+            ) from error
+
         def write(temporary):
-            with open(temporary, "wb") as f: np.save(f, table, allow_pickle=False)
+            with open(temporary, "wb") as f:
+                np.save(f, table, allow_pickle=False)
+
         write_atomic(target, write)
     return np.load(target, mmap_mode="r", allow_pickle=False)
 
+
 def binary(
-    labels,   # image of whole numbers
-):            # image of 0 and 1
+    labels,  # image of whole numbers
+):  # image of 0 and 1
     "1 where an image is not 0."
     import nibabel
+
     return nibabel.Nifti1Image((np.asarray(labels.dataobj) != 0).astype(np.int8), labels.affine)
 
 # %% ../../nbs/15_data.littleprince.ipynb #a6e585b1
@@ -154,54 +298,121 @@ def _prince_there(folder, participants, sections):
     "participant -> section -> path, of what is asked for or, with None, of what is there."
     runs = prince_runs()
     for who in participants or ():
-        if who not in runs: raise ParameterError("There is no such participant in ds003643", place="participants", found=who, expected="sub-EN057 and others", next_step="see prince_runs()")
+        if who not in runs:
+            raise ParameterError(
+                "There is no such participant in ds003643",
+                place="participants",
+                found=who,
+                expected="sub-EN057 and others",
+                next_step="see prince_runs()",
+            )
     there = {}
     for who in participants or runs:
         for section, path in runs[who].items():
             path = folder / path
-            if sections is not None and section not in sections: continue
-            if path.exists() or path.is_symlink() or (participants is not None and sections is not None): there.setdefault(who, {})[section] = path
-        if participants is not None and who not in there: raise MissingData("A participant is missing", file=folder / "derivatives" / who, place=who, next_step="fetch it: fetch_littleprince([...])")
-    if not there: raise MissingData("There are no runs here", file=folder, expected="derivatives/sub-EN057/func/*_bold.nii.gz", next_step="check the folder, or fetch_littleprince([...])")
+            if sections is not None and section not in sections:
+                continue
+            if (
+                path.exists()
+                or path.is_symlink()
+                or (participants is not None and sections is not None)
+            ):
+                there.setdefault(who, {})[section] = path
+        if participants is not None and who not in there:
+            raise MissingData(
+                "A participant is missing",
+                file=folder / "derivatives" / who,
+                place=who,
+                next_step="fetch it: fetch_littleprince([...])",
+            )
+    if not there:
+        raise MissingData(
+            "There are no runs here",
+            file=folder,
+            expected="derivatives/sub-EN057/func/*_bold.nii.gz",
+            next_step="check the folder, or fetch_littleprince([...])",
+        )
     return there
+
 
 def _prince_story(folder, code, section, words, rate, cache, notes):
     "One section in one language."
     table = folder / f"annotation/{code}/lpp{code}_word_information.csv"
-    if section not in words: raise DataError("A section has no words", file=table, place=f"section {section}", found=f"sections {', '.join(map(str, sorted(words)))}", expected=str(section), next_step="fetch the file again")
+    if section not in words:
+        raise DataError(
+            "A section has no words",
+            file=table,
+            place=f"section {section}",
+            found=f"sections {', '.join(map(str, sorted(words)))}",
+            expected=str(section),
+            next_step="fetch the file again",
+        )
     audio = folder / prince_sound(code, section)
     if audio.exists() or audio.is_symlink():
         audio, note = sound_at(audio, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound")
-        if note: notes.append(note)
-    else: audio = None
+        if note:
+            notes.append(note)
+    else:
+        audio = None
     clock = regular_clock(PRINCE_ROWS[code][section - 1], PRINCE_TR, PRINCE_TR / 2)
-    return Story(f"lpp{code}_section{section}", PRINCE_LANGUAGE[code], words[section], clock, None, audio, str(table), f"lpp_section{section}")
+    return Story(
+        f"lpp{code}_section{section}",
+        PRINCE_LANGUAGE[code],
+        words[section],
+        clock,
+        None,
+        audio,
+        str(table),
+        f"lpp_section{section}",
+    )
+
 
 def _check_rows(path, who, section):
     rows, wanted = image_grid(path)[2], PRINCE_ROWS[who[4:6]][section - 1]
-    if rows != wanted: raise ClockError(f"A run of {who} is not as long as the section", file=path, place=f"section {section}", found=f"{rows} volumes", expected=f"{wanted} volumes (README of ds003643)", next_step=f"check that this is the preprocessed run; likely cause: {likely_cause(rows, wanted)}")
+    if rows != wanted:
+        raise ClockError(
+            f"A run of {who} is not as long as the section",
+            file=path,
+            place=f"section {section}",
+            found=f"{rows} volumes",
+            expected=f"{wanted} volumes (README of ds003643)",
+            next_step=(
+                "check that this is the preprocessed run; likely cause:"
+                f" {likely_cause(rows, wanted)}"
+            ),
+        )
 
 # %% ../../nbs/15_data.littleprince.ipynb #9a4e3a0d
 def load_littleprince(
-    folder,                  # holds `derivatives` and `annotation`
-    participants=None,       # names, such as ['sub-EN057']; None: all that are there
-    sections=None,           # 1 to 9; None: all that a participant has
-    mask=None,               # 3-D image or path; None: nilearn's brain mask of MNI152
-    parcels=None,            # 3-D image or path of whole numbers, in place of a mask
-    labels=None,             # number of a parcel -> name; None: the numbers
+    folder,  # holds `derivatives` and `annotation`
+    participants=None,  # names, such as ['sub-EN057']; None: all that are there
+    sections=None,  # 1 to 9; None: all that a participant has
+    mask=None,  # 3-D image or path; None: nilearn's brain mask of MNI152
+    parcels=None,  # 3-D image or path of whole numbers, in place of a mask
+    labels=None,  # number of a parcel -> name; None: the numbers
     sampling_rate: int | None = None,  # Hz of the stories' sound; None: 16,000
-    cache=None,              # folder of converted files; None: cache_dir()
+    cache=None,  # folder of converted files; None: cache_dir()
 ) -> Dataset:
-    "Read a folder laid out as ds003643. Errors: `MissingData`, `DataError`, `ClockError` (volumes against the README), `ParameterError`."
-    if mask is not None and parcels is not None: raise ParameterError("Give a mask or parcels, not both", place="mask, parcels", next_step="leave one of them out")
+    """Read a folder laid out as ds003643. Errors: `MissingData`, `DataError`, `ClockError`
+    (volumes against the README), `ParameterError`."""
+    if mask is not None and parcels is not None:
+        raise ParameterError(
+            "Give a mask or parcels, not both",
+            place="mask, parcels",
+            next_step="leave one of them out",
+        )
     folder, notes = Path(folder), []
     there = _prince_there(folder, participants, sections)
     for who, its in there.items():
-        for section, path in its.items(): _check_rows(path, who, section)
+        for section, path in its.items():
+            _check_rows(path, who, section)
     told, recordings = {}, {}
     for code in sorted({who[4:6] for who in there}):
         words, blank = prince_words(folder / f"annotation/{code}/lpp{code}_word_information.csv")
-        if blank: notes.append(f"lpp{code}_word_information.csv: {blank} rows without a word are left out")
+        if blank:
+            notes.append(
+                f"lpp{code}_word_information.csv: {blank} rows without a word are left out"
+            )
         for section in sorted({s for who, its in there.items() for s in its if who[4:6] == code}):
             story = _prince_story(folder, code, section, words, sampling_rate, cache, notes)
             told[story.name] = story
@@ -210,42 +421,79 @@ def load_littleprince(
         on, recordings[who] = labels_on(chosen, next(iter(its.values()))), {}
         space = _prince_space(on, parcels is not None, labels)
         for section, path in its.items():
-            table, name = image_table(path, on, parcels is not None, cache), f"lpp{who[4:6]}_section{section}"
-            if still := int((table.max(0) == table.min(0)).sum()): notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
+            table, name = (
+                image_table(path, on, parcels is not None, cache),
+                f"lpp{who[4:6]}_section{section}",
+            )
+            if still := int((table.max(0) == table.min(0)).sum()):
+                notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
             recordings[who][name] = Recording(who, told[name], table, space, source=str(path))
     return Dataset("littleprince", told, recordings, PRINCE_SOURCE, tuple(notes))
 
+
 def _brain():
     from nilearn.datasets import load_mni152_brain_mask
+
     return load_mni152_brain_mask(resolution=2)
+
 
 def _prince_space(on, parcels, names):
     "What the columns are: voxels of the grid in C order, or parcels by number."
     values = np.asarray(on.dataobj)
     name = f"MNIColin27 {'x'.join(map(str, values.shape))}"
-    if not parcels: return Space(name, "voxel", np.flatnonzero(values.ravel()))
+    if not parcels:
+        return Space(name, "voxel", np.flatnonzero(values.ravel()))
     numbers = np.unique(values[values != 0])
-    return Space(name + " parcels", "region", numbers, labels=tuple(str((names or {}).get(int(k), int(k))) for k in numbers))
+    return Space(
+        name + " parcels",
+        "region",
+        numbers,
+        labels=tuple(str((names or {}).get(int(k), int(k))) for k in numbers),
+    )
 
 # %% ../../nbs/15_data.littleprince.ipynb #b07f00ff
 def check_littleprince(
-    folder,      # holds `derivatives` and `annotation`
-) -> list:       # findings: a sentence each, or a dictionary with severity, file and what; empty when all is well
-    "Every fault of what is there of a folder laid out as ds003643, by name; images are not read beyond their headers."
+    folder,  # holds `derivatives` and `annotation`
+    # findings: a sentence each, or a dictionary with severity, file and what; empty when all is
+    # well
+) -> list:
+    """Every fault of what is there of a folder laid out as ds003643, by name; images are not
+    read beyond their headers."""
     folder, findings = Path(folder), []
-    try: there = _prince_there(folder, None, None)
-    except MissingData as error: return [str(error)]
+    try:
+        there = _prince_there(folder, None, None)
+    except MissingData as error:
+        return [str(error)]
     for code in sorted({who[4:6] for who in there}):
-        try: words = prince_words(folder / f"annotation/{code}/lpp{code}_word_information.csv")[0]
-        except (DataError, MissingData) as error: findings.append(str(error)); continue
+        try:
+            words = prince_words(folder / f"annotation/{code}/lpp{code}_word_information.csv")[0]
+        except (DataError, MissingData) as error:
+            findings.append(str(error))
+            continue
         for section in sorted({s for who, its in there.items() for s in its if who[4:6] == code}):
-            try: story = _prince_story(folder, code, section, words, None, None, [])
-            except (DataError, MissingData) as error: findings.append(str(error)); continue
+            try:
+                story = _prince_story(folder, code, section, words, None, None, [])
+            except (DataError, MissingData) as error:
+                findings.append(str(error))
+                continue
             sound = PRINCE_SOUND[code][section - 1]
-            if story.duration > sound + 1: findings.append(f"{story.name}: the last word ends at {story.duration:.2f} s, the sound has {sound} s (README)")
+            if story.duration > sound + 1:
+                findings.append(
+                    f"{story.name}: the last word ends at {story.duration:.2f} s, the sound has"
+                    f" {sound} s (README)"
+                )
     for who, its in there.items():
-        if absent := sorted(set(range(1, 10)) - set(its)): findings.append(dict(severity="note", file=f"derivatives/{who}", what=f"{who} lacks {len(absent)} of 9 sections: {', '.join(map(str, absent))}"))
+        if absent := sorted(set(range(1, 10)) - set(its)):
+            findings.append(
+                dict(
+                    severity="note",
+                    file=f"derivatives/{who}",
+                    what=f"{who} lacks {len(absent)} of 9 sections: {', '.join(map(str, absent))}",
+                )
+            )
         for section, path in its.items():
-            try: _check_rows(path, who, section)
-            except (DataError, MissingData) as error: findings.append(str(error))
+            try:
+                _check_rows(path, who, section)
+            except (DataError, MissingData) as error:
+                findings.append(str(error))
     return findings

@@ -11,7 +11,14 @@ __all__ = ['NARRATIVES_TR', 'NARRATIVES_URL', 'NARRATIVES_SOURCE', 'NARRATIVES_S
 import csv, io, re
 from pathlib import Path
 import numpy as np
-from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, write_atomic
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    cache_dir,
+    write_atomic,
+)
 from ..clock import read_text, regular_clock
 from .convert import SPEECH_RATE, file_key, require_content, sound_at
 from .fetch import fetch_files
@@ -20,99 +27,217 @@ from .recordings import Dataset, Recording, Space
 from .littleprince import image_grid, image_table, labels_on
 
 # %% ../../nbs/16_data.narratives.ipynb #25e405f6
-NARRATIVES_TR = 1.5   # s
+NARRATIVES_TR = 1.5  # s
 NARRATIVES_URL = "https://s3.amazonaws.com/fcp-indi/data/Projects/narratives"
 NARRATIVES_SOURCE = "ds002345, Nastase et al. 2021, Scientific Data 8:250, CC0"
-NARRATIVES_SPACES = dict(mni=("space-MNI152NLin2009cAsym_res-native_desc-clean_bold.nii.gz",), fsaverage6=("space-fsaverage6_hemi-L_desc-clean.func.gii", "space-fsaverage6_hemi-R_desc-clean.func.gii"))
+NARRATIVES_SPACES = dict(
+    mni=("space-MNI152NLin2009cAsym_res-native_desc-clean_bold.nii.gz",),
+    fsaverage6=(
+        "space-fsaverage6_hemi-L_desc-clean.func.gii",
+        "space-fsaverage6_hemi-R_desc-clean.func.gii",
+    ),
+)
+
 
 def narratives_run(
-    participant: str,   # such as 'sub-256'
-    story: str,         # such as '21styear'; 'notthefallintact_run-1' where a run has a number
-    space: str = "mni", # 'mni' or 'fsaverage6'
+    participant: str,  # such as 'sub-256'
+    story: str,  # such as '21styear'; 'notthefallintact_run-1' where a run has a number
+    space: str = "mni",  # 'mni' or 'fsaverage6'
     pipeline: str = "afni-nosmooth",  # folder under derivatives
-) -> tuple:             # paths in the data set: events first, then images
+) -> tuple:  # paths in the data set: events first, then images
     "Where the files of one run lie."
-    if space not in NARRATIVES_SPACES: raise ParameterError("Unknown space", place="space", found=space, expected=", ".join(NARRATIVES_SPACES))
+    if space not in NARRATIVES_SPACES:
+        raise ParameterError(
+            "Unknown space", place="space", found=space, expected=", ".join(NARRATIVES_SPACES)
+        )
     head = f"{participant}_task-{story}"
-    return (f"{participant}/func/{head}_events.tsv", *(f"derivatives/{pipeline}/{participant}/func/{head}_{end}" for end in NARRATIVES_SPACES[space]))
+    return (
+        f"{participant}/func/{head}_events.tsv",
+        *(
+            f"derivatives/{pipeline}/{participant}/func/{head}_{end}"
+            for end in NARRATIVES_SPACES[space]
+        ),
+    )
+
 
 def narratives_told(
-    story: str,    # name; a run number is dropped
-) -> tuple:        # paths of word times and sound
+    story: str,  # name; a run number is dropped
+) -> tuple:  # paths of word times and sound
     "Where words and sound of a story lie."
     name = re.sub(r"_run-\d+$", "", story)
     return f"stimuli/gentle/{name}/align.csv", f"stimuli/{name}_audio.wav"
 
+
 def fetch_narratives(
-    registry,                 # .csv made by `registry_of_clone`; its name becomes that of the folder
-    participants,             # names, such as ['sub-256']
-    stories=("21styear",),    # names
-    space: str = "mni",       # 'mni' or 'fsaverage6'
+    registry,  # .csv made by `registry_of_clone`; its name becomes that of the folder
+    participants,  # names, such as ['sub-256']
+    stories=("21styear",),  # names
+    space: str = "mni",  # 'mni' or 'fsaverage6'
     pipeline: str = "afni-nosmooth",  # folder under derivatives
-    data_dir=None,            # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    **settings,               # base_url, progress, replace, tries, timeout of `fetch_files`
-) -> Path:                    # folder for `load_narratives`
-    "Fetch a part of ds002345 and verify it; `ParameterError` for a file that the registry does not hold."
-    paths = [p for story in stories for p in narratives_told(story)] + [p for who in participants for story in stories for p in narratives_run(who, story, space, pipeline)]
+    data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
+    **settings,  # base_url, progress, replace, tries, timeout of `fetch_files`
+) -> Path:  # folder for `load_narratives`
+    """Fetch a part of ds002345 and verify it; `ParameterError` for a file that the registry
+    does not hold."""
+    paths = [p for story in stories for p in narratives_told(story)] + [
+        p
+        for who in participants
+        for story in stories
+        for p in narratives_run(who, story, space, pipeline)
+    ]
     return fetch_files(registry, paths, data_dir, **{"base_url": NARRATIVES_URL, **settings})
 
 # %% ../../nbs/16_data.narratives.ipynb #fee19775
 def narratives_words(
-    path,         # align.csv: word, word as aligned, onset, offset; no header
-) -> tuple:       # (Events in s of the sound, number of words that were not found in it)
+    path,  # align.csv: word, word as aligned, onset, offset; no header
+) -> tuple:  # (Events in s of the sound, number of words that were not found in it)
     "Words of a story; `DataError` names a row that is not one."
     onset, offset, text, lost = [], [], [], 0
     for line, row in enumerate(csv.reader(io.StringIO(read_text(require_content(path)))), 1):
-        if not row: continue
-        if len(row) != 4: raise DataError("A row of word times is not one", file=path, place=f"line {line}", found=f"{len(row)} columns", expected="word, word as aligned, onset, offset", next_step="fetch the file again")
-        if not row[2].strip() or not row[3].strip(): lost += 1; continue
-        try: onset.append(float(row[2])); offset.append(float(row[3])); text.append(row[0].strip())
-        except ValueError: raise DataError("A word has no time", file=path, place=f"line {line}", found=f"{row[2]!r}, {row[3]!r}", expected="onset and offset in seconds", next_step="correct the row") from None
-    if not text: raise DataError("A word table holds no words", file=path, found=f"{lost} rows without times", expected="at least 1 word", next_step="fetch the file again")
+        if not row:
+            continue
+        if len(row) != 4:
+            raise DataError(
+                "A row of word times is not one",
+                file=path,
+                place=f"line {line}",
+                found=f"{len(row)} columns",
+                expected="word, word as aligned, onset, offset",
+                next_step="fetch the file again",
+            )
+        if not row[2].strip() or not row[3].strip():
+            lost += 1
+            continue
+        try:
+            onset.append(float(row[2]))
+            offset.append(float(row[3]))
+            text.append(row[0].strip())
+        except ValueError:
+            raise DataError(
+                "A word has no time",
+                file=path,
+                place=f"line {line}",
+                found=f"{row[2]!r}, {row[3]!r}",
+                expected="onset and offset in seconds",
+                next_step="correct the row",
+            ) from None
+    if not text:
+        raise DataError(
+            "A word table holds no words",
+            file=path,
+            found=f"{lost} rows without times",
+            expected="at least 1 word",
+            next_step="fetch the file again",
+        )
     return Events(np.array(onset), np.array(offset), tuple(text)), lost
 
+
 def sound_onset(
-    path,           # events.tsv of a run
-) -> float:         # s from the first volume
+    path,  # events.tsv of a run
+) -> float:  # s from the first volume
     "When the sound file was started: the first onset of the events that name one."
     rows = list(csv.DictReader(io.StringIO(read_text(require_content(path))), delimiter="\t"))
-    if not rows or not {"onset", "stim_file"} <= set(rows[0]): raise DataError("This is not a table of events", file=path, place="line 1", found=", ".join(rows[0] if rows else ["nothing"]), expected="onset, duration, trial_type, stim_file", next_step="fetch the file again")
-    try: starts = [float(row["onset"]) for row in rows if (row["stim_file"] or "n/a") != "n/a"]
-    except ValueError as error: raise DataError("An event has no onset", file=path, found=str(error), expected="seconds", next_step="fetch the file again") from error
-    if not starts: raise ClockError("A run does not say when its sound began", file=path, found="no event with a stim_file", expected="one", next_step="fetch the file again")
+    if not rows or not {"onset", "stim_file"} <= set(rows[0]):
+        raise DataError(
+            "This is not a table of events",
+            file=path,
+            place="line 1",
+            found=", ".join(rows[0] if rows else ["nothing"]),
+            expected="onset, duration, trial_type, stim_file",
+            next_step="fetch the file again",
+        )
+    try:
+        starts = [float(row["onset"]) for row in rows if (row["stim_file"] or "n/a") != "n/a"]
+    except ValueError as error:
+        raise DataError(
+            "An event has no onset",
+            file=path,
+            found=str(error),
+            expected="seconds",
+            next_step="fetch the file again",
+        ) from error
+    if not starts:
+        raise ClockError(
+            "A run does not say when its sound began",
+            file=path,
+            found="no event with a stim_file",
+            expected="one",
+            next_step="fetch the file again",
+        )
     return min(starts)
 
 # %% ../../nbs/16_data.narratives.ipynb #1016de8a
 def surface_table(
-    paths,        # left and right .func.gii
-    cache=None,   # folder of converted files; None: cache_dir()
+    paths,  # left and right .func.gii
+    cache=None,  # folder of converted files; None: cache_dir()
 ) -> np.ndarray:  # (T, V) float32, left before right, read-only memory map
-    "Responses on the surface, made once; `DataError` for files that are no GIFTI or differ in length."
+    """Responses on the surface, made once; `DataError` for files that are no GIFTI or differ in
+    length."""
     import nibabel
+
     key = file_key(paths[0], *[file_key(p) for p in paths[1:]])
-    target = Path(cache or cache_dir()) / "responses" / f"{Path(paths[0]).name.partition('.')[0]}_{key[:24]}.npy"
+    target = (
+        Path(cache or cache_dir())
+        / "responses"
+        / f"{Path(paths[0]).name.partition('.')[0]}_{key[:24]}.npy"
+    )
     if not target.exists():
         tables = []
         for path in paths:
-            try: arrays = nibabel.load(str(path)).darrays
-            except (nibabel.filebasedimages.ImageFileError, ValueError, EOFError, OSError, SyntaxError) as error: raise DataError("This is not a readable GIFTI file", file=path, found=f"{type(error).__name__}: {error}"[:100], expected="GIFTI", next_step="fetch the file again and compare its size") from error
+            try:
+                arrays = nibabel.load(str(path)).darrays
+            except (
+                nibabel.filebasedimages.ImageFileError,
+                ValueError,
+                EOFError,
+                OSError,
+                SyntaxError,
+            ) as error:
+                raise DataError(
+                    "This is not a readable GIFTI file",
+                    file=path,
+                    found=f"{type(error).__name__}: {error}"[:100],
+                    expected="GIFTI",
+                    next_step="fetch the file again and compare its size",
+                ) from error
             except Exception as error:
-                if "xml" not in type(error).__module__: raise
-                raise DataError("This is not a readable GIFTI file", file=path, found=str(error)[:100], expected="GIFTI", next_step="fetch the file again and compare its size") from error
+                if "xml" not in type(error).__module__:
+                    raise
+                raise DataError(
+                    "This is not a readable GIFTI file",
+                    file=path,
+                    found=str(error)[:100],
+                    expected="GIFTI",
+                    next_step="fetch the file again and compare its size",
+                ) from error
             tables.append(np.stack([a.data for a in arrays]).astype(np.float32))
-        if len({len(t) for t in tables}) > 1: raise DataError("Hemispheres differ in length", file=paths[1], found=f"{len(tables[1])} volumes", expected=f"{len(tables[0])} volumes as in {Path(paths[0]).name}", next_step="fetch both again")
+        if len({len(t) for t in tables}) > 1:
+            raise DataError(
+                "Hemispheres differ in length",
+                file=paths[1],
+                found=f"{len(tables[1])} volumes",
+                expected=f"{len(tables[0])} volumes as in {Path(paths[0]).name}",
+                next_step="fetch both again",
+            )
+
         def write(temporary):
-            with open(temporary, "wb") as f: np.save(f, np.concatenate(tables, axis=1), allow_pickle=False)
+            with open(temporary, "wb") as f:
+                np.save(f, np.concatenate(tables, axis=1), allow_pickle=False)
+
         write_atomic(target, write)
     return np.load(target, mmap_mode="r", allow_pickle=False)
 
+
 def image_tr(
-    path,         # NIfTI image
-) -> float:       # s; 0 where the header does not say
+    path,  # NIfTI image
+) -> float:  # s; 0 where the header does not say
     "TR of an image by its header."
     import nibabel
+
     header = nibabel.load(str(path)).header
-    return float(header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1)
+    return float(header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(
+        header.get_xyzt_units()[1], 1
+    )
 
 # %% ../../nbs/16_data.narratives.ipynb #a7c8881b
 def _narratives_there(folder, participants, stories, space, pipeline):
@@ -124,91 +249,178 @@ def _narratives_there(folder, participants, stories, space, pipeline):
         found.setdefault(who, []).append(story)
     for who in participants or ():
         for story in stories or (() if who in found else (None,)):
-            if story not in found.get(who, ()): raise MissingData("A run is missing", file=root / who / "func", place=f"{who}, {story or 'any story'}", found=", ".join(found.get(who, ())) or "no runs", next_step="fetch it, or leave the participant or the story out")
-    chosen = {who: [s for s in its if stories is None or s in stories] for who, its in found.items() if participants is None or who in participants}
+            if story not in found.get(who, ()):
+                raise MissingData(
+                    "A run is missing",
+                    file=root / who / "func",
+                    place=f"{who}, {story or 'any story'}",
+                    found=", ".join(found.get(who, ())) or "no runs",
+                    next_step="fetch it, or leave the participant or the story out",
+                )
+    chosen = {
+        who: [s for s in its if stories is None or s in stories]
+        for who, its in found.items()
+        if participants is None or who in participants
+    }
     chosen = {who: its for who, its in chosen.items() if its}
-    if not chosen: raise MissingData("There are no runs here", file=root, expected=f"sub-*/func/*_{end}", next_step="check the folder, or fetch_narratives(...)")
+    if not chosen:
+        raise MissingData(
+            "There are no runs here",
+            file=root,
+            expected=f"sub-*/func/*_{end}",
+            next_step="check the folder, or fetch_narratives(...)",
+        )
     return chosen
+
 
 def _narratives_story(folder, name, rows, start, rate, cache, notes):
     grid, audio = (folder / p for p in narratives_told(name))
     words, lost = narratives_words(grid)
-    if lost: notes.append(f"{name}: {lost} words were not found in the sound and are left out")
+    if lost:
+        notes.append(f"{name}: {lost} words were not found in the sound and are left out")
     clock = regular_clock(rows, NARRATIVES_TR, NARRATIVES_TR / 2 - start)
     if clock.times[-1] + NARRATIVES_TR / 2 < words.offset.max() - 0.5:
-        raise ClockError("A run ends before its story", file=grid, place=name, found=f"{rows} volumes, to {clock.times[-1] + NARRATIVES_TR / 2:.1f} s", expected=f"the last word, at {words.offset.max():.1f} s", next_step="check that the image is whole and that story and run belong together")
+        raise ClockError(
+            "A run ends before its story",
+            file=grid,
+            place=name,
+            found=f"{rows} volumes, to {clock.times[-1] + NARRATIVES_TR / 2:.1f} s",
+            expected=f"the last word, at {words.offset.max():.1f} s",
+            next_step="check that the image is whole and that story and run belong together",
+        )
     if audio.exists() or audio.is_symlink():
         audio, note = sound_at(audio, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound")
-        if note: notes.append(note)
-    else: audio = None
+        if note:
+            notes.append(note)
+    else:
+        audio = None
     return Story(name, "en", words, clock, None, audio, str(grid))
 
 # %% ../../nbs/16_data.narratives.ipynb #43157071
 def load_narratives(
-    folder,                 # holds `derivatives`, `stimuli` and the participants' events
-    participants=None,      # names, such as ['sub-256']; None: all that are there
-    stories=None,           # names; None: all that a participant has
-    space: str = "mni",     # 'mni' or 'fsaverage6'
-    mask=None,              # for 'mni': 3-D image or path; None: nilearn's brain mask of MNI152
-    parcels=None,           # for 'mni': 3-D image or path of whole numbers, in place of a mask
-    pipeline: str = "afni-nosmooth",   # folder under derivatives
+    folder,  # holds `derivatives`, `stimuli` and the participants' events
+    participants=None,  # names, such as ['sub-256']; None: all that are there
+    stories=None,  # names; None: all that a participant has
+    space: str = "mni",  # 'mni' or 'fsaverage6'
+    mask=None,  # for 'mni': 3-D image or path; None: nilearn's brain mask of MNI152
+    parcels=None,  # for 'mni': 3-D image or path of whole numbers, in place of a mask
+    pipeline: str = "afni-nosmooth",  # folder under derivatives
     sampling_rate: int | None = None,  # Hz of the stories' sound; None: 16,000
-    cache=None,             # folder of converted files; None: cache_dir()
+    cache=None,  # folder of converted files; None: cache_dir()
 ) -> Dataset:
-    "Read a folder laid out as ds002345. Errors: `MissingData`, `DataError`, `ClockError` (TR, length, start), `ParameterError`."
-    if mask is not None and parcels is not None or space != "mni" and (mask is not None or parcels is not None): raise ParameterError("Give a mask or parcels, and only for 'mni'", place="mask, parcels", next_step="leave one of them out")
+    """Read a folder laid out as ds002345. Errors: `MissingData`, `DataError`, `ClockError` (TR,
+    length, start), `ParameterError`."""
+    if (
+        mask is not None
+        and parcels is not None
+        or space != "mni"
+        and (mask is not None or parcels is not None)
+    ):
+        raise ParameterError(
+            "Give a mask or parcels, and only for 'mni'",
+            place="mask, parcels",
+            next_step="leave one of them out",
+        )
     folder, notes, told, begun, recordings = Path(folder), [], {}, {}, {}
-    if space not in NARRATIVES_SPACES: raise ParameterError("Unknown space", place="space", found=space, expected=", ".join(NARRATIVES_SPACES))
+    if space not in NARRATIVES_SPACES:
+        raise ParameterError(
+            "Unknown space", place="space", found=space, expected=", ".join(NARRATIVES_SPACES)
+        )
     for who, its in _narratives_there(folder, participants, stories, space, pipeline).items():
         recordings[who], on = {}, None
         for name in its:
             events, *images = (folder / p for p in narratives_run(who, name, space, pipeline))
             start = sound_onset(events)
             if space == "mni":
-                if (tr := image_tr(require_content(images[0]))) and abs(tr - NARRATIVES_TR) > 1e-3: raise ClockError("An image has another TR", file=images[0], found=f"{tr} s", expected=f"{NARRATIVES_TR} s", next_step="check that this is a run of Narratives")
-                on = on or labels_on(parcels if parcels is not None else mask if mask is not None else _brain(), images[0])
+                if (tr := image_tr(require_content(images[0]))) and abs(tr - NARRATIVES_TR) > 1e-3:
+                    raise ClockError(
+                        "An image has another TR",
+                        file=images[0],
+                        found=f"{tr} s",
+                        expected=f"{NARRATIVES_TR} s",
+                        next_step="check that this is a run of Narratives",
+                    )
+                on = on or labels_on(
+                    parcels if parcels is not None else mask if mask is not None else _brain(),
+                    images[0],
+                )
                 table = image_table(images[0], on, parcels is not None, cache)
-            else: table = surface_table([require_content(p) for p in images], cache)
-            if name not in told: told[name] = _narratives_story(folder, name, len(table), start, sampling_rate, cache, notes)
+            else:
+                table = surface_table([require_content(p) for p in images], cache)
+            if name not in told:
+                told[name] = _narratives_story(
+                    folder, name, len(table), start, sampling_rate, cache, notes
+                )
             first, of = begun.setdefault(name, ((len(table), start), who))
-            if first != (len(table), start): raise ClockError(f"Runs of {name} do not share a clock", file=images[0], place=who, found=f"{len(table)} volumes, sound at {start} s", expected=f"{first[0]} volumes, sound at {first[1]} s, as {of}", next_step="load these participants apart, or leave one out")
-            if still := int((table.max(0) == table.min(0)).sum()): notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
-            recordings[who][name] = Recording(who, told[name], table, _narratives_space(space, on, parcels is not None, table.shape[1]), source=str(images[0]))
+            if first != (len(table), start):
+                raise ClockError(
+                    f"Runs of {name} do not share a clock",
+                    file=images[0],
+                    place=who,
+                    found=f"{len(table)} volumes, sound at {start} s",
+                    expected=f"{first[0]} volumes, sound at {first[1]} s, as {of}",
+                    next_step="load these participants apart, or leave one out",
+                )
+            if still := int((table.max(0) == table.min(0)).sum()):
+                notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
+            recordings[who][name] = Recording(
+                who,
+                told[name],
+                table,
+                _narratives_space(space, on, parcels is not None, table.shape[1]),
+                source=str(images[0]),
+            )
     return Dataset("narratives", told, recordings, NARRATIVES_SOURCE, tuple(notes))
+
 
 def _brain():
     from nilearn.datasets import load_mni152_brain_mask
+
     return load_mni152_brain_mask(resolution=2)
 
+
 def _narratives_space(space, on, parcels, n):
-    if space == "fsaverage6": return Space("fsaverage6", "vertex", np.arange(n))
+    if space == "fsaverage6":
+        return Space("fsaverage6", "vertex", np.arange(n))
     values = np.asarray(on.dataobj)
     name = f"MNI152NLin2009cAsym {'x'.join(map(str, values.shape))}"
-    if not parcels: return Space(name, "voxel", np.flatnonzero(values.ravel()))
+    if not parcels:
+        return Space(name, "voxel", np.flatnonzero(values.ravel()))
     numbers = np.unique(values[values != 0])
     return Space(name + " parcels", "region", numbers, labels=tuple(map(str, numbers)))
 
 # %% ../../nbs/16_data.narratives.ipynb #161e45ab
 def check_narratives(
-    folder,                # holds `derivatives`, `stimuli` and the participants' events
+    folder,  # holds `derivatives`, `stimuli` and the participants' events
     pipeline: str = "afni-nosmooth",  # folder under derivatives
-) -> list:                 # findings: a sentence each; empty when all is well
-    "Every fault of what is there of a folder laid out as ds002345, by name; images are not read beyond their headers."
+) -> list:  # findings: a sentence each; empty when all is well
+    """Every fault of what is there of a folder laid out as ds002345, by name; images are not
+    read beyond their headers."""
     folder, findings, seen = Path(folder), [], False
     for space in NARRATIVES_SPACES:
-        try: there = _narratives_there(folder, None, None, space, pipeline)
-        except MissingData: continue
+        try:
+            there = _narratives_there(folder, None, None, space, pipeline)
+        except MissingData:
+            continue
         seen = True
         for who, its in there.items():
             for name in its:
                 events, *images = (folder / p for p in narratives_run(who, name, space, pipeline))
                 try:
                     start = sound_onset(events)
-                    for image in images: require_content(image)
+                    for image in images:
+                        require_content(image)
                     words, _ = narratives_words(folder / narratives_told(name)[0])
-                    if space != "mni": continue
+                    if space != "mni":
+                        continue
                     rows, tr = image_grid(images[0])[2], image_tr(images[0])
-                    if tr and abs(tr - NARRATIVES_TR) > 1e-3: findings.append(f"{images[0]} has a TR of {tr} s, not {NARRATIVES_TR} s")
-                    if rows * NARRATIVES_TR - start < words.offset.max() - 0.5: findings.append(f"{images[0]} has {rows} volumes, to {rows * NARRATIVES_TR - start:.1f} s of the sound; the last word ends at {words.offset.max():.1f} s")
-                except (DataError, MissingData) as error: findings.append(str(error))
+                    if tr and abs(tr - NARRATIVES_TR) > 1e-3:
+                        findings.append(f"{images[0]} has a TR of {tr} s, not {NARRATIVES_TR} s")
+                    if rows * NARRATIVES_TR - start < words.offset.max() - 0.5:
+                        findings.append(
+                            f"{images[0]} has {rows} volumes, to {rows * NARRATIVES_TR - start:.1f}"
+                            f" s of the sound; the last word ends at {words.offset.max():.1f} s"
+                        )
+                except (DataError, MissingData) as error:
+                    findings.append(str(error))
     return findings if seen else [f"no runs under {folder / 'derivatives' / pipeline}"]

@@ -18,45 +18,70 @@ from .recordings import Space
 
 # %% ../../nbs/19_data.parcels.ipynb #d0913dfc
 def side_and_name(
-    label: str,     # as in a file or as typed: 'L_A1_ROI', 'R_A1_ROI-rh', 'lh.A1', 'A1'
-) -> tuple:         # side 'L', 'R' or '' where the label does not say; name without side and decoration, here 'A1'
+    label: str,  # as in a file or as typed: 'L_A1_ROI', 'R_A1_ROI-rh', 'lh.A1', 'A1'
+) -> (
+    tuple
+):  # side 'L', 'R' or '' where the label does not say; name without side and decoration, here 'A1'
     "Take a label apart; `ParameterError` where its front and its end name different sides."
     text = str(label).strip()
     front = re.match(r"(L|R|lh|rh|left|right)[_.]", text)
     back = re.search(r"[-.](lh|rh|L|R)$", text)
     sides = {m[1][0].upper() for m in (front, back) if m}
-    if len(sides) > 1: raise ParameterError("A label names both sides", found=text, expected="one side", next_step="correct the label")
-    core = text[front.end() if front else 0:back.start() if back else len(text)]
+    if len(sides) > 1:
+        raise ParameterError(
+            "A label names both sides",
+            found=text,
+            expected="one side",
+            next_step="correct the label",
+        )
+    core = text[front.end() if front else 0 : back.start() if back else len(text)]
     return (sides.pop() if sides else ""), re.sub(r"_ROI$", "", core)
 
 # %% ../../nbs/19_data.parcels.ipynb #124862ec
-OUTSIDE = ("???", "unknown", "medialwall", "background", "corpuscallosum")  # names that mean "no parcel", compared without case, spaces and underscores
-MESHES = {2_562: "fsaverage4", 10_242: "fsaverage5", 40_962: "fsaverage6", 163_842: "fsaverage", 32_492: "fsLR 32k"}  # vertices of one hemisphere
+OUTSIDE = (
+    "???",
+    "unknown",
+    "medialwall",
+    "background",
+    "corpuscallosum",
+)  # names that mean "no parcel", compared without case, spaces and underscores
+MESHES = {
+    2_562: "fsaverage4",
+    10_242: "fsaverage5",
+    40_962: "fsaverage6",
+    163_842: "fsaverage",
+    32_492: "fsLR 32k",
+}  # vertices of one hemisphere
 
 # %% ../../nbs/19_data.parcels.ipynb #65dd1dfe
 @dataclass(frozen=True, eq=False)
 class Parcels:
     "The parcel of every column; made by `load_parcels` or `parcels_from_table`."
-    name: str                   # e.g. 'Glasser on fsaverage5'
-    side: np.ndarray            # (V,) 'L', 'R', or '' where the table knows no sides
-    labels: np.ndarray          # (V,) parcel names without side; '' where the column belongs to none
-    outside: dict               # what the file calls the columns without a parcel -> how many
-    source: str = ""            # files
 
-    def __len__(self) -> int: return len(self.labels)
+    name: str  # e.g. 'Glasser on fsaverage5'
+    side: np.ndarray  # (V,) 'L', 'R', or '' where the table knows no sides
+    labels: np.ndarray  # (V,) parcel names without side; '' where the column belongs to none
+    outside: dict  # what the file calls the columns without a parcel -> how many
+    source: str = ""  # files
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     @property
-    def names(self) -> tuple: "Names of all parcels, sorted."; return tuple(sorted(set(self.labels.tolist()) - {""}))
+    def names(self) -> tuple:
+        "Names of all parcels, sorted."
+        return tuple(sorted(set(self.labels.tolist()) - {""}))
 
 # %% ../../nbs/19_data.parcels.ipynb #f2ec298f
 def make_parcels(
-    labels,                     # (V,) text as in the file, one a column
-    side,                       # (V,) 'L', 'R' or ''; or one of these for all
-    name: str,                  # what to call the parcellation
-    source: str = "",           # where it comes from
-    outside=OUTSIDE,            # names that mean no parcel
-) -> Parcels:                   # one row a column
-    "Clean the names; `DataError` where a label's own side contradicts the column's, the mark of swapped files or of a number read against the wrong list."
+    labels,  # (V,) text as in the file, one a column
+    side,  # (V,) 'L', 'R' or ''; or one of these for all
+    name: str,  # what to call the parcellation
+    source: str = "",  # where it comes from
+    outside=OUTSIDE,  # names that mean no parcel
+) -> Parcels:  # one row a column
+    """Clean the names; `DataError` where a label's own side contradicts the column's, the mark
+    of swapped files or of a number read against the wrong list."""
     labels = np.asarray(labels, dtype=str)
     side = np.broadcast_to(np.asarray(side, dtype=str), labels.shape).copy()
     plain = lambda text: re.sub(r"[\s_]", "", text).lower()
@@ -65,90 +90,191 @@ def make_parcels(
         own, short = side_and_name(label)
         at = labels == label
         if plain(short) in empty:
-            found[str(label)] = int(at.sum()); clean[at] = ""; continue
+            found[str(label)] = int(at.sum())
+            clean[at] = ""
+            continue
         wrong = at & (side != own) & (side != "") if own else np.zeros(len(at), bool)
-        if wrong.any(): raise DataError("A label of one side stands on the other", file=source or None, place=f"{label}, first at column {wrong.argmax()}", found=f"{wrong.sum()} columns on side {side[wrong][0]}",
-            expected=f"side {own}", next_step="swap the files if all labels are concerned; otherwise the table of names does not fit these numbers")
+        if wrong.any():
+            raise DataError(
+                "A label of one side stands on the other",
+                file=source or None,
+                place=f"{label}, first at column {wrong.argmax()}",
+                found=f"{wrong.sum()} columns on side {side[wrong][0]}",
+                expected=f"side {own}",
+                next_step=(
+                    "swap the files if all labels are concerned; otherwise the table of names does"
+                    " not fit these numbers"
+                ),
+            )
         side[at & (side == "")] = own
         clean[at] = short
     return Parcels(name, side, clean, found, source)
 
 # %% ../../nbs/19_data.parcels.ipynb #beac6232
 def vertex_labels(
-    path,            # .annot or .label.gii of one hemisphere
-) -> np.ndarray:     # (V,) text: the label of each vertex as the file names it; '???' where an .annot gives no label
-    "Labels of one hemisphere by name; `DataError` for a number without a name or an unknown kind of file."
+    path,  # .annot or .label.gii of one hemisphere
+) -> (
+    np.ndarray
+):  # (V,) text: the label of each vertex as the file names it; '???' where an .annot gives no label
+    """Labels of one hemisphere by name; `DataError` for a number without a name or an unknown
+    kind of file."""
     import nibabel
+
     path = Path(path)
-    if not path.is_file(): raise DataError("This label file does not exist", file=path, next_step="see 'Where to get the Glasser parcels' in this chapter")
+    if not path.is_file():
+        raise DataError(
+            "This label file does not exist",
+            file=path,
+            next_step="see 'Where to get the Glasser parcels' in this chapter",
+        )
     if path.suffix == ".annot":
         numbers, _, names = nibabel.freesurfer.read_annot(path)
         table = {-1: "???"} | {i: n.decode() for i, n in enumerate(names)}
     elif path.suffix == ".gii":
         image = nibabel.load(path)
-        if len(image.darrays) != 1: raise DataError("One map of labels is needed", file=path, found=f"{len(image.darrays)} maps", expected="1", next_step="save the map you want to a file of its own")
+        if len(image.darrays) != 1:
+            raise DataError(
+                "One map of labels is needed",
+                file=path,
+                found=f"{len(image.darrays)} maps",
+                expected="1",
+                next_step="save the map you want to a file of its own",
+            )
         numbers, table = np.asarray(image.darrays[0].data), image.labeltable.get_labels_as_dict()
-    else: raise DataError("This kind of label file is not known", file=path, found=path.suffix, expected=".annot, .label.gii", next_step="read a table with parcels_from_table")
+    else:
+        raise DataError(
+            "This kind of label file is not known",
+            file=path,
+            found=path.suffix,
+            expected=".annot, .label.gii",
+            next_step="read a table with parcels_from_table",
+        )
     missing = sorted(set(np.unique(numbers).tolist()) - set(table))
-    if missing: raise DataError("Vertices carry numbers that have no name", file=path, found=", ".join(map(str, missing[:5])), expected="a number of the file's label table")
+    if missing:
+        raise DataError(
+            "Vertices carry numbers that have no name",
+            file=path,
+            found=", ".join(map(str, missing[:5])),
+            expected="a number of the file's label table",
+        )
     return np.array([table[i] for i in numbers.tolist()], dtype=str)
 
 # %% ../../nbs/19_data.parcels.ipynb #2ea67c93
 def load_parcels(
-    left,             # .annot or .label.gii of the left hemisphere
-    right,            # the same of the right hemisphere
-    name: str = "",   # what to call the parcellation; '' names the mesh
-) -> Parcels:         # left vertices, then right ones
-    "Read a pair of label files; `DataError` where the hemispheres are of different size or swapped."
+    left,  # .annot or .label.gii of the left hemisphere
+    right,  # the same of the right hemisphere
+    name: str = "",  # what to call the parcellation; '' names the mesh
+) -> Parcels:  # left vertices, then right ones
+    """Read a pair of label files; `DataError` where the hemispheres are of different size or
+    swapped."""
     parts = [vertex_labels(path) for path in (left, right)]
     n = [len(p) for p in parts]
-    if n[0] != n[1]: raise DataError("The hemispheres are on different meshes", file=right, found=f"{n[1]:,} vertices right", expected=f"{n[0]:,} as on the left", next_step="take both files from one mesh")
-    return make_parcels(np.concatenate(parts), np.repeat(["L", "R"], n), name or MESHES.get(n[0], f"{n[0]} vertices a hemisphere"), f"{left}, {right}")
+    if n[0] != n[1]:
+        raise DataError(
+            "The hemispheres are on different meshes",
+            file=right,
+            found=f"{n[1]:,} vertices right",
+            expected=f"{n[0]:,} as on the left",
+            next_step="take both files from one mesh",
+        )
+    return make_parcels(
+        np.concatenate(parts),
+        np.repeat(["L", "R"], n),
+        name or MESHES.get(n[0], f"{n[0]} vertices a hemisphere"),
+        f"{left}, {right}",
+    )
 
 # %% ../../nbs/19_data.parcels.ipynb #c4b4a5b4
 def parcels_from_table(
-    table,                    # CSV file or DataFrame: column 'parcel', perhaps 'side' ('L', 'R'); or one column without a header
-    names: dict | None = None,# number -> label, where the table holds numbers
-    name: str = "table",      # what to call the parcellation
-) -> Parcels:                 # one row a row of the table
+    # CSV file or DataFrame: column 'parcel', perhaps 'side' ('L', 'R'); or one column without a
+    # header
+    table,
+    names: dict | None = None,  # number -> label, where the table holds numbers
+    name: str = "table",  # what to call the parcellation
+) -> Parcels:  # one row a row of the table
     "Read any label table; `DataError` for numbers without names."
     import pandas as pd
+
     source = "" if isinstance(table, pd.DataFrame) else str(table)
     if source:
         table = pd.read_csv(source, dtype=str, keep_default_na=False)
-        if "parcel" not in table: table = pd.read_csv(source, dtype=str, keep_default_na=False, header=None).iloc[:, :1].set_axis(["parcel"], axis=1)
+        if "parcel" not in table:
+            table = (
+                pd.read_csv(source, dtype=str, keep_default_na=False, header=None)
+                .iloc[:, :1]
+                .set_axis(["parcel"], axis=1)
+            )
     labels = table["parcel"].astype(str)
     numeric = labels.str.fullmatch(r"-?\d+(\.0+)?")
-    if names is None and numeric.all(): raise DataError("A table of numbers does not name its parcels", file=source or None, found=f"numbers from {labels.astype(float).min():.0f} to {labels.astype(float).max():.0f}", expected="names",
-        next_step="pass names={number: label} from the list that belongs to this file")
+    if names is None and numeric.all():
+        raise DataError(
+            "A table of numbers does not name its parcels",
+            file=source or None,
+            found=(
+                f"numbers from {labels.astype(float).min():.0f} to {labels.astype(float).max():.0f}"
+            ),
+            expected="names",
+            next_step="pass names={number: label} from the list that belongs to this file",
+        )
     if names is not None:
         labels = labels.map(lambda x: names.get(int(float(x))))
-        if labels.isna().any(): raise DataError("Numbers without a name", file=source or None, place=f"row {labels.isna().argmax()}", found=f"{labels.isna().sum()} rows", expected="a number of `names`")
-    return make_parcels(labels.to_numpy(str), table["side"].to_numpy(str) if "side" in table else "", name, source)
+        if labels.isna().any():
+            raise DataError(
+                "Numbers without a name",
+                file=source or None,
+                place=f"row {labels.isna().argmax()}",
+                found=f"{labels.isna().sum()} rows",
+                expected="a number of `names`",
+            )
+    return make_parcels(
+        labels.to_numpy(str), table["side"].to_numpy(str) if "side" in table else "", name, source
+    )
 
 # %% ../../nbs/19_data.parcels.ipynb #bc83ef69
 def parcel_group(
-    parcels: Parcels,           # where to look
-    names,                      # parcel names; 'A1' means both sides, 'L_A1' the left one
-    side: str = "",             # 'L' or 'R' restricts all of them
-) -> np.ndarray:                # (V,) bool
-    "Columns of the named parcels; `ParameterError` with near matches for a name that the parcellation does not have."
+    parcels: Parcels,  # where to look
+    names,  # parcel names; 'A1' means both sides, 'L_A1' the left one
+    side: str = "",  # 'L' or 'R' restricts all of them
+) -> np.ndarray:  # (V,) bool
+    """Columns of the named parcels; `ParameterError` with near matches for a name that the
+    parcellation does not have."""
     mask, known = np.zeros(len(parcels), bool), parcels.names
     for wanted in [names] if isinstance(names, str) else names:
         own, short = side_and_name(wanted)
-        if side and own and side != own: raise ParameterError("This parcel lies on the other side", found=wanted, expected=f"side {side}")
-        here = (parcels.labels == short) & ((parcels.side == (own or side)) if own or side else True)
+        if side and own and side != own:
+            raise ParameterError(
+                "This parcel lies on the other side", found=wanted, expected=f"side {side}"
+            )
+        here = (parcels.labels == short) & (
+            (parcels.side == (own or side)) if own or side else True
+        )
         if not short or not here.any():
             lower = {k.lower(): k for k in known}
-            near = [lower[x] for x in difflib.get_close_matches(short.lower(), lower, 5, .5)]
-            raise ParameterError(f"{parcels.name} has no parcel of this name", found=repr(wanted), expected=f"perhaps {', '.join(near)}" if near else f"one of {len(known)} names: {', '.join(known[:8])}, ...",
-                next_step="use a name of `parcels.names`")
+            near = [lower[x] for x in difflib.get_close_matches(short.lower(), lower, 5, 0.5)]
+            raise ParameterError(
+                f"{parcels.name} has no parcel of this name",
+                found=repr(wanted),
+                expected=(
+                    f"perhaps {', '.join(near)}"
+                    if near
+                    else f"one of {len(known)} names: {', '.join(known[:8])}, ..."
+                ),
+                next_step="use a name of `parcels.names`",
+            )
         mask |= here
     return mask
 
 # %% ../../nbs/19_data.parcels.ipynb #2ff6d406
-_AG, _LTC, _IFG = "PFm PGs PGi TPOJ2 TPOJ3", "STSda STSva STGa TE1a TE2a TGv TGd A5 STSdp STSvp PSL STV TPOJ1", "44 45 IFJa IFSp"
-_SUPPLEMENT, _CODE, _BOTH = "multi-brain-tuning 2025, supplementary table 1", "multi-brain-tuning 2025, released evaluation", "multi-brain-tuning 2025, table 1 and released evaluation"
+_AG, _LTC, _IFG = (
+    "PFm PGs PGi TPOJ2 TPOJ3",
+    "STSda STSva STGa TE1a TE2a TGv TGd A5 STSdp STSvp PSL STV TPOJ1",
+    "44 45 IFJa IFSp",
+)
+_SUPPLEMENT, _CODE, _BOTH = (
+    "multi-brain-tuning 2025, supplementary table 1",
+    "multi-brain-tuning 2025, released evaluation",
+    "multi-brain-tuning 2025, table 1 and released evaluation",
+)
 _LISTS = {
     "primary auditory": ("A1", "brain-tuning 2025; " + _BOTH),
     "early auditory": ("A1 PBelt MBelt LBelt RI A4", _BOTH),
@@ -160,32 +286,65 @@ _LISTS = {
     "angular gyrus, released": ("PGi PGp PGs TPOJ2 TPOJ3", _CODE),
     "lateral temporal, released": ("TPOJ1 STGa STSda STSdp A5 STSva", _CODE),
     "frontal, released": (_IFG, _CODE),
-    "late language, released": ("A5 44 45 IFJa IFSp PGi PGp PGs TPOJ1 TPOJ2 TPOJ3 STGa STSda STSdp TA2 STSva", _CODE),
+    "late language, released": (
+        "A5 44 45 IFJa IFSp PGi PGp PGs TPOJ1 TPOJ2 TPOJ3 STGa STSda STSdp TA2 STSva",
+        _CODE,
+    ),
     "early visual": ("V1 V2", _CODE + ", by name: its positions meant VMV1 VMV2"),
     "visual word form": ("PH TE2p", _CODE + ", by name: its positions meant PH PIT"),
 }
 
 # %% ../../nbs/19_data.parcels.ipynb #cb5ae54c
-GROUPS = {group: tuple(names.split()) for group, (names, _) in _LISTS.items()}  # group -> Glasser parcel names, both sides
-GROUP_SOURCES = {group: source for group, (_, source) in _LISTS.items()}        # group -> where the list comes from
+GROUPS = {
+    group: tuple(names.split()) for group, (names, _) in _LISTS.items()
+}  # group -> Glasser parcel names, both sides
+GROUP_SOURCES = {
+    group: source for group, (_, source) in _LISTS.items()
+}  # group -> where the list comes from
 
 # %% ../../nbs/19_data.parcels.ipynb #acdc052d
 def parcel_space(
-    parcels: Parcels,            # on the mesh of the data
-    columns=None,                # (V,) vertex number of each data column, right vertices counted after the left ones; or how many columns there are; None: all
+    parcels: Parcels,  # on the mesh of the data
+    # (V,) vertex number of each data column, right vertices counted after the left ones; or how
+    # many columns there are; None: all
+    columns=None,
     groups: dict | None = None,  # region -> parcel names; None: `GROUPS`
-    sides: bool = False,         # also each region's left and right half, as 'L region', 'R region'
-) -> Space:                      # its `rois` are masks over the data columns
-    "What each column is, with the groups as regions; `DataError` with both numbers where data and labels are of different size."
+    sides: bool = False,  # also each region's left and right half, as 'L region', 'R region'
+) -> Space:  # its `rois` are masks over the data columns
+    """What each column is, with the groups as regions; `DataError` with both numbers where data
+    and labels are of different size."""
     n = len(parcels)
-    columns = np.arange(n) if columns is None else np.arange(columns) if np.ndim(columns) == 0 else np.asarray(columns)
-    counted = np.array_equal(columns, np.arange(len(columns))) and len(columns) not in (n, n // 2)  # a count in disguise; half of them is the left hemisphere
+    columns = (
+        np.arange(n)
+        if columns is None
+        else np.arange(columns)
+        if np.ndim(columns) == 0
+        else np.asarray(columns)
+    )
+    counted = np.array_equal(columns, np.arange(len(columns))) and len(columns) not in (
+        n,
+        n // 2,
+    )  # a count in disguise; half of them is the left hemisphere
     if counted or columns.min() < 0 or columns.max() >= n:
-        mesh = lambda v: f"{v:,}" + (f" ({MESHES[v // 2]}, both hemispheres)" if v % 2 == 0 and v // 2 in MESHES else "")
-        raise DataError("Labels and data are on different meshes", place=parcels.name, found=f"{mesh(len(columns))} columns of data, vertices {columns.min()} to {columns.max()}", expected=f"{mesh(n)} labelled vertices",
-            next_step="use the label files of the mesh the data are on, or pass the vertex number of each column")
+        mesh = lambda v: (
+            f"{v:,}"
+            + (f" ({MESHES[v // 2]}, both hemispheres)" if v % 2 == 0 and v // 2 in MESHES else "")
+        )
+        raise DataError(
+            "Labels and data are on different meshes",
+            place=parcels.name,
+            found=(
+                f"{mesh(len(columns))} columns of data, vertices {columns.min()} to {columns.max()}"
+            ),
+            expected=f"{mesh(n)} labelled vertices",
+            next_step=(
+                "use the label files of the mesh the data are on, or pass the vertex number of each"
+                " column"
+            ),
+        )
     masks = {}
     for region, names in (GROUPS if groups is None else groups).items():
-        for side in ("", "L", "R") if sides else ("",): masks[f"{side} {region}".strip()] = parcel_group(parcels, names, side)[columns]
+        for side in ("", "L", "R") if sides else ("",):
+            masks[f"{side} {region}".strip()] = parcel_group(parcels, names, side)[columns]
     kind = "vertex" if len(np.unique(columns)) == len(columns) else "voxel"
     return Space(parcels.name, kind, columns, masks)

@@ -15,83 +15,161 @@ from .stories import Story
 # %% ../../nbs/11_data.recordings.ipynb #05090fde
 @dataclass(frozen=True, eq=False)
 class Space:
-    "What each response column is: voxel, vertex or region, and the regions of interest it belongs to; `DataError` where sizes differ."
-    name: str                                  # e.g. 'fsaverage5', 'UTS01 voxels', 'alice 6 mm regions'
-    kind: str                                  # 'vertex', 'voxel' or 'region'
-    columns: np.ndarray                        # (V,) vertex or voxel number of each column
-    rois: dict = field(default_factory=dict)   # region name -> (V,) bool
-    labels: tuple | None = None                # (V,) names where columns are regions
+    """What each response column is: voxel, vertex or region, and the regions of interest it
+    belongs to; `DataError` where sizes differ."""
+
+    name: str  # e.g. 'fsaverage5', 'UTS01 voxels', 'alice 6 mm regions'
+    kind: str  # 'vertex', 'voxel' or 'region'
+    columns: np.ndarray  # (V,) vertex or voxel number of each column
+    rois: dict = field(default_factory=dict)  # region name -> (V,) bool
+    labels: tuple | None = None  # (V,) names where columns are regions
 
     def __post_init__(self):
         object.__setattr__(self, "columns", np.asarray(self.columns))
-        if self.kind not in ("vertex", "voxel", "region"): raise ParameterError("Unknown kind of space", place=self.name, found=repr(self.kind), expected="'vertex', 'voxel' or 'region'", next_step="choose one of these")
-        for name, mask in [*self.rois.items(), *([("labels", self.labels)] if self.labels is not None else [])]:
-            if len(mask) != len(self.columns): raise DataError("A region does not fit its space", place=f"{name!r} in {self.name}", found=f"{len(mask)} columns", expected=f"{len(self.columns)}", next_step="make the mask from the same columns")
+        if self.kind not in ("vertex", "voxel", "region"):
+            raise ParameterError(
+                "Unknown kind of space",
+                place=self.name,
+                found=repr(self.kind),
+                expected="'vertex', 'voxel' or 'region'",
+                next_step="choose one of these",
+            )
+        for name, mask in [
+            *self.rois.items(),
+            *([("labels", self.labels)] if self.labels is not None else []),
+        ]:
+            if len(mask) != len(self.columns):
+                raise DataError(
+                    "A region does not fit its space",
+                    place=f"{name!r} in {self.name}",
+                    found=f"{len(mask)} columns",
+                    expected=f"{len(self.columns)}",
+                    next_step="make the mask from the same columns",
+                )
 
-    def __len__(self) -> int: return len(self.columns)
+    def __len__(self) -> int:
+        return len(self.columns)
 
 # %% ../../nbs/11_data.recordings.ipynb #ddf3585a
 def likely_cause(
     rows: int,  # rows of the responses
-    trs: int,   # TRs of the clock
-) -> str:       # one sentence
+    trs: int,  # TRs of the clock
+) -> str:  # one sentence
     "What a difference of rows and TRs usually means in public data sets."
     more = rows - trs
-    known = {5: "the 5 TRs of silence at one end", 10: "10 TRs trimmed at one end (5 silence + 5 onset)", 15: "the 10 + 5 trim of ds003020", 20: "a trim of 10 TRs at both ends, or respdict's count against the published rows"}
-    if abs(more) in known: return f"{abs(more)} {'more' if more > 0 else 'fewer'} rows than TRs: {known[abs(more)]}"
-    if 0 < abs(more) <= 3: return "a trigger lost or added at an end of the log, or a run that was stopped by hand"
+    known = {
+        5: "the 5 TRs of silence at one end",
+        10: "10 TRs trimmed at one end (5 silence + 5 onset)",
+        15: "the 10 + 5 trim of ds003020",
+        20: "a trim of 10 TRs at both ends, or respdict's count against the published rows",
+    }
+    if abs(more) in known:
+        return f"{abs(more)} {'more' if more > 0 else 'fewer'} rows than TRs: {known[abs(more)]}"
+    if 0 < abs(more) <= 3:
+        return "a trigger lost or added at an end of the log, or a run that was stopped by hand"
     return "the log of another run or story, or responses of several stories in one table"
 
 # %% ../../nbs/11_data.recordings.ipynb #4f5f151e
 @dataclass(frozen=True, eq=False)
 class Recording:
-    "Responses of one participant to one story, (T, V), one row a TR of the story's clock; `ClockError` where they do not fit."
-    participant: str                   # name, unique in its dataset
-    story: Story                       # whose clock has T TRs
-    responses: np.ndarray              # (T, V) float32; mean over repeats where there are several
-    space: Space                       # what the V columns are
+    """Responses of one participant to one story, (T, V), one row a TR of the story's clock;
+    `ClockError` where they do not fit."""
+
+    participant: str  # name, unique in its dataset
+    story: Story  # whose clock has T TRs
+    responses: np.ndarray  # (T, V) float32; mean over repeats where there are several
+    space: Space  # what the V columns are
     repeats: np.ndarray | None = None  # (R, T, V) float32, every repeat
-    motion: np.ndarray | None = None   # (T, M) motion regressors, as recorded
-    source: str = ""                   # file the responses come from
+    motion: np.ndarray | None = None  # (T, M) motion regressors, as recorded
+    source: str = ""  # file the responses come from
 
     def __post_init__(self):
-        if np.ndim(self.responses) != 2: raise DataError(f"Responses of {self.participant} are not a table", file=self.source or None, found=f"shape {np.shape(self.responses)}", expected="(T, V)", next_step="pass one row a TR, one column a voxel")
+        if np.ndim(self.responses) != 2:
+            raise DataError(
+                f"Responses of {self.participant} are not a table",
+                file=self.source or None,
+                found=f"shape {np.shape(self.responses)}",
+                expected="(T, V)",
+                next_step="pass one row a TR, one column a voxel",
+            )
         expected = (len(self.story.clock), len(self.space))
-        for what, array in dict(Responses=self.responses, Repeats=self.repeats, Motion=self.motion).items():
-            if array is None: continue
+        for what, array in dict(
+            Responses=self.responses, Repeats=self.repeats, Motion=self.motion
+        ).items():
+            if array is None:
+                continue
             shape = (array.shape[-2], expected[1] if what == "Motion" else array.shape[-1])
-            if shape != expected: raise ClockError(f"{what} of {self.participant} do not fit story {self.story.name!r}", file=self.source or None, place=f"clock from {self.story.clock.source}" if self.story.clock.source else None,
-                found=f"{shape[0]} rows x {shape[1]} columns", expected=f"{expected[0]} TRs x {expected[1]} columns",
-                next_step=f"check the trim: which TRs were dropped at the start and the end; likely cause: {likely_cause(shape[0], expected[0])}" if shape[0] != expected[0] else "check the space: the number of columns differs")
+            if shape != expected:
+                raise ClockError(
+                    f"{what} of {self.participant} do not fit story {self.story.name!r}",
+                    file=self.source or None,
+                    place=(
+                        f"clock from {self.story.clock.source}" if self.story.clock.source else None
+                    ),
+                    found=f"{shape[0]} rows x {shape[1]} columns",
+                    expected=f"{expected[0]} TRs x {expected[1]} columns",
+                    next_step=(
+                        "check the trim: which TRs were dropped at the start and the end; likely"
+                        f" cause: {likely_cause(shape[0], expected[0])}"
+                        if shape[0] != expected[0]
+                        else "check the space: the number of columns differs"
+                    ),
+                )
 
 # %% ../../nbs/11_data.recordings.ipynb #47f91a5a
 @dataclass(frozen=True, eq=False)
 class Dataset:
     "Stories and who listened to which; `DataError` where a recording has no story."
-    name: str           # e.g. 'alice2016'
-    stories: dict       # story name -> Story
-    recordings: dict    # participant -> story name -> Recording
-    source: str = ""    # citation and licence
-    notes: tuple = ()   # what the loader found and repaired or refused
+
+    name: str  # e.g. 'alice2016'
+    stories: dict  # story name -> Story
+    recordings: dict  # participant -> story name -> Recording
+    source: str = ""  # citation and licence
+    notes: tuple = ()  # what the loader found and repaired or refused
 
     def __post_init__(self):
         for participant, recordings in self.recordings.items():
             for name in recordings:
-                if name not in self.stories: raise DataError("A recording has no story", place=f"{participant}, story {name!r}", found=f"stories {', '.join(self.stories)}", expected=repr(name), next_step="add the story, or leave the recording out")
+                if name not in self.stories:
+                    raise DataError(
+                        "A recording has no story",
+                        place=f"{participant}, story {name!r}",
+                        found=f"stories {', '.join(self.stories)}",
+                        expected=repr(name),
+                        next_step="add the story, or leave the recording out",
+                    )
 
     @property
-    def participants(self) -> tuple: "Names, in order."; return tuple(self.recordings)
+    def participants(self) -> tuple:
+        "Names, in order."
+        return tuple(self.recordings)
 
     def describe(self):
-        "One row a recording: participant, story, language, TRs, columns, repeats, TR, source (pandas DataFrame)."
+        """One row a recording: participant, story, language, TRs, columns, repeats, TR,
+        source (pandas DataFrame)."""
         import pandas as pd
-        return pd.DataFrame([dict(participant=p, story=s, language=r.story.language, trs=r.responses.shape[0], columns=r.responses.shape[1], repeats=1 if r.repeats is None else len(r.repeats),
-                                  tr=r.story.clock.tr, source=r.source) for p, stories in self.recordings.items() for s, r in stories.items()])
+
+        return pd.DataFrame(
+            [
+                dict(
+                    participant=p,
+                    story=s,
+                    language=r.story.language,
+                    trs=r.responses.shape[0],
+                    columns=r.responses.shape[1],
+                    repeats=1 if r.repeats is None else len(r.repeats),
+                    tr=r.story.clock.tr,
+                    source=r.source,
+                )
+                for p, stories in self.recordings.items()
+                for s, r in stories.items()
+            ]
+        )
 
 # %% ../../nbs/11_data.recordings.ipynb #2fb27969
 def zscore(
     x: np.ndarray,  # (T, V)
-) -> np.ndarray:    # (T, V) mean 0, standard deviation 1 along time; a constant column becomes 0
+) -> np.ndarray:  # (T, V) mean 0, standard deviation 1 along time; a constant column becomes 0
     "Standardise every column over time."
     centred = x - x.mean(0, keepdims=True)
     sd = centred.std(0, keepdims=True)
@@ -99,10 +177,10 @@ def zscore(
 
 # %% ../../nbs/11_data.recordings.ipynb #7d3556c5
 def cosine_drift(
-    n: int,                 # T, number of rows
-    tr: float,              # repetition time, s
+    n: int,  # T, number of rows
+    tr: float,  # repetition time, s
     cutoff: float = 128.0,  # longest period that is kept, s
-) -> np.ndarray:            # (T, 1 + K) orthonormal columns, the constant first
+) -> np.ndarray:  # (T, 1 + K) orthonormal columns, the constant first
     "The constant and all cosines slower than `cutoff` (SPM's and nilearn's cosine drift)."
     order = min(n - 1, int(np.floor(2 * n * tr / cutoff)))
     k = np.arange(order + 1)
@@ -112,12 +190,19 @@ def cosine_drift(
 
 # %% ../../nbs/11_data.recordings.ipynb #812378bd
 def highpass(
-    x: np.ndarray,          # (T, V) or (T,), one run of evenly spaced rows; features and responses alike
-    tr: float,              # repetition time, s
+    x: np.ndarray,  # (T, V) or (T,), one run of evenly spaced rows; features and responses alike
+    tr: float,  # repetition time, s
     cutoff: float = 128.0,  # longest period that is kept, s
-) -> np.ndarray:            # as `x`, mean and slow drift removed, float32 stays float32
-    "Remove the mean and everything slower than `cutoff`: projection off the cosine drift; `ParameterError` where the cutoff is not above 2 TR."
-    if not cutoff > 2 * tr: raise ParameterError("The cutoff of a high-pass filter is too short", found=f"{cutoff} s", expected=f"more than 2 TR = {2 * tr} s", next_step="128 s is usual")
+) -> np.ndarray:  # as `x`, mean and slow drift removed, float32 stays float32
+    """Remove the mean and everything slower than `cutoff`: projection off the cosine drift;
+    `ParameterError` where the cutoff is not above 2 TR."""
+    if not cutoff > 2 * tr:
+        raise ParameterError(
+            "The cutoff of a high-pass filter is too short",
+            found=f"{cutoff} s",
+            expected=f"more than 2 TR = {2 * tr} s",
+            next_step="128 s is usual",
+        )
     x = np.asarray(x)
     x = x if x.dtype in (np.float32, np.float64) else x.astype(float)
     centred = x - x.mean(0, keepdims=True)
@@ -126,11 +211,18 @@ def highpass(
 
 # %% ../../nbs/11_data.recordings.ipynb #b0e24d51
 def regress_out(
-    x: np.ndarray,          # (T, V) features or responses
+    x: np.ndarray,  # (T, V) features or responses
     confounds: np.ndarray,  # (T, M), e.g. motion regressors
-) -> np.ndarray:            # (T, V) residuals, mean 0
-    "What ordinary least squares on `confounds` and a constant leaves of each column; `ClockError` where the rows differ."
-    if len(x) != len(confounds): raise ClockError("Confounds and data differ in rows", found=f"{len(confounds)} rows of confounds", expected=f"{len(x)}", next_step="apply the same trim to both")
+) -> np.ndarray:  # (T, V) residuals, mean 0
+    """What ordinary least squares on `confounds` and a constant leaves of each column;
+    `ClockError` where the rows differ."""
+    if len(x) != len(confounds):
+        raise ClockError(
+            "Confounds and data differ in rows",
+            found=f"{len(confounds)} rows of confounds",
+            expected=f"{len(x)}",
+            next_step="apply the same trim to both",
+        )
     centred, c = x - x.mean(0, keepdims=True), zscore(np.asarray(confounds, float))
     u, s, _ = np.linalg.svd(c, full_matrices=False)
     u = u[:, s > s[:1] * 1e-10].astype(centred.dtype)

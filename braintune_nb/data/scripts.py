@@ -19,25 +19,29 @@ from .bilingual import LANGUAGES, check_bilingual
 # %% ../../nbs/18_data.scripts.ipynb #564fdc6e
 @lru_cache(maxsize=None)
 def script_of(
-    char: str,   # one character
-) -> str:        # 'Han', 'Latin', 'Kana', 'Hangul', 'Cyrillic', ...; '' for what is no letter
+    char: str,  # one character
+) -> str:  # 'Han', 'Latin', 'Kana', 'Hangul', 'Cyrillic', ...; '' for what is no letter
     "The script of a letter, by its Unicode name."
     name = unicodedata.name(char, "")
-    if name.startswith("CJK ") or char in "々〇": return "Han"
-    if not unicodedata.category(char).startswith("L"): return ""
+    if name.startswith("CJK ") or char in "々〇":
+        return "Han"
+    if not unicodedata.category(char).startswith("L"):
+        return ""
     first = name.removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ")[0]
     return {"HIRAGANA": "Kana", "KATAKANA": "Kana", "": "unnamed"}.get(first, first.title())
 
+
 def texts_of(
-    words,       # a Story, Events, or texts
-) -> list:       # of str
+    words,  # a Story, Events, or texts
+) -> list:  # of str
     "The labels of a story's words, of events, or of a list, without outer blanks."
     words = getattr(words, "words", words)
     return [str(t).strip() for t in getattr(words, "text", words)]
 
+
 def script_shares(
-    words,       # a Story, Events, or texts
-) -> dict:       # script -> share of the letters, the commonest first
+    words,  # a Story, Events, or texts
+) -> dict:  # script -> share of the letters, the commonest first
     "Which scripts the letters of a text belong to."
     counts = Counter(s for t in texts_of(words) for s in map(script_of, t) if s)
     return {s: n / counts.total() for s, n in counts.most_common()}
@@ -47,80 +51,164 @@ def script_shares(
 def _one_sided():
     "(characters of simplified text only, of traditional text only)"
     from zhon import cedict
+
     simplified, traditional = set(cedict.simplified), set(cedict.traditional)
     return frozenset(simplified - traditional), frozenset(traditional - simplified)
 
 # %% ../../nbs/18_data.scripts.ipynb #d27234b3
 def han_forms(
-    words,       # a Story, Events, or texts
-) -> dict:       # 'simplified', 'traditional' -> Counter of the characters that occur in this form only
+    words,  # a Story, Events, or texts
+) -> dict:  # 'simplified', 'traditional' -> Counter of the characters that occur in this form only
     "Characters that decide between the two forms of Chinese."
     counts = Counter(c for t in texts_of(words) for c in t)
-    return {form: Counter({c: counts[c] for c in chars & counts.keys()}) for form, chars in zip(("simplified", "traditional"), _one_sided())}
+    return {
+        form: Counter({c: counts[c] for c in chars & counts.keys()})
+        for form, chars in zip(("simplified", "traditional"), _one_sided())
+    }
 
 # %% ../../nbs/18_data.scripts.ipynb #7a2a37fa
 def cutting(
-    words,       # a Story, Events, or texts
-) -> dict:       # what -> share of the words, or a number of characters
+    words,  # a Story, Events, or texts
+) -> dict:  # what -> share of the words, or a number of characters
     "How a text is cut into words."
     texts = texts_of(words)
     letters = [[s for s in map(script_of, t) if s] for t in texts]
     lengths = np.array([len(s) for s in letters if s] or [0])
-    share = lambda test: float(np.mean([bool(test(t, s)) for t, s in zip(texts, letters)])) if texts else 0.0
-    return dict(one_character=float((lengths == 1).mean()), mean_length=float(lengths.mean()), longest=int(lengths.max()), **{kind: share(test) for kind, test in LABELS.items()})
+    share = lambda test: (
+        float(np.mean([bool(test(t, s)) for t, s in zip(texts, letters)])) if texts else 0.0
+    )
+    return dict(
+        one_character=float((lengths == 1).mean()),
+        mean_length=float(lengths.mean()),
+        longest=int(lengths.max()),
+        **{kind: share(test) for kind, test in LABELS.items()},
+    )
 
-LABELS = {"punctuation": lambda t, s: t and "\ufffd" not in t and all(unicodedata.category(c)[0] in "PS" for c in t), "blank": lambda t, s: re.search(r"\s", t), "two_scripts": lambda t, s: len(set(s)) > 1,
-          "full_width": lambda t, s: any("０" <= c <= "９" or "Ａ" <= c <= "Ｚ" or "ａ" <= c <= "ｚ" for c in t), "no_text": lambda t, s: not t or any(unicodedata.category(c) in ("Cc", "Co", "Cn") or c == "\ufffd" for c in t)}
+
+LABELS = {
+    "punctuation": (
+        lambda t, s: t and "\ufffd" not in t and all(unicodedata.category(c)[0] in "PS" for c in t)
+    ),
+    "blank": lambda t, s: re.search(r"\s", t),
+    "two_scripts": lambda t, s: len(set(s)) > 1,
+    "full_width": lambda t, s: any(
+        "０" <= c <= "９" or "Ａ" <= c <= "Ｚ" or "ａ" <= c <= "ｚ" for c in t
+    ),
+    "no_text": (
+        lambda t, s: (
+            not t or any(unicodedata.category(c) in ("Cc", "Co", "Cn") or c == "\ufffd" for c in t)
+        )
+    ),
+}
 
 # %% ../../nbs/18_data.scripts.ipynb #21c82d78
 def coverage(
-    words,           # a Story, Events, or texts
-    backbone,        # a Backbone, or anything with a fast `tokenizer`
-    language: str,   # 'zh' joins words without blanks
-    chunk: int = 20, # words read at once, as in a context
-) -> dict:           # 'unknown' and 'spelled': shares of the characters; 'tokens_per_word'; 'examples' of what is not known
+    words,  # a Story, Events, or texts
+    backbone,  # a Backbone, or anything with a fast `tokenizer`
+    language: str,  # 'zh' joins words without blanks
+    chunk: int = 20,  # words read at once, as in a context
+    # 'unknown' and 'spelled': shares of the characters; 'tokens_per_word'; 'examples' of what is
+    # not
+    # known
+) -> dict:
     "How well a tokenizer covers a text."
-    texts, tokenizer, joint = [t for t in texts_of(words) if t], backbone.tokenizer, "" if language == "zh" else " "
+    texts, tokenizer, joint = (
+        [t for t in texts_of(words) if t],
+        backbone.tokenizer,
+        "" if language == "zh" else " ",
+    )
     tokens = unknown = characters = letters = spelled = 0
     examples = Counter()
     for start in range(0, len(texts), chunk):
-        text = joint.join(texts[start:start + chunk])
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = Counter((a, b) for piece, (a, b) in zip(tokenizer.convert_ids_to_tokens(coded.input_ids), coded.offset_mapping) if b - a == 1 and piece != "▁")
-        lost = [(a, b) for k, (a, b) in zip(coded.input_ids, coded.offset_mapping) if tokenizer.unk_token_id is not None and k == tokenizer.unk_token_id]
-        tokens += len(coded.input_ids); characters += len(re.sub(r"\s", "", text)); letters += sum(bool(script_of(c)) for c in text)
+        text = joint.join(texts[start : start + chunk])
+        coded = tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        spans = Counter(
+            (a, b)
+            for piece, (a, b) in zip(
+                tokenizer.convert_ids_to_tokens(coded.input_ids), coded.offset_mapping
+            )
+            if b - a == 1 and piece != "▁"
+        )
+        lost = [
+            (a, b)
+            for k, (a, b) in zip(coded.input_ids, coded.offset_mapping)
+            if tokenizer.unk_token_id is not None and k == tokenizer.unk_token_id
+        ]
+        tokens += len(coded.input_ids)
+        characters += len(re.sub(r"\s", "", text))
+        letters += sum(bool(script_of(c)) for c in text)
         unknown += len({i for a, b in lost for i in range(a, b) if not text[i].isspace()})
         spelled += sum(n > 1 and bool(script_of(text[a])) for (a, _), n in spans.items())
         examples.update(text[a:b] for a, b in lost)
-    return dict(unknown=unknown / max(characters, 1), spelled=spelled / max(letters, 1), tokens_per_word=tokens / max(len(texts), 1), examples=[t for t, _ in examples.most_common(5)])
+    return dict(
+        unknown=unknown / max(characters, 1),
+        spelled=spelled / max(letters, 1),
+        tokens_per_word=tokens / max(len(texts), 1),
+        examples=[t for t, _ in examples.most_common(5)],
+    )
 
 # %% ../../nbs/18_data.scripts.ipynb #becc7165
-SCRIPTS = dict(zh=("Han",), ja=("Han", "Kana"), ko=("Hangul", "Han"), ru=("Cyrillic",))   # others: Latin
-FORMS = {"zh-Hans": "simplified", "zh-CN": "simplified", "zh-SG": "simplified", "zh-Hant": "traditional", "zh-TW": "traditional", "zh-HK": "traditional"}
-LIMITS = dict(script=0.9, mixed=0.01, one_character=0.9, mean_length=4.0, unknown=0.5, unknown_some=0.01, spelled=0.2, punctuation=0.01)
+SCRIPTS = dict(
+    zh=("Han",), ja=("Han", "Kana"), ko=("Hangul", "Han"), ru=("Cyrillic",)
+)  # others: Latin
+FORMS = {
+    "zh-Hans": "simplified",
+    "zh-CN": "simplified",
+    "zh-SG": "simplified",
+    "zh-Hant": "traditional",
+    "zh-TW": "traditional",
+    "zh-HK": "traditional",
+}
+LIMITS = dict(
+    script=0.9,
+    mixed=0.01,
+    one_character=0.9,
+    mean_length=4.0,
+    unknown=0.5,
+    unknown_some=0.01,
+    spelled=0.2,
+    punctuation=0.01,
+)
+
 
 def finding(
-    severity: str,   # 'error', 'warning' or 'note'
-    what: str,       # one sentence
-    place: str,      # story and word
-    found: str,      # with shares and examples
-    expected: str,   # what it should be
+    severity: str,  # 'error', 'warning' or 'note'
+    what: str,  # one sentence
+    place: str,  # story and word
+    found: str,  # with shares and examples
+    expected: str,  # what it should be
     next_step: str,  # what to do
     share: float = float("nan"),  # the number behind it
-) -> dict:           # the same, as the command line prints it
+) -> dict:  # the same, as the command line prints it
     "One finding about a text."
-    return dict(severity=severity, file=place, what=f"{what}: {found}; expected {expected}", title=what, place=place, found=found, expected=expected, next_step=next_step, share=share)
+    return dict(
+        severity=severity,
+        file=place,
+        what=f"{what}: {found}; expected {expected}",
+        title=what,
+        place=place,
+        found=found,
+        expected=expected,
+        next_step=next_step,
+        share=share,
+    )
+
 
 def where_words(
-    words,     # a Story, Events, or texts
-    test,      # a word's text -> whether it is meant
-    most=4,    # how many examples
-) -> str:      # '長大 (word 3 at 1.20 s), ...'
+    words,  # a Story, Events, or texts
+    test,  # a word's text -> whether it is meant
+    most=4,  # how many examples
+) -> str:  # '長大 (word 3 at 1.20 s), ...'
     "The first words that a test finds, with their numbers and times."
     events = getattr(words, "words", words)
     onset = getattr(events, "onset", None)
     hits = [(i, t) for i, t in enumerate(texts_of(words)) if test(t)]
-    told = [f"{t!r} (word {i + 1}" + (f" at {onset[i]:.2f} s)" if onset is not None else ")") for i, t in hits[:most]]
+    told = [
+        f"{t!r} (word {i + 1}" + (f" at {onset[i]:.2f} s)" if onset is not None else ")")
+        for i, t in hits[:most]
+    ]
     return ", ".join(told) + (f" and {len(hits) - most} more" if len(hits) > most else "")
 
 # %% ../../nbs/18_data.scripts.ipynb #4d972812
@@ -129,76 +217,248 @@ def _script_findings(words, language, place):
     own = sum(shares.get(s, 0) for s in wanted)
     foreign = where_words(words, lambda t: any(s and s not in wanted for s in map(script_of, t)))
     said = ", ".join(f"{s} {v:.1%}" for s, v in list(shares.items())[:3]) or "no letters"
-    if own < 0.5: yield finding("error", "The text is not in the script of its language", place, f"{said}, such as {foreign or texts_of(words)[:1]}", f"{' or '.join(wanted)} for {language!r}", "check the language of the story, or which transcript it is", own)
-    elif own < LIMITS["script"]: yield finding("warning", "Many words are in another script", place, f"{said}, such as {foreign}", f"at least {LIMITS['script']:.0%} {' or '.join(wanted)}", "look whether two transcripts were mixed", own)
-    if bad := where_words(words, lambda t: LABELS["no_text"](t, ())): yield finding("error", "A word is no text", place, bad, "letters", "mend or drop the label: it may have been read in the wrong encoding")
-    if wide := cutting(words)["full_width"]: yield finding("warning", "Letters or digits are full-width", place, f"{wide:.1%} of the words, such as {where_words(words, lambda t: LABELS['full_width'](t, ()))}", "the usual A and 1", "put them through unicodedata.normalize('NFKC', ...): not every tokenizer does", wide)
+    if own < 0.5:
+        yield finding(
+            "error",
+            "The text is not in the script of its language",
+            place,
+            f"{said}, such as {foreign or texts_of(words)[:1]}",
+            f"{' or '.join(wanted)} for {language!r}",
+            "check the language of the story, or which transcript it is",
+            own,
+        )
+    elif own < LIMITS["script"]:
+        yield finding(
+            "warning",
+            "Many words are in another script",
+            place,
+            f"{said}, such as {foreign}",
+            f"at least {LIMITS['script']:.0%} {' or '.join(wanted)}",
+            "look whether two transcripts were mixed",
+            own,
+        )
+    if bad := where_words(words, lambda t: LABELS["no_text"](t, ())):
+        yield finding(
+            "error",
+            "A word is no text",
+            place,
+            bad,
+            "letters",
+            "mend or drop the label: it may have been read in the wrong encoding",
+        )
+    if wide := cutting(words)["full_width"]:
+        yield finding(
+            "warning",
+            "Letters or digits are full-width",
+            place,
+            f"{wide:.1%} of the words, such as"
+            f" {where_words(words, lambda t: LABELS['full_width'](t, ()))}",
+            "the usual A and 1",
+            "put them through unicodedata.normalize('NFKC', ...): not every tokenizer does",
+            wide,
+        )
+
 
 def _form_findings(words, language, place):
     forms = han_forms(words)
     counts = {form: its.total() for form, its in forms.items()}
     total, less = sum(counts.values()), min(counts, key=counts.get)
-    more, share = next(f for f in counts if f != less), min(counts.values()) / max(sum(counts.values()), 1)
-    said = lambda form: f"{counts[form]} of {total} deciding characters {form}, such as {where_words(words, lambda t: any(c in forms[form] for c in t))}"
-    if share >= LIMITS["mixed"]: yield finding("error", "Traditional and simplified characters are mixed", place, f"{said(less)}; the rest {more}", "one form", f"convert the text to one form (OpenCC does), and the words of all stories alike", share)
-    elif share > 0: yield finding("note", "Some characters are of the other form", place, said(less), f"all {more}", "look at them: variants of the same form are among them", share)
+    more, share = (
+        next(f for f in counts if f != less),
+        min(counts.values()) / max(sum(counts.values()), 1),
+    )
+    said = lambda form: (
+        f"{counts[form]} of {total} deciding characters {form}, such as"
+        f" {where_words(words, lambda t: any(c in forms[form] for c in t))}"
+    )
+    if share >= LIMITS["mixed"]:
+        yield finding(
+            "error",
+            "Traditional and simplified characters are mixed",
+            place,
+            f"{said(less)}; the rest {more}",
+            "one form",
+            f"convert the text to one form (OpenCC does), and the words of all stories alike",
+            share,
+        )
+    elif share > 0:
+        yield finding(
+            "note",
+            "Some characters are of the other form",
+            place,
+            said(less),
+            f"all {more}",
+            "look at them: variants of the same form are among them",
+            share,
+        )
     wanted = FORMS.get(language)
-    if wanted and total and counts[wanted] < total / 2: yield finding("error", "The text is in the other form of Chinese", place, said(more), f"{wanted}, for {language!r}", "check the language code, or convert the text", counts[wanted] / total)
+    if wanted and total and counts[wanted] < total / 2:
+        yield finding(
+            "error",
+            "The text is in the other form of Chinese",
+            place,
+            said(more),
+            f"{wanted}, for {language!r}",
+            "check the language code, or convert the text",
+            counts[wanted] / total,
+        )
 
 # %% ../../nbs/18_data.scripts.ipynb #db1e8bb5
 def _cutting_findings(words, language, place):
     cut = cutting(words)
-    marks = where_words(words, lambda t: LABELS["punctuation"](t, [s for s in map(script_of, t) if s]))
-    if cut["punctuation"] > LIMITS["punctuation"]: yield finding("warning", "Punctuation stands as words of its own", place, f"{cut['punctuation']:.1%} of the words, such as {marks}", "punctuation joined to a word, or left out", "drop these labels: each takes the place of a word in a context", cut["punctuation"])
-    if cut["blank"] > 0.05: yield finding("error" if language[:2] == "zh" or cut["blank"] > 0.5 else "warning", "Labels hold blanks", place, f"{cut['blank']:.1%} of the words, such as {where_words(words, lambda t: re.search(chr(92) + 's', t))}", "one word a label", "cut them into words with their own times", cut["blank"])
-    if language[:2] != "zh": return
-    if cut["one_character"] > LIMITS["one_character"]: yield finding("error", "The text is cut into characters, not words", place, f"{cut['one_character']:.1%} of the words have one character", "about 44 %", "join characters to words before contexts are counted in words", cut["one_character"])
-    if cut["mean_length"] > LIMITS["mean_length"]: yield finding("error", "The text is not cut into words", place, f"{cut['mean_length']:.1f} characters a label, such as {where_words(words, lambda t: len(t) > 8, 2)}", "about 1.7", "cut it into words with their own times", cut["mean_length"])
-    if cut["two_scripts"] > 0.01: yield finding("warning", "Words hold letters of two scripts", place, f"{cut['two_scripts']:.1%}, such as {where_words(words, lambda t: len({s for s in map(script_of, t) if s}) > 1)}", "few", "look whether two words were joined", cut["two_scripts"])
+    marks = where_words(
+        words, lambda t: LABELS["punctuation"](t, [s for s in map(script_of, t) if s])
+    )
+    if cut["punctuation"] > LIMITS["punctuation"]:
+        yield finding(
+            "warning",
+            "Punctuation stands as words of its own",
+            place,
+            f"{cut['punctuation']:.1%} of the words, such as {marks}",
+            "punctuation joined to a word, or left out",
+            "drop these labels: each takes the place of a word in a context",
+            cut["punctuation"],
+        )
+    if cut["blank"] > 0.05:
+        yield finding(
+            "error" if language[:2] == "zh" or cut["blank"] > 0.5 else "warning",
+            "Labels hold blanks",
+            place,
+            f"{cut['blank']:.1%} of the words, such as"
+            f" {where_words(words, lambda t: re.search(chr(92) + 's', t))}",
+            "one word a label",
+            "cut them into words with their own times",
+            cut["blank"],
+        )
+    if language[:2] != "zh":
+        return
+    if cut["one_character"] > LIMITS["one_character"]:
+        yield finding(
+            "error",
+            "The text is cut into characters, not words",
+            place,
+            f"{cut['one_character']:.1%} of the words have one character",
+            "about 44 %",
+            "join characters to words before contexts are counted in words",
+            cut["one_character"],
+        )
+    if cut["mean_length"] > LIMITS["mean_length"]:
+        yield finding(
+            "error",
+            "The text is not cut into words",
+            place,
+            f"{cut['mean_length']:.1f} characters a label, such as"
+            f" {where_words(words, lambda t: len(t) > 8, 2)}",
+            "about 1.7",
+            "cut it into words with their own times",
+            cut["mean_length"],
+        )
+    if cut["two_scripts"] > 0.01:
+        yield finding(
+            "warning",
+            "Words hold letters of two scripts",
+            place,
+            f"{cut['two_scripts']:.1%}, such as"
+            f" {where_words(words, lambda t: len({s for s in map(script_of, t) if s}) > 1)}",
+            "few",
+            "look whether two words were joined",
+            cut["two_scripts"],
+        )
+
 
 def _coverage_findings(words, language, place, backbone):
     cover, name = coverage(words, backbone, language[:2]), getattr(backbone, "name", "the backbone")
-    known = dict(place=place, next_step="use a backbone of the story's language, or one of many languages", share=cover["unknown"])
-    said = f"{cover['unknown']:.1%} of the text falls to unknown tokens of {name}, such as {', '.join(map(repr, cover['examples']))}"
-    if cover["unknown"] > LIMITS["unknown"]: yield finding("error", "The backbone cannot encode this text", found=said, expected=f"at most {LIMITS['unknown']:.0%}", **known)
-    elif cover["unknown"] > LIMITS["unknown_some"]: yield finding("warning", "The backbone does not know part of this text", found=said, expected=f"at most {LIMITS['unknown_some']:.0%}", **known)
-    if cover["spelled"] > LIMITS["spelled"]: yield finding("warning", "The backbone spells this text in bytes", found=f"{cover['spelled']:.1%} of the characters take several tokens in {name}; {cover['tokens_per_word']:.1f} tokens a word", expected=f"at most {LIMITS['spelled']:.0%}", **{**known, "share": cover["spelled"]})
+    known = dict(
+        place=place,
+        next_step="use a backbone of the story's language, or one of many languages",
+        share=cover["unknown"],
+    )
+    said = (
+        f"{cover['unknown']:.1%} of the text falls to unknown tokens of {name}, such as"
+        f" {', '.join(map(repr, cover['examples']))}"
+    )
+    if cover["unknown"] > LIMITS["unknown"]:
+        yield finding(
+            "error",
+            "The backbone cannot encode this text",
+            found=said,
+            expected=f"at most {LIMITS['unknown']:.0%}",
+            **known,
+        )
+    elif cover["unknown"] > LIMITS["unknown_some"]:
+        yield finding(
+            "warning",
+            "The backbone does not know part of this text",
+            found=said,
+            expected=f"at most {LIMITS['unknown_some']:.0%}",
+            **known,
+        )
+    if cover["spelled"] > LIMITS["spelled"]:
+        yield finding(
+            "warning",
+            "The backbone spells this text in bytes",
+            found=(
+                f"{cover['spelled']:.1%} of the characters take several tokens in {name};"
+                f" {cover['tokens_per_word']:.1f} tokens a word"
+            ),
+            expected=f"at most {LIMITS['spelled']:.0%}",
+            **{**known, "share": cover["spelled"]},
+        )
 
 # %% ../../nbs/18_data.scripts.ipynb #93b726aa
 def check_text(
-    words,                       # a Story, Events, or texts
-    language: str | None = None, # 'en', 'zh', 'zh-TW', ...; None: that of the story
-    backbone=None,               # a Backbone whose tokenizer shall read it, or None
-    name: str | None = None,     # what to call the text; None: the story's name
-) -> list:                       # findings, errors first; empty when all is well
-    "Whether a text is in the script of its language, in one form of it, cut into words, and known to a backbone."
+    words,  # a Story, Events, or texts
+    language: str | None = None,  # 'en', 'zh', 'zh-TW', ...; None: that of the story
+    backbone=None,  # a Backbone whose tokenizer shall read it, or None
+    name: str | None = None,  # what to call the text; None: the story's name
+) -> list:  # findings, errors first; empty when all is well
+    """Whether a text is in the script of its language, in one form of it, cut into words, and
+    known to a backbone."""
     language, place = language or words.language, name or getattr(words, "name", "") or "the text"
     found = list(_script_findings(words, language, place))
-    if not any(f["title"].startswith("The text is not in the script") for f in found):   # else nothing below means anything
-        if language[:2] == "zh": found += _form_findings(words, language, place)
+    if not any(
+        f["title"].startswith("The text is not in the script") for f in found
+    ):  # else nothing below means anything
+        if language[:2] == "zh":
+            found += _form_findings(words, language, place)
         found += _cutting_findings(words, language, place)
-    if backbone is not None: found += _coverage_findings(words, language, place, backbone)
+    if backbone is not None:
+        found += _coverage_findings(words, language, place, backbone)
     return sorted(found, key=lambda f: ("error", "warning", "note").index(f["severity"]))
 
+
 def require_text(
-    story,           # a Story
-    backbone=None,   # a Backbone whose tokenizer shall read it, or None
-) -> list:           # warnings and notes
-    "Raise the first error that `check_text` finds: `ModelError` where the backbone is at fault, else `DataError`."
+    story,  # a Story
+    backbone=None,  # a Backbone whose tokenizer shall read it, or None
+) -> list:  # warnings and notes
+    """Raise the first error that `check_text` finds: `ModelError` where the backbone is at
+    fault, else `DataError`."""
     found = check_text(story, backbone=backbone)
     for f in found:
-        if f["severity"] == "error": raise (ModelError if "backbone" in f["title"] else DataError)(f["title"], file=story.source or None, place=f"story {story.name!r}", found=f["found"], expected=f["expected"], next_step=f["next_step"])
+        if f["severity"] == "error":
+            raise (ModelError if "backbone" in f["title"] else DataError)(
+                f["title"],
+                file=story.source or None,
+                place=f"story {story.name!r}",
+                found=f["found"],
+                expected=f["expected"],
+                next_step=f["next_step"],
+            )
     return found
 
 # %% ../../nbs/18_data.scripts.ipynb #527c9367
 def check_narratives_text(
-    folder,    # holds `en`, `zh`, in the layout of the bilingual narratives
-) -> list:     # findings about files, logs, responses and texts
+    folder,  # holds `en`, `zh`, in the layout of the bilingual narratives
+) -> list:  # findings about files, logs, responses and texts
     "All of `check_bilingual`, and `check_text` for every TextGrid."
     found = list(check_bilingual(folder))
     for language in LANGUAGES:
         for path in sorted((Path(folder) / language / "TextGrids").glob("*.TextGrid")):
-            try: found += check_text(words_from_tier(read_textgrid(path).tier("word", 1)), language, name=str(path))
+            try:
+                found += check_text(
+                    words_from_tier(read_textgrid(path).tier("word", 1)), language, name=str(path)
+                )
             except BraintuneError as error:
-                if str(path) not in " ".join(map(str, found)): found.append(str(error))
+                if str(path) not in " ".join(map(str, found)):
+                    found.append(str(error))
     return found

@@ -17,14 +17,19 @@ from .stories import Story
 @dataclass(frozen=True, eq=False)
 class Section:
     "Rows (TRs) of one story that are used together: a whole story, or a block of it."
-    name: str         # unique; the story's name for a whole story, 'alice/3' for a block
-    story: Story      # whose clock the rows count into
-    rows: np.ndarray  # (T_s,) row numbers into the story's clock
-    note: str = ""    # e.g. how many rows were purged beside it
 
-    def __len__(self) -> int: return len(self.rows)
+    name: str  # unique; the story's name for a whole story, 'alice/3' for a block
+    story: Story  # whose clock the rows count into
+    rows: np.ndarray  # (T_s,) row numbers into the story's clock
+    note: str = ""  # e.g. how many rows were purged beside it
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
     @property
-    def times(self) -> np.ndarray: "Mid-points of its TRs, (T_s,), story seconds."; return self.story.clock.times[self.rows]
+    def times(self) -> np.ndarray:
+        "Mid-points of its TRs, (T_s,), story seconds."
+        return self.story.clock.times[self.rows]
 
 # %% ../../nbs/12_data.splits.ipynb #1c159de8
 def whole_story(
@@ -35,19 +40,32 @@ def whole_story(
 
 # %% ../../nbs/12_data.splits.ipynb #5beacfa9
 def blocks(
-    story: Story,               # the story to cut
-    n: int,                     # number of blocks
+    story: Story,  # the story to cut
+    n: int,  # number of blocks
     gap_seconds: float = 20.0,  # scan time that is dropped between two blocks, s
-) -> list:                      # n Sections named 'story/1' ... 'story/n', contiguous rows
-    "Cut one story into `n` contiguous blocks with a purged gap between them; their notes say how many rows were dropped. `SplitError` where nothing would remain."
+) -> list:  # n Sections named 'story/1' ... 'story/n', contiguous rows
+    """Cut one story into `n` contiguous blocks with a purged gap between them; their notes say
+    how many rows were dropped. `SplitError` where nothing would remain."""
     gap, total = int(np.ceil(gap_seconds / story.clock.tr - 1e-9)), len(story.clock)
     kept = total - gap * (n - 1)
     if n < 2 or kept < n:
-        raise SplitError("A story cannot be cut into so many blocks", place=f"story {story.name!r}", found=f"{total} TRs, {n} blocks, {gap} TRs between them", expected="at least 2 blocks of at least 1 TR", next_step="ask for fewer blocks or a smaller gap")
+        raise SplitError(
+            "A story cannot be cut into so many blocks",
+            place=f"story {story.name!r}",
+            found=f"{total} TRs, {n} blocks, {gap} TRs between them",
+            expected="at least 2 blocks of at least 1 TR",
+            next_step="ask for fewer blocks or a smaller gap",
+        )
     sizes = [len(part) for part in np.array_split(np.arange(kept), n)]
     starts = np.cumsum([0] + [size + gap for size in sizes[:-1]])
-    note = f"{gap} TRs ({gap * story.clock.tr:g} s) dropped between neighbours, {total - kept} of {total} in all"
-    return [Section(f"{story.name}/{i + 1}", story, np.arange(start, start + size), note) for i, (start, size) in enumerate(zip(starts, sizes))]
+    note = (
+        f"{gap} TRs ({gap * story.clock.tr:g} s) dropped between neighbours, {total - kept} of"
+        f" {total} in all"
+    )
+    return [
+        Section(f"{story.name}/{i + 1}", story, np.arange(start, start + size), note)
+        for i, (start, size) in enumerate(zip(starts, sizes))
+    ]
 
 # %% ../../nbs/12_data.splits.ipynb #9af1ce3d
 ROLES = ("tuning", "validation", "encoding", "test")
@@ -55,42 +73,67 @@ ROLES = ("tuning", "validation", "encoding", "test")
 # %% ../../nbs/12_data.splits.ipynb #8c85f809
 @dataclass(frozen=True)
 class Split:
-    "Which sections tune, validate, fit the encoding model and test; which participants tune and which are new."
-    tuning: tuple = ()             # section names whose responses tune the model
-    validation: tuple = ()         # section names that stop the tuning
-    encoding: tuple = ()           # section names that fit the encoding model
-    test: tuple = ()               # section names that are scored
+    """Which sections tune, validate, fit the encoding model and test; which participants tune
+    and which are new."""
+
+    tuning: tuple = ()  # section names whose responses tune the model
+    validation: tuple = ()  # section names that stop the tuning
+    encoding: tuple = ()  # section names that fit the encoding model
+    test: tuple = ()  # section names that are scored
     tune_participants: tuple = ()  # participants whose responses tune the model
-    new_participants: tuple = ()   # participants the tuned model has never seen
-    shared: str = ""               # non-empty: why tuning and encoding may share sections; stays in the record
+    new_participants: tuple = ()  # participants the tuned model has never seen
+    shared: str = ""  # non-empty: why tuning and encoding may share sections; stays in the record
 
     def __post_init__(self):
         for name in (*ROLES, "tune_participants", "new_participants"):
             value = getattr(self, name)
-            if isinstance(value, str): raise SplitError("A role holds a list of names", place=name, found=repr(value), expected=f"({value!r},)", next_step="put the name into a tuple")
+            if isinstance(value, str):
+                raise SplitError(
+                    "A role holds a list of names",
+                    place=name,
+                    found=repr(value),
+                    expected=f"({value!r},)",
+                    next_step="put the name into a tuple",
+                )
             object.__setattr__(self, name, tuple(value))
 
     @property
-    def hash(self) -> str: "Equal splits, equal hash."; return content_hash(asdict(self))
-    def save(self,
+    def hash(self) -> str:
+        "Equal splits, equal hash."
+        return content_hash(asdict(self))
+
+    def save(
+        self,
         path,  # where the file shall lie
-    ):         # `path`
+    ):  # `path`
         "Write as JSON, atomically."
         return write_json(path, asdict(self))
+
     @classmethod
-    def load(cls,
-        path,      # a file that `save` wrote
+    def load(
+        cls,
+        path,  # a file that `save` wrote
     ) -> "Split":
         "Read from JSON; `SplitError` where a key is unknown."
         record = read_json(path)
         unknown = sorted(set(record) - set(cls.__dataclass_fields__))
-        if unknown: raise SplitError("A split file has unknown keys", file=path, found=", ".join(unknown), expected=", ".join(cls.__dataclass_fields__), next_step="correct the names")
+        if unknown:
+            raise SplitError(
+                "A split file has unknown keys",
+                file=path,
+                found=", ".join(unknown),
+                expected=", ".join(cls.__dataclass_fields__),
+                next_step="correct the names",
+            )
         return cls(**record)
-    def check(self,
-        sections,             # Sections or Stories, as a list or as a dict by name
+
+    def check(
+        self,
+        sections,  # Sections or Stories, as a list or as a dict by name
         purge: float = 18.0,  # smallest gap between blocks of one story in different roles, s
-    ):                        # the split itself
-        "Refuse overlap, the same story in two roles, blocks that are too close, unknown names (see `check_split`)."
+    ):  # the split itself
+        """Refuse overlap, the same story in two roles, blocks that are too close, unknown
+        names (see `check_split`)."""
         return check_split(self, sections, purge)
 
 # %% ../../nbs/12_data.splits.ipynb #0a42b88c
@@ -100,8 +143,22 @@ def _named(split, sections):
     known = {s.name: whole_story(s) if isinstance(s, Story) else s for s in known}
     for role in ROLES:
         for name in getattr(split, role):
-            if name not in known: raise SplitError("A split names a section that does not exist", place=role, found=repr(name), expected=f"one of {', '.join(known)}", next_step="correct the name, or load that story")
-        if len(set(getattr(split, role))) < len(getattr(split, role)): raise SplitError("A split names a section twice", place=role, found=", ".join(getattr(split, role)), expected="each name once", next_step="remove the second one")
+            if name not in known:
+                raise SplitError(
+                    "A split names a section that does not exist",
+                    place=role,
+                    found=repr(name),
+                    expected=f"one of {', '.join(known)}",
+                    next_step="correct the name, or load that story",
+                )
+        if len(set(getattr(split, role))) < len(getattr(split, role)):
+            raise SplitError(
+                "A split names a section twice",
+                place=role,
+                found=", ".join(getattr(split, role)),
+                expected="each name once",
+                next_step="remove the second one",
+            )
     return {role: [known[name] for name in getattr(split, role)] for role in ROLES}
 
 # %% ../../nbs/12_data.splits.ipynb #377f791f
@@ -110,37 +167,84 @@ def _check_pair(role_a, a, role_b, b, purge):
     places = f"{a.name!r} in {role_a}, {b.name!r} in {role_b}"
     if a.story.name != b.story.name:
         if a.story.identity == b.story.identity:
-            raise SplitError("The same story stands in two roles", place=places, found=f"both are {a.story.identity!r}", expected="different stories: another language or modality of a story counts as the same story", next_step="move one of them")
+            raise SplitError(
+                "The same story stands in two roles",
+                place=places,
+                found=f"both are {a.story.identity!r}",
+                expected=(
+                    "different stories: another language or modality of a story counts as the same"
+                    " story"
+                ),
+                next_step="move one of them",
+            )
         return
-    if np.intersect1d(a.rows, b.rows).size: raise SplitError("Sections in two roles overlap", place=places, found=f"{np.intersect1d(a.rows, b.rows).size} TRs in both", expected="none", next_step="move one of them")
+    if np.intersect1d(a.rows, b.rows).size:
+        raise SplitError(
+            "Sections in two roles overlap",
+            place=places,
+            found=f"{np.intersect1d(a.rows, b.rows).size} TRs in both",
+            expected="none",
+            next_step="move one of them",
+        )
     first, second = sorted((a, b), key=lambda s: s.rows[0])
     gap = second.times[0] - first.times[-1] - first.story.clock.tr
-    if gap < purge - 1e-6: raise SplitError("Two blocks of one story are too close", place=places, found=f"{gap:.1f} s between them", expected=f"at least {purge:g} s (context window + haemodynamic delay)", next_step="cut the story with a larger gap_seconds")
+    if gap < purge - 1e-6:
+        raise SplitError(
+            "Two blocks of one story are too close",
+            place=places,
+            found=f"{gap:.1f} s between them",
+            expected=f"at least {purge:g} s (context window + haemodynamic delay)",
+            next_step="cut the story with a larger gap_seconds",
+        )
 
 # %% ../../nbs/12_data.splits.ipynb #f5d4daf5
 def check_split(
-    split: Split,         # who does what
-    sections,             # Sections or Stories, as a list or as a dict by name
-    purge: float = 18.0,  # smallest gap between blocks of one story in different roles, s: window (10) + FIR (8)
-) -> Split:               # the split itself
-    "Raise `SplitError` unless every name exists, no role shares rows or a story with another, blocks are purged, and new participants are new."
+    split: Split,  # who does what
+    sections,  # Sections or Stories, as a list or as a dict by name
+    # smallest gap between blocks of one story in different roles, s: window (10) + FIR (8)
+    purge: float = 18.0,
+) -> Split:  # the split itself
+    """Raise `SplitError` unless every name exists, no role shares rows or a story with another,
+    blocks are purged, and new participants are new."""
     named = _named(split, sections)
     for role_a, role_b in combinations(ROLES, 2):
-        if split.shared and {role_a, role_b} == {"tuning", "encoding"}: continue
+        if split.shared and {role_a, role_b} == {"tuning", "encoding"}:
+            continue
         for a in named[role_a]:
-            for b in named[role_b]: _check_pair(role_a, a, role_b, b, purge)
+            for b in named[role_b]:
+                _check_pair(role_a, a, role_b, b, purge)
     both = sorted(set(split.tune_participants) & set(split.new_participants))
-    if both: raise SplitError("A new participant has tuned the model", place="new_participants", found=", ".join(both), expected="none of tune_participants", next_step="remove them from one list")
+    if both:
+        raise SplitError(
+            "A new participant has tuned the model",
+            place="new_participants",
+            found=", ".join(both),
+            expected="none of tune_participants",
+            next_step="remove them from one list",
+        )
     return split
 
 # %% ../../nbs/12_data.splits.ipynb #875d854b
 def story_folds(
-    stories,   # Stories, as a list or as a dict by name
-    n: int,    # number of folds
-) -> list:     # n pairs (training story names, test story names)
-    "Folds for cross-validation by story: every story is tested once, and all versions of a story (same identity) go together. `SplitError` where there are fewer stories than folds."
+    stories,  # Stories, as a list or as a dict by name
+    n: int,  # number of folds
+) -> list:  # n pairs (training story names, test story names)
+    """Folds for cross-validation by story: every story is tested once, and all versions of a
+    story (same identity) go together. `SplitError` where there are fewer stories than folds."""
     stories = list(stories.values() if isinstance(stories, dict) else stories)
     identities = list(dict.fromkeys(s.identity for s in stories))
-    if not 2 <= n <= len(identities): raise SplitError("Too many folds, or too few", found=f"{n} folds, {len(identities)} different stories", expected="2 to the number of stories", next_step="choose another number of folds")
+    if not 2 <= n <= len(identities):
+        raise SplitError(
+            "Too many folds, or too few",
+            found=f"{n} folds, {len(identities)} different stories",
+            expected="2 to the number of stories",
+            next_step="choose another number of folds",
+        )
     groups = [set(identities[i::n]) for i in range(n)]
-    return [(tuple(s.name for s in stories if s.identity not in group), tuple(s.name for s in stories if s.identity in group)) for group in groups]
+    return [
+        (
+            tuple(s.name for s in stories if s.identity not in group),
+            tuple(s.name for s in stories if s.identity in group),
+        )
+        for group in groups
+    ]

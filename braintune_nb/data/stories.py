@@ -13,112 +13,233 @@ from pathlib import Path
 import numpy as np
 from ..core import ClockError, DataError, ParameterError, data_root
 from ..clock import Clock, ScannerLog, read_text
-from .transcripts import Events, TextGrid, bad_words, read_textgrid, words_from_tier, write_textgrid
+from braintune_nb.data.transcripts import (
+    Events,
+    TextGrid,
+    bad_words,
+    read_textgrid,
+    words_from_tier,
+    write_textgrid,
+)
 
 # %% ../../nbs/10_data.stories.ipynb #03603b4c
 @dataclass(frozen=True, eq=False)
 class Story:
-    "One story: what was said when, and the time of each TR in story seconds; checked by `check_words`."
-    name: str                    # unique in its dataset
-    language: str                # 'en' or 'zh'
-    words: Events                # (N,) words, s
-    clock: Clock                 # (T,) TR mid-points, s
-    phones: Events | None = None # (P,) phones, s
-    audio: Path | None = None    # sound file whose second 0 is the story's second 0
-    source: str = ""             # where the text and times come from; 'revoiced' if the audio is
-    identity: str | None = None  # same for the same story in another language or modality; default: the name
+    """One story: what was said when, and the time of each TR in story seconds; checked by
+    `check_words`."""
+
+    name: str  # unique in its dataset
+    language: str  # 'en' or 'zh'
+    words: Events  # (N,) words, s
+    clock: Clock  # (T,) TR mid-points, s
+    phones: Events | None = None  # (P,) phones, s
+    audio: Path | None = None  # sound file whose second 0 is the story's second 0
+    source: str = ""  # where the text and times come from; 'revoiced' if the audio is
+    # same for the same story in another language or modality; default: the name
+    identity: str | None = None
 
     def __post_init__(self):
-        if self.identity is None: object.__setattr__(self, "identity", self.name)
+        if self.identity is None:
+            object.__setattr__(self, "identity", self.name)
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z]+)?", self.language):
-            raise ParameterError("A story needs a language code", place=f"story {self.name!r}", found=repr(self.language), expected="'en', 'zh', ...", next_step="pass language='en'")
+            raise ParameterError(
+                "A story needs a language code",
+                place=f"story {self.name!r}",
+                found=repr(self.language),
+                expected="'en', 'zh', ...",
+                next_step="pass language='en'",
+            )
         check_words(self.words, self.name, self.source)
         check_clock_fits(self)
 
     @property
-    def duration(self) -> float: "End of the last word, s."; return float(self.words.offset.max())
+    def duration(self) -> float:
+        "End of the last word, s."
+        return float(self.words.offset.max())
 
 # %% ../../nbs/10_data.stories.ipynb #25d8d4b7
 def check_words(
-    words: Events,      # (N,) s
-    name: str,          # story name, for the message
-    file: str = "",     # file, for the message
+    words: Events,  # (N,) s
+    name: str,  # story name, for the message
+    file: str = "",  # file, for the message
 ) -> None:
-    "Refuse (`DataError`) no words, times that are not finite, words that end before they start, onsets that run backwards by more than 1 s."
-    if len(words) == 0: raise DataError("A story has no words", file=file or None, place=f"story {name!r}", found="0 words", expected="at least 1", next_step="check the tier and the bad-word set")
-    wrong = {"times that are not numbers": ~np.isfinite(words.onset + words.offset), "a word that ends before it starts": words.offset < words.onset,
-             "onsets that run backwards": np.r_[False, np.diff(words.onset) < -1.0]}
+    """Refuse (`DataError`) no words, times that are not finite, words that end before they
+    start, onsets that run backwards by more than 1 s."""
+    if len(words) == 0:
+        raise DataError(
+            "A story has no words",
+            file=file or None,
+            place=f"story {name!r}",
+            found="0 words",
+            expected="at least 1",
+            next_step="check the tier and the bad-word set",
+        )
+    wrong = {
+        "times that are not numbers": ~np.isfinite(words.onset + words.offset),
+        "a word that ends before it starts": words.offset < words.onset,
+        "onsets that run backwards": np.r_[False, np.diff(words.onset) < -1.0],
+    }
     for what, mask in wrong.items():
         if mask.any():
             i = int(np.argmax(mask))
-            raise DataError(f"A story has {what}", file=file or None, place=f"story {name!r}, word {i + 1}", found=f"{words.onset[i]:.4f} to {words.offset[i]:.4f} s" + (f" after an onset of {words.onset[i-1]:.4f} s" if i else ""),
-                expected="onsets in order, each before its offset", next_step="check the columns or the tier")
+            raise DataError(
+                f"A story has {what}",
+                file=file or None,
+                place=f"story {name!r}, word {i + 1}",
+                found=f"{words.onset[i]:.4f} to {words.offset[i]:.4f} s"
+                + (f" after an onset of {words.onset[i - 1]:.4f} s" if i else ""),
+                expected="onsets in order, each before its offset",
+                next_step="check the columns or the tier",
+            )
 
 # %% ../../nbs/10_data.stories.ipynb #8d0fda08
 def check_clock_fits(
     story: "Story",  # its clock and its words
 ) -> None:
-    "Refuse (`ClockError`) a clock that does not meet the words anywhere: usually the log of another story, or times in milliseconds."
+    """Refuse (`ClockError`) a clock that does not meet the words anywhere: usually the log of
+    another story, or times in milliseconds."""
     times, words = story.clock.times, story.words
     if times[-1] < words.onset[0] or times[0] > words.offset[-1]:
-        raise ClockError("The TRs and the words of a story do not overlap", file=story.clock.source or story.source or None, place=f"story {story.name!r}",
-            found=f"TRs from {times[0]:.2f} to {times[-1]:.2f} s, words from {words.onset[0]:.2f} to {words.offset[-1]:.2f} s", expected="TRs and words in the same story seconds",
-            next_step="check that log and transcript are of the same story and both in seconds from its onset")
+        raise ClockError(
+            "The TRs and the words of a story do not overlap",
+            file=story.clock.source or story.source or None,
+            place=f"story {story.name!r}",
+            found=(
+                f"TRs from {times[0]:.2f} to {times[-1]:.2f} s, words from {words.onset[0]:.2f} to"
+                f" {words.offset[-1]:.2f} s"
+            ),
+            expected="TRs and words in the same story seconds",
+            next_step=(
+                "check that log and transcript are of the same story and both in seconds from its"
+                " onset"
+            ),
+        )
 
 # %% ../../nbs/10_data.stories.ipynb #c767c50a
 def _rows(path, delimiter):
     "Yield (line number, cells) of the rows of a delimited text that are not empty."
     delimiter = delimiter or ("\t" if Path(path).suffix.lower() == ".tsv" else ",")
     lines = read_text(path).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
+    reader = csv.reader(
+        lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
+    )
     for cells in reader:
-        if cells: yield reader.line_num, cells
+        if cells:
+            yield reader.line_num, cells
 
 # %% ../../nbs/10_data.stories.ipynb #9e7c5647
 def _column(path, header, name):
     "Position of a column given by name or position."
-    if isinstance(name, int): return name
-    if header is None or name not in header: raise DataError(f"A word table has no column {name!r}", file=path, place="line 1", found=", ".join(header or ["no header"]), expected=repr(name), next_step="name the columns, or give their positions")
+    if isinstance(name, int):
+        return name
+    if header is None or name not in header:
+        raise DataError(
+            f"A word table has no column {name!r}",
+            file=path,
+            place="line 1",
+            found=", ".join(header or ["no header"]),
+            expected=repr(name),
+            next_step="name the columns, or give their positions",
+        )
     return header.index(name)
 
 # %% ../../nbs/10_data.stories.ipynb #fa216a71
 def read_word_table(
-    path,                      # .csv or .tsv
-    onset="onset",             # column of the onset, s: name, or position from 0
-    offset="offset",           # column of the offset, s: name, or position
-    text="text",               # column of the word: name, or position
-    delimiter: str | None = None, # default: tab for .tsv, else comma
-    header: bool | None = None,   # first line holds names; default: true if any column is named
-    tolerance: float = 0.0,    # how far a word may start before the one above it, s
-) -> Events:                   # (N,) words as written
-    "Read a table of timed words; `DataError` names line, found and expected where a time is missing or runs backwards."
+    path,  # .csv or .tsv
+    onset="onset",  # column of the onset, s: name, or position from 0
+    offset="offset",  # column of the offset, s: name, or position
+    text="text",  # column of the word: name, or position
+    delimiter: str | None = None,  # default: tab for .tsv, else comma
+    header: bool | None = None,  # first line holds names; default: true if any column is named
+    tolerance: float = 0.0,  # how far a word may start before the one above it, s
+) -> Events:  # (N,) words as written
+    """Read a table of timed words; `DataError` names line, found and expected where a time is
+    missing or runs backwards."""
     rows = list(_rows(path, delimiter))
     header = any(isinstance(c, str) for c in (onset, offset, text)) if header is None else header
     names = [cell.strip() for cell in rows[0][1]] if header else None
     a, b, c = (_column(path, names, column) for column in (onset, offset, text))
     times, words, last = [], [], -np.inf
-    for line, cells in rows[1 if header else 0:]:
-        def fail(what, found, expected, next_step): raise DataError(what, file=path, place=f"line {line}", found=found, expected=expected, next_step=next_step)
-        if len(cells) <= max(a, b, c): fail("A row of a word table is too short", f"{len(cells)} columns", f"at least {max(a, b, c) + 1}", "check the delimiter and the row")
-        try: start, stop = float(cells[a]), float(cells[b])
-        except ValueError: fail("A word has no time", f"{cells[a]!r}, {cells[b]!r}", "onset and offset in seconds", "correct the row, or remove it")
-        if stop < start: fail("A word ends before it starts", f"{start} to {stop} s", "onset before offset", "check which columns hold onset and offset")
-        if start < last - tolerance: fail("Times of a word table run backwards", f"onset {start} s after {last} s", "onsets that rise", "sort or correct the table, or pass a tolerance in seconds if neighbours are known to be swapped")
-        times.append((start, stop)); words.append(cells[c]); last = start
-    if not words: raise DataError("A word table holds no words", file=path, found=f"{len(rows)} lines", expected="at least 1 word", next_step="check the file")
+    for line, cells in rows[1 if header else 0 :]:
+
+        def fail(what, found, expected, next_step):
+            raise DataError(
+                what,
+                file=path,
+                place=f"line {line}",
+                found=found,
+                expected=expected,
+                next_step=next_step,
+            )
+
+        if len(cells) <= max(a, b, c):
+            fail(
+                "A row of a word table is too short",
+                f"{len(cells)} columns",
+                f"at least {max(a, b, c) + 1}",
+                "check the delimiter and the row",
+            )
+        try:
+            start, stop = float(cells[a]), float(cells[b])
+        except ValueError:
+            fail(
+                "A word has no time",
+                f"{cells[a]!r}, {cells[b]!r}",
+                "onset and offset in seconds",
+                "correct the row, or remove it",
+            )
+        if stop < start:
+            fail(
+                "A word ends before it starts",
+                f"{start} to {stop} s",
+                "onset before offset",
+                "check which columns hold onset and offset",
+            )
+        if start < last - tolerance:
+            fail(
+                "Times of a word table run backwards",
+                f"onset {start} s after {last} s",
+                "onsets that rise",
+                "sort or correct the table, or pass a tolerance in seconds if neighbours are known"
+                " to be swapped",
+            )
+        times.append((start, stop))
+        words.append(cells[c])
+        last = start
+    if not words:
+        raise DataError(
+            "A word table holds no words",
+            file=path,
+            found=f"{len(rows)} lines",
+            expected="at least 1 word",
+            next_step="check the file",
+        )
     return Events(*np.array(times).T, tuple(words))
 
 # %% ../../nbs/10_data.stories.ipynb #cbc6ee26
 def shown_words(
-    log: ScannerLog,        # a log of a reading experiment
+    log: ScannerLog,  # a log of a reading experiment
     preset: str = "fixed",  # which labels are not words: a key of `bad_words`
-) -> Events:                # (N,) words, story seconds
+) -> Events:  # (N,) words, story seconds
     "The words that the log says were shown; `DataError` where the log prints none."
     rows = []
     for line in read_text(log.path).splitlines():
         found = re.match(r"\s*(\S+)\s+(?:START: *)?word\s(.*?)(?:\s-?[\d.e-]+)?\s*$", line)
-        if found: rows.append((float(found[1]) - log.sound_start, found[2].strip()))
-    if not rows: raise DataError("A scanner log prints no words", file=log.path, found="no line `<seconds> word <text>`", expected="the log of a reading experiment", next_step="take the words from the transcript")
+        if found:
+            rows.append((float(found[1]) - log.sound_start, found[2].strip()))
+    if not rows:
+        raise DataError(
+            "A scanner log prints no words",
+            file=log.path,
+            found="no line `<seconds> word <text>`",
+            expected="the log of a reading experiment",
+            next_step="take the words from the transcript",
+        )
     onset = np.array([seconds for seconds, _ in rows])
     last = log.sound_stop - log.sound_start if log.sound_stop is not None else onset[-1]
-    return words_from_tier(Events(onset, np.r_[onset[1:], max(last, onset[-1])], tuple(word for _, word in rows)), preset)
+    return words_from_tier(
+        Events(onset, np.r_[onset[1:], max(last, onset[-1])], tuple(word for _, word in rows)),
+        preset,
+    )

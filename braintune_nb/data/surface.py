@@ -13,7 +13,15 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from ..core import DataError, MissingData, ParameterError, data_root, read_arrays, write_arrays, write_atomic
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    ParameterError,
+    data_root,
+    read_arrays,
+    write_arrays,
+    write_atomic,
+)
 from .parcels import GROUPS, MESHES, Parcels, parcel_group, parcel_space
 from .recordings import Recording, Space
 
@@ -21,253 +29,555 @@ from .recordings import Recording, Space
 @dataclass(frozen=True, eq=False)
 class Mapper:
     "Sparse weights from voxels to vertices; made by `load_mapper` or `surface_mapper`."
-    weights: object                   # (V, X) scipy CSR array: vertices times voxels
-    mesh: str                         # such as 'fsaverage5'
-    vertices: np.ndarray              # (V,) vertex numbers, right ones counted after all left ones
-    voxels: np.ndarray | None = None  # (X,) voxel numbers, compared with those of a recording; None: unknown
-    source: str = ""                  # file, or how it was made
+
+    weights: object  # (V, X) scipy CSR array: vertices times voxels
+    mesh: str  # such as 'fsaverage5'
+    vertices: np.ndarray  # (V,) vertex numbers, right ones counted after all left ones
+    # (X,) voxel numbers, compared with those of a recording; None: unknown
+    voxels: np.ndarray | None = None
+    source: str = ""  # file, or how it was made
 
     def __post_init__(self):
-        if len(self.vertices) != self.weights.shape[0]: raise DataError("Vertices and mapper differ", file=self.source or None, found=f"{len(self.vertices):,} vertices", expected=f"{self.weights.shape[0]:,} rows")
-        if self.voxels is not None and len(self.voxels) != self.weights.shape[1]: raise DataError("Voxels and mapper differ", file=self.source or None, found=f"{len(self.voxels):,} voxels", expected=f"{self.weights.shape[1]:,} columns")
-        if not np.isfinite(self.weights.data).all(): raise DataError("A mapper holds weights that are no numbers", file=self.source or None, found=f"{(~np.isfinite(self.weights.data)).sum()} of {self.weights.nnz}")
+        if len(self.vertices) != self.weights.shape[0]:
+            raise DataError(
+                "Vertices and mapper differ",
+                file=self.source or None,
+                found=f"{len(self.vertices):,} vertices",
+                expected=f"{self.weights.shape[0]:,} rows",
+            )
+        if self.voxels is not None and len(self.voxels) != self.weights.shape[1]:
+            raise DataError(
+                "Voxels and mapper differ",
+                file=self.source or None,
+                found=f"{len(self.voxels):,} voxels",
+                expected=f"{self.weights.shape[1]:,} columns",
+            )
+        if not np.isfinite(self.weights.data).all():
+            raise DataError(
+                "A mapper holds weights that are no numbers",
+                file=self.source or None,
+                found=f"{(~np.isfinite(self.weights.data)).sum()} of {self.weights.nnz}",
+            )
 
     @property
-    def covered(self) -> np.ndarray: "(V,) bool: the vertex has a voxel."; return np.asarray(abs(self.weights).sum(1)).ravel() > 0
+    def covered(self) -> np.ndarray:
+        "(V,) bool: the vertex has a voxel."
+        return np.asarray(abs(self.weights).sum(1)).ravel() > 0
 
     @property
-    def normalised(self) -> bool: "Every row with a voxel sums to one, so that vertices are weighted means."; return bool(np.allclose(np.asarray(self.weights.sum(1)).ravel()[self.covered], 1, atol=1e-3))
+    def normalised(self) -> bool:
+        "Every row with a voxel sums to one, so that vertices are weighted means."
+        return bool(
+            np.allclose(np.asarray(self.weights.sum(1)).ravel()[self.covered], 1, atol=1e-3)
+        )
 
     def __str__(self):
         sums = np.asarray(self.weights.sum(1)).ravel()[self.covered]
-        kind = "weighted means" if self.normalised else f"sums (weights of a vertex add up to {sums.min():.2g} to {sums.max():.2g})" if len(sums) else "nothing"
-        return f"{self.mesh}: {self.weights.shape[0]:,} vertices from {self.weights.shape[1]:,} voxels, {(~self.covered).sum():,} vertices without a voxel; vertices are {kind}"
+        kind = (
+            "weighted means"
+            if self.normalised
+            else (
+                f"sums (weights of a vertex add up to {sums.min():.2g} to {sums.max():.2g})"
+                if len(sums)
+                else "nothing"
+            )
+        )
+        return (
+            f"{self.mesh}: {self.weights.shape[0]:,} vertices from {self.weights.shape[1]:,}"
+            f" voxels, {(~self.covered).sum():,} vertices without a voxel; vertices are {kind}"
+        )
 
     def as_means(self) -> "Mapper":
         "The same with every row divided by its sum; DataError where a sum is not positive."
         sums = np.asarray(self.weights.sum(1)).ravel()
-        if (bad := self.covered & (sums <= 0)).any(): raise DataError("A row of a mapper cannot be made a mean", file=self.source or None, place=f"vertex {self.vertices[bad.argmax()]}", found=f"sum {sums[bad][0]:.3g}", expected="above 0")
+        if (bad := self.covered & (sums <= 0)).any():
+            raise DataError(
+                "A row of a mapper cannot be made a mean",
+                file=self.source or None,
+                place=f"vertex {self.vertices[bad.argmax()]}",
+                found=f"sum {sums[bad][0]:.3g}",
+                expected="above 0",
+            )
         from scipy import sparse
-        return replace(self, weights=sparse.csr_array(sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ self.weights))
+
+        return replace(
+            self,
+            weights=sparse.csr_array(
+                sparse.diags_array(1 / np.where(sums > 0, sums, 1)) @ self.weights
+            ),
+        )
 
 # %% ../../nbs/23_data.surface.ipynb #df107ccc
 _PARTS = ("data", "indices", "indptr", "shape")
 
+
 def _plain_arrays(path):
     "Name -> array of an .npz or an HDF5 file, for names that end like part of a sparse matrix."
     path = Path(path)
-    if not path.is_file(): raise MissingData("There is no such mapper", file=path, next_step="fetch it; without one, surface_mapper makes weights from an affine and surfaces")
-    if path.suffix == ".npz": return read_arrays(path)
+    if not path.is_file():
+        raise MissingData(
+            "There is no such mapper",
+            file=path,
+            next_step=(
+                "fetch it; without one, surface_mapper makes weights from an affine and surfaces"
+            ),
+        )
+    if path.suffix == ".npz":
+        return read_arrays(path)
     import h5py
+
     try:
-        with h5py.File(path) as f: return {k: f[k][()] for k in f if isinstance(f[k], h5py.Dataset) and (k.endswith(_PARTS) or k in ("vertices", "voxels"))}
-    except OSError as error: raise DataError("This is not a mapper file", file=path, found=str(error)[:80], expected=".npz or HDF5 with the arrays of a sparse matrix") from error
+        with h5py.File(path) as f:
+            return {
+                k: f[k][()]
+                for k in f
+                if isinstance(f[k], h5py.Dataset)
+                and (k.endswith(_PARTS) or k in ("vertices", "voxels"))
+            }
+    except OSError as error:
+        raise DataError(
+            "This is not a mapper file",
+            file=path,
+            found=str(error)[:80],
+            expected=".npz or HDF5 with the arrays of a sparse matrix",
+        ) from error
+
 
 def _csr(arrays, prefix, path):
     "One CSR matrix by the front of its name; DataError where its parts do not fit together."
     from scipy import sparse
+
     parts = [np.asarray(arrays[f"{prefix}{p}"]) for p in _PARTS]
     shape = tuple(int(n) for n in parts[3].ravel())
-    try: matrix = sparse.csr_array((parts[0].astype(np.float32), parts[1].astype(np.int32), parts[2].astype(np.int64)), shape=shape); matrix.check_format(full_check=True)
-    except ValueError as error: raise DataError("The parts of a sparse matrix do not fit together", file=path, place=prefix, found=str(error)[:80], next_step="fetch the file again") from error
+    try:
+        matrix = sparse.csr_array(
+            (parts[0].astype(np.float32), parts[1].astype(np.int32), parts[2].astype(np.int64)),
+            shape=shape,
+        )
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise DataError(
+            "The parts of a sparse matrix do not fit together",
+            file=path,
+            place=prefix,
+            found=str(error)[:80],
+            next_step="fetch the file again",
+        ) from error
     return matrix
 
 # %% ../../nbs/23_data.surface.ipynb #9a272877
 def load_mapper(
-    path,               # .npz or HDF5 file
-    mesh: str = "",     # what the vertices are; '': from the file, or from their number
-    mask=None,          # (Z, Y, X) or (N,) bool: recorded voxels, where columns of the file are all voxels of a volume
-    key: str = "",      # front of the names, such as 'voxel_to_fsaverage'; '': whatever the file has
-) -> Mapper:            # left vertices, then right ones
-    "Read a mapper from plain arrays; DataError for a file without one or with several, and where mask and file differ."
+    path,  # .npz or HDF5 file
+    mesh: str = "",  # what the vertices are; '': from the file, or from their number
+    # (Z, Y, X) or (N,) bool: recorded voxels, where columns of the file are all voxels of a volume
+    mask=None,
+    key: str = "",  # front of the names, such as 'voxel_to_fsaverage'; '': whatever the file has
+) -> Mapper:  # left vertices, then right ones
+    """Read a mapper from plain arrays; DataError for a file without one or with several, and
+    where mask and file differ."""
     from scipy import sparse
+
     arrays = _plain_arrays(path)
-    fronts = sorted(k[:-len("indptr")] for k in arrays if k.endswith("indptr") and all(f"{k[:-len('indptr')]}{p}" in arrays for p in _PARTS))
-    if key: fronts = [f for f in fronts if f.rstrip("_") == key.rstrip("_")]
-    if fronts == ["left_", "right_"]: weights = sparse.csr_array(sparse.vstack([_csr(arrays, f, path) for f in fronts]))
-    elif len(fronts) == 1: weights = _csr(arrays, fronts[0], path)
-    else: raise DataError("Which mapper is meant?" if fronts else "There is no mapper in this file", file=path, found=", ".join(f.rstrip("_") for f in fronts) or ", ".join(sorted(arrays)[:8]), expected="data, indices, indptr, shape, perhaps with a name in front", next_step="pass key=" if fronts else "check the file")
+    fronts = sorted(
+        k[: -len("indptr")]
+        for k in arrays
+        if k.endswith("indptr") and all(f"{k[: -len('indptr')]}{p}" in arrays for p in _PARTS)
+    )
+    if key:
+        fronts = [f for f in fronts if f.rstrip("_") == key.rstrip("_")]
+    if fronts == ["left_", "right_"]:
+        weights = sparse.csr_array(sparse.vstack([_csr(arrays, f, path) for f in fronts]))
+    elif len(fronts) == 1:
+        weights = _csr(arrays, fronts[0], path)
+    else:
+        raise DataError(
+            "Which mapper is meant?" if fronts else "There is no mapper in this file",
+            file=path,
+            found=", ".join(f.rstrip("_") for f in fronts) or ", ".join(sorted(arrays)[:8]),
+            expected="data, indices, indptr, shape, perhaps with a name in front",
+            next_step="pass key=" if fronts else "check the file",
+        )
     voxels = arrays.get("voxels")
     if mask is not None:
         chosen = np.asarray(mask, bool).ravel()
-        if len(chosen) != weights.shape[1]: raise DataError("Mask and mapper are of different volumes", file=path, found=f"{len(chosen):,} voxels in the mask's volume", expected=f"{weights.shape[1]:,}", next_step="use the mask of the same transform")
+        if len(chosen) != weights.shape[1]:
+            raise DataError(
+                "Mask and mapper are of different volumes",
+                file=path,
+                found=f"{len(chosen):,} voxels in the mask's volume",
+                expected=f"{weights.shape[1]:,}",
+                next_step="use the mask of the same transform",
+            )
         voxels, weights = np.flatnonzero(chosen), weights[:, np.flatnonzero(chosen)]
-    mesh = mesh or str(arrays.get("mesh", "")) or MESHES.get(weights.shape[0] // 2, f"{weights.shape[0]} vertices")
-    return Mapper(weights, mesh, np.asarray(arrays.get("vertices", np.arange(weights.shape[0]))), voxels, str(path))
+    mesh = (
+        mesh
+        or str(arrays.get("mesh", ""))
+        or MESHES.get(weights.shape[0] // 2, f"{weights.shape[0]} vertices")
+    )
+    return Mapper(
+        weights,
+        mesh,
+        np.asarray(arrays.get("vertices", np.arange(weights.shape[0]))),
+        voxels,
+        str(path),
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #63cc1b13
 def save_mapper(
     mapper: Mapper,  # what to write
-    path,            # .npz
-) -> Path:           # the file
+    path,  # .npz
+) -> Path:  # the file
     "Write a mapper as plain arrays that `load_mapper` and other programs read."
     w = mapper.weights.tocsr()
     more = {} if mapper.voxels is None else dict(voxels=mapper.voxels)
-    return write_arrays(path, data=w.data, indices=w.indices, indptr=w.indptr, shape=np.array(w.shape), vertices=mapper.vertices, mesh=np.array(mapper.mesh), **more)
+    return write_arrays(
+        path,
+        data=w.data,
+        indices=w.indices,
+        indptr=w.indptr,
+        shape=np.array(w.shape),
+        vertices=mapper.vertices,
+        mesh=np.array(mapper.mesh),
+        **more,
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #2608e85e
 def pick_vertices(
     mapper: Mapper,  # any
-    chosen,          # (V,) bool over its vertices, or vertex numbers
-) -> Mapper:         # with those rows only
-    "Keep some vertices of a mapper; DataError for a mask of another size or a vertex it does not have."
+    chosen,  # (V,) bool over its vertices, or vertex numbers
+) -> Mapper:  # with those rows only
+    """Keep some vertices of a mapper; DataError for a mask of another size or a vertex it does
+    not have."""
     chosen = np.asarray(chosen)
     if chosen.dtype == bool:
-        if len(chosen) != len(mapper.vertices): raise DataError("Mask and mapper differ in vertices", place=mapper.mesh, found=f"{len(chosen):,}", expected=f"{len(mapper.vertices):,}")
+        if len(chosen) != len(mapper.vertices):
+            raise DataError(
+                "Mask and mapper differ in vertices",
+                place=mapper.mesh,
+                found=f"{len(chosen):,}",
+                expected=f"{len(mapper.vertices):,}",
+            )
         rows = np.flatnonzero(chosen)
     else:
         where = {int(v): i for i, v in enumerate(mapper.vertices)}
-        if absent := [int(v) for v in chosen if int(v) not in where]: raise DataError("The mapper does not have these vertices", place=mapper.mesh, found=str(absent[:5]), expected=f"some of {len(where):,}")
+        if absent := [int(v) for v in chosen if int(v) not in where]:
+            raise DataError(
+                "The mapper does not have these vertices",
+                place=mapper.mesh,
+                found=str(absent[:5]),
+                expected=f"some of {len(where):,}",
+            )
         rows = np.array([where[int(v)] for v in chosen], int)
     return replace(mapper, weights=mapper.weights[rows], vertices=mapper.vertices[rows])
 
 # %% ../../nbs/23_data.surface.ipynb #2bbe505b
 def coarser_mapper(
     mapper: Mapper,  # to all vertices of a mesh of the fsaverage family
-    mesh: str,       # 'fsaverage4', 'fsaverage5' or 'fsaverage6'
-) -> Mapper:         # to the coarser mesh
-    "Go to a coarser mesh of the family by keeping its vertices, which are the first of each hemisphere; ParameterError for a finer one."
-    half, sizes = len(mapper.vertices) // 2, {name: n for n, name in MESHES.items() if name.startswith("fsaverage")}
-    if MESHES.get(half) not in sizes or mesh not in sizes or sizes[mesh] > half: raise ParameterError("This mesh is not a coarser one of the same family", found=f"{mesh} from {mapper.mesh} ({len(mapper.vertices):,} vertices)", expected=", ".join(m for m, n in sizes.items() if n <= half) or "a whole mesh of the fsaverage family")
+    mesh: str,  # 'fsaverage4', 'fsaverage5' or 'fsaverage6'
+) -> Mapper:  # to the coarser mesh
+    """Go to a coarser mesh of the family by keeping its vertices, which are the first of each
+    hemisphere; ParameterError for a finer one."""
+    half, sizes = (
+        len(mapper.vertices) // 2,
+        {name: n for n, name in MESHES.items() if name.startswith("fsaverage")},
+    )
+    if MESHES.get(half) not in sizes or mesh not in sizes or sizes[mesh] > half:
+        raise ParameterError(
+            "This mesh is not a coarser one of the same family",
+            found=f"{mesh} from {mapper.mesh} ({len(mapper.vertices):,} vertices)",
+            expected=", ".join(m for m, n in sizes.items() if n <= half)
+            or "a whole mesh of the fsaverage family",
+        )
     n = sizes[mesh]
-    return replace(pick_vertices(mapper, np.r_[:n, half:half + n]), vertices=np.arange(2 * n), mesh=mesh)
+    return replace(
+        pick_vertices(mapper, np.r_[:n, half : half + n]), vertices=np.arange(2 * n), mesh=mesh
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #c96109de
 def _map_rows(source, mapper, target, covered, block_gb):
     "target (T, V) <- source (T, X), a block of rows at a time."
     rows = max(1, int(block_gb * 1e9 / (8 * sum(mapper.weights.shape))))
     for a in range(0, len(source), rows):
-        part = np.ascontiguousarray(np.asarray(source[a:a + rows], np.float32).T)
+        part = np.ascontiguousarray(np.asarray(source[a : a + rows], np.float32).T)
         mapped = (mapper.weights @ part).T
         mapped[:, ~covered] = np.nan
-        target[a:a + rows] = mapped
+        target[a : a + rows] = mapped
+
 
 def _apply(x, mapper, out, block_gb):
     "(..., T, X) -> (..., T, V), in memory or as a memory map at `out`."
     shape, covered = (*x.shape[:-1], len(mapper.vertices)), mapper.covered
+
     def fill(target):
-        for i in np.ndindex(*x.shape[:-2]): _map_rows(x[i], mapper, target[i], covered, block_gb)
+        for i in np.ndindex(*x.shape[:-2]):
+            _map_rows(x[i], mapper, target[i], covered, block_gb)
         return target
-    if out is None: return fill(np.empty(shape, np.float32))
+
+    if out is None:
+        return fill(np.empty(shape, np.float32))
+
     def write(temporary):
         target = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
         fill(target).flush()
+
     return np.load(write_atomic(Path(out), write), mmap_mode="r", allow_pickle=False)
 
 # %% ../../nbs/23_data.surface.ipynb #a116a1b5
 def apply_mapper(
-    recording: Recording,       # of the participant the mapper was made for, in voxels
-    mapper: Mapper,             # to vertices
-    space: Space | None = None, # what the vertices are, with regions (see `parcel_space`); None: their numbers only
-    out=None,                   # .npy file to write to and read from as a memory map (repeats: beside it); None: memory
-    block_gb: float = 0.25,     # memory of one block of rows, GB
-) -> Recording:                 # of vertices; NaN where a vertex has no voxel
-    "Responses (and repeats) of one participant on the surface; DataError with both numbers where the voxels are not the mapper's."
+    recording: Recording,  # of the participant the mapper was made for, in voxels
+    mapper: Mapper,  # to vertices
+    space: (
+        Space | None
+    ) = None,  # what the vertices are, with regions (see `parcel_space`); None: their numbers only
+    # .npy file to write to and read from as a memory map (repeats: beside it); None: memory
+    out=None,
+    block_gb: float = 0.25,  # memory of one block of rows, GB
+) -> Recording:  # of vertices; NaN where a vertex has no voxel
+    """Responses (and repeats) of one participant on the surface; DataError with both numbers
+    where the voxels are not the mapper's."""
     expected, found = mapper.weights.shape[1], len(recording.space)
-    details = dict(file=mapper.source or None, place=f"{recording.participant}, {recording.space.name}", next_step="use the mapper of this participant and of this preprocessing")
-    if found != expected: raise DataError("The participant's voxels are not those of the mapper", found=f"{found:,} voxels in the recording", expected=f"{expected:,} in the mapper", **details)
+    details = dict(
+        file=mapper.source or None,
+        place=f"{recording.participant}, {recording.space.name}",
+        next_step="use the mapper of this participant and of this preprocessing",
+    )
+    if found != expected:
+        raise DataError(
+            "The participant's voxels are not those of the mapper",
+            found=f"{found:,} voxels in the recording",
+            expected=f"{expected:,} in the mapper",
+            **details,
+        )
     if mapper.voxels is not None and not np.array_equal(mapper.voxels, recording.space.columns):
-        raise DataError("The mapper has as many voxels, but others", found=f"{(mapper.voxels != recording.space.columns).sum():,} of {expected:,} voxel numbers differ", expected="the same numbers in the same order", **details)
+        raise DataError(
+            "The mapper has as many voxels, but others",
+            found=(
+                f"{(mapper.voxels != recording.space.columns).sum():,} of {expected:,} voxel"
+                " numbers differ"
+            ),
+            expected="the same numbers in the same order",
+            **details,
+        )
     space = Space(mapper.mesh, "vertex", mapper.vertices) if space is None else space
-    if not np.array_equal(space.columns, mapper.vertices): raise DataError("Space and mapper have different vertices", place=space.name, found=f"{len(space):,} columns", expected=f"the {len(mapper.vertices):,} vertices of the mapper")
+    if not np.array_equal(space.columns, mapper.vertices):
+        raise DataError(
+            "Space and mapper have different vertices",
+            place=space.name,
+            found=f"{len(space):,} columns",
+            expected=f"the {len(mapper.vertices):,} vertices of the mapper",
+        )
     beside = None if out is None else Path(out).with_name(f"{Path(out).stem}_repeats.npy")
-    repeats = None if recording.repeats is None else _apply(recording.repeats, mapper, beside, block_gb)
-    return replace(recording, responses=_apply(recording.responses, mapper, out, block_gb), repeats=repeats, space=space, source=f"{recording.source or recording.space.name}, on the surface by {mapper}")
+    repeats = (
+        None if recording.repeats is None else _apply(recording.repeats, mapper, beside, block_gb)
+    )
+    return replace(
+        recording,
+        responses=_apply(recording.responses, mapper, out, block_gb),
+        repeats=repeats,
+        space=space,
+        source=f"{recording.source or recording.space.name}, on the surface by {mapper}",
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #0d922dd4
 def bring_to_surface(
-    folder,                # laid out as ds003020, in voxels
-    mappers,               # folder with one mapper for each participant: UTS01.npz, UTS01.hdf, UTS01_mappers.hdf, ...
-    out,                   # new folder, laid out the same, in vertices
-    participants=None,     # names; None: all
-    parcels: Parcels | None = None, # labels of all vertices of the mesh; None: no regions
-    groups: dict | None = None,     # region -> parcel names; None: `GROUPS`
-    mesh: str = "",        # a coarser mesh of the fsaverage family; '': that of the mappers
-    progress: bool = True, # show a bar
-) -> Path:                 # `out`
-    "Write responses on vertices that all participants have; `MissingData` for a mapper that is not there, `DataError` where meshes or voxels differ, or no vertex is common."
+    folder,  # laid out as ds003020, in voxels
+    # folder with one mapper for each participant: UTS01.npz, UTS01.hdf, UTS01_mappers.hdf, ...
+    mappers,
+    out,  # new folder, laid out the same, in vertices
+    participants=None,  # names; None: all
+    parcels: Parcels | None = None,  # labels of all vertices of the mesh; None: no regions
+    groups: dict | None = None,  # region -> parcel names; None: `GROUPS`
+    mesh: str = "",  # a coarser mesh of the fsaverage family; '': that of the mappers
+    progress: bool = True,  # show a bar
+) -> Path:  # `out`
+    """Write responses on vertices that all participants have; `MissingData` for a mapper that
+    is not there, `DataError` where meshes or voxels differ, or no vertex is common."""
     from tqdm.auto import tqdm
     from braintune_nb.data.lebel2023 import load_lebel2023, write_lebel2023
+
     dataset, found = load_lebel2023(folder, participants), {}
-    if Path(out).exists() and any(Path(out).iterdir()): raise DataError("The folder for the result is not empty", file=out, next_step="give a new one")
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise DataError(
+            "The folder for the result is not empty", file=out, next_step="give a new one"
+        )
     for p in dataset.participants:
-        files = sorted(f for f in Path(mappers).glob("*") if f.stem in (p, f"{p}_mappers", f"{p}_mapper"))
-        if len(files) != 1: raise MissingData("A participant has no mapper" if not files else "A participant has several mappers", file=mappers, place=p, found=", ".join(f.name for f in files) or "none", expected=f"{p}.npz or {p}_mappers.hdf", next_step="save one there with save_mapper")
+        files = sorted(
+            f for f in Path(mappers).glob("*") if f.stem in (p, f"{p}_mappers", f"{p}_mapper")
+        )
+        if len(files) != 1:
+            raise MissingData(
+                "A participant has no mapper" if not files else "A participant has several mappers",
+                file=mappers,
+                place=p,
+                found=", ".join(f.name for f in files) or "none",
+                expected=f"{p}.npz or {p}_mappers.hdf",
+                next_step="save one there with save_mapper",
+            )
         found[p] = load_mapper(files[0])
-        if mesh and mesh != found[p].mesh: found[p] = coarser_mapper(found[p], mesh)
+        if mesh and mesh != found[p].mesh:
+            found[p] = coarser_mapper(found[p], mesh)
     first = next(iter(found.values()))
-    if other := [p for p, m in found.items() if m.mesh != first.mesh or not np.array_equal(m.vertices, first.vertices)]:
-        raise DataError("The mappers go to different vertices", file=mappers, place=", ".join(other), found=f"{found[other[0]].mesh}, {len(found[other[0]].vertices):,} vertices", expected=f"{first.mesh}, {len(first.vertices):,}", next_step="give the name of a coarser mesh that all have")
-    common, space = np.all([m.covered for m in found.values()], axis=0), Space(first.mesh, "vertex", first.vertices)
+    if other := [
+        p
+        for p, m in found.items()
+        if m.mesh != first.mesh or not np.array_equal(m.vertices, first.vertices)
+    ]:
+        raise DataError(
+            "The mappers go to different vertices",
+            file=mappers,
+            place=", ".join(other),
+            found=f"{found[other[0]].mesh}, {len(found[other[0]].vertices):,} vertices",
+            expected=f"{first.mesh}, {len(first.vertices):,}",
+            next_step="give the name of a coarser mesh that all have",
+        )
+    common, space = (
+        np.all([m.covered for m in found.values()], axis=0),
+        Space(first.mesh, "vertex", first.vertices),
+    )
     if parcels is not None:
         space = parcel_space(parcels, first.vertices, groups)
         common &= np.any(list(space.rois.values()), axis=0)
-    if not common.any(): raise DataError("No vertex is left", file=mappers, found=f"{len(common):,} vertices, none that everybody has and a region holds", next_step="look at Mapper.covered of each participant")
-    space = Space(space.name, "vertex", space.columns[common], {k: m[common] for k, m in space.rois.items() if m[common].any()})
-    with tempfile.TemporaryDirectory(dir=Path(out).parent if Path(out).parent.is_dir() else None) as work, tqdm(total=sum(map(len, dataset.recordings.values())), desc="to the surface", disable=not progress) as bar:
+    if not common.any():
+        raise DataError(
+            "No vertex is left",
+            file=mappers,
+            found=f"{len(common):,} vertices, none that everybody has and a region holds",
+            next_step="look at Mapper.covered of each participant",
+        )
+    space = Space(
+        space.name,
+        "vertex",
+        space.columns[common],
+        {k: m[common] for k, m in space.rois.items() if m[common].any()},
+    )
+    with (
+        tempfile.TemporaryDirectory(
+            dir=Path(out).parent if Path(out).parent.is_dir() else None
+        ) as work,
+        tqdm(
+            total=sum(map(len, dataset.recordings.values())),
+            desc="to the surface",
+            disable=not progress,
+        ) as bar,
+    ):
         for i, (p, by) in enumerate(dataset.recordings.items()):
             mine, mapper = {}, pick_vertices(found[p], common)
-            for n, r in by.items(): mine[n] = apply_mapper(r, mapper, space, out=Path(work) / f"{p}_{n}.npy"); bar.update()
+            for n, r in by.items():
+                mine[n] = apply_mapper(r, mapper, space, out=Path(work) / f"{p}_{n}.npy")
+                bar.update()
             write_lebel2023(out, replace(dataset, recordings={p: mine}), told=i == 0)
-            for f in Path(work).glob("*.npy"): f.unlink()
+            for f in Path(work).glob("*.npy"):
+                f.unlink()
     return Path(out)
 
 # %% ../../nbs/23_data.surface.ipynb #e6b6f09c
 def surface_meshes(
-    mesh="fsaverage5",  # 'fsaverage5', 'fsaverage6', 'fsaverage' (7), or dict(left=(white, pial), right=(white, pial)) of files with coordinates in the image's millimetres
-) -> list:              # of the left and the right hemisphere: (inner, outer) nilearn meshes
+    # 'fsaverage5', 'fsaverage6', 'fsaverage' (7), or dict(left=(white, pial), right=(white, pial))
+    # of files with coordinates in the image's millimetres
+    mesh="fsaverage5",
+) -> list:  # of the left and the right hemisphere: (inner, outer) nilearn meshes
     "White and pial surface of both hemispheres; MissingData where they are not on this machine."
     from nilearn.datasets import get_data_dirs, load_fsaverage
     from nilearn.surface import load_surf_mesh
-    if isinstance(mesh, dict): return [tuple(load_surf_mesh(f) for f in mesh[side]) for side in ("left", "right")]
+
+    if isinstance(mesh, dict):
+        return [tuple(load_surf_mesh(f) for f in mesh[side]) for side in ("left", "right")]
     if mesh == "fsaverage5":
         surfaces = load_fsaverage("fsaverage5")
-        return [(surfaces["white_matter"].parts[side], surfaces["pial"].parts[side]) for side in ("left", "right")]
+        return [
+            (surfaces["white_matter"].parts[side], surfaces["pial"].parts[side])
+            for side in ("left", "right")
+        ]
     name = "fsaverage" if mesh == "fsaverage7" else mesh
-    folders = [Path(f) / name for f in ([data_root()] if data_root() else []) + list(get_data_dirs())]
+    folders = [
+        Path(f) / name for f in ([data_root()] if data_root() else []) + list(get_data_dirs())
+    ]
     found = next((f for f in folders if (f / "white_left.gii.gz").is_file()), None)
-    if found is None: raise MissingData("The surfaces of this mesh are not on this machine", place=mesh, found=f"no white_left.gii.gz in {', '.join(map(str, folders))}", expected="white_left, white_right, pial_left, pial_right (.gii.gz)",
-        next_step=f"where there is a network: nilearn.datasets.fetch_surf_fsaverage({name!r}); fsaverage5 is always there")
-    return [tuple(load_surf_mesh(str(found / f"{part}_{side}.gii.gz")) for part in ("white", "pial")) for side in ("left", "right")]
+    if found is None:
+        raise MissingData(
+            "The surfaces of this mesh are not on this machine",
+            place=mesh,
+            found=f"no white_left.gii.gz in {', '.join(map(str, folders))}",
+            expected="white_left, white_right, pial_left, pial_right (.gii.gz)",
+            next_step=(
+                f"where there is a network: nilearn.datasets.fetch_surf_fsaverage({name!r});"
+                " fsaverage5 is always there"
+            ),
+        )
+    return [
+        tuple(load_surf_mesh(str(found / f"{part}_{side}.gii.gz")) for part in ("white", "pial"))
+        for side in ("left", "right")
+    ]
 
 # %% ../../nbs/23_data.surface.ipynb #89967236
 def volume_to_surface(
-    image,                # 4-D NIfTI image or its path
-    mesh="fsaverage5",    # see `surface_meshes`
-    kind: str = "depth",  # 'depth': between white and pial; 'ball' or 'line': around the pial vertex
+    image,  # 4-D NIfTI image or its path
+    mesh="fsaverage5",  # see `surface_meshes`
+    # 'depth': between white and pial; 'ball' or 'line': around the pial vertex
+    kind: str = "depth",
     radius: float = 3.0,  # of the ball or line, mm
-    mask=None,            # 3-D image on the same grid; None: the whole image
-    volumes: int = 50,    # at a time
-) -> tuple:               # (T, V) float32, and its Space
-    "Values of every volume at the vertices (nilearn's vol_to_surf, linear); DataError where it is no image over time or meets no vertex."
+    mask=None,  # 3-D image on the same grid; None: the whole image
+    volumes: int = 50,  # at a time
+) -> tuple:  # (T, V) float32, and its Space
+    """Values of every volume at the vertices (nilearn's vol_to_surf, linear); DataError where
+    it is no image over time or meets no vertex."""
     import nibabel
     from nilearn.surface import vol_to_surf
+
     image = nibabel.load(str(image)) if isinstance(image, (str, Path)) else image
-    if len(image.shape) != 4: raise DataError("This is not an image over time", place="volume_to_surface", found=f"shape {image.shape}", expected="four axes, time last")
+    if len(image.shape) != 4:
+        raise DataError(
+            "This is not an image over time",
+            place="volume_to_surface",
+            found=f"shape {image.shape}",
+            expected="four axes, time last",
+        )
     meshes = surface_meshes(mesh)
     sizes = [len(outer.coordinates) for _, outer in meshes]
     rows = np.empty((image.shape[3], sum(sizes)), np.float32)
     for a in range(0, len(rows), volumes):
-        part = image.slicer[..., a:a + volumes]
+        part = image.slicer[..., a : a + volumes]
         for (inner, outer), first in zip(meshes, (0, sizes[0])):
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Mean of empty slice")
-                rows[a:a + volumes, first:first + len(outer.coordinates)] = vol_to_surf(part, outer, inner_mesh=inner if kind == "depth" else None, kind=kind, radius=radius, mask_img=mask).T
-    if np.isnan(rows).all(): raise DataError("The image meets no vertex", place="volume_to_surface", found=f"origin {image.affine[:3, 3]}", expected="an image in the millimetres of the surfaces", next_step="check the affine, and that image and surfaces are of one space")
-    return rows, Space(mesh if isinstance(mesh, str) else MESHES.get(sizes[0], "own surfaces"), "vertex", np.arange(sum(sizes)))
+                rows[a : a + volumes, first : first + len(outer.coordinates)] = vol_to_surf(
+                    part,
+                    outer,
+                    inner_mesh=inner if kind == "depth" else None,
+                    kind=kind,
+                    radius=radius,
+                    mask_img=mask,
+                ).T
+    if np.isnan(rows).all():
+        raise DataError(
+            "The image meets no vertex",
+            place="volume_to_surface",
+            found=f"origin {image.affine[:3, 3]}",
+            expected="an image in the millimetres of the surfaces",
+            next_step="check the affine, and that image and surfaces are of one space",
+        )
+    return rows, Space(
+        mesh if isinstance(mesh, str) else MESHES.get(sizes[0], "own surfaces"),
+        "vertex",
+        np.arange(sum(sizes)),
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #3dd8ad33
 def surface_mapper(
-    mask,                  # 3-D image: voxels that are not 0 are the columns, in C order
-    mesh="fsaverage5",     # see `surface_meshes`
-    depths: int = 10,      # points between white and pial, both included
-    least: float = 0.5,    # smallest share of a vertex's weight that must lie inside the mask
-) -> Mapper:               # rows sum to one
-    "Trilinear weights from the voxels of a mask to the vertices, averaged over depths; DataError where mask and surfaces do not meet."
+    mask,  # 3-D image: voxels that are not 0 are the columns, in C order
+    mesh="fsaverage5",  # see `surface_meshes`
+    depths: int = 10,  # points between white and pial, both included
+    least: float = 0.5,  # smallest share of a vertex's weight that must lie inside the mask
+) -> Mapper:  # rows sum to one
+    """Trilinear weights from the voxels of a mask to the vertices, averaged over depths;
+    DataError where mask and surfaces do not meet."""
     from scipy import sparse
+
     inside, meshes = np.asarray(mask.dataobj) != 0, surface_meshes(mesh)
     sizes = [len(outer.coordinates) for _, outer in meshes]
-    inner, outer = (np.concatenate([np.asarray(m[i].coordinates, float) for m in meshes]) for i in (0, 1))
+    inner, outer = (
+        np.concatenate([np.asarray(m[i].coordinates, float) for m in meshes]) for i in (0, 1)
+    )
     column, world = np.cumsum(inside.ravel()) - 1, np.linalg.inv(mask.affine)
     weights = sparse.csr_array((sum(sizes), int(inside.sum())), dtype=np.float64)
     for depth in np.linspace(0, 1, depths):
@@ -278,35 +588,69 @@ def surface_mapper(
             ok = ((at >= 0) & (at < inside.shape)).all(1)
             flat = np.ravel_multi_index(tuple(np.where(ok[:, None], at, 0).T), inside.shape)
             ok &= inside.ravel()[flat] & (share > 0)
-            weights = weights + sparse.csr_array((share[ok] / depths, (np.flatnonzero(ok), column[flat[ok]])), shape=weights.shape)
+            weights = weights + sparse.csr_array(
+                (share[ok] / depths, (np.flatnonzero(ok), column[flat[ok]])), shape=weights.shape
+            )
     kept = np.asarray(weights.sum(1)).ravel()
-    if not (kept >= least).any(): raise DataError("The mask meets no vertex", place=str(mesh), found=f"origin {mask.affine[:3, 3]}, {inside.sum():,} voxels", expected="a mask in the millimetres of the surfaces")
+    if not (kept >= least).any():
+        raise DataError(
+            "The mask meets no vertex",
+            place=str(mesh),
+            found=f"origin {mask.affine[:3, 3]}, {inside.sum():,} voxels",
+            expected="a mask in the millimetres of the surfaces",
+        )
     scale = np.where(kept >= least, 1 / np.where(kept > 0, kept, 1), 0)
-    weights = sparse.csr_array(sparse.diags_array(scale) @ weights, dtype=np.float32); weights.eliminate_zeros()
+    weights = sparse.csr_array(sparse.diags_array(scale) @ weights, dtype=np.float32)
+    weights.eliminate_zeros()
     name = mesh if isinstance(mesh, str) else MESHES.get(sizes[0], "own surfaces")
-    return Mapper(weights, name, np.arange(sum(sizes)), np.flatnonzero(inside.ravel()), f"{depths} depths between white and pial, trilinear")
+    return Mapper(
+        weights,
+        name,
+        np.arange(sum(sizes)),
+        np.flatnonzero(inside.ravel()),
+        f"{depths} depths between white and pial, trilinear",
+    )
 
 # %% ../../nbs/23_data.surface.ipynb #b047d5fa
-TUNING = ("early auditory", "late language")  # groups of `GROUPS` that the multi-participant paper describes
+TUNING = (
+    "early auditory",
+    "late language",
+)  # groups of `GROUPS` that the multi-participant paper describes
 
 # %% ../../nbs/23_data.surface.ipynb #3b74499f
 def tuning_columns(
-    space: Space,       # vertices of the data
-    parcels: Parcels,   # labels on the same mesh
-    groups=TUNING,      # names of groups in `GROUPS`, or of single parcels
-) -> np.ndarray:        # (V,) bool
-    "Columns in any of the groups; DataError where the data have vertices that the labels do not, ParameterError for an unknown name."
-    if space.kind == "region" or len(space) == 0 or space.columns.min() < 0 or space.columns.max() >= len(parcels):
-        raise DataError("Labels and data are on different meshes", place=f"{space.name} ({space.kind})", found=f"{len(space):,} columns, up to vertex {space.columns.max() if len(space) else '-'}", expected=f"vertices of {parcels.name}, {len(parcels):,} in all", next_step="use the label files of the mesh the data are on")
-    names = dict.fromkeys(n for g in ([groups] if isinstance(groups, str) else groups) for n in GROUPS.get(g, (g,)))
+    space: Space,  # vertices of the data
+    parcels: Parcels,  # labels on the same mesh
+    groups=TUNING,  # names of groups in `GROUPS`, or of single parcels
+) -> np.ndarray:  # (V,) bool
+    """Columns in any of the groups; DataError where the data have vertices that the labels do
+    not, ParameterError for an unknown name."""
+    if (
+        space.kind == "region"
+        or len(space) == 0
+        or space.columns.min() < 0
+        or space.columns.max() >= len(parcels)
+    ):
+        raise DataError(
+            "Labels and data are on different meshes",
+            place=f"{space.name} ({space.kind})",
+            found=(
+                f"{len(space):,} columns, up to vertex {space.columns.max() if len(space) else '-'}"
+            ),
+            expected=f"vertices of {parcels.name}, {len(parcels):,} in all",
+            next_step="use the label files of the mesh the data are on",
+        )
+    names = dict.fromkeys(
+        n for g in ([groups] if isinstance(groups, str) else groups) for n in GROUPS.get(g, (g,))
+    )
     return parcel_group(parcels, list(names))[space.columns]
 
 # %% ../../nbs/23_data.surface.ipynb #90d86c89
 def side_counts(
-    space: Space,       # vertices of the data
-    parcels: Parcels,   # labels on the same mesh
-    mask,               # (V,) bool over the columns
-) -> dict:              # 'L' and 'R' -> number of columns
+    space: Space,  # vertices of the data
+    parcels: Parcels,  # labels on the same mesh
+    mask,  # (V,) bool over the columns
+) -> dict:  # 'L' and 'R' -> number of columns
     "How many of the chosen columns lie in each hemisphere."
     side = parcels.side[space.columns][np.asarray(mask, bool)]
     return {s: int((side == s).sum()) for s in ("L", "R")}
@@ -315,35 +659,81 @@ def side_counts(
 @dataclass(frozen=True, eq=False)
 class CeilingMask:
     "Columns chosen by their noise ceiling, and where that came from; made by `ceiling_mask`."
-    mask: np.ndarray   # (V,) bool, False where the ceiling is undefined
-    threshold: float   # least ceiling
-    name: str          # kind of ceiling
-    story: str         # whose repeats it was estimated on
-    repeats: tuple     # which of them, counted from 0
 
-    def warn(self,
-        story: str,    # that is scored
+    mask: np.ndarray  # (V,) bool, False where the ceiling is undefined
+    threshold: float  # least ceiling
+    name: str  # kind of ceiling
+    story: str  # whose repeats it was estimated on
+    repeats: tuple  # which of them, counted from 0
+
+    def warn(
+        self,
+        story: str,  # that is scored
         repeats=None,  # which of its repeats are scored; None: all
-    ) -> bool:         # True: the choice was made on what is scored
-        "Warn where the chosen columns were chosen on the scored responses themselves (defect A-14)."
+    ) -> bool:  # True: the choice was made on what is scored
+        """Warn where the chosen columns were chosen on the scored responses themselves
+        (defect A-14)."""
         shared = self.story == story and (repeats is None or bool(set(repeats) & set(self.repeats)))
-        if shared: warnings.warn(f"the columns were chosen by {self.name} > {self.threshold:g} on repeats {', '.join(map(str, self.repeats))} of {story!r}, which is scored: scores of chosen columns are too high. Estimate the ceiling on other repeats or another story.", UserWarning, stacklevel=2)
+        if shared:
+            warnings.warn(
+                f"the columns were chosen by {self.name} > {self.threshold:g} on repeats"
+                f" {', '.join(map(str, self.repeats))} of {story!r}, which is scored: scores of"
+                " chosen columns are too high. Estimate the ceiling on other repeats or another"
+                " story.",
+                UserWarning,
+                stacklevel=2,
+            )
         return shared
 
-    def __str__(self): return f"{int(self.mask.sum()):,} of {len(self.mask):,} columns with {self.name} > {self.threshold:g}, from repeats {', '.join(map(str, self.repeats))} of {self.story!r}"
+    def __str__(self):
+        return (
+            f"{int(self.mask.sum()):,} of {len(self.mask):,} columns with {self.name} >"
+            f" {self.threshold:g}, from repeats {', '.join(map(str, self.repeats))} of"
+            f" {self.story!r}"
+        )
 
 # %% ../../nbs/23_data.surface.ipynb #113470e3
 def ceiling_mask(
-    ceiling,                 # Ceiling of encode.ceiling, or (values (V,), dict(name=..., story=..., repeats=...))
-    threshold: float = 0.4,  # least ceiling of a column that counts; set it before looking at scores
-    scored=(),               # names of the stories that will be scored: warns where one of them made the ceiling
-) -> CeilingMask:            # columns and provenance
-    "Choose columns by their ceiling; ParameterError for values without provenance or a threshold that is not between 0 and 1."
-    if isinstance(ceiling, tuple) and len(ceiling) == 2: values, d = np.asarray(ceiling[0]), dict(ceiling[1])
-    elif hasattr(ceiling, "values") and hasattr(ceiling, "story"): values, d = np.asarray(ceiling.values), vars(ceiling)
-    else: raise ParameterError("A ceiling without provenance cannot choose columns", found=type(ceiling).__name__, expected="a Ceiling (story_ceiling), or (values, dict(name=..., story=..., repeats=...))", next_step="say which story and which repeats the values come from")
-    if absent := {"name", "story", "repeats"} - set(d): raise ParameterError("The provenance of a ceiling is not complete", found=", ".join(d), expected=f"also {', '.join(sorted(absent))}")
-    if not 0 <= threshold < 1: raise ParameterError("A ceiling is a correlation", place="threshold", found=threshold, expected="0 to below 1")
-    chosen = CeilingMask(np.nan_to_num(values, nan=-1.) > threshold, threshold, d["name"], d["story"], tuple(d["repeats"]))
-    for story in [scored] if isinstance(scored, str) else scored: chosen.warn(story)
+    ceiling,  # Ceiling of encode.ceiling, or (values (V,), dict(name=..., story=..., repeats=...))
+    # least ceiling of a column that counts; set it before looking at scores
+    threshold: float = 0.4,
+    scored=(),  # names of the stories that will be scored: warns where one of them made the ceiling
+) -> CeilingMask:  # columns and provenance
+    """Choose columns by their ceiling; ParameterError for values without provenance or a
+    threshold that is not between 0 and 1."""
+    if isinstance(ceiling, tuple) and len(ceiling) == 2:
+        values, d = np.asarray(ceiling[0]), dict(ceiling[1])
+    elif hasattr(ceiling, "values") and hasattr(ceiling, "story"):
+        values, d = np.asarray(ceiling.values), vars(ceiling)
+    else:
+        raise ParameterError(
+            "A ceiling without provenance cannot choose columns",
+            found=type(ceiling).__name__,
+            expected=(
+                "a Ceiling (story_ceiling), or (values, dict(name=..., story=..., repeats=...))"
+            ),
+            next_step="say which story and which repeats the values come from",
+        )
+    if absent := {"name", "story", "repeats"} - set(d):
+        raise ParameterError(
+            "The provenance of a ceiling is not complete",
+            found=", ".join(d),
+            expected=f"also {', '.join(sorted(absent))}",
+        )
+    if not 0 <= threshold < 1:
+        raise ParameterError(
+            "A ceiling is a correlation",
+            place="threshold",
+            found=threshold,
+            expected="0 to below 1",
+        )
+    chosen = CeilingMask(
+        np.nan_to_num(values, nan=-1.0) > threshold,
+        threshold,
+        d["name"],
+        d["story"],
+        tuple(d["repeats"]),
+    )
+    for story in [scored] if isinstance(scored, str) else scored:
+        chosen.warn(story)
     return chosen

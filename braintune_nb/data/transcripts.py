@@ -18,22 +18,39 @@ from ..clock import read_text
 @dataclass(frozen=True, eq=False)
 class Events:
     "Things that happen in time, in order: words or phones. `DataError` where the lengths differ."
-    onset: np.ndarray   # (N,) s
+
+    onset: np.ndarray  # (N,) s
     offset: np.ndarray  # (N,) s
-    text: tuple         # (N,) str
+    text: tuple  # (N,) str
 
     def __post_init__(self):
-        onset, offset, text = np.asarray(self.onset, float), np.asarray(self.offset, float), tuple(self.text)
+        onset, offset, text = (
+            np.asarray(self.onset, float),
+            np.asarray(self.offset, float),
+            tuple(self.text),
+        )
         if not (len(onset) == len(offset) == len(text)):
-            raise DataError("Events differ in length", found=f"{len(onset)} onsets, {len(offset)} offsets, {len(text)} labels", expected="equal numbers", next_step="give each event one onset, one offset and one label")
-        for name, value in dict(onset=onset, offset=offset, text=text).items(): object.__setattr__(self, name, value)
+            raise DataError(
+                "Events differ in length",
+                found=f"{len(onset)} onsets, {len(offset)} offsets, {len(text)} labels",
+                expected="equal numbers",
+                next_step="give each event one onset, one offset and one label",
+            )
+        for name, value in dict(onset=onset, offset=offset, text=text).items():
+            object.__setattr__(self, name, value)
 
-    def __len__(self) -> int: return len(self.text)
+    def __len__(self) -> int:
+        return len(self.text)
+
     @property
-    def midpoint(self) -> np.ndarray: "Middle of each event, (N,), s."; return (self.onset + self.offset) / 2
-    def keep(self,
-        mask,          # (N,) bool
-    ) -> "Events":     # the events where it is true
+    def midpoint(self) -> np.ndarray:
+        "Middle of each event, (N,), s."
+        return (self.onset + self.offset) / 2
+
+    def keep(
+        self,
+        mask,  # (N,) bool
+    ) -> "Events":  # the events where it is true
         "The events where `mask` (N,) is true."
         index = np.flatnonzero(mask)
         return Events(self.onset[index], self.offset[index], tuple(self.text[i] for i in index))
@@ -42,43 +59,78 @@ class Events:
 @dataclass(frozen=True)
 class _Value:
     "One value of a TextGrid: number, string, flag, or the end of the file."
-    kind: str         # 'number', 'string', 'flag' or 'end'
-    value: object
-    at: int           # character in the text
-    notes: tuple = () # 'malformed', 'quotes'
 
-    def __str__(self): return {"end": "the end of the file", "string": f"the label {self.value!r:.40}"}.get(self.kind, f"{self.kind} {self.value}")
+    kind: str  # 'number', 'string', 'flag' or 'end'
+    value: object
+    at: int  # character in the text
+    notes: tuple = ()  # 'malformed', 'quotes'
+
+    def __str__(self):
+        return {"end": "the end of the file", "string": f"the label {self.value!r:.40}"}.get(
+            self.kind, f"{self.kind} {self.value}"
+        )
 
 # %% ../../nbs/08_data.transcripts.ipynb #b6b3061c
 _number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_short = re.compile(rf'"(?P<string>(?:[^"]|"")*)"|(?P<open>")|<(?P<flag>\w+)>|![^\n]*|(?P<number>{_number})(?!\S)|[^\s"]+')
-_long = re.compile(rf'''\s*(?:(?:(?:xmin|xmax|time|number|size|(?:intervals|points):[ \t]*size)[ \t]*=?[ \t]*(?P<number>{_number})[ \t]*(?=\n|$))
+_short = re.compile(
+    rf'"(?P<string>(?:[^"]|"")*)"|(?P<open>")|<(?P<flag>\w+)>|![^\n]*|(?P<number>{_number})(?!\S)|[^\s"]+'
+)
+_long = re.compile(
+    rf"""\s*(?:(?:(?:xmin|xmax|time|number|size|(?:intervals|points):[ \t]*size)[ \t]*=?[ \t]*(?P<number>{_number})[ \t]*(?=\n|$))
     |(?:tiers\?[ \t]*<(?P<flag>\w+)>[ \t]*)|(?:(?:item|intervals|points)[ \t]*\[[ \t]*\d*[ \t]*\][ \t]*:?[ \t]*(?=\n|$))
-    |(?:(?P<key>text|mark|name|class|File\ type|Object\ class)[ \t]*(?P<equals>=?)[ \t]*"(?P<string>.*?)"[ \t]*(?=\n\s*(?:intervals|points|item|xmin|name|Object|tiers)\b|\s*\Z)))''', re.X | re.S)
+    |(?:(?P<key>text|mark|name|class|File\ type|Object\ class)[ \t]*(?P<equals>=?)[ \t]*"(?P<string>.*?)"[ \t]*(?=\n\s*(?:intervals|points|item|xmin|name|Object|tiers)\b|\s*\Z)))""",
+    re.X | re.S,
+)
 _swallowed = re.compile(r"\n\s*(?:(?:intervals|points|item)\s*\[|xmin\s*=|class\s*=)")
 
 # %% ../../nbs/08_data.transcripts.ipynb #1b88d24d
 def _unquote(inner):
     "The label inside a long-form line and whether its quotes were not doubled as they should be."
-    if '"' not in inner: return inner, False
+    if '"' not in inner:
+        return inner, False
     return (inner, True) if '"' in inner.replace('""', "") else (inner.replace('""', '"'), False)
 
 # %% ../../nbs/08_data.transcripts.ipynb #7f2fe588
 def _long_values(text, fail):
     "Yield the values of a long-form TextGrid; nothing between them is passed over."
     at = 0
-    while text[at:at + 200].strip() or text[at:].strip():
+    while text[at : at + 200].strip() or text[at:].strip():
         m = _long.match(text, at)
         if not m or (m["string"] is not None and _swallowed.search(m["string"])):
             rest = text[at:].lstrip()
             line, _, more = rest.partition("\n")
-            what = "A label of a TextGrid is not closed" if m else "A line of a TextGrid cannot be read" if more.strip() else "A TextGrid stops in the middle"
-            fail(what, len(text) - len(rest), repr(line[:60]), "`key = value` with labels in double quotes", "fetch the file again" if not more.strip() else "correct this line, or fetch the file again")
-        if m["number"] is not None: yield _Value("number", float(m["number"]), m.start("number"))
-        elif m["flag"]: yield _Value("flag", m["flag"], m.start("flag"))
+            what = (
+                "A label of a TextGrid is not closed"
+                if m
+                else (
+                    "A line of a TextGrid cannot be read"
+                    if more.strip()
+                    else "A TextGrid stops in the middle"
+                )
+            )
+            fail(
+                what,
+                len(text) - len(rest),
+                repr(line[:60]),
+                "`key = value` with labels in double quotes",
+                (
+                    "fetch the file again"
+                    if not more.strip()
+                    else "correct this line, or fetch the file again"
+                ),
+            )
+        if m["number"] is not None:
+            yield _Value("number", float(m["number"]), m.start("number"))
+        elif m["flag"]:
+            yield _Value("flag", m["flag"], m.start("flag"))
         elif m["string"] is not None:
             label, stray = _unquote(m["string"])
-            yield _Value("string", label, m.start("string"), ("malformed",) * (not m["equals"]) + ("quotes",) * stray)
+            yield _Value(
+                "string",
+                label,
+                m.start("string"),
+                ("malformed",) * (not m["equals"]) + ("quotes",) * stray,
+            )
         at = m.end()
     yield _Value("end", None, len(text))
 
@@ -86,41 +138,96 @@ def _long_values(text, fail):
 def _short_values(text, fail):
     "Yield the values of a short-form or chronological TextGrid, by Praat's rule."
     for m in _short.finditer(text):
-        if m["open"]: fail("A TextGrid stops in the middle", m.start(), "a label that is not closed", 'a closing "', "fetch the file again")
-        if m["string"] is not None: yield _Value("string", m["string"].replace('""', '"'), m.start())
-        elif m["number"] is not None: yield _Value("number", float(m["number"]), m.start())
-        elif m["flag"]: yield _Value("flag", m["flag"], m.start())
+        if m["open"]:
+            fail(
+                "A TextGrid stops in the middle",
+                m.start(),
+                "a label that is not closed",
+                'a closing "',
+                "fetch the file again",
+            )
+        if m["string"] is not None:
+            yield _Value("string", m["string"].replace('""', '"'), m.start())
+        elif m["number"] is not None:
+            yield _Value("number", float(m["number"]), m.start())
+        elif m["flag"]:
+            yield _Value("flag", m["flag"], m.start())
     yield _Value("end", None, len(text))
 
 # %% ../../nbs/08_data.transcripts.ipynb #bdeedad6
 class _Values:
     "The stream of values with one value of look-ahead; `take` asks for a kind and fails by name."
-    def __init__(self, values, fail, cut=False): self.values, self.fail, self.cut, self.head, self.counts, self.first = iter(values), fail, cut, None, {}, {}; self.step()
-    def step(self): self.head = next(self.values, self.head)
+
+    def __init__(self, values, fail, cut=False):
+        self.values, self.fail, self.cut, self.head, self.counts, self.first = (
+            iter(values),
+            fail,
+            cut,
+            None,
+            {},
+            {},
+        )
+        self.step()
+
+    def step(self):
+        self.head = next(self.values, self.head)
+
     def take(self, kind, expected):
         value = self.head
         if value.kind != kind:
-            what = "A TextGrid stops in the middle" if value.kind == "end" else "A TextGrid does not hold what it declares"
-            self.fail(what, value.at, str(value), expected, "fetch the file again" if value.kind == "end" else "correct the file in Praat")
-        for note in value.notes: self.counts[note] = self.counts.get(note, 0) + 1; self.first.setdefault(note, value.at)
-        if kind != "end": self.step()
+            what = (
+                "A TextGrid stops in the middle"
+                if value.kind == "end"
+                else "A TextGrid does not hold what it declares"
+            )
+            self.fail(
+                what,
+                value.at,
+                str(value),
+                expected,
+                "fetch the file again" if value.kind == "end" else "correct the file in Praat",
+            )
+        for note in value.notes:
+            self.counts[note] = self.counts.get(note, 0) + 1
+            self.first.setdefault(note, value.at)
+        if kind != "end":
+            self.step()
         return value.value.split('"')[0] if self.cut and "quotes" in value.notes else value.value
 
 # %% ../../nbs/08_data.transcripts.ipynb #ed45267d
 def _read_tier(values, number):
-    "Read one tier with a declared size: kind, name, end, rows of (onset, offset, label), labels that were malformed."
+    """Read one tier with a declared size: kind, name, end, rows of (onset, offset, label),
+    labels that were malformed."""
     kind = values.take("string", f"the class of tier {number}")
-    if kind not in ("IntervalTier", "TextTier"): values.fail("A tier has an unknown class", values.head.at, kind, "IntervalTier or TextTier", "check the file")
+    if kind not in ("IntervalTier", "TextTier"):
+        values.fail(
+            "A tier has an unknown class",
+            values.head.at,
+            kind,
+            "IntervalTier or TextTier",
+            "check the file",
+        )
     name = values.take("string", f"the name of tier {number}")
-    values.take("number", f"xmin of tier {name!r}"); end = values.take("number", f"xmax of tier {name!r}")
+    values.take("number", f"xmin of tier {name!r}")
+    end = values.take("number", f"xmax of tier {name!r}")
     size, rows, bad = int(values.take("number", f"the size of tier {name!r}")), [], []
     for i in range(size):
-        place = f"of {'interval' if kind == 'IntervalTier' else 'point'} {i + 1} of the {size} that tier {name!r} declares"
+        place = (
+            f"of {'interval' if kind == 'IntervalTier' else 'point'} {i + 1} of the {size} that"
+            f" tier {name!r} declares"
+        )
         onset = values.take("number", f"the time {place}")
         offset = values.take("number", f"xmax {place}") if kind == "IntervalTier" else onset
         bad.append("malformed" in values.head.notes)
         rows.append((onset, offset, values.take("string", f"the label {place}")))
-    if values.head.kind == "number": values.fail("A tier holds more than it declares", values.head.at, f"more after {size}", f"{size} in tier {name!r}", "correct the size, or fetch the file again")
+    if values.head.kind == "number":
+        values.fail(
+            "A tier holds more than it declares",
+            values.head.at,
+            f"more after {size}",
+            f"{size} in tier {name!r}",
+            "correct the size, or fetch the file again",
+        )
     return kind, name, end, rows, bad
 
 # %% ../../nbs/08_data.transcripts.ipynb #661b1872
@@ -128,93 +235,226 @@ def _read_chronological(values):
     "Read the body of the chronological form: all headers, then rows that name their tier."
     heads = []
     for i in range(int(values.take("number", "the number of tiers"))):
-        heads.append([values.take("string", f"the class of tier {i + 1}"), values.take("string", f"the name of tier {i + 1}"), [values.take("number", bound) for bound in ("xmin", "xmax")], [], []])
+        heads.append(
+            [
+                values.take("string", f"the class of tier {i + 1}"),
+                values.take("string", f"the name of tier {i + 1}"),
+                [values.take("number", bound) for bound in ("xmin", "xmax")],
+                [],
+                [],
+            ]
+        )
     while values.head.kind != "end":
         place, index = values.head.at, int(values.take("number", "the number of a tier"))
-        if not 1 <= index <= len(heads): values.fail("A row names a tier that does not exist", place, f"tier {index}", f"1 to {len(heads)}", "check the file")
+        if not 1 <= index <= len(heads):
+            values.fail(
+                "A row names a tier that does not exist",
+                place,
+                f"tier {index}",
+                f"1 to {len(heads)}",
+                "check the file",
+            )
         kind, name, _, rows, bad = heads[index - 1]
         onset = values.take("number", f"a time of tier {name!r}")
-        offset = values.take("number", f"the end of an interval of tier {name!r}") if kind == "IntervalTier" else onset
-        rows.append((onset, offset, values.take("string", f"a label of tier {name!r}"))); bad.append(False)
+        offset = (
+            values.take("number", f"the end of an interval of tier {name!r}")
+            if kind == "IntervalTier"
+            else onset
+        )
+        rows.append((onset, offset, values.take("string", f"a label of tier {name!r}")))
+        bad.append(False)
     for kind, name, (start, end), rows, _ in heads:
         last = rows[-1][1] if rows else start
-        if kind == "IntervalTier" and last < end - 1e-4: values.fail("A TextGrid stops in the middle", values.head.at, f"tier {name!r} ends at {last} s", f"{end} s", "fetch the file again")
+        if kind == "IntervalTier" and last < end - 1e-4:
+            values.fail(
+                "A TextGrid stops in the middle",
+                values.head.at,
+                f"tier {name!r} ends at {last} s",
+                f"{end} s",
+                "fetch the file again",
+            )
     return heads
 
 # %% ../../nbs/08_data.transcripts.ipynb #c0352b30
 @dataclass(frozen=True, eq=False)
 class TextGrid:
     "The tiers of a TextGrid, in order, and what the reader forgave."
-    tiers: dict                                  # tier name -> Events; a second tier of the same name is called 'name (2)'
-    kinds: dict = field(default_factory=dict)    # tier name -> 'IntervalTier' or 'TextTier'
-    form: str = "long"                           # 'long', 'short' or 'chronological'
-    counts: dict = field(default_factory=dict)   # 'malformed', 'quotes', 'tiny overlaps', 'overlaps', 'dropped' -> how many
-    notes: tuple = ()                            # the same in words, with the first place of each
-    path: str = ""                               # the file
 
-    def tier(self,
-        name: str,                    # name of the tier
-        fallback: int | None = None,  # position from 0 to take where no tier has the name; None: an error
-    ) -> Events:                      # (N,) s
-        "The tier called `name` (capitals do not matter); where there is none, the one at position `fallback`, if given. `DataError` lists the names."
+    tiers: dict  # tier name -> Events; a second tier of the same name is called 'name (2)'
+    kinds: dict = field(default_factory=dict)  # tier name -> 'IntervalTier' or 'TextTier'
+    form: str = "long"  # 'long', 'short' or 'chronological'
+    counts: dict = field(
+        default_factory=dict
+    )  # 'malformed', 'quotes', 'tiny overlaps', 'overlaps', 'dropped' -> how many
+    notes: tuple = ()  # the same in words, with the first place of each
+    path: str = ""  # the file
+
+    def tier(
+        self,
+        name: str,  # name of the tier
+        fallback: (
+            int | None
+        ) = None,  # position from 0 to take where no tier has the name; None: an error
+    ) -> Events:  # (N,) s
+        """The tier called `name` (capitals do not matter); where there is none, the one at
+        position `fallback`, if given. `DataError` lists the names."""
         for known in self.tiers:
-            if known == name: return self.tiers[known]
+            if known == name:
+                return self.tiers[known]
         for known in self.tiers:
-            if known.lower() == name.lower(): return self.tiers[known]
-        if fallback is not None and -len(self.tiers) <= fallback < len(self.tiers): return list(self.tiers.values())[fallback]
-        raise DataError(f"A TextGrid has no tier {name!r}", file=self.path or None, found=f"tiers {', '.join(map(repr, self.tiers)) or 'none'}", expected=repr(name), next_step="name one of these tiers, or give its position as `fallback`")
+            if known.lower() == name.lower():
+                return self.tiers[known]
+        if fallback is not None and -len(self.tiers) <= fallback < len(self.tiers):
+            return list(self.tiers.values())[fallback]
+        raise DataError(
+            f"A TextGrid has no tier {name!r}",
+            file=self.path or None,
+            found=f"tiers {', '.join(map(repr, self.tiers)) or 'none'}",
+            expected=repr(name),
+            next_step="name one of these tiers, or give its position as `fallback`",
+        )
 
 # %% ../../nbs/08_data.transcripts.ipynb #4ec26012
 def _overlaps(rows, tolerance=1e-6):
-    "How many neighbouring intervals overlap by less and by more than `tolerance` s, the largest overlap and where."
-    if len(rows) < 2: return 0, 0, 0.0, 0.0
+    """How many neighbouring intervals overlap by less and by more than `tolerance` s, the
+    largest overlap and where."""
+    if len(rows) < 2:
+        return 0, 0, 0.0, 0.0
     times = np.array([(r[0], r[1]) for r in rows])
     overlap = times[:-1, 1] - times[1:, 0]
     worst = int(overlap.argmax())
-    return int(((overlap > 0) & (overlap <= tolerance)).sum()), int((overlap > tolerance).sum()), float(overlap[worst]), float(times[worst + 1, 0])
+    return (
+        int(((overlap > 0) & (overlap <= tolerance)).sum()),
+        int((overlap > tolerance).sum()),
+        float(overlap[worst]),
+        float(times[worst + 1, 0]),
+    )
 
 # %% ../../nbs/08_data.transcripts.ipynb #e4072fcb
 def _add_tier(tiers, kinds, notes, counts, tier, drop_malformed):
     "Check one raw tier and put it into `tiers`."
     kind, name, _, rows, bad = tier
-    key = name if name not in tiers else next(f"{name} ({i})" for i in range(2, 1000) if f"{name} ({i})" not in tiers)
+    key = (
+        name
+        if name not in tiers
+        else next(f"{name} ({i})" for i in range(2, 1000) if f"{name} ({i})" not in tiers)
+    )
     if drop_malformed and any(bad):
         counts["dropped"] = counts.get("dropped", 0) + sum(bad)
         notes.append(f"tier {key!r}: {sum(bad)} malformed labels dropped (preset 'released')")
         rows = [row for row, is_bad in zip(rows, bad) if not is_bad]
     tiny, large, worst, where = _overlaps(rows)
-    if tiny: counts["tiny overlaps"] = counts.get("tiny overlaps", 0) + tiny; notes.append(f"tier {key!r}: {tiny} overlaps of at most 1e-6 s tolerated")
-    if large: counts["overlaps"] = counts.get("overlaps", 0) + large; notes.append(f"tier {key!r}: {large} real overlaps kept as they are, the largest {worst:.4f} s at {where:.3f} s")
-    tiers[key], kinds[key] = Events([r[0] for r in rows], [r[1] for r in rows], tuple(r[2] for r in rows)), kind
+    if tiny:
+        counts["tiny overlaps"] = counts.get("tiny overlaps", 0) + tiny
+        notes.append(f"tier {key!r}: {tiny} overlaps of at most 1e-6 s tolerated")
+    if large:
+        counts["overlaps"] = counts.get("overlaps", 0) + large
+        notes.append(
+            f"tier {key!r}: {large} real overlaps kept as they are, the largest {worst:.4f} s at"
+            f" {where:.3f} s"
+        )
+    tiers[key], kinds[key] = (
+        Events([r[0] for r in rows], [r[1] for r in rows], tuple(r[2] for r in rows)),
+        kind,
+    )
 
 # %% ../../nbs/08_data.transcripts.ipynb #aa71091a
 def _form(text, fail):
     "Which of the three forms a TextGrid has."
-    if re.match(r'\s*"?Praat chronological TextGrid text file', text): return "chronological"
-    if not re.match(r'\s*(File type\s*=\s*)?"?ooTextFile', text): fail("This is not a TextGrid", 0, repr(text.strip()[:40]), 'File type = "ooTextFile"', "check that this is the transcript")
+    if re.match(r'\s*"?Praat chronological TextGrid text file', text):
+        return "chronological"
+    if not re.match(r'\s*(File type\s*=\s*)?"?ooTextFile', text):
+        fail(
+            "This is not a TextGrid",
+            0,
+            repr(text.strip()[:40]),
+            'File type = "ooTextFile"',
+            "check that this is the transcript",
+        )
     return "long" if re.search(r"^\s*xmin\s*=", text, re.M) else "short"
 
 # %% ../../nbs/08_data.transcripts.ipynb #c8e818a3
 def read_textgrid(
-    path,                   # a Praat TextGrid: long, short or chronological; UTF-8 or UTF-16, with or without mark
-    preset: str = "fixed",  # 'fixed', 'paper' read malformed labels; 'released' drops lines without '=' and cuts labels at an inner quote, as the authors' reader does
-) -> TextGrid:              # tiers by name, in order
-    "Read a TextGrid; `DataError` names line, found, expected and next step where the file stops or does not hold what it declares."
-    if preset not in ("fixed", "paper", "released"): raise ParameterError("Unknown preset", found=repr(preset), expected="'fixed', 'paper' or 'released'", next_step="choose one of these")
+    path,  # a Praat TextGrid: long, short or chronological; UTF-8 or UTF-16, with or without mark
+    # 'fixed', 'paper' read malformed labels; 'released' drops lines without '=' and cuts labels at
+    # an inner quote, as the authors' reader does
+    preset: str = "fixed",
+) -> TextGrid:  # tiers by name, in order
+    """Read a TextGrid; `DataError` names line, found, expected and next step where the file
+    stops or does not hold what it declares."""
+    if preset not in ("fixed", "paper", "released"):
+        raise ParameterError(
+            "Unknown preset",
+            found=repr(preset),
+            expected="'fixed', 'paper' or 'released'",
+            next_step="choose one of these",
+        )
     text = read_text(path)
-    def line(at): return text.count("\n", 0, at) + 1
-    def fail(what, at, found, expected, next_step): raise DataError(what, file=path, place=f"line {line(at)}", found=found, expected=expected, next_step=next_step)
+
+    def line(at):
+        return text.count("\n", 0, at) + 1
+
+    def fail(what, at, found, expected, next_step):
+        raise DataError(
+            what,
+            file=path,
+            place=f"line {line(at)}",
+            found=found,
+            expected=expected,
+            next_step=next_step,
+        )
+
     form = _form(text, fail)
-    values = _Values((_long_values if form == "long" else _short_values)(text, fail), fail, cut=preset == "released")
+    values = _Values(
+        (_long_values if form == "long" else _short_values)(text, fail),
+        fail,
+        cut=preset == "released",
+    )
     values.take("string", "the header")
-    if form != "chronological" and values.take("string", 'Object class = "TextGrid"') != "TextGrid": fail("This is not a TextGrid", 0, repr(text[:60]), 'Object class = "TextGrid"', "check the file")
-    values.take("number", "xmin"); values.take("number", "xmax")
-    if form == "chronological": raw = _read_chronological(values)
-    else: raw = [_read_tier(values, i + 1) for i in range(int(values.take("number", "the number of tiers")) if values.take("flag", "<exists>") == "exists" else 0)]
-    if values.head.kind != "end": fail("A TextGrid holds more than it declares", values.head.at, str(values.head), f"the end of the file after {len(raw)} tiers", "correct the number of tiers, or fetch the file again")
-    words = {"malformed": "labels on lines without '='", "quotes": "labels with quotes that are not doubled"}
-    notes, counts, tiers, kinds = [f"{n} {words[k]} read, the first on line {line(values.first[k])}" for k, n in values.counts.items()], dict(values.counts), {}, {}
-    for tier in raw: _add_tier(tiers, kinds, notes, counts, tier, preset == "released")
+    if form != "chronological" and values.take("string", 'Object class = "TextGrid"') != "TextGrid":
+        fail(
+            "This is not a TextGrid",
+            0,
+            repr(text[:60]),
+            'Object class = "TextGrid"',
+            "check the file",
+        )
+    values.take("number", "xmin")
+    values.take("number", "xmax")
+    if form == "chronological":
+        raw = _read_chronological(values)
+    else:
+        raw = [
+            _read_tier(values, i + 1)
+            for i in range(
+                int(values.take("number", "the number of tiers"))
+                if values.take("flag", "<exists>") == "exists"
+                else 0
+            )
+        ]
+    if values.head.kind != "end":
+        fail(
+            "A TextGrid holds more than it declares",
+            values.head.at,
+            str(values.head),
+            f"the end of the file after {len(raw)} tiers",
+            "correct the number of tiers, or fetch the file again",
+        )
+    words = {
+        "malformed": "labels on lines without '='",
+        "quotes": "labels with quotes that are not doubled",
+    }
+    notes, counts, tiers, kinds = (
+        [
+            f"{n} {words[k]} read, the first on line {line(values.first[k])}"
+            for k, n in values.counts.items()
+        ],
+        dict(values.counts),
+        {},
+        {},
+    )
+    for tier in raw:
+        _add_tier(tiers, kinds, notes, counts, tier, preset == "released")
     return TextGrid(tiers, kinds, form, counts, tuple(notes), str(path))
 
 # %% ../../nbs/08_data.transcripts.ipynb #c454ee32
@@ -222,9 +462,18 @@ def _complete(events, end, name):
     "Rows of an interval tier without gaps from 0 to `end`."
     rows, at = [], 0.0
     for onset, offset, label in zip(events.onset, events.offset, events.text):
-        if onset < at - 1e-6: raise DataError("Intervals overlap", place=f"tier {name!r}, at {onset:.4f} s", found=f"a start before {at:.4f} s", expected="intervals one after the other", next_step="put them on two tiers")
-        if onset > at: rows.append((at, float(onset), ""))
-        rows.append((float(onset) if onset > at else at, float(offset), label)); at = float(offset)
+        if onset < at - 1e-6:
+            raise DataError(
+                "Intervals overlap",
+                place=f"tier {name!r}, at {onset:.4f} s",
+                found=f"a start before {at:.4f} s",
+                expected="intervals one after the other",
+                next_step="put them on two tiers",
+            )
+        if onset > at:
+            rows.append((at, float(onset), ""))
+        rows.append((float(onset) if onset > at else at, float(offset), label))
+        at = float(offset)
     return rows + ([(at, end, "")] if end > at else [])
 
 # %% ../../nbs/08_data.transcripts.ipynb #839f97fc
@@ -234,45 +483,94 @@ def _tier_lines(number, name, kind, rows, end, form):
     point = kind == "TextTier"
     if form == "short":
         yield from (quote(kind), quote(name), "0.0", repr(end), str(len(rows)))
-        for onset, offset, label in rows: yield from (repr(onset), quote(label)) if point else (repr(onset), repr(offset), quote(label))
+        for onset, offset, label in rows:
+            yield from (
+                (repr(onset), quote(label)) if point else (repr(onset), repr(offset), quote(label))
+            )
         return
     what = "points" if point else "intervals"
-    yield from (f"    item [{number}]:", f"        class = {quote(kind)}", f"        name = {quote(name)}", "        xmin = 0.0", f"        xmax = {end!r}", f"        {what}: size = {len(rows)}")
+    yield from (
+        f"    item [{number}]:",
+        f"        class = {quote(kind)}",
+        f"        name = {quote(name)}",
+        "        xmin = 0.0",
+        f"        xmax = {end!r}",
+        f"        {what}: size = {len(rows)}",
+    )
     for i, (onset, offset, label) in enumerate(rows, 1):
-        times = [f"            number = {onset!r}"] if point else [f"            xmin = {onset!r}", f"            xmax = {offset!r}"]
-        yield from (f"        {what} [{i}]:", *times, f"            {'mark' if point else 'text'} = {quote(label)}")
+        times = (
+            [f"            number = {onset!r}"]
+            if point
+            else [f"            xmin = {onset!r}", f"            xmax = {offset!r}"]
+        )
+        yield from (
+            f"        {what} [{i}]:",
+            *times,
+            f"            {'mark' if point else 'text'} = {quote(label)}",
+        )
 
 # %% ../../nbs/08_data.transcripts.ipynb #15c93e5e
 def write_textgrid(
-    path,                    # where the file shall lie
-    tiers: dict,             # tier name -> Events, s; events without duration become a point tier
-    form: str = "long",      # 'long' or 'short'
-    encoding: str = "utf-8", # any Python codec that Praat reads: utf-8, utf-16
-    end: float | None = None,# end of the grid, s; default: the last offset
-) -> Path:                   # the file
-    "Write a TextGrid that Praat reads, atomically; gaps between intervals become empty intervals. `DataError` where intervals overlap."
-    if form not in ("long", "short"): raise ParameterError("Unknown form of TextGrid", found=repr(form), expected="'long' or 'short'", next_step="choose one of these")
+    path,  # where the file shall lie
+    tiers: dict,  # tier name -> Events, s; events without duration become a point tier
+    form: str = "long",  # 'long' or 'short'
+    encoding: str = "utf-8",  # any Python codec that Praat reads: utf-8, utf-16
+    end: float | None = None,  # end of the grid, s; default: the last offset
+) -> Path:  # the file
+    """Write a TextGrid that Praat reads, atomically; gaps between intervals become empty
+    intervals. `DataError` where intervals overlap."""
+    if form not in ("long", "short"):
+        raise ParameterError(
+            "Unknown form of TextGrid",
+            found=repr(form),
+            expected="'long' or 'short'",
+            next_step="choose one of these",
+        )
     last = max((float(e.offset.max()) for e in tiers.values() if len(e)), default=0.0)
     end = last if end is None else max(float(end), last)
     long = form == "long"
-    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", *(["xmin = 0.0", f"xmax = {end!r}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"] if long else ["0.0", repr(end), "<exists>", str(len(tiers))])]
+    lines = [
+        'File type = "ooTextFile"',
+        'Object class = "TextGrid"',
+        "",
+        *(
+            ["xmin = 0.0", f"xmax = {end!r}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+            if long
+            else ["0.0", repr(end), "<exists>", str(len(tiers))]
+        ),
+    ]
     for number, (name, events) in enumerate(tiers.items(), 1):
         point = len(events) > 0 and bool((events.offset == events.onset).all())
-        rows = list(zip(events.onset.tolist(), events.offset.tolist(), events.text)) if point else _complete(events, end, name)
+        rows = (
+            list(zip(events.onset.tolist(), events.offset.tolist(), events.text))
+            if point
+            else _complete(events, end, name)
+        )
         lines += _tier_lines(number, name, "TextTier" if point else "IntervalTier", rows, end, form)
     return write_atomic(path, ("\n".join(lines) + "\n").encode(encoding))
 
 # %% ../../nbs/08_data.transcripts.ipynb #6277cb25
-bad_words = {"released": frozenset("sentence_start sentence_end br lg ls ns sp ns_ap cg sl ig".split())}
+bad_words = {
+    "released": frozenset("sentence_start sentence_end br lg ls ns sp ns_ap cg sl ig".split())
+}
 bad_words["paper"] = bad_words["released"]
 bad_words["fixed"] = bad_words["released"] | {"", "ls)", "(br", "sentence start"}
 
 # %% ../../nbs/08_data.transcripts.ipynb #47d820a7
 def words_from_tier(
-    events: Events,         # (N,) a word tier, s
+    events: Events,  # (N,) a word tier, s
     preset: str = "fixed",  # which labels are not words: a key of `bad_words`
-) -> Events:                # (N_words,) lower case
-    "The words of a tier: labels in the bad-word set are dropped (lower-cased, without braces and blanks), the rest lower-cased."
-    if preset not in bad_words: raise ParameterError("Unknown set of bad words", found=repr(preset), expected=", ".join(bad_words), next_step="choose one of these")
-    kept = events.keep([label.lower().strip("{} \t\n") not in bad_words[preset] for label in events.text])
+) -> Events:  # (N_words,) lower case
+    """The words of a tier: labels in the bad-word set are dropped (lower-cased, without braces
+    and blanks), the rest lower-cased."""
+    if preset not in bad_words:
+        raise ParameterError(
+            "Unknown set of bad words",
+            found=repr(preset),
+            expected=", ".join(bad_words),
+            next_step="choose one of these",
+        )
+    kept = events.keep(
+        [label.lower().strip("{} \t\n") not in bad_words[preset] for label in events.text]
+    )
     return replace(kept, text=tuple(label.strip().lower() for label in kept.text))

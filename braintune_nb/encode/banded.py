@@ -15,54 +15,95 @@ from .score import correlation
 
 # %% ../../nbs/74_encode.banded.ipynb #f4b3b5d4
 class Design:
-    "Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T (primal), otherwise (T, T) (dual)."
-    def __init__(self,
-        bands,            # features (T, F), or dict band -> (T, F_b)
-        normalise=False,  # divide each band by the root of its mean squared row norm, so that bands of 6 and 1,536 features start level
-        dual=None,        # None picks by shape; True or False forces
-        keep=False,       # keep the eigendecompositions for later fits: (folds x ratios) times r² numbers
-        device="cpu",     # torch device of everything large
+    """Centred features in one or more bands with their inner products: (F, F) where F <= 0.8 T
+    (primal), otherwise (T, T) (dual)."""
+
+    def __init__(
+        self,
+        bands,  # features (T, F), or dict band -> (T, F_b)
+        # divide each band by the root of its mean squared row norm, so that bands of 6 and 1,536
+        # features start level
+        normalise=False,
+        dual=None,  # None picks by shape; True or False forces
+        # keep the eigendecompositions for later fits: (folds x ratios) times r² numbers
+        keep=False,
+        device="cpu",  # torch device of everything large
     ):
         bands = bands if isinstance(bands, dict) else {"features": bands}
-        arrays = [torch.as_tensor(np.asarray(x, dtype=np.float32), device=device) for x in bands.values()]
+        arrays = [
+            torch.as_tensor(np.asarray(x, dtype=np.float32), device=device) for x in bands.values()
+        ]
         if len({len(x) for x in arrays}) != 1 or any(x.ndim != 2 for x in arrays):
-            raise ParameterError("features must be (T, F) with the same T in every band", found={k: np.shape(x) for k, x in bands.items()})
+            raise ParameterError(
+                "features must be (T, F) with the same T in every band",
+                found={k: np.shape(x) for k, x in bands.items()},
+            )
         for name, x in zip(bands, arrays):
-            if not torch.isfinite(x).all(): raise DataError(f"band {name!r} holds values that are not finite", next_step="drop or repair those TRs by name")
+            if not torch.isfinite(x).all():
+                raise DataError(
+                    f"band {name!r} holds values that are not finite",
+                    next_step="drop or repair those TRs by name",
+                )
         self.names, self.device, self.keep, self.cache = tuple(bands), device, keep, {}
         self.means = [x.mean(0) for x in arrays]
         self.x = [x - m for x, m in zip(arrays, self.means)]
         self.n, self.sizes = len(arrays[0]), [x.shape[1] for x in arrays]
-        power = [float((x.double()**2).sum() / self.n) for x in self.x]
+        power = [float((x.double() ** 2).sum() / self.n) for x in self.x]
         self.scale = [p if normalise and p > 0 else 1.0 for p in power]
-        self.x = [x / s**.5 for x, s in zip(self.x, self.scale)]
-        self.dual = self.n < 1.25 * sum(self.sizes) if dual is None else dual  # a training fold is shorter than T
-        if self.dual: self.grams = [_inner(x.T) for x in self.x]
-        else: self.stack = self.x[0] if len(self.x) == 1 else torch.cat(self.x, 1); self.gram = _inner(self.stack)
+        self.x = [x / s**0.5 for x, s in zip(self.x, self.scale)]
+        self.dual = (
+            self.n < 1.25 * sum(self.sizes) if dual is None else dual
+        )  # a training fold is shorter than T
+        if self.dual:
+            self.grams = [_inner(x.T) for x in self.x]
+        else:
+            self.stack = self.x[0] if len(self.x) == 1 else torch.cat(self.x, 1)
+            self.gram = _inner(self.stack)
 
-    def __len__(self) -> int: return self.n
+    def __len__(self) -> int:
+        return self.n
+
     # bands: features (T_new, F), or dict band -> (T_new, F_b)
-    def scaled(self, bands) -> list: "New rows, centred and scaled like the old ones, a list over bands of (T_new, F_b)."; return _scaled(self, bands)
+    def scaled(self, bands) -> list:
+        "New rows, centred and scaled like the old ones, a list over bands of (T_new, F_b)."
+        return _scaled(self, bands)
+
     # name: a band; rows: (T,) int, which old row stands in each place
-    def moved(self, name, rows) -> "Design": "The design whose band `name` has its rows re-ordered, others as they are."; return _moved(self, name, rows)
+    def moved(self, name, rows) -> "Design":
+        "The design whose band `name` has its rows re-ordered, others as they are."
+        return _moved(self, name, rows)
 
 # %% ../../nbs/74_encode.banded.ipynb #e64d3429
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
 
+
 def _scaled(design, bands):
     bands = bands if isinstance(bands, dict) else {design.names[0]: bands}
-    if set(bands) != set(design.names) or any(np.shape(bands[n])[1:] != (f,) for n, f in zip(design.names, design.sizes) if n in bands):
-        raise ParameterError("features do not match those of the fit", found={k: np.shape(x) for k, x in bands.items()}, expected=dict(zip(design.names, design.sizes)))
-    return [(torch.as_tensor(np.asarray(bands[n], dtype=np.float32), device=design.device) - m) / s**.5
-            for n, m, s in zip(design.names, design.means, design.scale)]
+    if set(bands) != set(design.names) or any(
+        np.shape(bands[n])[1:] != (f,) for n, f in zip(design.names, design.sizes) if n in bands
+    ):
+        raise ParameterError(
+            "features do not match those of the fit",
+            found={k: np.shape(x) for k, x in bands.items()},
+            expected=dict(zip(design.names, design.sizes)),
+        )
+    return [
+        (torch.as_tensor(np.asarray(bands[n], dtype=np.float32), device=design.device) - m) / s**0.5
+        for n, m, s in zip(design.names, design.means, design.scale)
+    ]
+
 
 def _moved(design, name, rows):
     other, b = object.__new__(Design), design.names.index(name)
     rows = torch.as_tensor(np.asarray(rows), device=design.device)
-    other.__dict__ = design.__dict__ | {"cache": {}, "x": [x[rows] if i == b else x for i, x in enumerate(design.x)]}
-    if design.dual: other.grams = [g[rows][:, rows] if i == b else g for i, g in enumerate(design.grams)]
+    other.__dict__ = design.__dict__ | {
+        "cache": {},
+        "x": [x[rows] if i == b else x for i, x in enumerate(design.x)],
+    }
+    if design.dual:
+        other.grams = [g[rows][:, rows] if i == b else g for i, g in enumerate(design.grams)]
     else:
         other.stack = torch.cat(other.x, 1)
         other.gram = _inner(other.stack)
@@ -70,43 +111,73 @@ def _moved(design, name, rows):
 
 # %% ../../nbs/74_encode.banded.ipynb #afe2df7c
 def _system(design, ratio, train, held=None):
-    "Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection (T_held, r)."
+    """Eigenvalues (r,), eigenvectors (T_train or F, r) and, for held-out rows, their projection
+    (T_held, r)."""
     key = (tuple(ratio), train.tobytes())
     if key not in design.cache:
         values, vectors = _eigen(design, ratio, torch.as_tensor(train, device=design.device))
-        if not design.keep: design.cache.clear()
+        if not design.keep:
+            design.cache.clear()
         design.cache[key] = values, vectors
     values, vectors = design.cache[key]
-    if held is None: return values, vectors, None
+    if held is None:
+        return values, vectors, None
     if (key, held.tobytes()) not in design.cache:
         rows, cols = (torch.as_tensor(i, device=design.device) for i in (held, train))
-        if design.dual: left = sum(g * k[rows][:, cols] for g, k in zip(ratio, design.grams) if g).float() @ vectors
-        else: left = design.stack[rows] @ vectors
-        if not design.keep: return values, vectors, left
+        if design.dual:
+            left = (
+                sum(g * k[rows][:, cols] for g, k in zip(ratio, design.grams) if g).float()
+                @ vectors
+            )
+        else:
+            left = design.stack[rows] @ vectors
+        if not design.keep:
+            return values, vectors, left
         design.cache[key, held.tobytes()] = left
     return values, vectors, design.cache[key, held.tobytes()]
 
+
 def _eigen(design, ratio, train):
     if design.dual:
-        values, vectors = torch.linalg.eigh(sum(g * k[train][:, train] for g, k in zip(ratio, design.grams) if g))
+        values, vectors = torch.linalg.eigh(
+            sum(g * k[train][:, train] for g, k in zip(ratio, design.grams) if g)
+        )
         return values.clamp_min(0).float(), vectors.float()
-    size = torch.cat([torch.full((f,), g**.5, dtype=torch.float64, device=design.device) for g, f in zip(ratio, design.sizes)])
+    size = torch.cat(
+        [
+            torch.full((f,), g**0.5, dtype=torch.float64, device=design.device)
+            for g, f in zip(ratio, design.sizes)
+        ]
+    )
     rest = torch.ones(design.n, dtype=torch.bool, device=design.device)
     rest[train] = False
-    if rest.sum() < len(train): gram = design.gram - _inner(design.stack[rest])  # add up the fewer rows
-    else: gram = _inner(design.stack[train])
+    if rest.sum() < len(train):
+        gram = design.gram - _inner(design.stack[rest])  # add up the fewer rows
+    else:
+        gram = _inner(design.stack[train])
     values, vectors = torch.linalg.eigh(size[:, None] * gram * size)
     return values.clamp_min(0).float(), (size[:, None] * vectors).float()
 
+
 def _rotate(design, vectors, train, y):
     "Project training responses (T_train, V) onto the eigenvectors: (r, V)."
-    return _product(vectors.T, y if design.dual else _product(design.stack[torch.as_tensor(train, device=design.device)].T, y))
+    return _product(
+        vectors.T,
+        (
+            y
+            if design.dual
+            else _product(design.stack[torch.as_tensor(train, device=design.device)].T, y)
+        ),
+    )
 
 # %% ../../nbs/74_encode.banded.ipynb #f72fef87
-def _blocks(v, block): return [slice(i, min(i + block, v)) for i in range(0, v, block)]
+def _blocks(v, block):
+    return [slice(i, min(i + block, v)) for i in range(0, v, block)]
+
 
 def _moments(Y, rows, block):
-    "Mean and mean square about it of each column, (V,) each, NaN where a column is left out; (V,) bool of those that are not finite."
+    """Mean and mean square about it of each column, (V,) each, NaN where a column is left out;
+    (V,) bool of those that are not finite."""
     mean, power = (np.empty(Y.shape[1], np.float32) for _ in range(2))
     broken = np.zeros(Y.shape[1], bool)
     for cols in _blocks(Y.shape[1], block):
@@ -114,16 +185,34 @@ def _moments(Y, rows, block):
         broken[cols] = ~np.isfinite(y).all(0)
         with np.errstate(invalid="ignore"):
             constant = ~(np.ptp(y, 0) > 1e-6 * np.abs(y).max(0))
-            mean[cols], power[cols] = np.where(broken[cols] | constant, np.nan, (y.mean(0), y.var(0)))
+            mean[cols], power[cols] = np.where(
+                broken[cols] | constant, np.nan, (y.mean(0), y.var(0))
+            )
     return mean, power, broken
+
 
 def _report(left_out, broken):
     "Warn of the columns that are left out; `DataError` where none remains."
-    if not left_out.any(): return
+    if not left_out.any():
+        return
     kinds = [(broken, "hold values that are not finite"), (left_out & ~broken, "are constant")]
-    what = "; ".join(f"{int(m.sum())} {text} (first: {', '.join(map(str, np.flatnonzero(m)[:5]))})" for m, text in kinds if m.any())
-    if left_out.all(): raise DataError("no column of the responses can be fitted", found=what, next_step="check the mask and the rows of the responses")
-    warnings.warn(f"{int(left_out.sum())} of {len(left_out)} columns are left out of the fit, their scores are NaN: {what}", stacklevel=4)
+    what = "; ".join(
+        f"{int(m.sum())} {text} (first: {', '.join(map(str, np.flatnonzero(m)[:5]))})"
+        for m, text in kinds
+        if m.any()
+    )
+    if left_out.all():
+        raise DataError(
+            "no column of the responses can be fitted",
+            found=what,
+            next_step="check the mask and the rows of the responses",
+        )
+    warnings.warn(
+        f"{int(left_out.sum())} of {len(left_out)} columns are left out of the fit, their scores"
+        f" are NaN: {what}",
+        stacklevel=4,
+    )
+
 
 def _take(design, Y, rows, cols, mean):
     "A block of responses, centred, float32: (rows, columns); columns that are left out are 0."
@@ -133,18 +222,38 @@ def _take(design, Y, rows, cols, mean):
 
 # %% ../../nbs/74_encode.banded.ipynb #915e56e5
 def _crosses(design, Y, folds, mean, block, limit=2**30):
-    "X'Y of the training rows of each fold, (V, F) each; None for the dual, or where they would take more than `limit` bytes."
+    """X'Y of the training rows of each fold, (V, F) each; None for the dual, or where they
+    would take more than `limit` bytes."""
     v = Y.shape[1]
-    if design.dual or 4 * v * sum(design.sizes) * len(folds) > limit: return None
-    def one(held): return torch.cat([_product(_take(design, Y, held, cols, mean).T, design.stack[torch.as_tensor(held, device=design.device)]) for cols in _blocks(v, block)])
+    if design.dual or 4 * v * sum(design.sizes) * len(folds) > limit:
+        return None
+
+    def one(held):
+        return torch.cat(
+            [
+                _product(
+                    _take(design, Y, held, cols, mean).T,
+                    design.stack[torch.as_tensor(held, device=design.device)],
+                )
+                for cols in _blocks(v, block)
+            ]
+        )
+
     parts = [one(held) for _, held in folds]
     total = sum(parts)
     return [total - part for part in parts]
 
+
 def _search(design, Y, ratios, alphas, folds, mean, block):
-    "Best held-out loss, penalty, ratio, and what the last step gained where the penalty is at an end of the grid, (V,) each."
+    """Best held-out loss, penalty, ratio, and what the last step gained where the penalty is at
+    an end of the grid, (V,) each."""
     v, crosses = Y.shape[1], _crosses(design, Y, folds, mean, block)
-    best, alpha, ratio, gain = np.full(v, np.inf, np.float32), np.zeros(v, np.float32), np.zeros(v, int), np.zeros(v, np.float32)
+    best, alpha, ratio, gain = (
+        np.full(v, np.inf, np.float32),
+        np.zeros(v, np.float32),
+        np.zeros(v, int),
+        np.zeros(v, np.float32),
+    )
     order = np.argsort(alphas)
     for i, weights in enumerate(ratios):
         loss = torch.zeros(len(alphas), v, device=design.device)
@@ -152,17 +261,40 @@ def _search(design, Y, ratios, alphas, folds, mean, block):
             values, vectors, left = _system(design, weights, train, held)
             for cols in _blocks(v, block):
                 target = _take(design, Y, held, cols, mean).T
-                b = _product(crosses[k][cols], vectors) if crosses else _rotate(design, vectors, train, _take(design, Y, train, cols, mean)).T
-                for a, penalty in enumerate(alphas): loss[a, cols] += (target - _product(b / (values + penalty), left.T)).square_().mean(1) / len(folds)
+                b = (
+                    _product(crosses[k][cols], vectors)
+                    if crosses
+                    else _rotate(design, vectors, train, _take(design, Y, train, cols, mean)).T
+                )
+                for a, penalty in enumerate(alphas):
+                    loss[a, cols] += (
+                        target - _product(b / (values + penalty), left.T)
+                    ).square_().mean(1) / len(folds)
         low, index = loss.min(0)
         low, index = low.cpu().numpy(), index.cpu().numpy()
-        step = sum(np.where(index == order[end], (loss[order[beside]] - loss[order[end]]).cpu().numpy(), 0) for end, beside in ((0, 1), (-1, -2)) if len(order) > 1) + 0 * low
+        step = (
+            sum(
+                np.where(
+                    index == order[end], (loss[order[beside]] - loss[order[end]]).cpu().numpy(), 0
+                )
+                for end, beside in ((0, 1), (-1, -2))
+                if len(order) > 1
+            )
+            + 0 * low
+        )
         better = low < best
-        best[better], alpha[better], ratio[better], gain[better] = low[better], np.asarray(alphas, np.float32)[index[better]], i, step[better]
+        best[better], alpha[better], ratio[better], gain[better] = (
+            low[better],
+            np.asarray(alphas, np.float32)[index[better]],
+            i,
+            step[better],
+        )
     return best, alpha, ratio, gain
 
+
 def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
-    "Coefficients on all training rows: dual (T_train, V) or primal (F, V), float32 on the processor."
+    """Coefficients on all training rows: dual (T_train, V) or primal (F, V), float32 on the
+    processor."""
     v = Y.shape[1]
     coef = np.empty((len(rows) if design.dual else sum(design.sizes), v), np.float32)
     for i in np.unique(ratio):
@@ -171,15 +303,23 @@ def _refit(design, Y, ratios, rows, mean, alpha, ratio, block):
         for part in _blocks(len(columns), block):
             cols = columns[part]
             b = _rotate(design, vectors, rows, _take(design, Y, rows, cols, mean))
-            coef[:, cols] = (vectors @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))).cpu().numpy()
+            coef[:, cols] = (
+                (
+                    vectors
+                    @ (b / (values[:, None] + torch.as_tensor(alpha[cols], device=design.device)))
+                )
+                .cpu()
+                .numpy()
+            )
     return coef
 
 # %% ../../nbs/74_encode.banded.ipynb #19a71460
 def ratio_grid(
-    n_bands: int,            # number of bands B
-    levels=(0, .01, .1, 1),  # relative sizes a band may have
-) -> np.ndarray:             # (R, B), rows sum to 1, at least one band at the top level
-    "All combinations of `levels` with one band at the top: 7 ratios for two bands, 37 for three, 175 for four."
+    n_bands: int,  # number of bands B
+    levels=(0, 0.01, 0.1, 1),  # relative sizes a band may have
+) -> np.ndarray:  # (R, B), rows sum to 1, at least one band at the top level
+    """All combinations of `levels` with one band at the top: 7 ratios for two bands, 37 for
+    three, 175 for four."""
     grid = np.stack(np.meshgrid(*[levels] * n_bands, indexing="ij"), -1).reshape(-1, n_bands)
     grid = grid[grid.max(1) == max(levels)]
     return np.unique(grid / grid.sum(1, keepdims=True), axis=0)
@@ -187,21 +327,35 @@ def ratio_grid(
 # %% ../../nbs/74_encode.banded.ipynb #3a0a2718
 def ratio_draws(
     n_bands: int,  # number of bands B
-    n: int = 60,   # draws R
-    seed: int = 0, # seed of the draws
-) -> np.ndarray:   # (R, B), rows sum to 1; the first has equal shares
-    "himalaya's Dirichlet draws, in turn sparse (concentration 0.1) and even (1); no share is exactly 0, which its primal solver cannot undo."
+    n: int = 60,  # draws R
+    seed: int = 0,  # seed of the draws
+) -> np.ndarray:  # (R, B), rows sum to 1; the first has equal shares
+    """himalaya's Dirichlet draws, in turn sparse (concentration 0.1) and even (1); no share is
+    exactly 0, which its primal solver cannot undo."""
     from himalaya.kernel_ridge import generate_dirichlet_samples
-    if n < 1: raise ParameterError("At least one draw is needed", found=n)
-    draws = np.asarray(generate_dirichlet_samples(n, n_bands, concentration=[.1, 1.], random_state=seed), np.float64)
+
+    if n < 1:
+        raise ParameterError("At least one draw is needed", found=n)
+    draws = np.asarray(
+        generate_dirichlet_samples(n, n_bands, concentration=[0.1, 1.0], random_state=seed),
+        np.float64,
+    )
     draws = np.r_[np.full((1, n_bands), 1 / n_bands), draws][:n].clip(1e-6)
     return draws / draws.sum(1, keepdims=True)
 
 # %% ../../nbs/74_encode.banded.ipynb #cc37b9cd
 def _grid(model, design, Y, ratios, folds, train, mean):
     "Best loss (V,), penalty (V,), ratios (B, V) and coefficients, by the solver of this chapter."
-    best, alpha, index, model.step_ = _search(design, Y, ratios, model.alphas, folds, mean, model.block)
-    return best, alpha, np.asarray(ratios, np.float32)[index].T, _refit(design, Y, ratios, train, mean, alpha, index, model.block)
+    best, alpha, index, model.step_ = _search(
+        design, Y, ratios, model.alphas, folds, mean, model.block
+    )
+    return (
+        best,
+        alpha,
+        np.asarray(ratios, np.float32)[index].T,
+        _refit(design, Y, ratios, train, mean, alpha, index, model.block),
+    )
+
 
 def _himalaya(model, design, Y, ratios, folds, train, mean):
     "The same from himalaya, on the same design, folds and penalties."
@@ -209,90 +363,196 @@ def _himalaya(model, design, Y, ratios, folds, train, mean):
     from himalaya.kernel_ridge import MultipleKernelRidgeCV
     from himalaya.ridge import GroupRidgeCV
     from sklearn.model_selection import PredefinedSplit
+
     fold = np.empty(design.n, int)
-    for i, (_, held) in enumerate(folds): fold[held] = i
-    settings = dict(n_iter=np.array(ratios, np.float32), alphas=np.asarray(model.alphas, np.float32), n_targets_batch=model.block, n_targets_batch_refit=model.block, progress_bar=False)
+    for i, (_, held) in enumerate(folds):
+        fold[held] = i
+    settings = dict(
+        n_iter=np.array(ratios, np.float32),
+        alphas=np.asarray(model.alphas, np.float32),
+        n_targets_batch=model.block,
+        n_targets_batch_refit=model.block,
+        progress_bar=False,
+    )
     settings = dict(solver_params=settings, cv=PredefinedSplit(fold[train]))
     before = get_backend()
     backend = set_backend("torch_cuda" if torch.device(design.device).type == "cuda" else "torch")
     try:
-        y, rows = _take(design, Y, train, slice(None), mean), torch.as_tensor(train, device=design.device)
-        if design.dual: fit = MultipleKernelRidgeCV(kernels="precomputed", **settings).fit(torch.stack([g[rows][:, rows].float() for g in design.grams]), y)
-        else: fit = GroupRidgeCV(groups=np.repeat(np.arange(len(design.sizes)), design.sizes), **settings | dict(solver_params=settings["solver_params"] | dict(warn=False))).fit(design.stack[rows], y)
-        shares = np.exp(np.asarray(backend.to_numpy(fit.deltas_), np.float64))           # γ_b / λ
+        y, rows = (
+            _take(design, Y, train, slice(None), mean),
+            torch.as_tensor(train, device=design.device),
+        )
+        if design.dual:
+            fit = MultipleKernelRidgeCV(kernels="precomputed", **settings).fit(
+                torch.stack([g[rows][:, rows].float() for g in design.grams]), y
+            )
+        else:
+            fit = GroupRidgeCV(
+                groups=np.repeat(np.arange(len(design.sizes)), design.sizes),
+                **settings | dict(solver_params=settings["solver_params"] | dict(warn=False)),
+            ).fit(design.stack[rows], y)
+        shares = np.exp(np.asarray(backend.to_numpy(fit.deltas_), np.float64))  # γ_b / λ
         alpha, scores = 1 / shares.sum(0), backend.to_numpy(fit.cv_scores_).max(0)
-        coef = backend.to_numpy(fit.dual_coef_) / alpha.astype(np.float32) if design.dual else backend.to_numpy(fit.coef_)
-    finally: set_backend(before)
-    model.step_ = np.full(len(alpha), np.inf, np.float32)                                # himalaya does not tell
-    return -scores, alpha.astype(np.float32), (shares * alpha).astype(np.float32), np.array(coef, np.float32)
+        coef = (
+            backend.to_numpy(fit.dual_coef_) / alpha.astype(np.float32)
+            if design.dual
+            else backend.to_numpy(fit.coef_)
+        )
+    finally:
+        set_backend(before)
+    model.step_ = np.full(len(alpha), np.inf, np.float32)  # himalaya does not tell
+    return (
+        -scores,
+        alpha.astype(np.float32),
+        (shares * alpha).astype(np.float32),
+        np.array(coef, np.float32),
+    )
 
 # %% ../../nbs/74_encode.banded.ipynb #a45d2145
 class BandedRidge:
-    "Ridge with a penalty for each band of features and each voxel, chosen by leaving out one group (story, section) of the training data at a time."
+    """Ridge with a penalty for each band of features and each voxel, chosen by leaving out one
+    group (story, section) of the training data at a time."""
+
     normalise = True
-    def __init__(self,
-        alphas=None,               # penalties to try on normalised bands, (A,); default 13 from 0.01 to 10⁴
-        ratios=None,               # ratios between bands, (R, B), rows summing to 1; default `ratio_grid` or `ratio_draws`
-        block=4096,                # response columns worked on at once
-        dual=None,                 # None picks by shape
-        device="cpu",              # torch device, e.g. "cuda"
-        solver="grid",             # 'grid': exact and repeatable; 'random_search': himalaya's
-        n_iter=60,                 # draws of the random search
-        seed=0,                    # seed of the draws
+
+    def __init__(
+        self,
+        alphas=None,  # penalties to try on normalised bands, (A,); default 13 from 0.01 to 10⁴
+        # ratios between bands, (R, B), rows summing to 1; default `ratio_grid` or `ratio_draws`
+        ratios=None,
+        block=4096,  # response columns worked on at once
+        dual=None,  # None picks by shape
+        device="cpu",  # torch device, e.g. "cuda"
+        solver="grid",  # 'grid': exact and repeatable; 'random_search': himalaya's
+        n_iter=60,  # draws of the random search
+        seed=0,  # seed of the draws
     ):
-        self.alphas = np.asarray(np.logspace(-2, 4, 13) if alphas is None else alphas, dtype=np.float64)
-        if self.alphas.ndim != 1 or not (self.alphas > 0).all(): raise ParameterError("alphas must be positive", found=alphas)
-        if solver not in ("grid", "random_search"): raise ParameterError("unknown solver", found=solver, expected="grid, random_search")
+        self.alphas = np.asarray(
+            np.logspace(-2, 4, 13) if alphas is None else alphas, dtype=np.float64
+        )
+        if self.alphas.ndim != 1 or not (self.alphas > 0).all():
+            raise ParameterError("alphas must be positive", found=alphas)
+        if solver not in ("grid", "random_search"):
+            raise ParameterError("unknown solver", found=solver, expected="grid, random_search")
         self.given = None if ratios is None else np.asarray(ratios, dtype=np.float64)
-        self.block, self.dual, self.device, self.solver, self.n_iter, self.seed = block, dual, device, solver, n_iter, seed
+        self.block, self.dual, self.device, self.solver, self.n_iter, self.seed = (
+            block,
+            dual,
+            device,
+            solver,
+            n_iter,
+            seed,
+        )
 
     # n_bands: B, number of bands
-    def ratios(self, n_bands) -> np.ndarray: "Ratios to try, (R, B)."; return _ratios(self, n_bands)
-    def fit(self,
-        X,          # features (T, F), dict band -> (T, F_b), or a `Design`
-        Y,          # responses, (T, V)
-        groups,     # label of each TR, (T,): each is one fold; negative numbers are left out
+    def ratios(self, n_bands) -> np.ndarray:
+        "Ratios to try, (R, B)."
+        return _ratios(self, n_bands)
+
+    def fit(
+        self,
+        X,  # features (T, F), dict band -> (T, F_b), or a `Design`
+        Y,  # responses, (T, V)
+        groups,  # label of each TR, (T,): each is one fold; negative numbers are left out
         rows=None,  # restrict the fit to these TRs, (n,) int
-    ): "Choose penalties and ratios by cross-validation, then fit on all training TRs; returns the model."; return _fit(self, X, Y, groups, rows)
+    ):
+        """Choose penalties and ratios by cross-validation, then fit on all training TRs;
+        returns the model."""
+        return _fit(self, X, Y, groups, rows)
+
     # X: features (T_new, F), dict band -> (T_new, F_b), or rows (T_new,) int of the fitted design
-    def predict(self, X) -> np.ndarray: "Predicted responses, (T_new, V) float32."; return sum(_predict(self, X))
+    def predict(self, X) -> np.ndarray:
+        "Predicted responses, (T_new, V) float32."
+        return sum(_predict(self, X))
+
     # X: as in `predict`; Y: responses, (T_new, V)
-    def score(self, X, Y) -> np.ndarray: "Correlation with responses, (V,)."; return correlation(self.predict(X), Y, self.block)
+    def score(self, X, Y) -> np.ndarray:
+        "Correlation with responses, (V,)."
+        return correlation(self.predict(X), Y, self.block)
+
     # X: as in `predict`
-    def predict_bands(self, X) -> dict: "Part of the prediction that each band makes, band -> (T_new, V); they sum to the prediction less its mean."; return _parts(self, X)
+    def predict_bands(self, X) -> dict:
+        """Part of the prediction that each band makes, band -> (T_new, V); they sum to the
+        prediction less its mean."""
+        return _parts(self, X)
+
     # X: as in `predict`; Y: responses, (T_new, V); measure: 'r2' or 'correlation'
-    def split_scores(self, X, Y, measure="r2") -> dict: "Score of each band, band -> (V,); they sum to the score of the whole (product measure)."; return _split_scores(self, X, Y, measure)
+    def split_scores(self, X, Y, measure="r2") -> dict:
+        "Score of each band, band -> (V,); they sum to the score of the whole (product measure)."
+        return _split_scores(self, X, Y, measure)
+
     @property
-    def coef_(self) -> np.ndarray: "Weights on the features as given, (F, V) float32, bands one after the other; made when asked."; return _coef(self)
+    def coef_(self) -> np.ndarray:
+        """Weights on the features as given, (F, V) float32, bands one after the other; made
+        when asked."""
+        return _coef(self)
+
     @property
-    def penalties_(self) -> np.ndarray: "Penalty on the features as given, (B, V); infinite where a band is left out."; return _penalties(self)
+    def penalties_(self) -> np.ndarray:
+        "Penalty on the features as given, (B, V); infinite where a band is left out."
+        return _penalties(self)
 
 # %% ../../nbs/74_encode.banded.ipynb #bdd4afa4
 def _ratios(model, n_bands):
-    if n_bands == 1: return np.ones((1, 1))                       # plain ridge, whatever ratios were given for more
-    ratios = (ratio_draws(n_bands, model.n_iter, model.seed) if model.solver == "random_search" else ratio_grid(n_bands)) if model.given is None else model.given
-    if np.ndim(ratios) != 2 or ratios.shape[1] != n_bands or (ratios < 0).any() or not np.allclose(ratios.sum(1), 1, atol=1e-4):
-        raise ParameterError("ratios must be (R, B), not negative, rows summing to 1", found=np.shape(ratios), expected=f"(R, {n_bands})")
+    if n_bands == 1:
+        return np.ones((1, 1))  # plain ridge, whatever ratios were given for more
+    ratios = (
+        (
+            ratio_draws(n_bands, model.n_iter, model.seed)
+            if model.solver == "random_search"
+            else ratio_grid(n_bands)
+        )
+        if model.given is None
+        else model.given
+    )
+    if (
+        np.ndim(ratios) != 2
+        or ratios.shape[1] != n_bands
+        or (ratios < 0).any()
+        or not np.allclose(ratios.sum(1), 1, atol=1e-4)
+    ):
+        raise ParameterError(
+            "ratios must be (R, B), not negative, rows summing to 1",
+            found=np.shape(ratios),
+            expected=f"(R, {n_bands})",
+        )
     return ratios
 
+
 def _fit(model, X, Y, groups, rows):
-    design = X if isinstance(X, Design) else Design(X, model.normalise, model.dual, device=model.device)
+    design = (
+        X if isinstance(X, Design) else Design(X, model.normalise, model.dual, device=model.device)
+    )
     if np.ndim(Y) != 2 or len(Y) != len(design) or len(np.asarray(groups)) != len(design):
-        raise ParameterError("X (T, F), Y (T, V) and groups (T,) must share T", found=f"{len(design)}, {np.shape(Y)}, {np.shape(groups)}")
+        raise ParameterError(
+            "X (T, F), Y (T, V) and groups (T,) must share T",
+            found=f"{len(design)}, {np.shape(Y)}, {np.shape(groups)}",
+        )
     folds = label_folds(groups, rows)
     few = [i for i, (train, held) in enumerate(folds) if min(len(train), len(held)) < 3]
-    if few: raise ParameterError("Too few rows for the folds: each needs at least 3 to fit and 3 to score", place=f"fold {few[0]}", found=f"{len(folds)} folds of {[len(h) for _, h in folds][:8]} rows",
-        next_step="label TRs by story or section, not one by one, or use fewer folds")
+    if few:
+        raise ParameterError(
+            "Too few rows for the folds: each needs at least 3 to fit and 3 to score",
+            place=f"fold {few[0]}",
+            found=f"{len(folds)} folds of {[len(h) for _, h in folds][:8]} rows",
+            next_step="label TRs by story or section, not one by one, or use fewer folds",
+        )
     train = np.sort(np.concatenate([held for _, held in folds]))
     mean, power, broken = _moments(Y, train, model.block)
     model.left_out_ = np.isnan(mean)
-    model.excluded_ = dict(constant=np.flatnonzero(model.left_out_ & ~broken), not_finite=np.flatnonzero(broken))
+    model.excluded_ = dict(
+        constant=np.flatnonzero(model.left_out_ & ~broken), not_finite=np.flatnonzero(broken)
+    )
     _report(model.left_out_, broken)
     ratios = [tuple(float(g) for g in r) for r in model.ratios(len(design.names))]
     solve = _grid if model.solver == "grid" else _himalaya
-    best, model.best_alphas_, model.ratios_, model.solution_ = solve(model, design, Y, ratios, folds, train, mean)       # (V,), (V,), (B, V), coefficients
-    for a in (model.best_alphas_, model.ratios_, model.solution_): a[..., model.left_out_] = np.nan
-    with np.errstate(invalid="ignore"): model.cv_scores_ = 1 - best / power
+    best, model.best_alphas_, model.ratios_, model.solution_ = solve(
+        model, design, Y, ratios, folds, train, mean
+    )  # (V,), (V,), (B, V), coefficients
+    for a in (model.best_alphas_, model.ratios_, model.solution_):
+        a[..., model.left_out_] = np.nan
+    with np.errstate(invalid="ignore"):
+        model.cv_scores_ = 1 - best / power
     step = model.step_ / power
     model.at_edge_ = edge_shares(model.best_alphas_, model.cv_scores_, [step, step], model.alphas)
     model.design_, model.rows_, model.mean_ = design, train, mean
@@ -302,63 +562,116 @@ def _fit(model, X, Y, groups, rows):
 def _predict(model, X):
     "Prediction a band, generator over (T_new, V); the mean goes to the first band."
     design, is_rows = model.design_, not isinstance(X, dict) and np.ndim(X) == 1
-    new = [x[torch.as_tensor(np.asarray(X), device=design.device)] for x in design.x] if is_rows else design.scaled(X)
+    new = (
+        [x[torch.as_tensor(np.asarray(X), device=design.device)] for x in design.x]
+        if is_rows
+        else design.scaled(X)
+    )
     start = 0
     for b, x in enumerate(new):
         out = np.empty((len(x), model.solution_.shape[1]), np.float32)
-        left = design.grams[b][np.asarray(X)][:, model.rows_].float() if is_rows and design.dual else x @ design.x[b][model.rows_].T if design.dual else x
+        left = (
+            design.grams[b][np.asarray(X)][:, model.rows_].float()
+            if is_rows and design.dual
+            else x @ design.x[b][model.rows_].T
+            if design.dual
+            else x
+        )
         for cols in _blocks(out.shape[1], model.block):
-            coef = model.solution_[:, cols] if design.dual else model.solution_[start:start + design.sizes[b], cols]
+            coef = (
+                model.solution_[:, cols]
+                if design.dual
+                else model.solution_[start : start + design.sizes[b], cols]
+            )
             out[:, cols] = (left @ torch.as_tensor(coef, device=design.device)).cpu().numpy()
-            if design.dual: out[:, cols] *= model.ratios_[b, cols]
-            if b == 0: out[:, cols] += model.mean_[cols]
+            if design.dual:
+                out[:, cols] *= model.ratios_[b, cols]
+            if b == 0:
+                out[:, cols] += model.mean_[cols]
         start += design.sizes[b]
         yield out
+
 
 def _coef(model):
     design, start, parts = model.design_, 0, []
     for b, size in enumerate(design.sizes):
-        if design.dual: w = design.x[b][model.rows_].T.cpu().numpy() @ model.solution_ * model.ratios_[b]
-        else: w = model.solution_[start:start + size]
-        parts.append(w / np.float32(design.scale[b]**.5)); start += size
+        if design.dual:
+            w = design.x[b][model.rows_].T.cpu().numpy() @ model.solution_ * model.ratios_[b]
+        else:
+            w = model.solution_[start : start + size]
+        parts.append(w / np.float32(design.scale[b] ** 0.5))
+        start += size
     return np.concatenate(parts)
 
+
 def _penalties(model):
-    with np.errstate(divide="ignore"): return model.best_alphas_ * np.asarray(model.design_.scale, np.float32)[:, None] / model.ratios_
+    with np.errstate(divide="ignore"):
+        return (
+            model.best_alphas_
+            * np.asarray(model.design_.scale, np.float32)[:, None]
+            / model.ratios_
+        )
 
 # %% ../../nbs/74_encode.banded.ipynb #565aa6a8
 def _parts(model, X):
     parts = list(_predict(model, X))
-    return {name: part - (model.mean_ if b == 0 else 0) for b, (name, part) in enumerate(zip(model.design_.names, parts))}
+    return {
+        name: part - (model.mean_ if b == 0 else 0)
+        for b, (name, part) in enumerate(zip(model.design_.names, parts))
+    }
+
 
 def _split_scores(model, X, Y, measure):
     from himalaya.backend import get_backend, set_backend
     from himalaya.scoring import correlation_score_split, r2_score_split
-    if measure not in ("r2", "correlation"): raise ParameterError("unknown measure", found=measure, expected="r2, correlation")
+
+    if measure not in ("r2", "correlation"):
+        raise ParameterError("unknown measure", found=measure, expected="r2, correlation")
     parts, y = _parts(model, X), np.asarray(Y, np.float32)
-    if y.shape != next(iter(parts.values())).shape: raise ParameterError("predictions and responses must both be (T, V)", found=f"{next(iter(parts.values())).shape} and {y.shape}")
+    if y.shape != next(iter(parts.values())).shape:
+        raise ParameterError(
+            "predictions and responses must both be (T, V)",
+            found=f"{next(iter(parts.values())).shape} and {y.shape}",
+        )
     good = ~model.left_out_ & np.isfinite(y).all(0) & (np.ptp(y, 0) > 1e-6 * np.abs(y).max(0))
     y, guess = y[:, good], np.stack([p[:, good] for p in parts.values()])
     scores, before = np.full((len(parts), len(good)), np.nan, np.float32), get_backend()
     set_backend("numpy")
-    try: scores[:, good] = (r2_score_split if measure == "r2" else correlation_score_split)(y - y.mean(0), guess - guess.mean(1, keepdims=True))
-    finally: set_backend(before)
+    try:
+        scores[:, good] = (r2_score_split if measure == "r2" else correlation_score_split)(
+            y - y.mean(0), guess - guess.mean(1, keepdims=True)
+        )
+    finally:
+        set_backend(before)
     return dict(zip(parts, scores))
 
 # %% ../../nbs/74_encode.banded.ipynb #bd7749d8
 def nested_prediction(
-    model,   # BandedRidge, or a plain model with fit(X, Y, groups) and predict(X) such as RidgeCV; left fitted to the last fold
-    X,       # features (T, F), dict of bands, or a Design
-    Y,       # responses, (T, V)
-    groups,  # (T,) labels; each label is predicted from the others; negative numbers are left out (purged)
+    # BandedRidge, or a plain model with fit(X, Y, groups) and predict(X) such as RidgeCV; left
+    # fitted to the last fold
+    model,
+    X,  # features (T, F), dict of bands, or a Design
+    Y,  # responses, (T, V)
+    # (T,) labels; each label is predicted from the others; negative numbers are left out (purged)
+    groups,
 ) -> np.ndarray:  # (T, V) float32; NaN in rows left out
     "Predict each group by a model whose penalties and weights come from the other groups only."
     out, groups = np.full(np.shape(Y), np.nan, np.float32), np.asarray(groups)
     if isinstance(model, BandedRidge):
-        design = X if isinstance(X, Design) else Design(X, model.normalise, model.dual, keep=True, device=model.device)
-        for train, held in label_folds(groups): out[held] = model.fit(design, Y, groups, rows=train).predict(held)
+        design = (
+            X
+            if isinstance(X, Design)
+            else Design(X, model.normalise, model.dual, keep=True, device=model.device)
+        )
+        for train, held in label_folds(groups):
+            out[held] = model.fit(design, Y, groups, rows=train).predict(held)
         return out
-    if isinstance(X, dict) or isinstance(X, Design) and len(X.x) > 1: raise ParameterError("A plain model takes one band", found=f"{len(X.x if isinstance(X, Design) else X)} bands")
+    if isinstance(X, dict) or isinstance(X, Design) and len(X.x) > 1:
+        raise ParameterError(
+            "A plain model takes one band",
+            found=f"{len(X.x if isinstance(X, Design) else X)} bands",
+        )
     x = X.x[0].cpu().numpy() if isinstance(X, Design) else np.asarray(X)
-    for train, held in label_folds(groups): out[held] = model.fit(x[train], np.asarray(Y[train]), groups[train]).predict(x[held])
+    for train, held in label_folds(groups):
+        out[held] = model.fit(x[train], np.asarray(Y[train]), groups[train]).predict(x[held])
     return out

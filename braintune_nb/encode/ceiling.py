@@ -19,108 +19,173 @@ from .score import column_blocks, correlation, normalised_alignment
 
 # %% ../../nbs/71_encode.ceiling.ipynb #082b62d5
 def check_repeats(
-    repeats,            # (R, T, V): an array, memory map or HDF5 data set
+    repeats,  # (R, T, V): an array, memory map or HDF5 data set
     at_least: int = 2,  # repeats needed
-):                      # the same, not copied
+):  # the same, not copied
     "Refuse anything but (R, T, V) with enough repeats."
-    repeats = repeats if hasattr(repeats, "shape") and hasattr(repeats, "__getitem__") else np.asarray(repeats)
+    repeats = (
+        repeats
+        if hasattr(repeats, "shape") and hasattr(repeats, "__getitem__")
+        else np.asarray(repeats)
+    )
     if len(repeats.shape) != 3 or repeats.shape[0] < at_least or repeats.shape[1] < 3:
-        raise ParameterError(f"a ceiling from repeats needs (R, T, V) with R >= {at_least} and T >= 3", found=tuple(repeats.shape), next_step="use a story that was played more than once")
+        raise ParameterError(
+            f"a ceiling from repeats needs (R, T, V) with R >= {at_least} and T >= 3",
+            found=tuple(repeats.shape),
+            next_step="use a story that was played more than once",
+        )
     return repeats
 
 # %% ../../nbs/71_encode.ceiling.ipynb #a3496d57
 def by_columns(
-    estimate: Callable,         # (R, T, v) float64 -> (..., v)
-    repeats,                    # (R, T, V)
-    block: int | None = None,   # columns at once; None: as many as make 4 million numbers
-) -> np.ndarray:                # (..., V)
+    estimate: Callable,  # (R, T, v) float64 -> (..., v)
+    repeats,  # (R, T, V)
+    block: int | None = None,  # columns at once; None: as many as make 4 million numbers
+) -> np.ndarray:  # (..., V)
     "Apply an estimate to blocks of columns and join what it returns."
     out = None
     for columns in column_blocks(repeats.shape, block):
         found = estimate(np.asarray(repeats[:, :, columns], dtype=np.float64))
-        if out is None: out = np.empty((*found.shape[:-1], repeats.shape[2]))
+        if out is None:
+            out = np.empty((*found.shape[:-1], repeats.shape[2]))
         out[..., columns] = found
     return out
 
 # %% ../../nbs/71_encode.ceiling.ipynb #9a99e345
 def _varies(y, axis):
     "True where a series varies by more than rounding; False where it is constant or not finite."
-    with np.errstate(invalid="ignore"): return y.var(axis) > 1e-14 * (y**2).mean(axis)
+    with np.errstate(invalid="ignore"):
+        return y.var(axis) > 1e-14 * (y**2).mean(axis)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #b1f77efe
 def signal_power(
-    repeats: np.ndarray,        # (R, T, V)
-    zscored: bool = True,       # each repeat has variance 1, as in the released noise ceilings; False measures the total power
-    block: int | None = None,   # as in `by_columns`
-) -> tuple:                     # signal power SP (V,), unbiased and so sometimes negative, and total power TP (V,); NaN where a repeat is constant or not finite
-    "SP = (R·Var(mean) - TP) / (R - 1) (Sahani and Linden 2003; Schoppe et al. 2016, eq. 1). `DataError` where repeats called z-scored are not."
+    repeats: np.ndarray,  # (R, T, V)
+    # each repeat has variance 1, as in the released noise ceilings; False measures the total power
+    zscored: bool = True,
+    block: int | None = None,  # as in `by_columns`
+    # signal power SP (V,), unbiased and so sometimes negative, and total power TP (V,); NaN where a
+    # repeat is constant or not finite
+) -> tuple:
+    """SP = (R·Var(mean) - TP) / (R - 1) (Sahani and Linden 2003; Schoppe et al. 2016, eq. 1).
+    `DataError` where repeats called z-scored are not."""
     repeats = check_repeats(repeats)
     n = repeats.shape[0]
+
     def estimate(y):
-        power, varies = y.var(1, ddof=1), _varies(y, 1)           # (R, v)
+        power, varies = y.var(1, ddof=1), _varies(y, 1)  # (R, v)
         total = np.where(varies.all(0), 1.0 if zscored else power.mean(0), np.nan)
-        return np.stack([(n * y.mean(0).var(0, ddof=1) - total) / (n - 1), total, np.where(varies, power, 1).min(0), np.where(varies, power, 1).max(0)])
+        return np.stack(
+            [
+                (n * y.mean(0).var(0, ddof=1) - total) / (n - 1),
+                total,
+                np.where(varies, power, 1).min(0),
+                np.where(varies, power, 1).max(0),
+            ]
+        )
+
     signal, total, low, high = by_columns(estimate, repeats, block)
-    off = np.maximum(1 - low, high - 1) > .02 + 1 / repeats.shape[1]
+    off = np.maximum(1 - low, high - 1) > 0.02 + 1 / repeats.shape[1]
     if zscored and off.any():
-        raise DataError("repeats are not z-scored", place=f"{off.sum()} of {len(off)} columns, first {off.argmax()}", found=f"variances from {low.min():.3g} to {high.max():.3g}", expected="1 for each repeat and voxel",
-            next_step="z-score each repeat after the last trim, or measure the power with zscored=False")
+        raise DataError(
+            "repeats are not z-scored",
+            place=f"{off.sum()} of {len(off)} columns, first {off.argmax()}",
+            found=f"variances from {low.min():.3g} to {high.max():.3g}",
+            expected="1 for each repeat and voxel",
+            next_step=(
+                "z-score each repeat after the last trim, or measure the power with zscored=False"
+            ),
+        )
     return signal, total
 
 # %% ../../nbs/71_encode.ceiling.ipynb #2c8569ab
 def ccmax(
-    repeats: np.ndarray,        # (R, T, V)
-    zscored: bool = True,       # as in `signal_power`
-    block: int | None = None,   # as in `by_columns`
-) -> np.ndarray:                # (V,) in (0, 1]; may exceed 1 by chance; NaN where the signal power is not above 0
-    "Largest correlation of a perfect model with the mean of all R repeats: 1 / √(1 + (TP/SP - 1)/R) (Schoppe et al. 2016)."
+    repeats: np.ndarray,  # (R, T, V)
+    zscored: bool = True,  # as in `signal_power`
+    block: int | None = None,  # as in `by_columns`
+) -> (
+    np.ndarray
+):  # (V,) in (0, 1]; may exceed 1 by chance; NaN where the signal power is not above 0
+    """Largest correlation of a perfect model with the mean of all R repeats: 1 / √(1 + (TP/SP -
+    1)/R) (Schoppe et al. 2016)."""
     signal, total = signal_power(repeats, zscored, block)
     defined = signal > 0
-    return np.where(defined, (1 + (total / np.where(defined, signal, 1) - 1) / repeats.shape[0])**-.5, np.nan)
+    return np.where(
+        defined, (1 + (total / np.where(defined, signal, 1) - 1) / repeats.shape[0]) ** -0.5, np.nan
+    )
 
 # %% ../../nbs/71_encode.ceiling.ipynb #1e906c15
 def explainable_variance(
-    repeats: np.ndarray,          # (R, T, V)
-    bias_correction: bool = True, # take off what averaging R repeats explains of pure noise
-    zscore: bool = True,          # standardise each repeat over time first
-    block: int | None = None,     # as in `by_columns`
-) -> np.ndarray:                  # share of one repeat's variance that repeats, (V,); below 0 by chance; NaN where a repeat is constant or not finite
-    "1 - Var(residual from the mean over repeats) / Var(repeat) (LeBel et al. 2023; Dupré la Tour et al., voxelwise tutorials)."
+    repeats: np.ndarray,  # (R, T, V)
+    bias_correction: bool = True,  # take off what averaging R repeats explains of pure noise
+    zscore: bool = True,  # standardise each repeat over time first
+    block: int | None = None,  # as in `by_columns`
+    # share of one repeat's variance that repeats, (V,); below 0 by chance; NaN where a repeat is
+    # constant or not finite
+) -> np.ndarray:
+    """1 - Var(residual from the mean over repeats) / Var(repeat) (LeBel et al. 2023; Dupré la
+    Tour et al., voxelwise tutorials)."""
     n = check_repeats(repeats).shape[0]
+
     def estimate(y):
         varies = _varies(y, 1)
         y = y - y.mean(1, keepdims=True)
-        if zscore: y = y / np.where(varies, y.std(1), 1)[:, None]
-        ev = 1 - ((y - y.mean(0))**2).mean((0, 1)) / np.where(varies.all(0), (y**2).mean((0, 1)), 1)
+        if zscore:
+            y = y / np.where(varies, y.std(1), 1)[:, None]
+        ev = 1 - ((y - y.mean(0)) ** 2).mean((0, 1)) / np.where(
+            varies.all(0), (y**2).mean((0, 1)), 1
+        )
         return np.where(varies.all(0), ev - (1 - ev) / (n - 1) if bias_correction else ev, np.nan)
+
     return by_columns(estimate, check_repeats(repeats), block)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #d66344e3
 def spearman_brown(
-    reliability,         # correlation between two parallel measurements, any shape
-    factor: float = 2.,  # how many times as much data
-) -> np.ndarray:         # reliability of `factor` times the data; NaN below 0, where the formula has no meaning
-    "k·r / (1 + (k-1)·r). Average a noisy r over a region before the correction, not after: NaN drops only the low ones."
+    reliability,  # correlation between two parallel measurements, any shape
+    factor: float = 2.0,  # how many times as much data
+) -> (
+    np.ndarray
+):  # reliability of `factor` times the data; NaN below 0, where the formula has no meaning
+    """k·r / (1 + (k-1)·r). Average a noisy r over a region before the correction, not after:
+    NaN drops only the low ones."""
     r = np.asarray(reliability, dtype=np.float64)
     defined = r >= 0
     return np.where(defined, factor * r / (1 + (factor - 1) * np.where(defined, r, 0)), np.nan)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #913a31b8
 def half_splits(
-    n: int,                # repeats or participants
-    splits="odd-even",     # 'odd-even', 'all', or how many random ones
-    seed: int = 0,         # for random splits
-) -> np.ndarray:           # (S, 2, n // 2) int, members of both halves
+    n: int,  # repeats or participants
+    splits="odd-even",  # 'odd-even', 'all', or how many random ones
+    seed: int = 0,  # for random splits
+) -> np.ndarray:  # (S, 2, n // 2) int, members of both halves
     "Ways to cut n into two equal halves; `ParameterError` where 'all' would be more than 10,000."
     half = n // 2
-    if splits == "odd-even": return np.stack([np.arange(0, 2 * half, 2), np.arange(1, 2 * half, 2)])[None]
+    if splits == "odd-even":
+        return np.stack([np.arange(0, 2 * half, 2), np.arange(1, 2 * half, 2)])[None]
     if splits == "all":
         count = n * comb(n - 1, half) // 2 if n % 2 else comb(n, half) // 2
-        if count > 10_000: raise ParameterError("there are too many splits to take them all", found=f"{count:,} for {n}", expected="10,000 or fewer", next_step="pass a number of random splits, say 100")
-        return np.array([(a, b) for a in combinations(range(n), half) for b in combinations([i for i in range(n) if i not in a], half) if a < b])
-    if not isinstance(splits, int) or splits < 1: raise ParameterError("unknown kind of splits", found=repr(splits), expected="'odd-even', 'all' or a number of random splits")
+        if count > 10_000:
+            raise ParameterError(
+                "there are too many splits to take them all",
+                found=f"{count:,} for {n}",
+                expected="10,000 or fewer",
+                next_step="pass a number of random splits, say 100",
+            )
+        return np.array(
+            [
+                (a, b)
+                for a in combinations(range(n), half)
+                for b in combinations([i for i in range(n) if i not in a], half)
+                if a < b
+            ]
+        )
+    if not isinstance(splits, int) or splits < 1:
+        raise ParameterError(
+            "unknown kind of splits",
+            found=repr(splits),
+            expected="'odd-even', 'all' or a number of random splits",
+        )
     rng = np.random.default_rng(seed)
-    return np.stack([rng.permutation(n)[:2 * half].reshape(2, half) for _ in range(splits)])
+    return np.stack([rng.permutation(n)[: 2 * half].reshape(2, half) for _ in range(splits)])
 
 # %% ../../nbs/71_encode.ceiling.ipynb #a4bfc1da
 def _covariances(y):
@@ -129,45 +194,57 @@ def _covariances(y):
     y = (y - level[:, None]).transpose(2, 0, 1)
     return y @ y.transpose(0, 2, 1) / y.shape[2], level
 
+
 def _correlate(covariance, level, a, b):
-    "Correlation of the weighted mean a of the repeats with the weighted mean b, (v,); NaN where one of them is constant or not finite."
+    """Correlation of the weighted mean a of the repeats with the weighted mean b, (v,); NaN
+    where one of them is constant or not finite."""
     va, vb = (covariance @ a) @ a, (covariance @ b) @ b
-    defined = (va > 1e-14 * (va + (a @ level)**2)) & (vb > 1e-14 * (vb + (b @ level)**2))
+    defined = (va > 1e-14 * (va + (a @ level) ** 2)) & (vb > 1e-14 * (vb + (b @ level) ** 2))
     return np.where(defined, (covariance @ a) @ b / np.sqrt(np.where(defined, va * vb, 1)), np.nan)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #640f370f
 def split_half(
-    repeats: np.ndarray,        # (R, T, V)
-    splits="odd-even",          # as in `half_splits`
-    seed: int = 0,              # for random splits
-    block: int | None = None,   # as in `by_columns`
-) -> np.ndarray:                # correlation of the mean of one half with the mean of the other, mean over splits, (V,); NaN where a half is constant or not finite
+    repeats: np.ndarray,  # (R, T, V)
+    splits="odd-even",  # as in `half_splits`
+    seed: int = 0,  # for random splits
+    block: int | None = None,  # as in `by_columns`
+    # correlation of the mean of one half with the mean of the other, mean over splits, (V,); NaN
+    # where
+    # a half is constant or not finite
+) -> np.ndarray:
     "Reliability of a half of the repeats, by correlation of two halves."
     repeats = check_repeats(repeats)
     halves = half_splits(repeats.shape[0], splits, seed)
     weights = np.zeros((2, len(halves), repeats.shape[0]))
-    for side in (0, 1): np.put_along_axis(weights[side], halves[:, side], 1 / halves.shape[2], axis=1)
+    for side in (0, 1):
+        np.put_along_axis(weights[side], halves[:, side], 1 / halves.shape[2], axis=1)
+
     def estimate(y):
         covariance, level = _covariances(y)
         return sum(_correlate(covariance, level, a, b) for a, b in zip(*weights)) / len(halves)
+
     return by_columns(estimate, repeats, block)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #7bf6c530
 def split_half_ceiling(
-    repeats: np.ndarray,        # (R, T, V)
-    splits="all",               # as in `half_splits`
-    seed: int = 0,              # for random splits
-    block: int | None = None,   # as in `by_columns`
-) -> np.ndarray:                # largest correlation with the mean of all R, (V,); NaN where the halves do not correlate above 0
-    "Square root of the reliability of the mean: √(kr / (1 + (k-1)r)), r from halves, k = R / size of a half."
+    repeats: np.ndarray,  # (R, T, V)
+    splits="all",  # as in `half_splits`
+    seed: int = 0,  # for random splits
+    block: int | None = None,  # as in `by_columns`
+    # largest correlation with the mean of all R, (V,); NaN where the halves do not correlate above
+    # 0
+) -> np.ndarray:
+    """Square root of the reliability of the mean: √(kr / (1 + (k-1)r)), r from halves, k = R /
+    size of a half."""
     n = check_repeats(repeats).shape[0]
     reliability = spearman_brown(split_half(repeats, splits, seed, block), n / (n // 2))
     return np.where(reliability > 0, np.sqrt(np.where(reliability > 0, reliability, 0)), np.nan)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #3c1c6f52
 def expected_correlation(
-    reliability,  # reliability of a single repeat, (V,): `explainable_variance` of repeats that are not scored
-    m: int = 1,   # repeats in the mean that is scored
+    # reliability of a single repeat, (V,): `explainable_variance` of repeats that are not scored
+    reliability,
+    m: int = 1,  # repeats in the mean that is scored
 ) -> np.ndarray:  # (V,) NaN where the reliability is not above 0
     "Largest correlation of a perfect model with the mean of m repeats: √(mρ / (1 + (m-1)ρ))."
     rho = np.asarray(reliability, dtype=np.float64)
@@ -177,43 +254,66 @@ def expected_correlation(
 
 # %% ../../nbs/71_encode.ceiling.ipynb #df911fa9
 def leave_one_participant_out(
-    responses: np.ndarray,      # (P, T, V), columns that mean the same in everyone: regions or surface vertices
-    corrected: bool = False,    # divide by the ceiling of the mean of the others: what a perfect model of the shared signal could reach in this participant
-    block: int | None = None,   # as in `by_columns`
-) -> np.ndarray:                # correlation of each participant with the mean of the others, (P, V); corrected: NaN where the others do not agree
-    "Inter-participant correlation. A bound for predicting one participant from others, not for an average listener (see `average_ceiling`)."
+    # (P, T, V), columns that mean the same in everyone: regions or surface vertices
+    responses: np.ndarray,
+    # divide by the ceiling of the mean of the others: what a perfect model of the shared signal
+    # could reach in this participant
+    corrected: bool = False,
+    block: int | None = None,  # as in `by_columns`
+    # correlation of each participant with the mean of the others, (P, V); corrected: NaN where the
+    # others do not agree
+) -> np.ndarray:
+    """Inter-participant correlation. A bound for predicting one participant from others, not
+    for an average listener (see `average_ceiling`)."""
     n = check_repeats(responses, 3 if corrected else 2).shape[0]
     each = np.eye(n)
+
     def estimate(y):
         covariance, level = _covariances(y)
         r = np.stack([_correlate(covariance, level, one, (1 - one) / (n - 1)) for one in each])
-        if not corrected: return r
-        pairs = np.stack([[_correlate(covariance, level, a, b) for a in each] for b in each])                  # (P, P, v)
-        others = (pairs.sum((0, 1)) - n - 2 * (pairs.sum(0) - 1)) / ((n - 1) * (n - 2))                        # mean correlation between two of the others
+        if not corrected:
+            return r
+        pairs = np.stack(
+            [[_correlate(covariance, level, a, b) for a in each] for b in each]
+        )  # (P, P, v)
+        others = (pairs.sum((0, 1)) - n - 2 * (pairs.sum(0) - 1)) / (
+            (n - 1) * (n - 2)
+        )  # mean correlation between two of the others
         return r / expected_correlation(others, n - 1)
+
     return by_columns(estimate, check_repeats(responses), block)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #87294fe0
 def average_ceiling(
     responses: np.ndarray,  # (P, T, V)
-    n: int = 50,            # random splits of participants into two equal halves
-    seed: int = 0,          # seed
-) -> np.ndarray:            # largest correlation with the mean of all participants, (V,); NaN where reliability is not above 0
-    "Square root of the split-half reliability of the average listener, stepped up by Spearman-Brown."
+    n: int = 50,  # random splits of participants into two equal halves
+    seed: int = 0,  # seed
+    # largest correlation with the mean of all participants, (V,); NaN where reliability is not
+    # above 0
+) -> np.ndarray:
+    """Square root of the split-half reliability of the average listener, stepped up by
+    Spearman-Brown."""
     return split_half_ceiling(responses, n, seed)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #2eeb3a9f
 class _Chosen:
     "Some repeats of a stack, read only when a block of columns is asked for."
-    def __init__(self, repeats, used): self.repeats, self.used, self.shape = repeats, used, (len(used), *repeats.shape[1:])
-    def __getitem__(self, at): return np.stack([self.repeats[i, :, at[2]] for i in self.used])
+
+    def __init__(self, repeats, used):
+        self.repeats, self.used, self.shape = repeats, used, (len(used), *repeats.shape[1:])
+
+    def __getitem__(self, at):
+        return np.stack([self.repeats[i, :, at[2]] for i in self.used])
 
 # %% ../../nbs/71_encode.ceiling.ipynb #af1c3699
 def odd_even_ceiling(
-    repeats: np.ndarray,     # (R, T, V), R >= 3
+    repeats: np.ndarray,  # (R, T, V), R >= 3
     threshold: float = 0.0,  # least ceiling of a voxel that counts
-) -> tuple:                  # ceiling (V,) for the scored mean, mask (V,) bool, scored mean of the even repeats (T, V)
-    "Mask and ceiling from repeats 1, 3, 5, ...; the score is taken on the mean of 2, 4, ..., which they have not seen."
+) -> (
+    tuple
+):  # ceiling (V,) for the scored mean, mask (V,) bool, scored mean of the even repeats (T, V)
+    """Mask and ceiling from repeats 1, 3, 5, ...; the score is taken on the mean of 2, 4, ...,
+    which they have not seen."""
     repeats = check_repeats(repeats, 3)
     odd, even = (_Chosen(repeats, range(start, repeats.shape[0], 2)) for start in (0, 1))
     ceiling = expected_correlation(explainable_variance(odd), even.shape[0])
@@ -223,8 +323,12 @@ def odd_even_ceiling(
 def _from_halves(splits):
     def reliability(repeats):
         n = repeats.shape[0]
-        return spearman_brown(split_half(repeats, splits if n <= 10 or splits != "all" else 100), 1 / (n // 2))
+        return spearman_brown(
+            split_half(repeats, splits if n <= 10 or splits != "all" else 100), 1 / (n // 2)
+        )
+
     return reliability
+
 
 def _measured(repeats):
     signal, total = signal_power(repeats, zscored=False)
@@ -234,60 +338,127 @@ def _measured(repeats):
 @dataclass(frozen=True)
 class Kind:
     "One way to estimate the reliability of a single repeat."
-    reliability: Callable   # (R, T, V) -> (V,), unclipped; NaN outside its domain
-    formula: str            # of ρ
-    domain: str             # where it is defined
-    source: str             # who proposed it
+
+    reliability: Callable  # (R, T, V) -> (V,), unclipped; NaN outside its domain
+    formula: str  # of ρ
+    domain: str  # where it is defined
+    source: str  # who proposed it
 
 # %% ../../nbs/71_encode.ceiling.ipynb #aa8ab65c
 _RHO = "ρ > 0, every repeat varies"
 CEILINGS = {
-    "ccmax": Kind(lambda y: signal_power(y)[0], "ρ = (R·Var(mean) - 1) / (R - 1)", f"repeats z-scored; {_RHO}", "Schoppe et al. 2016, total power taken as 1"),
-    "ccmax, measured power": Kind(_measured, "ρ = SP / TP, SP = (R·Var(mean) - TP) / (R - 1), TP = mean Var(repeat)", _RHO, "Schoppe et al. 2016"),
-    "explainable variance": Kind(explainable_variance, "ρ = EV - (1 - EV) / (R - 1), EV = 1 - Var(repeat - mean) / Var(repeat)", _RHO, "LeBel et al. 2023; voxelwise tutorials"),
-    "split half, odd-even": Kind(_from_halves("odd-even"), "ρ = r/h / (1 + (1/h - 1) r), r of two halves of h repeats", "r > 0, both halves vary", "Spearman 1910; Brown 1910"),
-    "split half, all splits": Kind(_from_halves("all"), "the same with r the mean over all splits (100 random ones above R = 10)", "r > 0, all halves vary", "Spearman 1910; Brown 1910"),
+    "ccmax": Kind(
+        lambda y: signal_power(y)[0],
+        "ρ = (R·Var(mean) - 1) / (R - 1)",
+        f"repeats z-scored; {_RHO}",
+        "Schoppe et al. 2016, total power taken as 1",
+    ),
+    "ccmax, measured power": Kind(
+        _measured,
+        "ρ = SP / TP, SP = (R·Var(mean) - TP) / (R - 1), TP = mean Var(repeat)",
+        _RHO,
+        "Schoppe et al. 2016",
+    ),
+    "explainable variance": Kind(
+        explainable_variance,
+        "ρ = EV - (1 - EV) / (R - 1), EV = 1 - Var(repeat - mean) / Var(repeat)",
+        _RHO,
+        "LeBel et al. 2023; voxelwise tutorials",
+    ),
+    "split half, odd-even": Kind(
+        _from_halves("odd-even"),
+        "ρ = r/h / (1 + (1/h - 1) r), r of two halves of h repeats",
+        "r > 0, both halves vary",
+        "Spearman 1910; Brown 1910",
+    ),
+    "split half, all splits": Kind(
+        _from_halves("all"),
+        "the same with r the mean over all splits (100 random ones above R = 10)",
+        "r > 0, all halves vary",
+        "Spearman 1910; Brown 1910",
+    ),
 }
 
 # %% ../../nbs/71_encode.ceiling.ipynb #8779d467
 @dataclass(frozen=True, eq=False)
 class Ceiling:
     "A ceiling that knows where it comes from; made by `story_ceiling`."
-    values: np.ndarray   # (V,) largest r with the mean of `scored` repeats, NaN where undefined
-    name: str            # of `CEILINGS`
-    formula: str         # of ρ; the ceiling is √(mρ / (1 + (m-1)ρ)) with m = `scored`
-    story: str           # whose repeats it was estimated on
-    repeats: tuple       # which of them, counted from 0
-    scored: int          # repeats in the mean that is scored
 
-    def mask(self,
-        threshold: float = 0.,  # least ceiling of a voxel that counts; set it before looking at scores
-    ) -> np.ndarray:            # (V,) bool, False where undefined
+    values: np.ndarray  # (V,) largest r with the mean of `scored` repeats, NaN where undefined
+    name: str  # of `CEILINGS`
+    formula: str  # of ρ; the ceiling is √(mρ / (1 + (m-1)ρ)) with m = `scored`
+    story: str  # whose repeats it was estimated on
+    repeats: tuple  # which of them, counted from 0
+    scored: int  # repeats in the mean that is scored
+
+    def mask(
+        self,
+        # least ceiling of a voxel that counts; set it before looking at scores
+        threshold: float = 0.0,
+    ) -> np.ndarray:  # (V,) bool, False where undefined
         "Columns whose ceiling is above the threshold."
         return self.values > threshold
 
-    def normalise(self,
-        r: np.ndarray,      # correlation with the mean of the scored repeats, (..., V)
-        story: str,         # story that was scored
-        repeats=(0,),       # which of its repeats are in that mean
-    ) -> np.ndarray:        # r / ceiling, (..., V)
-        "Alignment relative to this ceiling; `SplitError` where the scored repeats are among those that made it, `ParameterError` where their number differs."
+    def normalise(
+        self,
+        r: np.ndarray,  # correlation with the mean of the scored repeats, (..., V)
+        story: str,  # story that was scored
+        repeats=(0,),  # which of its repeats are in that mean
+    ) -> np.ndarray:  # r / ceiling, (..., V)
+        """Alignment relative to this ceiling; `SplitError` where the scored repeats are
+        among those that made it, `ParameterError` where their number differs."""
         shared = sorted(set(repeats) & set(self.repeats)) if story == self.story else []
-        if shared: raise SplitError("The ceiling was estimated on repeats that are scored", place=f"{story!r}", found=f"repeats {shared} in both", expected="none", next_step="estimate it on the other repeats (story_ceiling(..., used=...)) or on another story")
-        if len(repeats) != self.scored: raise ParameterError("This ceiling is for another number of repeats", found=f"{len(repeats)} repeats in the scored mean", expected=f"{self.scored}", next_step="pass scored= to story_ceiling")
+        if shared:
+            raise SplitError(
+                "The ceiling was estimated on repeats that are scored",
+                place=f"{story!r}",
+                found=f"repeats {shared} in both",
+                expected="none",
+                next_step=(
+                    "estimate it on the other repeats (story_ceiling(..., used=...)) or on another"
+                    " story"
+                ),
+            )
+        if len(repeats) != self.scored:
+            raise ParameterError(
+                "This ceiling is for another number of repeats",
+                found=f"{len(repeats)} repeats in the scored mean",
+                expected=f"{self.scored}",
+                next_step="pass scored= to story_ceiling",
+            )
         return normalised_alignment(r, self.values)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #96ce33e0
 def story_ceiling(
-    repeats: np.ndarray,                # (R, T, V), all repeats of one story
-    story: str,                         # its name
-    used=None,                          # repeats that make the ceiling, counted from 0; None: all (then only other stories can be normalised)
-    scored: int = 1,                    # repeats in the mean that will be scored
-    name: str = "explainable variance", # of `CEILINGS`
-) -> Ceiling:                           # for the mean of `scored` repeats
-    "Estimate a ceiling on some repeats of one story, for scores of its other repeats or of other stories."
-    if name not in CEILINGS: raise ParameterError("unknown ceiling", found=repr(name), expected=", ".join(CEILINGS), next_step="choose one of these")
-    used = tuple(range(check_repeats(repeats).shape[0])) if used is None else tuple(int(i) for i in used)
-    if len(set(used)) != len(used) or not set(used) <= set(range(repeats.shape[0])): raise ParameterError("These are not distinct repeats", found=used, expected=f"numbers from 0 to {repeats.shape[0] - 1}, each once")
+    repeats: np.ndarray,  # (R, T, V), all repeats of one story
+    story: str,  # its name
+    # repeats that make the ceiling, counted from 0; None: all (then only other stories can be
+    # normalised)
+    used=None,
+    scored: int = 1,  # repeats in the mean that will be scored
+    name: str = "explainable variance",  # of `CEILINGS`
+) -> Ceiling:  # for the mean of `scored` repeats
+    """Estimate a ceiling on some repeats of one story, for scores of its other repeats or of
+    other stories."""
+    if name not in CEILINGS:
+        raise ParameterError(
+            "unknown ceiling",
+            found=repr(name),
+            expected=", ".join(CEILINGS),
+            next_step="choose one of these",
+        )
+    used = (
+        tuple(range(check_repeats(repeats).shape[0]))
+        if used is None
+        else tuple(int(i) for i in used)
+    )
+    if len(set(used)) != len(used) or not set(used) <= set(range(repeats.shape[0])):
+        raise ParameterError(
+            "These are not distinct repeats",
+            found=used,
+            expected=f"numbers from 0 to {repeats.shape[0] - 1}, each once",
+        )
     rho = CEILINGS[name].reliability(check_repeats(_Chosen(check_repeats(repeats), used)))
-    return Ceiling(expected_correlation(rho, scored), name, CEILINGS[name].formula, story, used, scored)
+    return Ceiling(
+        expected_correlation(rho, scored), name, CEILINGS[name].formula, story, used, scored
+    )

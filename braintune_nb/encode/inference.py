@@ -18,88 +18,150 @@ from .score import correlation, same_shape
 
 # %% ../../nbs/73_encode.inference.ipynb #7b856c1b
 def draw_shifts(
-    groups,           # label of each TR, (T,): story or section; negative numbers are left out; None is one story
-    n: int,           # number of draws
-    seed: int,        # seed
-    min_shift: int,   # smallest shift either way, in TRs
+    # label of each TR, (T,): story or section; negative numbers are left out; None is one story
+    groups,
+    n: int,  # number of draws
+    seed: int,  # seed
+    min_shift: int,  # smallest shift either way, in TRs
     n_rows: int = 0,  # T, where `groups` is None
-) -> tuple:           # list of row indices a group, and shifts (n, groups) in TRs
-    "One independent shift a story and draw; a single story is never shifted twice by the same amount."
+) -> tuple:  # list of row indices a group, and shifts (n, groups) in TRs
+    """One independent shift a story and draw; a single story is never shifted twice by the same
+    amount."""
     rows = _stories(groups, n_rows)
     room = [len(r) - 2 * min_shift + 1 for r in rows]
     if min(room) < 1 or (len(rows) == 1 and room[0] < n):
-        raise ParameterError("too few TRs for the shifts asked for", found=f"{n} draws, stories of {[len(r) for r in rows]} TRs", expected=f"shifts of {min_shift} or more from either end",
-            next_step="fewer draws, a smaller min_shift, more stories, or block permutation, which has more orders to draw from")
+        raise ParameterError(
+            "too few TRs for the shifts asked for",
+            found=f"{n} draws, stories of {[len(r) for r in rows]} TRs",
+            expected=f"shifts of {min_shift} or more from either end",
+            next_step=(
+                "fewer draws, a smaller min_shift, more stories, or block permutation, which has"
+                " more orders to draw from"
+            ),
+        )
     rng = np.random.default_rng(seed)
-    draws = [min_shift + (rng.permutation(m)[:n] if len(rows) == 1 else rng.integers(m, size=n)) for m in room]
+    draws = [
+        min_shift + (rng.permutation(m)[:n] if len(rows) == 1 else rng.integers(m, size=n))
+        for m in room
+    ]
     return rows, np.stack(draws, 1)
 
 # %% ../../nbs/73_encode.inference.ipynb #f84a9e3e
 def _stories(groups, n_rows):
     "Rows of each story; labels below 0 are left out."
     groups = np.zeros(n_rows, int) if groups is None else np.asarray(groups)
-    if n_rows and len(groups) != n_rows: raise ParameterError("one story label a TR is needed", found=f"{len(groups)} labels, {n_rows} TRs", next_step="labels and responses must be cut alike")
-    rows = [np.flatnonzero(groups == g) for g in np.unique(groups) if not (groups.dtype.kind in "if" and g < 0)]
-    if not rows: raise ParameterError("no TR is left", found="every story label is below 0", next_step="labels of 0 or more mark the TRs that are scored")
+    if n_rows and len(groups) != n_rows:
+        raise ParameterError(
+            "one story label a TR is needed",
+            found=f"{len(groups)} labels, {n_rows} TRs",
+            next_step="labels and responses must be cut alike",
+        )
+    rows = [
+        np.flatnonzero(groups == g)
+        for g in np.unique(groups)
+        if not (groups.dtype.kind in "if" and g < 0)
+    ]
+    if not rows:
+        raise ParameterError(
+            "no TR is left",
+            found="every story label is below 0",
+            next_step="labels of 0 or more mark the TRs that are scored",
+        )
     return rows
 
+
 def _standard(x, rows):
-    "(x without its mean, length 1) as float32 (T, V), NaN where x is constant; and the columns that are not finite."
-    x = np.array(x[slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] - rows[0] + 1 else rows])   # one read of a memory map
+    """(x without its mean, length 1) as float32 (T, V), NaN where x is constant; and the
+    columns that are not finite."""
+    x = np.array(
+        x[slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] - rows[0] + 1 else rows]
+    )  # one read of a memory map
     mean = x.mean(0, dtype=np.float64)
     out = np.empty(x.shape, np.float32)
     length, size = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for start in range(0, len(x), 256):
-        with np.errstate(invalid="ignore"): part = x[start:start + 256] - mean
-        out[start:start + 256] = part
-        length += np.einsum("tv,tv->v", part, part); size += len(part) * mean**2
-    with np.errstate(invalid="ignore", divide="ignore"): out *= np.where(length > 1e-14 * (length + size), length**-.5, np.nan).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            part = x[start : start + 256] - mean
+        out[start : start + 256] = part
+        length += np.einsum("tv,tv->v", part, part)
+        size += len(part) * mean**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        out *= np.where(length > 1e-14 * (length + size), length**-0.5, np.nan).astype(np.float32)
     return out, ~np.isfinite(mean)
 
 # %% ../../nbs/73_encode.inference.ipynb #847c6a23
 def _shift_scores(p, y, shifts):
     "Products after moving the prediction back by each shift: (L, V) twice, (m,) -> (m, V)."
     from scipy.fft import irfft, rfft
+
     if len(shifts) < 80:
         twice = np.concatenate([p, p])
-        return np.stack([np.einsum("tv,tv->v", twice[k:k + len(p)], y) for k in shifts])
+        return np.stack([np.einsum("tv,tv->v", twice[k : k + len(p)], y) for k in shifts])
     product = rfft(y, axis=0)
     np.conj(product, out=product)
     product *= rfft(p, axis=0)
     return irfft(product, n=len(p), axis=0)[shifts]
 
+
 def _block_columns(orders, blocks):
-    "Row of the table for each piece of each order: (m, pieces) -> (m, pieces). Piece `blocks` is the shorter last one."
+    """Row of the table for each piece of each order: (m, pieces) -> (m, pieces). Piece `blocks`
+    is the shorter last one."""
     place, pairs = np.arange(orders.shape[1]), blocks**2
-    if orders.shape[1] == blocks: return orders * blocks + place
+    if orders.shape[1] == blocks:
+        return orders * blocks + place
     short = (orders == blocks).argmax(1)[:, None]
     late = place > short
-    return np.where(orders == blocks, 2 * pairs + short, late * pairs + orders * blocks + place - late)
+    return np.where(
+        orders == blocks, 2 * pairs + short, late * pairs + orders * blocks + place - late
+    )
+
 
 def _block_scores(p, y, orders, length):
     "Products after permuting blocks of the prediction: (L, V) twice, (m, pieces) -> (m, V)."
     from scipy.sparse import csr_matrix
+
     n, (T, V) = len(orders), p.shape
     blocks, rest = divmod(T, length)
     if not _tabled(T, length, n):
         pieces = np.split(np.arange(T), range(length, T, length))
-        return np.stack([np.einsum("tv,tv->v", p[np.concatenate([pieces[i] for i in order])], y) for order in orders])
+        return np.stack(
+            [
+                np.einsum("tv,tv->v", p[np.concatenate([pieces[i] for i in order])], y)
+                for order in orders
+            ]
+        )
     table = np.empty((2 * blocks**2 + blocks + 1 if rest else blocks**2, V), np.float32)
     for i in range(2 if rest else 1):
-        ahead = y[i * rest:i * rest + blocks * length].reshape(blocks, length, V)
-        np.einsum("abv,ibv->aiv", p[:blocks * length].reshape(blocks, length, V), ahead, out=table[i * blocks**2:(i + 1) * blocks**2].reshape(blocks, blocks, V))
-    for i in range(blocks + 1 if rest else 0): table[2 * blocks**2 + i] = np.einsum("tv,tv->v", p[blocks * length:], y[i * length:i * length + rest])
+        ahead = y[i * rest : i * rest + blocks * length].reshape(blocks, length, V)
+        np.einsum(
+            "abv,ibv->aiv",
+            p[: blocks * length].reshape(blocks, length, V),
+            ahead,
+            out=table[i * blocks**2 : (i + 1) * blocks**2].reshape(blocks, blocks, V),
+        )
+    for i in range(blocks + 1 if rest else 0):
+        table[2 * blocks**2 + i] = np.einsum(
+            "tv,tv->v", p[blocks * length :], y[i * length : i * length + rest]
+        )
     columns = _block_columns(orders, blocks)
-    pick = csr_matrix((np.ones(columns.size, np.float32), columns.ravel(), np.arange(n + 1) * columns.shape[1]), shape=(n, len(table)))
+    pick = csr_matrix(
+        (np.ones(columns.size, np.float32), columns.ravel(), np.arange(n + 1) * columns.shape[1]),
+        shape=(n, len(table)),
+    )
     return pick @ table
 
-def _tabled(T, length, n): return 2 * (T // length) < 4 * n and T // length <= 16 * length
+
+def _tabled(T, length, n):
+    return 2 * (T // length) < 4 * n and T // length <= 16 * length
 
 # %% ../../nbs/73_encode.inference.ipynb #dcfd799a
 class _Null:
-    "Rows of each story and, for each, the draws; `scores` gives (n + 1, V) of a block of columns, the observed arrangement first."
+    """Rows of each story and, for each, the draws; `scores` gives (n + 1, V) of a block of
+    columns, the observed arrangement first."""
+
     def __init__(self, kind, n, seed, groups, T, block_length, min_shift):
-        if n < 1: raise ParameterError("a null needs draws", found=n, expected="1 or more")
+        if n < 1:
+            raise ParameterError("a null needs draws", found=n, expected="1 or more")
         self.kind, self.n, self.length = kind, n, block_length
         if kind == "circular_shift":
             self.rows, shifts = draw_shifts(groups, n, seed, min_shift, T)
@@ -107,50 +169,86 @@ class _Null:
         elif kind == "block_permutation":
             self.rows = _stories(groups, T)
             if min(len(r) for r in self.rows) < 3 * block_length:
-                raise ParameterError("a story holds fewer than three blocks", found=f"stories of {[len(r) for r in self.rows]} TRs", expected=f"{3 * block_length} or more", next_step="shorter blocks")
-            rng, pieces = np.random.default_rng(seed), [-(-len(r) // block_length) for r in self.rows]
+                raise ParameterError(
+                    "a story holds fewer than three blocks",
+                    found=f"stories of {[len(r) for r in self.rows]} TRs",
+                    expected=f"{3 * block_length} or more",
+                    next_step="shorter blocks",
+                )
+            rng, pieces = (
+                np.random.default_rng(seed),
+                [-(-len(r) // block_length) for r in self.rows],
+            )
             drawn = [[rng.permutation(m) for m in pieces] for _ in range(n)]
-            self.draws = [np.stack([np.arange(m)] + [d[g] for d in drawn]) for g, m in enumerate(pieces)]
-        else: raise ParameterError("unknown null", found=kind, expected="circular_shift or block_permutation")
+            self.draws = [
+                np.stack([np.arange(m)] + [d[g] for d in drawn]) for g, m in enumerate(pieces)
+            ]
+        else:
+            raise ParameterError(
+                "unknown null", found=kind, expected="circular_shift or block_permutation"
+            )
         self.all = np.concatenate(self.rows)
 
     def scores(self, p, y):
         "(n + 1, V) float32 of standardised (T, V)."
         total, start = np.zeros((self.n + 1, p.shape[1]), np.float32), 0
         for rows, draws in zip(self.rows, self.draws):
-            part = slice(start, start + len(rows)); start += len(rows)
-            total += _shift_scores(p[part], y[part], draws) if self.kind == "circular_shift" else _block_scores(p[part], y[part], draws, self.length)
+            part = slice(start, start + len(rows))
+            start += len(rows)
+            total += (
+                _shift_scores(p[part], y[part], draws)
+                if self.kind == "circular_shift"
+                else _block_scores(p[part], y[part], draws, self.length)
+            )
         return total
 
     def block(self, prediction, responses):
-        "((n + 1, V) maximum over layers, layer (V,), columns that are not finite: (prediction, responses)) of a block of columns."
+        """((n + 1, V) maximum over layers, layer (V,), columns that are not finite:
+        (prediction, responses)) of a block of columns."""
         y, bad_y = _standard(responses, self.all)
-        layers, bad, best, which = prediction if prediction.ndim == 3 else [prediction], np.zeros_like(bad_y), None, None
+        layers, bad, best, which = (
+            prediction if prediction.ndim == 3 else [prediction],
+            np.zeros_like(bad_y),
+            None,
+            None,
+        )
         for i, x in enumerate(layers):
             p, wrong = _standard(x, self.all)
             bad |= wrong
             got = self.scores(p, y)
-            del p                                           # before the next layer is read
-            if best is None: best, which = got, np.zeros(len(bad), int)
+            del p  # before the next layer is read
+            if best is None:
+                best, which = got, np.zeros(len(bad), int)
             else:
-                with np.errstate(invalid="ignore"): which[(got[0] > best[0]) | (np.isnan(best[0]) & ~np.isnan(got[0]))] = i
-                np.fmax(best, got, out=best)                # a layer that predicts a constant has no r, and no vote
+                with np.errstate(invalid="ignore"):
+                    which[(got[0] > best[0]) | (np.isnan(best[0]) & ~np.isnan(got[0]))] = i
+                np.fmax(
+                    best, got, out=best
+                )  # a layer that predicts a constant has no r, and no vote
         best[:, bad | bad_y] = np.nan
         return best, which, bad, bad_y
 
 # %% ../../nbs/73_encode.inference.ipynb #2bcef3d8
 def circular_shift_null(
-    prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
-    responses: np.ndarray,   # (T, V)
-    n: int = 1000,           # draws
-    seed: int = 0,           # seed
-    min_shift: int = 1,      # smallest shift either way, in TRs; see above before raising it
-    groups=None,             # (T,) story labels; each story is shifted within itself; negative numbers are left out
-    block: int = 512,        # columns worked on at once
-) -> np.ndarray:             # null correlations, (n, V) float32
-    "Correlations after shifting the prediction around each story; the same shifts for every voxel and layer."
+    # (T, V), or (L, T, V): the maximum over layers is taken within each draw
+    prediction: np.ndarray,
+    responses: np.ndarray,  # (T, V)
+    n: int = 1000,  # draws
+    seed: int = 0,  # seed
+    min_shift: int = 1,  # smallest shift either way, in TRs; see above before raising it
+    # (T,) story labels; each story is shifted within itself; negative numbers are left out
+    groups=None,
+    block: int = 512,  # columns worked on at once
+) -> np.ndarray:  # null correlations, (n, V) float32
+    """Correlations after shifting the prediction around each story; the same shifts for every
+    voxel and layer."""
     same_shape(prediction, responses)
-    return _whole(_Null("circular_shift", n, seed, groups, np.shape(responses)[-2], None, min_shift), prediction, responses, block)
+    return _whole(
+        _Null("circular_shift", n, seed, groups, np.shape(responses)[-2], None, min_shift),
+        prediction,
+        responses,
+        block,
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #6653f0b5
 def _whole(null, prediction, responses, block):
@@ -162,22 +260,29 @@ def _whole(null, prediction, responses, block):
 
 # %% ../../nbs/73_encode.inference.ipynb #aa5b3404
 def block_permutation_null(
-    prediction: np.ndarray,  # (T, V), or (L, T, V): the maximum over layers is taken within each draw
-    responses: np.ndarray,   # (T, V)
-    block_length: int,       # TRs a block: longer than the autocorrelation, e.g. 10 to 30
-    n: int = 1000,           # draws
-    seed: int = 0,           # seed
-    groups=None,             # (T,) story labels; blocks stay within their story; negative numbers are left out
-    block: int = 512,        # columns worked on at once
-) -> np.ndarray:             # null correlations, (n, V) float32
-    "Correlations after permuting blocks of TRs of the prediction within each story; a shorter last block takes part."
+    # (T, V), or (L, T, V): the maximum over layers is taken within each draw
+    prediction: np.ndarray,
+    responses: np.ndarray,  # (T, V)
+    block_length: int,  # TRs a block: longer than the autocorrelation, e.g. 10 to 30
+    n: int = 1000,  # draws
+    seed: int = 0,  # seed
+    groups=None,  # (T,) story labels; blocks stay within their story; negative numbers are left out
+    block: int = 512,  # columns worked on at once
+) -> np.ndarray:  # null correlations, (n, V) float32
+    """Correlations after permuting blocks of TRs of the prediction within each story; a shorter
+    last block takes part."""
     same_shape(prediction, responses)
-    return _whole(_Null("block_permutation", n, seed, groups, np.shape(responses)[-2], block_length, None), prediction, responses, block)
+    return _whole(
+        _Null("block_permutation", n, seed, groups, np.shape(responses)[-2], block_length, None),
+        prediction,
+        responses,
+        block,
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #e0588e53
 def null_p(
     observed,  # observed scores, (V,)
-    null,      # null scores, (n, V)
+    null,  # null scores, (n, V)
 ) -> np.ndarray:  # one-sided p, (V,); NaN where either is NaN; never 0
     "p = (b + 1) / (n + 1), b draws at least as large as observed (Phipson and Smyth 2010)."
     observed, null = np.asarray(observed), np.asarray(null)
@@ -190,117 +295,201 @@ def fdr(
 ) -> np.ndarray:  # Benjamini-Hochberg adjusted p-values, same shape; NaN stays and is not counted
     "False discovery rate over the tests that exist (scipy)."
     from scipy.stats import false_discovery_control
+
     p = np.asarray(p, dtype=np.float64)
     out, has = np.full(p.shape, np.nan), np.isfinite(p)
-    if has.any(): out[has] = false_discovery_control(p[has])
+    if has.any():
+        out[has] = false_discovery_control(p[has])
     return out
 
 # %% ../../nbs/73_encode.inference.ipynb #e6aa3d1e
 def holm(
     p: dict,  # name -> p-value, a family of planned tests
-) -> dict:    # name -> p-value adjusted after Holm
-    "Family-wise error over a few planned tests, step down: the k-th smallest of m is multiplied by m - k + 1; NaN stays and is not counted."
+) -> dict:  # name -> p-value adjusted after Holm
+    """Family-wise error over a few planned tests, step down: the k-th smallest of m is
+    multiplied by m - k + 1; NaN stays and is not counted."""
     names = sorted((k for k in p if np.isfinite(p[k])), key=p.get)
-    adjusted = np.maximum.accumulate([p[k] * (len(names) - i) for i, k in enumerate(names)]) if names else []
+    adjusted = (
+        np.maximum.accumulate([p[k] * (len(names) - i) for i, k in enumerate(names)])
+        if names
+        else []
+    )
     return {k: float(min(1, adjusted[names.index(k)])) if k in names else float("nan") for k in p}
 
 # %% ../../nbs/73_encode.inference.ipynb #51e0a321
 @dataclass
 class VoxelTest:
-    "What `voxel_test` found. Voxels without a test hold NaN in r, p, q and null_95 and False in `significant`."
-    r: np.ndarray            # observed correlation, of the best layer where there are layers, (V,)
-    p: np.ndarray            # (b + 1) / (n + 1), one-sided, (V,); never 0
-    q: np.ndarray            # p after Benjamini-Hochberg over the tested voxels, (V,)
+    """What `voxel_test` found. Voxels without a test hold NaN in r, p, q and null_95 and False
+    in `significant`."""
+
+    r: np.ndarray  # observed correlation, of the best layer where there are layers, (V,)
+    p: np.ndarray  # (b + 1) / (n + 1), one-sided, (V,); never 0
+    q: np.ndarray  # p after Benjamini-Hochberg over the tested voxels, (V,)
     significant: np.ndarray  # q <= alpha, (V,) bool
-    b: np.ndarray            # draws at least as large as the observed score, (V,) int
-    null_95: np.ndarray      # 95 % point of the draws, (V,)
-    layer: np.ndarray | None # best layer, (V,) int; None without layers
-    excluded: dict           # reason -> columns that were not tested
-    n: int                   # draws
-    null: str                # 'circular_shift' or 'block_permutation'
-    seed: int                # seed of the draws
-    alpha: float             # level of `significant`
-    bytes: int               # planned peak memory beside the inputs
-    block: int               # columns worked on at once
+    b: np.ndarray  # draws at least as large as the observed score, (V,) int
+    null_95: np.ndarray  # 95 % point of the draws, (V,)
+    layer: np.ndarray | None  # best layer, (V,) int; None without layers
+    excluded: dict  # reason -> columns that were not tested
+    n: int  # draws
+    null: str  # 'circular_shift' or 'block_permutation'
+    seed: int  # seed of the draws
+    alpha: float  # level of `significant`
+    bytes: int  # planned peak memory beside the inputs
+    block: int  # columns worked on at once
+
     def __str__(self):
         tested = np.isfinite(self.p).sum()
-        return (f"{self.null}, {self.n} draws, seed {self.seed}: {self.significant.sum()} of {tested} voxels at q <= {self.alpha:g}; smallest p possible {1 / (self.n + 1):.2g}, reached by {self.least()} voxels or there is no finding; "
-            + "not tested: " + (", ".join(f"{len(c)} ({k})" for k, c in self.excluded.items()) or "none") + f"; {self.block} columns at once, {self.bytes / 1e6:.0f} MB")
+        return (
+            f"{self.null}, {self.n} draws, seed {self.seed}: {self.significant.sum()} of {tested}"
+            f" voxels at q <= {self.alpha:g}; smallest p possible {1 / (self.n + 1):.2g}, reached"
+            f" by {self.least()} voxels or there is no finding; "
+            + "not tested: "
+            + (", ".join(f"{len(c)} ({k})" for k, c in self.excluded.items()) or "none")
+            + f"; {self.block} columns at once, {self.bytes / 1e6:.0f} MB"
+        )
+
     def least(self) -> int:  # voxels
-        "How many voxels must reach the smallest possible p before Benjamini-Hochberg can find any: V / (alpha (n + 1))."
+        """How many voxels must reach the smallest possible p before Benjamini-Hochberg can
+        find any: V / (alpha (n + 1))."""
         return int(np.ceil(np.isfinite(self.p).sum() / self.alpha / (self.n + 1) - 1e-9))
 
 # %% ../../nbs/73_encode.inference.ipynb #7609ad6d
 def _columns(null, T, V, itemsize, memory):
-    "(columns at once, planned bytes): a column holds y and p as float32, one raw copy, the work of the longest story, and four times its draws."
+    """(columns at once, planned bytes): a column holds y and p as float32, one raw copy, the
+    work of the longest story, and four times its draws."""
     longest = max(len(r) for r in null.rows)
-    if null.kind == "circular_shift": work = 16 * longest if null.n >= 79 else 12 * longest
-    else: work = 4 * max(3 * (m := len(r) // null.length)**2 if _tabled(len(r), null.length, null.n) else 2 * len(r) for r in null.rows)
+    if null.kind == "circular_shift":
+        work = 16 * longest if null.n >= 79 else 12 * longest
+    else:
+        work = 4 * max(
+            (
+                3 * (m := len(r) // null.length) ** 2
+                if _tabled(len(r), null.length, null.n)
+                else 2 * len(r)
+            )
+            for r in null.rows
+        )
     column = 8 * T + itemsize * T + work + 16 * (null.n + 1)
-    if column > memory: raise ParameterError("one voxel alone needs more than the memory given", found=f"{column / 1e6:.1f} MB", expected=f"{memory / 1e6:.1f} MB", next_step="raise `memory`, or take fewer draws")
+    if column > memory:
+        raise ParameterError(
+            "one voxel alone needs more than the memory given",
+            found=f"{column / 1e6:.1f} MB",
+            expected=f"{memory / 1e6:.1f} MB",
+            next_step="raise `memory`, or take fewer draws",
+        )
     block = int(min(V, max(1, memory // column), 1024))
     return block, block * column
 
 # %% ../../nbs/73_encode.inference.ipynb #a8aa5dc5
 def voxel_test(
-    prediction,                    # (T, V), or (L, T, V) where a layer is chosen; may be a memory map
-    responses,                     # (T, V); may be a memory map
+    prediction,  # (T, V), or (L, T, V) where a layer is chosen; may be a memory map
+    responses,  # (T, V); may be a memory map
     null: str = "circular_shift",  # or 'block_permutation'
-    n: int = 1000,                 # draws
-    seed: int = 0,                 # seed; every voxel and layer gets the same draws
-    groups=None,                   # (T,) story labels; negative numbers are left out
-    block_length: int = 20,        # TRs a block, for block permutation
-    min_shift: int = 1,            # smallest shift in TRs, for circular shift
-    alpha: float = .05,            # false discovery rate of `significant`
-    memory: float = 2**28,         # bytes to work in, beside the inputs
-    progress: bool = True,         # a bar, if it takes more than five seconds
-) -> VoxelTest:                    # r, p, q, significant, ... of every voxel
-    "Permutation test of every voxel with false discovery rate over voxels, in blocks of columns; the (n, V) null is never held."
+    n: int = 1000,  # draws
+    seed: int = 0,  # seed; every voxel and layer gets the same draws
+    groups=None,  # (T,) story labels; negative numbers are left out
+    block_length: int = 20,  # TRs a block, for block permutation
+    min_shift: int = 1,  # smallest shift in TRs, for circular shift
+    alpha: float = 0.05,  # false discovery rate of `significant`
+    memory: float = 2**28,  # bytes to work in, beside the inputs
+    progress: bool = True,  # a bar, if it takes more than five seconds
+) -> VoxelTest:  # r, p, q, significant, ... of every voxel
+    """Permutation test of every voxel with false discovery rate over voxels, in blocks of
+    columns; the (n, V) null is never held."""
     same_shape(prediction, responses)
     T, V = np.shape(responses)[-2:]
-    if not 0 < alpha < 1: raise ParameterError("alpha must lie between 0 and 1", found=alpha)
+    if not 0 < alpha < 1:
+        raise ParameterError("alpha must lie between 0 and 1", found=alpha)
     draws = _Null(null, n, seed, groups, T, block_length, min_shift)
-    block, size = _columns(draws, T, V, np.dtype(getattr(prediction, "dtype", float)).itemsize, memory)
+    block, size = _columns(
+        draws, T, V, np.dtype(getattr(prediction, "dtype", float)).itemsize, memory
+    )
     r, top, b, layer = np.empty(V), np.empty(V), np.zeros(V, int), np.zeros(V, int)
     bad = np.zeros((2, V), bool)
-    for start in tqdm(range(0, V, block), "voxels", unit="block", disable=not progress or V <= block, delay=5):
+    for start in tqdm(
+        range(0, V, block), "voxels", unit="block", disable=not progress or V <= block, delay=5
+    ):
         cols = slice(start, start + block)
-        scores, layer[cols], bad[0, cols], bad[1, cols] = draws.block(prediction[..., cols], responses[..., cols])
+        scores, layer[cols], bad[0, cols], bad[1, cols] = draws.block(
+            prediction[..., cols], responses[..., cols]
+        )
         r[cols] = scores[0]
-        b[cols] = (scores[1:] >= scores[0] - 2e-6).sum(0)     # equal arrangements are equal to float32 rounding
-        top[cols] = np.partition(scores[1:], k := int(np.ceil(.95 * n)) - 1, axis=0)[k]
+        b[cols] = (scores[1:] >= scores[0] - 2e-6).sum(
+            0
+        )  # equal arrangements are equal to float32 rounding
+        top[cols] = np.partition(scores[1:], k := int(np.ceil(0.95 * n)) - 1, axis=0)[k]
     p = np.where(np.isnan(r), np.nan, (b + 1) / (n + 1))
     q = fdr(p)
-    excluded = {"prediction not finite": bad[0], "responses not finite": bad[1] & ~bad[0], "constant": np.isnan(r) & ~bad.any(0)}
+    excluded = {
+        "prediction not finite": bad[0],
+        "responses not finite": bad[1] & ~bad[0],
+        "constant": np.isnan(r) & ~bad.any(0),
+    }
     excluded = {k: np.flatnonzero(v) for k, v in excluded.items() if v.any()}
-    if excluded: warnings.warn("voxels without a test: " + ", ".join(f"{len(c)} ({k})" for k, c in excluded.items()), stacklevel=2)
-    with np.errstate(invalid="ignore"): return VoxelTest(r, p, q, q <= alpha, b, top, layer if np.ndim(prediction) == 3 else None, excluded, n, null, seed, alpha, size, block)
+    if excluded:
+        warnings.warn(
+            "voxels without a test: " + ", ".join(f"{len(c)} ({k})" for k, c in excluded.items()),
+            stacklevel=2,
+        )
+    with np.errstate(invalid="ignore"):
+        return VoxelTest(
+            r,
+            p,
+            q,
+            q <= alpha,
+            b,
+            top,
+            layer if np.ndim(prediction) == 3 else None,
+            excluded,
+            n,
+            null,
+            seed,
+            alpha,
+            size,
+            block,
+        )
 
 # %% ../../nbs/73_encode.inference.ipynb #08987ac2
 def shift_test(
-    prediction,             # (T, V) or (L, T, V)
-    responses,              # (T, V)
-    n: int = 1000,          # draws
-    seed: int = 0,          # seed
-    min_shift: int = 1,     # smallest shift either way, in TRs
-    groups=None,            # (T,) story labels
-    block: int = 512,       # columns worked on at once
-) -> dict:  # r (V,), p (V,), q (V,) after FDR, null_95 (V,): 95 % point of the null; layer (V,) where there are layers
-    "Observed correlation (best layer), its p-value by circular shift with the same choice of layer, and q; memory does not grow with n·V."
+    prediction,  # (T, V) or (L, T, V)
+    responses,  # (T, V)
+    n: int = 1000,  # draws
+    seed: int = 0,  # seed
+    min_shift: int = 1,  # smallest shift either way, in TRs
+    groups=None,  # (T,) story labels
+    block: int = 512,  # columns worked on at once
+    # r (V,), p (V,), q (V,) after FDR, null_95 (V,): 95 % point of the null; layer (V,) where there
+    # are
+    # layers
+) -> dict:
+    """Observed correlation (best layer), its p-value by circular shift with the same choice of
+    layer, and q; memory does not grow with n·V."""
     rows = np.concatenate(draw_shifts(groups, n, seed, min_shift, np.shape(responses)[-2])[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        t = voxel_test(prediction, responses, "circular_shift", n, seed, groups, min_shift=min_shift)
-    r = np.concatenate([correlation(prediction[..., rows, i:i + block], responses[rows, i:i + block]) for i in range(0, np.shape(responses)[-1], block)], -1)
-    if r.ndim == 2: r = np.where(np.isnan(t.r), np.nan, np.where(np.isnan(r), -np.inf, r).max(0))
-    return dict(r=r, p=t.p, q=t.q, null_95=t.null_95) | ({} if t.layer is None else dict(layer=t.layer))
+        t = voxel_test(
+            prediction, responses, "circular_shift", n, seed, groups, min_shift=min_shift
+        )
+    r = np.concatenate(
+        [
+            correlation(prediction[..., rows, i : i + block], responses[rows, i : i + block])
+            for i in range(0, np.shape(responses)[-1], block)
+        ],
+        -1,
+    )
+    if r.ndim == 2:
+        r = np.where(np.isnan(t.r), np.nan, np.where(np.isnan(r), -np.inf, r).max(0))
+    return dict(r=r, p=t.p, q=t.q, null_95=t.null_95) | (
+        {} if t.layer is None else dict(layer=t.layer)
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #ae00e2ac
 def block_labels(
-    stories,            # story of each TR, (T,)
+    stories,  # story of each TR, (T,)
     block_length: int,  # TRs a block
-) -> tuple:             # (labels (T,) int from 0, story of each block (B,))
-    "Cut every story into blocks of about `block_length` TRs (never shorter: a rest joins the last block)."
+) -> tuple:  # (labels (T,) int from 0, story of each block (B,))
+    """Cut every story into blocks of about `block_length` TRs (never shorter: a rest joins the
+    last block)."""
     stories = np.asarray(stories)
     labels, owner = np.empty(len(stories), int), []
     for story in dict.fromkeys(stories.tolist()):
@@ -313,25 +502,31 @@ def block_labels(
 # %% ../../nbs/73_encode.inference.ipynb #fb108746
 def block_sums(
     prediction: np.ndarray,  # (T, V), or (S, T, V): one prediction a seed
-    responses: np.ndarray,   # (T, V)
-    labels: np.ndarray,      # block of each TR, (T,) int from 0; negative numbers are left out
-) -> np.ndarray:             # (B, 6, V) or (S, B, 6, V) float64: n, Σp, Σy, Σp², Σy², Σpy of each block
-    "Sufficient statistics of the correlation: any multiset of blocks has its r in their sum, at no further cost in T."
+    responses: np.ndarray,  # (T, V)
+    labels: np.ndarray,  # block of each TR, (T,) int from 0; negative numbers are left out
+) -> np.ndarray:  # (B, 6, V) or (S, B, 6, V) float64: n, Σp, Σy, Σp², Σy², Σpy of each block
+    """Sufficient statistics of the correlation: any multiset of blocks has its r in their sum,
+    at no further cost in T."""
     same_shape(prediction, responses)
-    if np.ndim(prediction) == 3: return np.stack([block_sums(p, responses, labels) for p in prediction])
+    if np.ndim(prediction) == 3:
+        return np.stack([block_sums(p, responses, labels) for p in prediction])
     labels = np.asarray(labels)
     rows = np.flatnonzero(labels >= 0)
     p, y = (np.asarray(x[rows], dtype=np.float64) for x in (prediction, responses))
     p, y = p - p.mean(0), y - y.mean(0)  # r does not change, rounding does
     out = np.zeros((int(labels.max()) + 1, 6, p.shape[1]))
-    for k, x in enumerate((np.ones_like(p), p, y, p * p, y * y, p * y)): np.add.at(out[:, k], labels[rows], x)
-    if (out[:, 0, 0] == 0).any(): raise ParameterError("a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist())
+    for k, x in enumerate((np.ones_like(p), p, y, p * p, y * y, p * y)):
+        np.add.at(out[:, k], labels[rows], x)
+    if (out[:, 0, 0] == 0).any():
+        raise ParameterError(
+            "a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist()
+        )
     return out
 
 # %% ../../nbs/73_encode.inference.ipynb #8b8f716e
 def correlation_from_sums(
     sums: np.ndarray,  # (..., 6, V): n, Σp, Σy, Σp², Σy², Σpy
-) -> np.ndarray:       # r, (..., V); NaN where either side does not vary
+) -> np.ndarray:  # r, (..., V); NaN where either side does not vary
     "Pearson correlation from added-up block sums."
     n, p, y, pp, yy, py = np.moveaxis(sums, -2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -341,24 +536,34 @@ def correlation_from_sums(
 
 # %% ../../nbs/73_encode.inference.ipynb #49801ac9
 def _region_draws(sums, counts, masks, ceiling, chunk=256):
-    "Region means of r, averaged over seeds, for each row of block counts, raw and normalised: (draws, regions, 2)."
+    """Region means of r, averaged over seeds, for each row of block counts, raw and normalised:
+    (draws, regions, 2)."""
     inside = np.flatnonzero(masks.any(0))
     total, number = np.zeros((len(counts), len(masks), 2)), np.zeros((len(counts), len(masks), 2))
     for i in range(0, len(inside), chunk):
-        cols, r = inside[i:i + chunk], 0
+        cols, r = inside[i : i + chunk], 0
         seeds = sums if sums.ndim == 4 else sums[None]
         for s in seeds:
             added = counts @ s[:, :, cols].reshape(len(s), -1)
             r = r + correlation_from_sums(added.reshape(len(counts), 6, -1)) / len(seeds)
-        scaled = np.full_like(r, np.nan) if ceiling is None else np.where(ceiling[cols] > 0, r / np.where(ceiling[cols] > 0, ceiling[cols], 1), np.nan)
+        scaled = (
+            np.full_like(r, np.nan)
+            if ceiling is None
+            else np.where(
+                ceiling[cols] > 0, r / np.where(ceiling[cols] > 0, ceiling[cols], 1), np.nan
+            )
+        )
         for k, x in enumerate((r, scaled)):
             has = np.isfinite(x)
             total[:, :, k] += np.where(has, x, 0) @ masks[:, cols].T
             number[:, :, k] += has @ masks[:, cols].T.astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"): return total / number
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / number
+
 
 def _draw_counts(stories, n, rng):
-    "How often each block is drawn, blocks within stories, (n + 1, B); the first row is the data as they are."
+    """How often each block is drawn, blocks within stories, (n + 1, B); the first row is the
+    data as they are."""
     counts = np.ones((n + 1, len(stories)))
     for story in np.unique(stories):
         rows = np.flatnonzero(stories == story)
@@ -367,112 +572,218 @@ def _draw_counts(stories, n, rng):
 
 # %% ../../nbs/73_encode.inference.ipynb #e484fc12
 def crossed_interval(
-    values: np.ndarray,    # observed score of each participant, (P,)
-    draws: np.ndarray,     # the same scores over block draws shared by all participants, (P, n)
-    n_blocks: int,         # blocks B
-    n_stories: int = 1,    # stories S within which blocks were drawn
-    level: float = .95,    # coverage
-) -> dict:                 # mean, ci_low, ci_high, se, df, p, n, n_positive, n_negative, covers, people_low, people_high
-    "t interval whose variance adds people and stimuli, less what both count; df by Satterthwaite, less two, at least the smaller one's own."
+    values: np.ndarray,  # observed score of each participant, (P,)
+    draws: np.ndarray,  # the same scores over block draws shared by all participants, (P, n)
+    n_blocks: int,  # blocks B
+    n_stories: int = 1,  # stories S within which blocks were drawn
+    level: float = 0.95,  # coverage
+) -> (
+    dict
+):  # mean, ci_low, ci_high, se, df, p, n, n_positive, n_negative, covers, people_low, people_high
+    """t interval whose variance adds people and stimuli, less what both count; df by
+    Satterthwaite, less two, at least the smaller one's own."""
     from scipy.stats import t
+
     values, draws = np.asarray(values, float), np.asarray(draws, float)
     people, free = len(values), n_blocks - n_stories
-    if free < 1: raise ParameterError("an interval over stimuli needs at least two blocks in a story", found=f"{n_blocks} blocks in {n_stories} stories", next_step="shorter blocks")
-    few = n_blocks / free                                     # a bootstrap of B blocks has (B - S)/B of the variance
-    own = few * draws.var(1, ddof=1)                          # (P,) over stimuli, each participant alone
+    if free < 1:
+        raise ParameterError(
+            "an interval over stimuli needs at least two blocks in a story",
+            found=f"{n_blocks} blocks in {n_stories} stories",
+            next_step="shorter blocks",
+        )
+    few = n_blocks / free  # a bootstrap of B blocks has (B - S)/B of the variance
+    own = few * draws.var(1, ddof=1)  # (P,) over stimuli, each participant alone
     by_block = few * draws.mean(0).var(ddof=1)
     by_people = values.var(ddof=1) / people if people > 1 else 0.0
     both = max(0.0, (own.mean() - by_block) / (people - 1)) if people > 1 else 0.0
     variance = max(by_people + by_block - both, by_people, by_block)
     terms = [(by_people, people - 1), (by_block, free)]
-    df = max(variance**2 / max(sum(x**2 / d for x, d in terms if d), 1e-300) - 2, min(d for _, d in terms if d))
-    mean, se, q = values.mean(), variance**.5, .5 + level / 2
+    df = max(
+        variance**2 / max(sum(x**2 / d for x, d in terms if d), 1e-300) - 2,
+        min(d for _, d in terms if d),
+    )
+    mean, se, q = values.mean(), variance**0.5, 0.5 + level / 2
     alone = t.ppf(q, free) * np.sqrt(own)
-    spread = t.ppf(q, people - 1) * by_people**.5 if people > 1 else np.nan
-    return dict(mean=float(mean), ci_low=float(mean - t.ppf(q, df) * se), ci_high=float(mean + t.ppf(q, df) * se), se=float(se), df=float(df),
-        p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"), n=people, n_positive=int((values - alone > 0).sum()), n_negative=int((values + alone < 0).sum()),
-        covers="participants and stimuli" if people > 1 else "stimuli", people_low=float(mean - spread), people_high=float(mean + spread))
+    spread = t.ppf(q, people - 1) * by_people**0.5 if people > 1 else np.nan
+    return dict(
+        mean=float(mean),
+        ci_low=float(mean - t.ppf(q, df) * se),
+        ci_high=float(mean + t.ppf(q, df) * se),
+        se=float(se),
+        df=float(df),
+        p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"),
+        n=people,
+        n_positive=int((values - alone > 0).sum()),
+        n_negative=int((values + alone < 0).sum()),
+        covers="participants and stimuli" if people > 1 else "stimuli",
+        people_low=float(mean - spread),
+        people_high=float(mean + spread),
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #9cf93286
 def region_scores(
-    arm,              # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
-    rois=None,        # dict region -> (V,) bool, or a list of such dicts, one a participant; None: one region 'all'
-    ceilings=None,    # list over participants of (V_p,) noise ceilings, or one array; without them the normalised scores are NaN
-    stories=None,     # story of each block, (B,); blocks are drawn within stories; None: one story
-    n: int = 2000,    # block draws
-    seed: int = 0,    # seed; the same seed draws the same blocks for every arm
-) -> np.ndarray:      # (P, n + 1, regions, 2): region means of r, raw and normalised; the first draw is the data as they are
-    "Region means of r of every participant over block draws. Differences of arms with the same seed are paired."
+    # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
+    arm,
+    # dict region -> (V,) bool, or a list of such dicts, one a participant; None: one region 'all'
+    rois=None,
+    # list over participants of (V_p,) noise ceilings, or one array; without them the normalised
+    # scores are NaN
+    ceilings=None,
+    stories=None,  # story of each block, (B,); blocks are drawn within stories; None: one story
+    n: int = 2000,  # block draws
+    seed: int = 0,  # seed; the same seed draws the same blocks for every arm
+    # (P, n + 1, regions, 2): region means of r, raw and normalised; the first draw is the data as
+    # they
+    # are
+) -> np.ndarray:
+    """Region means of r of every participant over block draws. Differences of arms with the
+    same seed are paired."""
     blocks = arm[0].shape[-3]
-    if any(a.shape[-3] != blocks for a in arm): raise ParameterError("participants and arms must share their blocks", found=[a.shape for a in arm], next_step="score every participant on the same stories, with the same block labels")
+    if any(a.shape[-3] != blocks for a in arm):
+        raise ParameterError(
+            "participants and arms must share their blocks",
+            found=[a.shape for a in arm],
+            next_step="score every participant on the same stories, with the same block labels",
+        )
     stories = np.zeros(blocks, int) if stories is None else np.asarray(stories)
-    if len(stories) != blocks: raise ParameterError("one story a block is needed", found=len(stories), expected=blocks)
-    per_person = rois if isinstance(rois, (list, tuple)) else [rois or {"all": np.ones(a.shape[-1], bool)} for a in arm]
+    if len(stories) != blocks:
+        raise ParameterError("one story a block is needed", found=len(stories), expected=blocks)
+    per_person = (
+        rois
+        if isinstance(rois, (list, tuple))
+        else [rois or {"all": np.ones(a.shape[-1], bool)} for a in arm]
+    )
     counts, names = _draw_counts(stories, n, np.random.default_rng(seed)), list(per_person[0])
-    ceiling = [None if ceilings is None else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float) for i in range(len(arm))]
-    return np.stack([_region_draws(a, counts, np.stack([np.asarray(r[k], bool) for k in names]), c) for a, r, c in zip(arm, per_person, ceiling)])
+    ceiling = [
+        (
+            None
+            if ceilings is None
+            else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float)
+        )
+        for i in range(len(arm))
+    ]
+    return np.stack(
+        [
+            _region_draws(a, counts, np.stack([np.asarray(r[k], bool) for k in names]), c)
+            for a, r, c in zip(arm, per_person, ceiling)
+        ]
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #972de8b1
 def score_table(
     scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such
-    names,               # names of the regions
-    n_blocks: int,       # blocks that were drawn
+    names,  # names of the regions
+    n_blocks: int,  # blocks that were drawn
     n_stories: int = 1,  # stories within which they were drawn
-    level: float = .95,  # coverage of the interval
-) -> dict:               # region -> {"raw": {...}, "normalized": {...}} of `crossed_interval`, with "participants": list of P values
+    level: float = 0.95,  # coverage of the interval
+    # region -> {"raw": {...}, "normalized": {...}} of `crossed_interval`, with "participants": list
+    # of
+    # P values
+) -> dict:
     "Mean and interval of every region."
-    return {name: {kind: _one(scores[:, :, j, k], n_blocks, n_stories, level) for k, kind in enumerate(("raw", "normalized"))} for j, name in enumerate(names)}
+    return {
+        name: {
+            kind: _one(scores[:, :, j, k], n_blocks, n_stories, level)
+            for k, kind in enumerate(("raw", "normalized"))
+        }
+        for j, name in enumerate(names)
+    }
 
 # %% ../../nbs/73_encode.inference.ipynb #254d409b
 def crossed_bootstrap(
-    arm,              # as in `region_scores`
-    baseline=None,    # the same for a second arm; the result is then the paired difference arm - baseline
-    rois=None,        # as in `region_scores`
-    ceilings=None,    # as in `region_scores`
-    stories=None,     # as in `region_scores`
-    n: int = 2000,    # block draws
-    seed: int = 0,    # seed
-    level: float = .95,  # coverage of the interval
-) -> dict:            # as in `score_table`
-    "Region means of r with an interval over participants and stimuli; the same blocks are drawn for all participants and both arms."
+    arm,  # as in `region_scores`
+    # the same for a second arm; the result is then the paired difference arm - baseline
+    baseline=None,
+    rois=None,  # as in `region_scores`
+    ceilings=None,  # as in `region_scores`
+    stories=None,  # as in `region_scores`
+    n: int = 2000,  # block draws
+    seed: int = 0,  # seed
+    level: float = 0.95,  # coverage of the interval
+) -> dict:  # as in `score_table`
+    """Region means of r with an interval over participants and stimuli; the same blocks are
+    drawn for all participants and both arms."""
     if baseline is not None and [a.shape[-3] for a in arm] != [b.shape[-3] for b in baseline]:
-        raise ParameterError("participants and arms must share their blocks", found=[a.shape for a in [*arm, *baseline]], next_step="score every participant on the same stories, with the same block labels")
+        raise ParameterError(
+            "participants and arms must share their blocks",
+            found=[a.shape for a in [*arm, *baseline]],
+            next_step="score every participant on the same stories, with the same block labels",
+        )
     scores = region_scores(arm, rois, ceilings, stories, n, seed)
-    if baseline is not None: scores = scores - region_scores(baseline, rois, ceilings, stories, n, seed)
+    if baseline is not None:
+        scores = scores - region_scores(baseline, rois, ceilings, stories, n, seed)
     names = list((rois[0] if isinstance(rois, (list, tuple)) else rois) or {"all": 0})
-    return score_table(scores, names, arm[0].shape[-3], 1 if stories is None else len(np.unique(stories)), level)
+    return score_table(
+        scores, names, arm[0].shape[-3], 1 if stories is None else len(np.unique(stories)), level
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #33f6bdab
 def _one(scores, blocks, stories, level):
     has = np.isfinite(scores[:, 0])
-    if not has.any(): return dict(mean=float("nan"), ci_low=float("nan"), ci_high=float("nan"), n=0, participants=scores[:, 0].tolist())
+    if not has.any():
+        return dict(
+            mean=float("nan"),
+            ci_low=float("nan"),
+            ci_high=float("nan"),
+            n=0,
+            participants=scores[:, 0].tolist(),
+        )
     draws = scores[has, 1:]
     draws = np.where(np.isfinite(draws), draws, np.nanmean(draws, axis=1, keepdims=True))
-    return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {"participants": scores[:, 0].tolist()}
+    return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {
+        "participants": scores[:, 0].tolist()
+    }
 
 # %% ../../nbs/73_encode.inference.ipynb #0103289d
 def sign_flip(
-    values,          # one number a participant, (P,)
+    values,  # one number a participant, (P,)
     n: int = 10000,  # draws, where P > 16
-    seed: int = 0,   # seed of the draws
-) -> dict:           # p (two-sided, never 0), n: sign patterns looked at, exact
-    "Sign-flip test of a mean of 0: every sign pattern up to 16 participants, drawn ones with p = (b + 1) / (n + 1) beyond."
+    seed: int = 0,  # seed of the draws
+) -> dict:  # p (two-sided, never 0), n: sign patterns looked at, exact
+    """Sign-flip test of a mean of 0: every sign pattern up to 16 participants, drawn ones with
+    p = (b + 1) / (n + 1) beyond."""
     x = np.asarray(values, float)
-    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all(): raise ParameterError("a test over participants needs two or more finite values, (P,)", found=x, next_step="average over seeds; leave participants out by name")
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise ParameterError(
+            "a test over participants needs two or more finite values, (P,)",
+            found=x,
+            next_step="average over seeds; leave participants out by name",
+        )
     exact = len(x) <= 16
-    signs = np.arange(2**(len(x) - 1))[:, None] >> np.arange(len(x)) & 1 if exact else np.random.default_rng(seed).integers(2, size=(n, len(x)))
-    extreme = np.abs((2 * signs - 1) @ x) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()   # a pattern and its mirror image count once
-    return dict(p=float(extreme.mean() if exact else (extreme.sum() + 1) / (n + 1)), n=len(signs), exact=exact)
+    signs = (
+        np.arange(2 ** (len(x) - 1))[:, None] >> np.arange(len(x)) & 1
+        if exact
+        else np.random.default_rng(seed).integers(2, size=(n, len(x)))
+    )
+    extreme = (
+        np.abs((2 * signs - 1) @ x) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()
+    )  # a pattern and its mirror image count once
+    return dict(
+        p=float(extreme.mean() if exact else (extreme.sum() + 1) / (n + 1)),
+        n=len(signs),
+        exact=exact,
+    )
 
 # %% ../../nbs/73_encode.inference.ipynb #7cf047aa
 def participant_test(
-    values,              # one number a participant, (P,), e.g. a gain; average seeds first
-    level: float = .95,  # coverage
-) -> dict:               # mean, ci_low, ci_high, n, n_positive, p_t, p_wilcoxon, p_flip
-    "t interval, Wilcoxon signed-rank and sign-flip test over participants, two-sided: generalises over people, for these stimuli only."
+    values,  # one number a participant, (P,), e.g. a gain; average seeds first
+    level: float = 0.95,  # coverage
+) -> dict:  # mean, ci_low, ci_high, n, n_positive, p_t, p_wilcoxon, p_flip
+    """t interval, Wilcoxon signed-rank and sign-flip test over participants, two-sided:
+    generalises over people, for these stimuli only."""
     from scipy.stats import t, ttest_1samp, wilcoxon
+
     x = np.asarray(values, float)
     flip = sign_flip(x)["p"]
-    half = t.ppf(.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x)**.5
-    return dict(mean=float(x.mean()), ci_low=float(x.mean() - half), ci_high=float(x.mean() + half), n=len(x), n_positive=int((x > 0).sum()),
-        p_t=float(ttest_1samp(x, 0).pvalue) if np.ptp(x) > 0 else float("nan") if x.any() else 1.0, p_wilcoxon=float(wilcoxon(x).pvalue) if x.any() else 1.0, p_flip=flip)
+    half = t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return dict(
+        mean=float(x.mean()),
+        ci_low=float(x.mean() - half),
+        ci_high=float(x.mean() + half),
+        n=len(x),
+        n_positive=int((x > 0).sum()),
+        p_t=float(ttest_1samp(x, 0).pvalue) if np.ptp(x) > 0 else float("nan") if x.any() else 1.0,
+        p_wilcoxon=float(wilcoxon(x).pvalue) if x.any() else 1.0,
+        p_flip=flip,
+    )

@@ -12,89 +12,176 @@ from .inference import holm, participant_test, score_table
 
 # %% ../../nbs/76_encode.participants.ipynb #74c47c38
 def own_intervals(
-    scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such; the first draw is the data as they are
-    n_blocks: int,       # blocks that were drawn
+    # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such; the first draw is
+    # the data as they are
+    scores: np.ndarray,
+    n_blocks: int,  # blocks that were drawn
     n_stories: int = 1,  # stories within which they were drawn
-    level: float = .95,  # coverage
-) -> np.ndarray:         # limits of each participant's own block bootstrap, (P, regions, 2, 2): raw and normalised; low and high
-    "t interval over stimuli for each participant alone; a bootstrap of B blocks in S stories has (B - S)/B of the variance, which is given back."
+    level: float = 0.95,  # coverage
+    # limits of each participant's own block bootstrap, (P, regions, 2, 2): raw and normalised; low
+    # and
+    # high
+) -> np.ndarray:
+    """t interval over stimuli for each participant alone; a bootstrap of B blocks in S stories
+    has (B - S)/B of the variance, which is given back."""
     from scipy.stats import t
+
     free = n_blocks - n_stories
-    if free < 1: raise ParameterError("an interval over stimuli needs at least two blocks in a story", found=f"{n_blocks} blocks in {n_stories} stories", next_step="shorter blocks")
+    if free < 1:
+        raise ParameterError(
+            "an interval over stimuli needs at least two blocks in a story",
+            found=f"{n_blocks} blocks in {n_stories} stories",
+            next_step="shorter blocks",
+        )
     scores = np.asarray(scores, float)
-    half = t.ppf(.5 + level / 2, free) * np.sqrt(n_blocks / free) * scores[:, 1:].std(1, ddof=1)
+    half = t.ppf(0.5 + level / 2, free) * np.sqrt(n_blocks / free) * scores[:, 1:].std(1, ddof=1)
     return np.stack([scores[:, 0] - half, scores[:, 0] + half], -1)
 
 # %% ../../nbs/76_encode.participants.ipynb #22df2186
 def n_of_n(
     limits: np.ndarray,  # own limits, (P, ..., 2), of `own_intervals`
-    level: float = .95,  # their coverage
-) -> dict:               # positive, negative, n: counts, each of the middle shape; p_positive: probability of so many without any effect
+    level: float = 0.95,  # their coverage
+    # positive, negative, n: counts, each of the middle shape; p_positive: probability of so many
+    # without any effect
+) -> dict:
     "How many of N participants show the effect alone, and how likely so many are if nobody had it."
     from scipy.stats import binom
+
     limits = np.asarray(limits, float)
-    n, positive, negative = np.isfinite(limits).all(-1).sum(0), (limits[..., 0] > 0).sum(0), (limits[..., 1] < 0).sum(0)
-    return dict(positive=positive, negative=negative, n=n, p_positive=binom.sf(positive - 1, n, (1 - level) / 2))
+    n, positive, negative = (
+        np.isfinite(limits).all(-1).sum(0),
+        (limits[..., 0] > 0).sum(0),
+        (limits[..., 1] < 0).sum(0),
+    )
+    return dict(
+        positive=positive,
+        negative=negative,
+        n=n,
+        p_positive=binom.sf(positive - 1, n, (1 - level) / 2),
+    )
 
 # %% ../../nbs/76_encode.participants.ipynb #49228eb0
 def roi_tests(
-    values: dict,        # region -> (P,) one number a participant, e.g. a gain in r; NaN: that participant lacks the region
-    limits=None,         # region -> (P, 2) own limits of each participant, from `own_intervals`; adds n-of-N
-    level: float = .95,  # coverage
-) -> dict:               # region -> mean, ci_low, ci_high, n, n_positive, p_t, p_wilcoxon, p_flip, each p also `_holm`, missing, and with limits alone_positive, alone_negative, p_alone
-    "One row a region: t, Wilcoxon and sign-flip over participants, with Holm's correction over the regions."
+    # region -> (P,) one number a participant, e.g. a gain in r; NaN: that participant lacks the
+    # region
+    values: dict,
+    # region -> (P, 2) own limits of each participant, from `own_intervals`; adds n-of-N
+    limits=None,
+    level: float = 0.95,  # coverage
+    # region -> mean, ci_low, ci_high, n, n_positive, p_t, p_wilcoxon, p_flip, each p also `_holm`,
+    # missing, and with limits alone_positive, alone_negative, p_alone
+) -> dict:
+    """One row a region: t, Wilcoxon and sign-flip over participants, with Holm's correction
+    over the regions."""
     table = {}
     for name, x in values.items():
         x = np.asarray(x, float)
         has = np.isfinite(x)
-        if has.sum() < 2: raise ParameterError("a region needs two or more participants with a finite value", place=name, found=x, next_step="leave the region out, or look why its scores are NaN")
+        if has.sum() < 2:
+            raise ParameterError(
+                "a region needs two or more participants with a finite value",
+                place=name,
+                found=x,
+                next_step="leave the region out, or look why its scores are NaN",
+            )
         table[name] = participant_test(x[has], level) | dict(missing=int((~has).sum()))
-        if limits is None: continue
+        if limits is None:
+            continue
         alone = n_of_n(np.asarray(limits[name])[has], level)
-        table[name] |= dict(alone_positive=int(alone["positive"]), alone_negative=int(alone["negative"]), p_alone=float(alone["p_positive"]))
+        table[name] |= dict(
+            alone_positive=int(alone["positive"]),
+            alone_negative=int(alone["negative"]),
+            p_alone=float(alone["p_positive"]),
+        )
     for p in ("p_t", "p_wilcoxon", "p_flip"):
-        for name, value in holm({k: row[p] for k, row in table.items()}).items(): table[name][p + "_holm"] = value
+        for name, value in holm({k: row[p] for k, row in table.items()}).items():
+            table[name][p + "_holm"] = value
     return table
 
 # %% ../../nbs/76_encode.participants.ipynb #22b5a8cd
 def region_tests(
     scores: np.ndarray,  # (P, n + 1, regions, 2) of `region_scores`, or the difference of two such
-    names,               # names of the regions
-    n_blocks: int,       # blocks that were drawn
+    names,  # names of the regions
+    n_blocks: int,  # blocks that were drawn
     n_stories: int = 1,  # stories within which they were drawn
-    level: float = .95,  # coverage
-    kind: str = "raw",   # or "normalized": as a share of the ceiling
-) -> dict:               # region -> the row of `roi_tests`, with `crossed`: the interval over people and stimuli of `crossed_interval`
-    "Everything about every region from one set of block draws: people, each participant alone, people and stimuli together."
-    if kind not in ("raw", "normalized"): raise ParameterError("unknown kind of score", found=kind, expected="raw or normalized")
+    level: float = 0.95,  # coverage
+    kind: str = "raw",  # or "normalized": as a share of the ceiling
+    # region -> the row of `roi_tests`, with `crossed`: the interval over people and stimuli of
+    # `crossed_interval`
+) -> dict:
+    """Everything about every region from one set of block draws: people, each participant
+    alone, people and stimuli together."""
+    if kind not in ("raw", "normalized"):
+        raise ParameterError("unknown kind of score", found=kind, expected="raw or normalized")
     k = ("raw", "normalized").index(kind)
-    limits, crossed = own_intervals(scores, n_blocks, n_stories, level), score_table(scores, names, n_blocks, n_stories, level)
-    rows = roi_tests({name: scores[:, 0, i, k] for i, name in enumerate(names)}, {name: limits[:, i, k] for i, name in enumerate(names)}, level)
+    limits, crossed = (
+        own_intervals(scores, n_blocks, n_stories, level),
+        score_table(scores, names, n_blocks, n_stories, level),
+    )
+    rows = roi_tests(
+        {name: scores[:, 0, i, k] for i, name in enumerate(names)},
+        {name: limits[:, i, k] for i, name in enumerate(names)},
+        level,
+    )
     return {name: row | dict(crossed=crossed[name][kind]) for name, row in rows.items()}
 
 # %% ../../nbs/76_encode.participants.ipynb #7dcc6827
 def crossed_values(
-    values: np.ndarray,  # scores, (P, S) participants x stories, or (P, S, K) with K seeds or subset draws
-    level: float = .95,  # coverage
-) -> dict:               # mean, ci_low, ci_high, se, df, p, participants, stories, seeds, covers, and the share of the variance: of_people, of_stories, of_seeds
-    "Interval of the grand mean over people and stories, both drawn; seeds are averaged, and their own spread is added, never counted as samples."
+    # scores, (P, S) participants x stories, or (P, S, K) with K seeds or subset draws
+    values: np.ndarray,
+    level: float = 0.95,  # coverage
+    # mean, ci_low, ci_high, se, df, p, participants, stories, seeds, covers, and the share of the
+    # variance: of_people, of_stories, of_seeds
+) -> dict:
+    """Interval of the grand mean over people and stories, both drawn; seeds are averaged, and
+    their own spread is added, never counted as samples."""
     from scipy.stats import t
+
     x = np.asarray(values, float)
-    if x.ndim == 2: x = x[..., None]
-    if x.ndim != 3 or not np.isfinite(x).all() or max(x.shape[:2]) < 2: raise ParameterError("scores of two or more participants or stories are needed, all finite: (P, S) or (P, S, K)", found=np.shape(values), next_step="leave participants or stories out by name")
+    if x.ndim == 2:
+        x = x[..., None]
+    if x.ndim != 3 or not np.isfinite(x).all() or max(x.shape[:2]) < 2:
+        raise ParameterError(
+            "scores of two or more participants or stories are needed, all finite: (P, S) or (P,"
+            " S, K)",
+            found=np.shape(values),
+            next_step="leave participants or stories out by name",
+        )
     P, S, K = x.shape
     cell = x.mean(2)
     mean, people, stories = cell.mean(), cell.mean(1), cell.mean(0)
     rest = cell - people[:, None] - stories + mean
-    by_people = people.var(ddof=1) / P if P > 1 else 0.
-    by_story = stories.var(ddof=1) / S if S > 1 else 0.
-    both = (rest**2).sum() / ((P - 1) * (S - 1)) / (P * S) if min(P, S) > 1 else 0.
-    by_seed = x.mean((0, 1)).var(ddof=1) / K if K > 1 else 0.
+    by_people = people.var(ddof=1) / P if P > 1 else 0.0
+    by_story = stories.var(ddof=1) / S if S > 1 else 0.0
+    both = (rest**2).sum() / ((P - 1) * (S - 1)) / (P * S) if min(P, S) > 1 else 0.0
+    by_seed = x.mean((0, 1)).var(ddof=1) / K if K > 1 else 0.0
     variance = max(by_people + by_story - both, by_people, by_story) + by_seed
     terms = [(v, d) for v, d in ((by_people, P - 1), (by_story, S - 1), (by_seed, K - 1)) if d > 0]
-    df = max(variance**2 / max(sum(v**2 / d for v, d in terms), 1e-300) - 2, min(d for _, d in terms))
-    se = variance**.5
-    half = t.ppf(.5 + level / 2, df) * se
-    parts = dict(zip(("of_people", "of_stories", "of_seeds"), (float(v / variance) if variance else 0. for v in (by_people, by_story, by_seed))))
-    return dict(mean=float(mean), ci_low=float(mean - half), ci_high=float(mean + half), se=float(se), df=float(df), p=float(2 * t.sf(abs(mean) / se, df)) if se else float("nan"),
-        participants=P, stories=S, seeds=K, covers=" and ".join(n for n, m in (("participants", P), ("stories", S), ("seeds", K)) if m > 1)) | parts
+    df = max(
+        variance**2 / max(sum(v**2 / d for v, d in terms), 1e-300) - 2, min(d for _, d in terms)
+    )
+    se = variance**0.5
+    half = t.ppf(0.5 + level / 2, df) * se
+    parts = dict(
+        zip(
+            ("of_people", "of_stories", "of_seeds"),
+            (float(v / variance) if variance else 0.0 for v in (by_people, by_story, by_seed)),
+        )
+    )
+    return (
+        dict(
+            mean=float(mean),
+            ci_low=float(mean - half),
+            ci_high=float(mean + half),
+            se=float(se),
+            df=float(df),
+            p=float(2 * t.sf(abs(mean) / se, df)) if se else float("nan"),
+            participants=P,
+            stories=S,
+            seeds=K,
+            covers=" and ".join(
+                n for n, m in (("participants", P), ("stories", S), ("seeds", K)) if m > 1
+            ),
+        )
+        | parts
+    )

@@ -14,52 +14,89 @@ from .score import correlation
 # %% ../../nbs/75_encode.reduced.ipynb #1870e1d8
 class ReducedRank:
     "Ridge of a new participant in the subspace that other participants' weights span."
-    def __init__(self,
-        basis,                        # orthonormal columns, (F, R), from `weight_basis`
-        ranks=(1, 2, 4, 8, 16, 32),   # ranks to try; those above R are left out
-        **settings,                   # of `RidgeCV`: alphas, tolerance, device, ...
+
+    def __init__(
+        self,
+        basis,  # orthonormal columns, (F, R), from `weight_basis`
+        ranks=(1, 2, 4, 8, 16, 32),  # ranks to try; those above R are left out
+        **settings,  # of `RidgeCV`: alphas, tolerance, device, ...
     ):
-        self.basis, self.ranks = np.asarray(basis, np.float32), [r for r in ranks if r <= np.shape(basis)[1]]
-        if not self.ranks: raise ParameterError("no rank fits the basis", found=list(ranks), expected=f"at most {np.shape(basis)[1]}")
+        self.basis, self.ranks = (
+            np.asarray(basis, np.float32),
+            [r for r in ranks if r <= np.shape(basis)[1]],
+        )
+        if not self.ranks:
+            raise ParameterError(
+                "no rank fits the basis",
+                found=list(ranks),
+                expected=f"at most {np.shape(basis)[1]}",
+            )
         self.settings = settings
 
-    def fit(self,
-        X,       # features, (T, F)
-        Y,       # responses, (T, V)
+    def fit(
+        self,
+        X,  # features, (T, F)
+        Y,  # responses, (T, V)
         groups,  # label of each TR, (T,): each is one fold; negative numbers are left out
     ):
-        "Choose one rank for the participant by the mean cross-validated R² over voxels that can be predicted at any rank, then fit."
-        models = [RidgeCV(**self.settings).fit(X @ self.basis[:, :r], Y, groups) for r in self.ranks]
+        """Choose one rank for the participant by the mean cross-validated R² over voxels
+        that can be predicted at any rank, then fit."""
+        models = [
+            RidgeCV(**self.settings).fit(X @ self.basis[:, :r], Y, groups) for r in self.ranks
+        ]
         gains = np.nan_to_num(np.stack([m.cv_scores_ for m in models]))
         keep = (gains > 0).any(0)
-        self.cv_scores_by_rank_ = dict(zip(self.ranks, gains[:, keep].mean(1) if keep.any() else gains.mean(1)))
+        self.cv_scores_by_rank_ = dict(
+            zip(self.ranks, gains[:, keep].mean(1) if keep.any() else gains.mean(1))
+        )
         best = max(range(len(models)), key=lambda i: self.cv_scores_by_rank_[self.ranks[i]])
         self.rank_, self.model_ = self.ranks[best], models[best]
         return self
 
     # X: features, (T_new, F)
-    def predict(self, X) -> np.ndarray: "Predicted responses, (T_new, V)."; return self.model_.predict(X @ self.basis[:, :self.rank_])
+    def predict(self, X) -> np.ndarray:
+        "Predicted responses, (T_new, V)."
+        return self.model_.predict(X @ self.basis[:, : self.rank_])
+
     # X: features, (T_new, F); Y: responses, (T_new, V)
-    def score(self, X, Y) -> np.ndarray: "Correlation with responses, (V,)."; return correlation(self.predict(X), Y)
+    def score(self, X, Y) -> np.ndarray:
+        "Correlation with responses, (V,)."
+        return correlation(self.predict(X), Y)
+
     @property
-    def coef_(self) -> np.ndarray: "Weights on the full features, (F, V)."; return self.basis[:, :self.rank_] @ self.model_.coef_
+    def coef_(self) -> np.ndarray:
+        "Weights on the full features, (F, V)."
+        return self.basis[:, : self.rank_] @ self.model_.coef_
 
 # %% ../../nbs/75_encode.reduced.ipynb #2716c448
 def weight_basis(
-    weights,          # list over other participants of ridge weights, (F, V_p) each
-    scores,           # list over the same of validation scores, (V_p,) each, e.g. `cv_scores_`; negative and NaN count as 0
-    rank: int = 32,   # directions to keep
+    weights,  # list over other participants of ridge weights, (F, V_p) each
+    # list over the same of validation scores, (V_p,) each, e.g. `cv_scores_`; negative and NaN
+    # count as 0
+    scores,
+    rank: int = 32,  # directions to keep
     block: int = 4096,  # columns worked on at once
-) -> np.ndarray:      # (F, rank) orthonormal, strongest first
-    "Leading left singular vectors of all weights side by side, each column weighted by its score; memory F², whatever the number of voxels."
+) -> np.ndarray:  # (F, rank) orthonormal, strongest first
+    """Leading left singular vectors of all weights side by side, each column weighted by its
+    score; memory F², whatever the number of voxels."""
     gram = 0
     for w, s in zip(weights, scores, strict=True):
-        if w.shape[1:] != np.shape(s): raise ParameterError("one score a column of weights is needed", found=f"{w.shape} and {np.shape(s)}")
+        if w.shape[1:] != np.shape(s):
+            raise ParameterError(
+                "one score a column of weights is needed", found=f"{w.shape} and {np.shape(s)}"
+            )
         s = np.clip(np.nan_to_num(np.asarray(s, np.float64)), 0, None)
         for start in range(0, w.shape[1], block):
-            part = np.nan_to_num(np.asarray(w[:, start:start + block], np.float64)) * s[start:start + block]
+            part = (
+                np.nan_to_num(np.asarray(w[:, start : start + block], np.float64))
+                * s[start : start + block]
+            )
             gram = gram + part @ part.T
     values, vectors = np.linalg.eigh(gram)
     found = int((values > 1e-10 * values[-1]).sum())
-    if found == 0: raise DataError("no other participant has a voxel that can be predicted", next_step="check scores and weights")
-    return vectors[:, ::-1][:, :min(rank, found)].astype(np.float32)
+    if found == 0:
+        raise DataError(
+            "no other participant has a voxel that can be predicted",
+            next_step="check scores and weights",
+        )
+    return vectors[:, ::-1][:, : min(rank, found)].astype(np.float32)

@@ -19,43 +19,65 @@ from .score import correlation
 
 # %% ../../nbs/72_encode.ridge.ipynb #72f9770b
 def label_folds(
-    groups,     # label of each TR, (T,): story or section; negative numbers are left out
+    groups,  # label of each TR, (T,): story or section; negative numbers are left out
     rows=None,  # restrict to these TRs, (n,) int
-) -> list:      # of (training rows, held-out rows), one a label, in order
+) -> list:  # of (training rows, held-out rows), one a label, in order
     "Leave one label out. Raises `ParameterError` with fewer than two labels."
     groups = np.asarray(groups)
-    if groups.ndim != 1: raise ParameterError("groups must be one label a TR, (T,)", found=groups.shape)
+    if groups.ndim != 1:
+        raise ParameterError("groups must be one label a TR, (T,)", found=groups.shape)
     rows = np.arange(len(groups)) if rows is None else np.asarray(rows)
-    if groups.dtype.kind in "if": rows = rows[groups[rows] >= 0]
+    if groups.dtype.kind in "if":
+        rows = rows[groups[rows] >= 0]
     labels = np.unique(groups[rows])
     if len(labels) < 2:
-        raise ParameterError("cross-validation needs at least two groups", found=list(labels), next_step="label TRs by story, or by section within one story")
+        raise ParameterError(
+            "cross-validation needs at least two groups",
+            found=list(labels),
+            next_step="label TRs by story, or by section within one story",
+        )
     return [(rows[groups[rows] != g], rows[groups[rows] == g]) for g in labels]
 
 # %% ../../nbs/72_encode.ridge.ipynb #b0f61069
 def block_folds(
-    n_rows: int,   # T
-    n: int = 5,    # folds
-    gap: int = 0,  # TRs left out of training on either side of the held-out block; window + FIR delays is enough
-) -> list:         # of (training rows, held-out rows)
-    "Contiguous blocks of one recording, each held out once. `ParameterError` where no training rows remain."
+    n_rows: int,  # T
+    n: int = 5,  # folds
+    # TRs left out of training on either side of the held-out block; window + FIR delays is enough
+    gap: int = 0,
+) -> list:  # of (training rows, held-out rows)
+    """Contiguous blocks of one recording, each held out once. `ParameterError` where no
+    training rows remain."""
     rows, edges = np.arange(n_rows), np.linspace(0, n_rows, n + 1).round().astype(int)
     if n < 2 or np.diff(edges).min() < 2 or n_rows - np.diff(edges).max() - 2 * gap < 2:
-        raise ParameterError("too few rows for the folds", found=f"{n_rows} TRs, {n} folds, gaps of {gap} TRs", expected="at least 2 TRs held out and 2 for training in every fold",
-            next_step="fewer folds, a smaller gap, or more TRs")
-    return [(rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b]) for a, b in zip(edges[:-1], edges[1:])]
+        raise ParameterError(
+            "too few rows for the folds",
+            found=f"{n_rows} TRs, {n} folds, gaps of {gap} TRs",
+            expected="at least 2 TRs held out and 2 for training in every fold",
+            next_step="fewer folds, a smaller gap, or more TRs",
+        )
+    return [
+        (rows[(rows < a - gap) | (rows >= b + gap)], rows[a:b])
+        for a, b in zip(edges[:-1], edges[1:])
+    ]
 
 # %% ../../nbs/72_encode.ridge.ipynb #a9956e26
 def chunk_folds(
-    n_rows: int,          # T
-    chunk: int = 20,      # TRs a chunk
-    share: float = .25,   # share of the TRs held out in each fold
-    n: int = 3,           # folds, drawn independently
-    seed: int = 0,        # seed of the draws
-) -> list:                # of (training rows, held-out rows)
-    "Random chunks held out, as in the bootstrap of papers A and B; rows after the last whole chunk are always training rows."
+    n_rows: int,  # T
+    chunk: int = 20,  # TRs a chunk
+    share: float = 0.25,  # share of the TRs held out in each fold
+    n: int = 3,  # folds, drawn independently
+    seed: int = 0,  # seed of the draws
+) -> list:  # of (training rows, held-out rows)
+    """Random chunks held out, as in the bootstrap of papers A and B; rows after the last whole
+    chunk are always training rows."""
     rng, chunks, take = np.random.default_rng(seed), n_rows // chunk, int(share * n_rows / chunk)
-    if not 0 < take < chunks: raise ParameterError("too few rows for the folds", found=f"{n_rows} TRs, chunks of {chunk}", expected="at least one chunk held out and one for training", next_step="shorter chunks or more TRs")
+    if not 0 < take < chunks:
+        raise ParameterError(
+            "too few rows for the folds",
+            found=f"{n_rows} TRs, chunks of {chunk}",
+            expected="at least one chunk held out and one for training",
+            next_step="shorter chunks or more TRs",
+        )
     out = []
     for _ in range(n):
         held = np.isin(np.arange(n_rows) // chunk, rng.permutation(chunks)[:take])
@@ -65,157 +87,305 @@ def chunk_folds(
 # %% ../../nbs/72_encode.ridge.ipynb #5fd597ef
 def _folds(cv, n_rows, groups):
     "What `cv` means, as a list of (training rows, held-out rows)."
-    if groups is not None and len(groups) != n_rows: raise ParameterError("groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows)
-    if cv is None: cv = 5 if groups is None else label_folds(groups)
-    elif isinstance(cv, (int, np.integer)) and groups is not None: cv = _grouped(label_folds(groups), int(cv))
-    if hasattr(cv, "split"): cv = list(cv.split(np.zeros((n_rows, 1)), None, groups))
-    folds = block_folds(n_rows, int(cv)) if isinstance(cv, (int, np.integer)) else [tuple(np.sort(np.asarray(rows)) for rows in pair) for pair in cv]
+    if groups is not None and len(groups) != n_rows:
+        raise ParameterError(
+            "groups must be one label a TR, (T,)", found=np.shape(groups), expected=n_rows
+        )
+    if cv is None:
+        cv = 5 if groups is None else label_folds(groups)
+    elif isinstance(cv, (int, np.integer)) and groups is not None:
+        cv = _grouped(label_folds(groups), int(cv))
+    if hasattr(cv, "split"):
+        cv = list(cv.split(np.zeros((n_rows, 1)), None, groups))
+    folds = (
+        block_folds(n_rows, int(cv))
+        if isinstance(cv, (int, np.integer))
+        else [tuple(np.sort(np.asarray(rows)) for rows in pair) for pair in cv]
+    )
     for i, (train, held) in enumerate(folds):
         if len(train) < 2 or len(held) < 2 or np.intersect1d(train, held).size:
-            raise ParameterError("too few rows for the folds, or rows on both sides", place=f"fold {i}", found=f"{len(train)} training and {len(held)} held-out TRs, {np.intersect1d(train, held).size} in both",
-                expected="at least 2 each and none in both")
+            raise ParameterError(
+                "too few rows for the folds, or rows on both sides",
+                place=f"fold {i}",
+                found=(
+                    f"{len(train)} training and {len(held)} held-out TRs,"
+                    f" {np.intersect1d(train, held).size} in both"
+                ),
+                expected="at least 2 each and none in both",
+            )
     return folds
+
 
 def _grouped(folds, n):
     "Whole groups dealt into n folds, the longest first."
-    if not 2 <= n <= len(folds): raise ParameterError("too few groups for the folds", found=f"{len(folds)} groups, {n} folds", expected="2 to the number of groups")
+    if not 2 <= n <= len(folds):
+        raise ParameterError(
+            "too few groups for the folds",
+            found=f"{len(folds)} groups, {n} folds",
+            expected="2 to the number of groups",
+        )
     held = [[] for _ in range(n)]
-    for _, rows in sorted(folds, key=lambda f: -len(f[1])): min(held, key=lambda h: sum(map(len, h))).append(rows)
-    held, every = [np.sort(np.concatenate(h)) for h in held], np.sort(np.concatenate([h for _, h in folds]))
+    for _, rows in sorted(folds, key=lambda f: -len(f[1])):
+        min(held, key=lambda h: sum(map(len, h))).append(rows)
+    held, every = (
+        [np.sort(np.concatenate(h)) for h in held],
+        np.sort(np.concatenate([h for _, h in folds])),
+    )
     return [(np.setdiff1d(every, h), h) for h in held]
 
 # %% ../../nbs/72_encode.ridge.ipynb #0e8ee575
 def shared_filters(
-    alphas,                  # penalties to try, (A,)
-    spectrum,                # eigenvalues of the inner products of training rows, (r,)
-    tolerance: float = .01,  # largest relative error of a penalty's predictions, in the mean over directions; 0: every penalty for itself
-) -> tuple:                  # nodes (N,) penalties to solve for, mix (N, J) to J basis filters, weights (J, A) of every penalty in them
+    alphas,  # penalties to try, (A,)
+    spectrum,  # eigenvalues of the inner products of training rows, (r,)
+    # largest relative error of a penalty's predictions, in the mean over directions; 0: every
+    # penalty for itself
+    tolerance: float = 0.01,
+    # nodes (N,) penalties to solve for, mix (N, J) to J basis filters, weights (J, A) of every
+    # penalty
+    # in them
+) -> tuple:
     "Few basis filters from which the filter 1/(s+α) of every penalty is a weighted sum."
     alphas, s = np.asarray(alphas, float), np.asarray(spectrum, float)
     s = s[s > 1e-7 * s.max()][:, None]
     if tolerance > 0 and len(s):
-        energy = s**.75                              # between noise (s**.5) and signal (s) that follows the features
+        energy = s**0.75  # between noise (s**.5) and signal (s) that follows the features
         wanted = energy / (s + alphas)
         for n in range(2, len(alphas)):
             nodes = np.geomspace(max(alphas.min(), s.min() / 3), min(alphas.max(), s.max() * 3), n)
             found = energy / (s + nodes)
             size = np.linalg.norm(found, axis=0)
             left, values, right = np.linalg.svd(found / size, full_matrices=False)
-            keep = values > 1e-3 * values[0]         # beyond that, rounding would be blown up
+            keep = values > 1e-3 * values[0]  # beyond that, rounding would be blown up
             weights = left[:, keep].T @ wanted
-            error = np.linalg.norm(left[:, keep] @ weights - wanted, axis=0) / np.linalg.norm(wanted, axis=0)
-            if error.max() <= tolerance: return nodes, right[keep].T / values[keep] / size[:, None], weights
+            error = np.linalg.norm(left[:, keep] @ weights - wanted, axis=0) / np.linalg.norm(
+                wanted, axis=0
+            )
+            if error.max() <= tolerance:
+                return nodes, right[keep].T / values[keep] / size[:, None], weights
     return alphas, np.eye(len(alphas)), np.eye(len(alphas))
 
 # %% ../../nbs/72_encode.ridge.ipynb #d05fa8c3
 class RidgeDesign:
-    "Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and operators from training to held-out rows. Serves any number of fits."
-    def __init__(self,
-        X,                      # features, (T, F), NumPy or torch
-        folds: list,            # of (training rows, held-out rows)
-        alphas,                 # penalties to try, (A,)
+    """Everything about a ridge fit that the responses do not enter: folds, eigenvectors, and
+    operators from training to held-out rows. Serves any number of fits."""
+
+    def __init__(
+        self,
+        X,  # features, (T, F), NumPy or torch
+        folds: list,  # of (training rows, held-out rows)
+        alphas,  # penalties to try, (A,)
         fit_intercept: bool = True,  # centre features and responses on the training rows
-        tolerance: float = .01, # of `shared_filters`
-        precision: str = "auto",# of the products that choose the penalty: 'bfloat16', 'float32', or 'auto': bfloat16 where the processor has it
-        device: str = "cpu",    # torch device
+        tolerance: float = 0.01,  # of `shared_filters`
+        # of the products that choose the penalty: 'bfloat16', 'float32', or 'auto': bfloat16 where
+        # the processor has it
+        precision: str = "auto",
+        device: str = "cpu",  # torch device
     ):
-        self.folds, self.alphas, self.fit_intercept, self.device = folds, np.asarray(alphas, float), fit_intercept, device
-        self.low = torch.bfloat16 if precision == "bfloat16" or precision == "auto" and fast_bfloat16(device) else torch.float32
-        self.rows = np.unique(np.concatenate([np.concatenate(f) for f in folds]))    # rows that any fold uses; the final fit has them all
+        self.folds, self.alphas, self.fit_intercept, self.device = (
+            folds,
+            np.asarray(alphas, float),
+            fit_intercept,
+            device,
+        )
+        self.low = (
+            torch.bfloat16
+            if precision == "bfloat16" or precision == "auto" and fast_bfloat16(device)
+            else torch.float32
+        )
+        self.rows = np.unique(
+            np.concatenate([np.concatenate(f) for f in folds])
+        )  # rows that any fold uses; the final fit has them all
         x = _rows(X, self.rows, device)
         if not torch.isfinite(x).all():
             bad = torch.where(~torch.isfinite(x).all(0))[0]
-            raise DataError("features hold values that are not finite", place=f"column {int(bad[0])}", found=f"{len(bad)} such columns", next_step="drop or repair them by name")
+            raise DataError(
+                "features hold values that are not finite",
+                place=f"column {int(bad[0])}",
+                found=f"{len(bad)} such columns",
+                next_step="drop or repair them by name",
+            )
         self.n_features, self.n_total = x.shape[1], len(X)
-        self.mean = x.mean(0, dtype=torch.float64).float() if fit_intercept else torch.zeros(x.shape[1], device=device)
-        if fit_intercept: x = x - self.mean
+        self.mean = (
+            x.mean(0, dtype=torch.float64).float()
+            if fit_intercept
+            else torch.zeros(x.shape[1], device=device)
+        )
+        if fit_intercept:
+            x = x - self.mean
         self.dual = len(x) < x.shape[1]
         gram = _inner(x.T) if self.dual else _inner(x)
         spectrum = _training_spectrum(self, x, gram)
         self.x, self.values, self.vectors, self.left = _decompose(x, gram, self.dual, fit_intercept)
-        if fit_intercept: self.left = torch.cat([self.left, torch.full((len(x), 1), len(x)**-.5, device=device)], 1)
+        if fit_intercept:
+            self.left = torch.cat(
+                [self.left, torch.full((len(x), 1), len(x) ** -0.5, device=device)], 1
+            )
         self.nodes, mix, self.weights = shared_filters(self.alphas, spectrum, tolerance)
         self.mix = torch.as_tensor(mix, device=device, dtype=torch.float32)
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
-        self.partition = len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts]))) == len(rest) == len(self.rows)
+        self.partition = (
+            len(np.unique(rest := np.concatenate([p["rest"] for p in self.parts])))
+            == len(rest)
+            == len(self.rows)
+        )
 
 # %% ../../nbs/72_encode.ridge.ipynb #f695750e
 def fast_bfloat16(
-    device,   # torch device
-) -> bool:    # True where products in bfloat16 are done by the hardware
+    device,  # torch device
+) -> bool:  # True where products in bfloat16 are done by the hardware
     "Whether bfloat16 products are faster than float32 here; elsewhere they are emulated and slow."
-    if str(device) != "cpu": return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    if str(device) != "cpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return any(
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+
 
 def _rows(a, rows, device):
     "These rows as a float32 tensor; arrays, memory maps, HDF5 data sets and tensors."
-    if not torch.is_tensor(a): a = torch.from_numpy(np.array(a, dtype=np.float32))
+    if not torch.is_tensor(a):
+        a = torch.from_numpy(np.array(a, dtype=np.float32))
     return (a if len(rows) == len(a) else a[torch.as_tensor(rows)]).to(device, torch.float32)
+
 
 _linear = fast_linear()
 
+
 def _product(a, b):
     "a @ b, in float32 on the processor by oneDNN."
-    return _linear(a, b.T) if _linear and a.device.type == "cpu" and a.dtype == torch.float32 else a @ b
+    return (
+        _linear(a, b.T)
+        if _linear and a.device.type == "cpu" and a.dtype == torch.float32
+        else a @ b
+    )
+
 
 def _inner(x, chunk=4096):
     "x.T @ x in float64, rows in chunks, so that no float64 copy of all of x exists."
     return sum(part.double().T @ part.double() for part in x.split(chunk))
 
+
 def _decompose(x, gram, dual, centred):
-    "Features (kept for the dual), eigenvalues (r,), eigenvectors (F or T, r), rows in eigenvector coordinates (T, r)."
-    if dual and centred: gram = gram + 2 * gram.trace() / len(x)   # the constant vector, which centring took out, becomes the last eigenvector
+    """Features (kept for the dual), eigenvalues (r,), eigenvectors (F or T, r), rows in
+    eigenvector coordinates (T, r)."""
+    if dual and centred:
+        gram = gram + 2 * gram.trace() / len(
+            x
+        )  # the constant vector, which centring took out, becomes the last eigenvector
     values, vectors = torch.linalg.eigh(gram)
-    if dual and centred: values, vectors = values[:-1], vectors[:, :-1]
+    if dual and centred:
+        values, vectors = values[:-1], vectors[:, :-1]
     values, vectors = values.clamp_min(0).float(), vectors.float().contiguous()
-    return (x, values, vectors, vectors * values.sqrt()) if dual else (None, values, vectors, _product(x, vectors))
+    return (
+        (x, values, vectors, vectors * values.sqrt())
+        if dual
+        else (None, values, vectors, _product(x, vectors))
+    )
+
 
 def _training_spectrum(design, x, gram):
-    "Eigenvalues of the inner products of the shortest training fold; float32 is enough, they only choose the nodes."
-    train = torch.as_tensor(np.searchsorted(design.rows, min(design.folds, key=lambda f: len(f[0]))[0]), device=x.device)
-    if design.dual: return torch.linalg.eigvalsh(gram[train][:, train].float()).cpu().numpy()
+    """Eigenvalues of the inner products of the shortest training fold; float32 is enough, they
+    only choose the nodes."""
+    train = torch.as_tensor(
+        np.searchsorted(design.rows, min(design.folds, key=lambda f: len(f[0]))[0]), device=x.device
+    )
+    if design.dual:
+        return torch.linalg.eigvalsh(gram[train][:, train].float()).cpu().numpy()
     rest = torch.ones(len(x), dtype=torch.bool, device=x.device)
     rest[train] = False
     return torch.linalg.eigvalsh((gram - _inner(x[rest])).float()).cpu().numpy()
 
 # %% ../../nbs/72_encode.ridge.ipynb #8f54f627
 def _held_out_operator(design, train, held, chunk=256):
-    "Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their responses, to J basis predictions of the held-out rows."
-    rest = np.setdiff1d(design.rows, train)                       # held-out rows and those of the gaps
+    """Matrix (J·T_held, r or T_train) that maps the training rows' cross-products, or their
+    responses, to J basis predictions of the held-out rows."""
+    rest = np.setdiff1d(design.rows, train)  # held-out rows and those of the gaps
     rows = torch.as_tensor(np.searchsorted(design.rows, rest), device=design.device)
-    left, inside = design.left[rows], torch.as_tensor(np.searchsorted(rest, held), device=design.device)
-    filters = [1 / torch.cat([design.values + node, torch.ones(int(design.fit_intercept), device=design.device)]) for node in design.nodes]
+    left, inside = (
+        design.left[rows],
+        torch.as_tensor(np.searchsorted(rest, held), device=design.device),
+    )
+    filters = [
+        1
+        / torch.cat(
+            [design.values + node, torch.ones(int(design.fit_intercept), device=design.device)]
+        )
+        for node in design.nodes
+    ]
     kept = [_inverse(design, rows, left, float(node))[inside].float() for node in design.nodes]
-    by_row = len(train) < 1.25 * left.shape[1]                    # act on responses, not on cross-products: then shorter, and without cancellation
-    across = design.left[torch.as_tensor(np.searchsorted(design.rows, train), device=design.device)].T if by_row else None
-    out = torch.empty(design.mix.shape[1], len(held), across.shape[1] if by_row else left.shape[1], device=design.device, dtype=design.low)
+    by_row = (
+        len(train) < 1.25 * left.shape[1]
+    )  # act on responses, not on cross-products: then shorter, and without cancellation
+    across = (
+        design.left[torch.as_tensor(np.searchsorted(design.rows, train), device=design.device)].T
+        if by_row
+        else None
+    )
+    out = torch.empty(
+        design.mix.shape[1],
+        len(held),
+        across.shape[1] if by_row else left.shape[1],
+        device=design.device,
+        dtype=design.low,
+    )
     for start in range(0, len(held), chunk):
-        part = torch.stack([_product(k[start:start + chunk], left) * f for k, f in zip(kept, filters)])
+        part = torch.stack(
+            [_product(k[start : start + chunk], left) * f for k, f in zip(kept, filters)]
+        )
         part = torch.tensordot(design.mix.T, part, 1)
-        out[:, start:start + chunk] = (_product(part.flatten(0, 1), across).view(len(part), -1, across.shape[1]) if by_row else part).to(design.low)
-    return dict(rest=np.searchsorted(design.rows, rest), inside=inside, operator=out.flatten(0, 1), train=np.searchsorted(design.rows, train), by_row=by_row)
+        out[:, start : start + chunk] = (
+            _product(part.flatten(0, 1), across).view(len(part), -1, across.shape[1])
+            if by_row
+            else part
+        ).to(design.low)
+    return dict(
+        rest=np.searchsorted(design.rows, rest),
+        inside=inside,
+        operator=out.flatten(0, 1),
+        train=np.searchsorted(design.rows, train),
+        by_row=by_row,
+    )
+
 
 def _inverse(design, rows, left, node):
-    "Inverse of I - H of these rows, (n, n) float64; products in float32 unless the matrix is nearly singular."
+    """Inverse of I - H of these rows, (n, n) float64; products in float32 unless the matrix is
+    nearly singular."""
     for precision in (torch.float32, torch.float64):
-        factor, failed = torch.linalg.cholesky_ex(_one_minus_hat(design, rows, left, node, precision))
-        if not failed and factor.diagonal().min()**2 > 1e-3: break
+        factor, failed = torch.linalg.cholesky_ex(
+            _one_minus_hat(design, rows, left, node, precision)
+        )
+        if not failed and factor.diagonal().min() ** 2 > 1e-3:
+            break
     return torch.cholesky_inverse(factor)
 
+
 def _one_minus_hat(design, rows, left, node, precision):
-    "I - H of these rows, (n, n) float64, where H is the hat matrix of a fit on all rows with penalty `node`."
-    if design.dual:                                                # a sum without cancellation; the constant is in no eigenvector
+    """I - H of these rows, (n, n) float64, where H is the hat matrix of a fit on all rows with
+    penalty `node`."""
+    if design.dual:  # a sum without cancellation; the constant is in no eigenvector
         half = (design.vectors[rows] * (node / (design.values + node)).sqrt()).to(precision)
         return _product(half, half.T).double()
-    half = (left[:, :len(design.values)] / (design.values + node).sqrt()).to(precision)
-    return torch.eye(len(rows), dtype=torch.float64, device=left.device) - _product(half, half.T).double() - design.fit_intercept / len(design.rows)
+    half = (left[:, : len(design.values)] / (design.values + node).sqrt()).to(precision)
+    return (
+        torch.eye(len(rows), dtype=torch.float64, device=left.device)
+        - _product(half, half.T).double()
+        - design.fit_intercept / len(design.rows)
+    )
 
 # %% ../../nbs/72_encode.ridge.ipynb #d8dd0625
-def _r2(cov, power, variance, offset): return 1 - (variance - 2 * cov + power + offset**2) / variance
-def _correlation(cov, power, variance, offset): return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
+def _r2(cov, power, variance, offset):
+    return 1 - (variance - 2 * cov + power + offset**2) / variance
+
+
+def _correlation(cov, power, variance, offset):
+    return torch.where(power > 0, cov / (power * variance).sqrt(), 0)
+
+
 def _signed_root(cov, power, variance, offset):
     share = 1 - (variance - 2 * cov + power) / ((1 + variance) / 2)
     return share.sign() * share.abs().sqrt()
+
 
 SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 
@@ -223,115 +393,214 @@ SCORINGS = dict(r2=_r2, correlation=_correlation, signed_root_r2=_signed_root)
 @dataclass(frozen=True)
 class RidgePlan:
     "Memory of a fit, stated before it starts."
-    parts: dict    # what is held -> bytes
-    block: int     # voxels worked on at once
-    limit: float   # bytes allowed
+
+    parts: dict  # what is held -> bytes
+    block: int  # voxels worked on at once
+    limit: float  # bytes allowed
+
     def __str__(self):
-        return f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: " + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items()) + f"; {self.block} voxels at once"
+        return (
+            f"{sum(self.parts.values()) / 2**20:,.0f} MB of {self.limit / 2**20:,.0f} MB: "
+            + ", ".join(f"{k} {v / 2**20:,.0f}" for k, v in self.parts.items())
+            + f"; {self.block} voxels at once"
+        )
 
 # %% ../../nbs/72_encode.ridge.ipynb #0f5622d1
 def plan_ridge(
-    T: int,              # TRs
-    F: int,              # features
-    V: int,              # voxels
-    folds: list,         # of (training rows, held-out rows)
-    n_alphas: int,       # penalties to try
-    coef: bool = True,   # whether weights are kept
+    T: int,  # TRs
+    F: int,  # features
+    V: int,  # voxels
+    folds: list,  # of (training rows, held-out rows)
+    n_alphas: int,  # penalties to try
+    coef: bool = True,  # whether weights are kept
     memory: float | None = None,  # bytes allowed; default 80 % of what is free
-    device: str = "cpu", # torch device
-) -> RidgePlan:          # what is held, and how many voxels at once
-    "Peak memory of a fit beside `X` and `Y`, from shapes alone. `ParameterError` names the parts where it does not fit."
-    limit = memory or .8 * free_memory(device)
+    device: str = "cpu",  # torch device
+) -> RidgePlan:  # what is held, and how many voxels at once
+    """Peak memory of a fit beside `X` and `Y`, from shapes alone. `ParameterError` names the
+    parts where it does not fit."""
+    limit = memory or 0.8 * free_memory(device)
     r, rest = min(T, F), max(T - len(train) for train, _ in folds)
-    basis = min(n_alphas, 10)                                                   # J of `shared_filters`, at most
-    parts = {"features and their eigenvectors": 4 * (2 * T * r + r * r + (T * F if F > T else 0)),
-             "while decomposing": 8 * 4 * r * r,
-             "held-out operators": 2 * basis * sum(len(held) * (len(train) if len(train) < 1.25 * r else r) for train, held in folds) + 4 * (4 + basis) * rest * rest,
-             "weights": 4 * V * r * coef, "scores": 8 * V * (n_alphas + 2)}
-    column = 4 * (3 * T + (len(folds) + 4) * r + F) + 8 * basis * max(len(held) for _, held in folds)
+    basis = min(n_alphas, 10)  # J of `shared_filters`, at most
+    parts = {
+        "features and their eigenvectors": 4 * (2 * T * r + r * r + (T * F if F > T else 0)),
+        "while decomposing": 8 * 4 * r * r,
+        "held-out operators": (
+            2
+            * basis
+            * sum(len(held) * (len(train) if len(train) < 1.25 * r else r) for train, held in folds)
+            + 4 * (4 + basis) * rest * rest
+        ),
+        "weights": 4 * V * r * coef,
+        "scores": 8 * V * (n_alphas + 2),
+    }
+    column = 4 * (3 * T + (len(folds) + 4) * r + F) + 8 * basis * max(
+        len(held) for _, held in folds
+    )
     fixed = sum(parts.values())
     block = int(min(V, 2048, max(0, limit - fixed) // column))
     plan = RidgePlan(parts | {"a block of voxels": column * block}, block, limit)
     if block < min(V, 32):
-        raise ParameterError("the fit does not fit in memory", found=f"{plan}", expected=f"{(fixed + 32 * column) / 2**20:,.0f} MB or more",
-            next_step="fewer features or folds, coef=False, a machine with more memory, or some voxels at a time; Y itself may be a memory map")
+        raise ParameterError(
+            "the fit does not fit in memory",
+            found=f"{plan}",
+            expected=f"{(fixed + 32 * column) / 2**20:,.0f} MB or more",
+            next_step=(
+                "fewer features or folds, coef=False, a machine with more memory, or some voxels at"
+                " a time; Y itself may be a memory map"
+            ),
+        )
     return plan
 
 # %% ../../nbs/72_encode.ridge.ipynb #b5d3f471
 def free_memory(
     device="cpu",  # torch device
-) -> float:        # bytes
+) -> float:  # bytes
     "Memory that is free on the machine or the accelerator."
-    if str(device) != "cpu": return torch.cuda.mem_get_info(device)[0]
+    if str(device) != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
 
 # %% ../../nbs/72_encode.ridge.ipynb #7c8e6e43
 class RidgeCV(BaseEstimator):
-    "Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous blocks. Follows scikit-learn's conventions; scores are per voxel."
-    def __init__(self,
-        alphas=None,                # penalties on the squared weights, (A,); default 17 from 1 to 10⁸
-        cv=None,                    # folds: a number, pairs (training rows, held-out rows), or a scikit-learn splitter; None: leave one group out, or 5 blocks without groups
-        scoring: str = "r2",        # what the penalty maximises on held-out rows: 'r2', 'correlation', or 'signed_root_r2' as released with papers A and B
-        fit_intercept: bool = True, # centre features and responses on the training rows of each fold
-        tolerance: float = .01,     # relative error of predictions while choosing; 0 is exact and slower; the final fit is always exact
-        precision: str = "auto",    # of the products that choose: 'bfloat16', 'float32', 'auto'; the final fit is float32
-        coef: bool = True,          # False: only choose and score, no weights are made
-        memory: float | None = None,# bytes the fit may take; default 80 % of what is free
-        device: str = "cpu",        # torch device
-        progress: bool = False,     # state the plan and show a progress bar
-    ):
-        self.alphas, self.cv, self.scoring, self.fit_intercept, self.tolerance = alphas, cv, scoring, fit_intercept, tolerance
-        self.precision, self.coef, self.memory, self.device, self.progress = precision, coef, memory, device, progress
+    """Ridge with one penalty a voxel, chosen by cross-validation over stories or contiguous
+    blocks. Follows scikit-learn's conventions; scores are per voxel."""
 
-    def fit(self,
-        X,            # features, (T, F), NumPy or torch; or a `RidgeDesign`
-        Y,            # responses, (T, V): array, memory map, HDF5 data set or tensor, read in blocks of columns
+    def __init__(
+        self,
+        alphas=None,  # penalties on the squared weights, (A,); default 17 from 1 to 10⁸
+        # folds: a number, pairs (training rows, held-out rows), or a scikit-learn splitter; None:
+        # leave one group out, or 5 blocks without groups
+        cv=None,
+        # what the penalty maximises on held-out rows: 'r2', 'correlation', or 'signed_root_r2' as
+        # released with papers A and B
+        scoring: str = "r2",
+        # centre features and responses on the training rows of each fold
+        fit_intercept: bool = True,
+        # relative error of predictions while choosing; 0 is exact and slower; the final fit is
+        # always exact
+        tolerance: float = 0.01,
+        # of the products that choose: 'bfloat16', 'float32', 'auto'; the final fit is float32
+        precision: str = "auto",
+        coef: bool = True,  # False: only choose and score, no weights are made
+        memory: float | None = None,  # bytes the fit may take; default 80 % of what is free
+        device: str = "cpu",  # torch device
+        progress: bool = False,  # state the plan and show a progress bar
+    ):
+        self.alphas, self.cv, self.scoring, self.fit_intercept, self.tolerance = (
+            alphas,
+            cv,
+            scoring,
+            fit_intercept,
+            tolerance,
+        )
+        self.precision, self.coef, self.memory, self.device, self.progress = (
+            precision,
+            coef,
+            memory,
+            device,
+            progress,
+        )
+
+    def fit(
+        self,
+        X,  # features, (T, F), NumPy or torch; or a `RidgeDesign`
+        # responses, (T, V): array, memory map, HDF5 data set or tensor, read in blocks of columns
+        Y,
         groups=None,  # label of each TR, (T,): story or section; negative numbers are left out
-    ): "Choose a penalty for each voxel, then fit on all rows; returns the model."; return _fit(self, X, Y, groups)
-    def design(self,
-        X,            # features, (T, F)
+    ):
+        "Choose a penalty for each voxel, then fit on all rows; returns the model."
+        return _fit(self, X, Y, groups)
+
+    def design(
+        self,
+        X,  # features, (T, F)
         groups=None,  # as in `fit`
-    ) -> RidgeDesign: "The part of the fit that the responses do not enter, for fits of several participants on the same features."; return _design(self, X, groups)
+    ) -> RidgeDesign:
+        """The part of the fit that the responses do not enter, for fits of several
+        participants on the same features."""
+        return _design(self, X, groups)
+
     # X: features, (T_new, F); out: array or memory map (T_new, V) to write into
-    def predict(self, X, out=None) -> np.ndarray: "Predicted responses, (T_new, V) float32; NaN in excluded voxels."; return _predict(self, X, out)
+    def predict(self, X, out=None) -> np.ndarray:
+        "Predicted responses, (T_new, V) float32; NaN in excluded voxels."
+        return _predict(self, X, out)
+
     # X: features, (T_new, F); Y: responses, (T_new, V)
-    def score(self, X, Y) -> np.ndarray: "Correlation of prediction and responses, (V,), in blocks: the whole prediction is never held."; return _score(self, X, Y)
+    def score(self, X, Y) -> np.ndarray:
+        """Correlation of prediction and responses, (V,), in blocks: the whole prediction is
+        never held."""
+        return _score(self, X, Y)
+
     @property
-    def coef_(self) -> np.ndarray: "Weights on the features, (F, V) float32; made when asked where the fit is dual."; return _coef(self)
+    def coef_(self) -> np.ndarray:
+        "Weights on the features, (F, V) float32; made when asked where the fit is dual."
+        return _coef(self)
 
 # %% ../../nbs/72_encode.ridge.ipynb #39a1d408
 def _design(model, X, groups):
-    if np.ndim(X) != 2: raise ParameterError("features must be (T, F)", found=np.shape(X))
+    if np.ndim(X) != 2:
+        raise ParameterError("features must be (T, F)", found=np.shape(X))
     alphas = np.asarray(np.logspace(0, 8, 17) if model.alphas is None else model.alphas, float)
-    if alphas.ndim != 1 or not (alphas > 0).all(): raise ParameterError("alphas must be positive, (A,)", found=model.alphas)
-    if model.scoring not in SCORINGS: raise ParameterError("unknown scoring", found=model.scoring, expected=", ".join(SCORINGS))
+    if alphas.ndim != 1 or not (alphas > 0).all():
+        raise ParameterError("alphas must be positive, (A,)", found=model.alphas)
+    if model.scoring not in SCORINGS:
+        raise ParameterError("unknown scoring", found=model.scoring, expected=", ".join(SCORINGS))
     folds = _folds(model.cv, len(X), groups)
     plan_ridge(len(X), X.shape[1], 1, folds, len(alphas), model.coef, model.memory, model.device)
-    return RidgeDesign(X, folds, alphas, model.fit_intercept, model.tolerance, model.precision, model.device)
+    return RidgeDesign(
+        X, folds, alphas, model.fit_intercept, model.tolerance, model.precision, model.device
+    )
+
 
 def _fit(model, X, Y, groups):
     design = X if isinstance(X, RidgeDesign) else None
     n = design.n_total if design else len(X)
-    if np.ndim(Y) != 2 or len(Y) != n: raise ParameterError("X (T, F) and Y (T, V) must share T", found=f"{n} rows and {np.shape(Y)}", next_step="trim both alike; one region is Y[:, None]")
+    if np.ndim(Y) != 2 or len(Y) != n:
+        raise ParameterError(
+            "X (T, F) and Y (T, V) must share T",
+            found=f"{n} rows and {np.shape(Y)}",
+            next_step="trim both alike; one region is Y[:, None]",
+        )
     V = Y.shape[1]
-    model.plan_ = plan_ridge(n, design.n_features if design else np.shape(X)[1], V, design.folds if design else _folds(model.cv, n, groups), 
-        len(design.alphas) if design else 17 if model.alphas is None else len(model.alphas), model.coef, model.memory, model.device)
-    if model.progress: tqdm.write(str(model.plan_))
+    model.plan_ = plan_ridge(
+        n,
+        design.n_features if design else np.shape(X)[1],
+        V,
+        design.folds if design else _folds(model.cv, n, groups),
+        len(design.alphas) if design else 17 if model.alphas is None else len(model.alphas),
+        model.coef,
+        model.memory,
+        model.device,
+    )
+    if model.progress:
+        tqdm.write(str(model.plan_))
     model.design_ = design = design or _design(model, X, groups)
     model.n_features_in_, model.mean_ = design.n_features, np.zeros(V, np.float32)
-    model.best_alphas_, model.cv_table_ = np.full(V, np.nan), np.full((len(design.alphas), V), np.nan, np.float32)
-    model.solution_ = np.zeros((V, len(design.rows) if design.dual else design.n_features), np.float32) if model.coef else None
+    model.best_alphas_, model.cv_table_ = (
+        np.full(V, np.nan),
+        np.full((len(design.alphas), V), np.nan, np.float32),
+    )
+    model.solution_ = (
+        np.zeros((V, len(design.rows) if design.dual else design.n_features), np.float32)
+        if model.coef
+        else None
+    )
     reasons = dict(constant=[], not_finite=[])
-    for start in tqdm(range(0, V, model.plan_.block), desc="ridge", unit="block", disable=not model.progress):
+    for start in tqdm(
+        range(0, V, model.plan_.block), desc="ridge", unit="block", disable=not model.progress
+    ):
         _fit_block(model, design, Y, slice(start, min(start + model.plan_.block, V)), reasons)
     model.excluded_ = {k: np.asarray(v, int) for k, v in reasons.items()}
-    model.cv_scores_ = np.where(np.isfinite(model.best_alphas_), np.nan_to_num(model.cv_table_, nan=-np.inf).max(0), np.nan)
+    model.cv_scores_ = np.where(
+        np.isfinite(model.best_alphas_), np.nan_to_num(model.cv_table_, nan=-np.inf).max(0), np.nan
+    )
     _report(model, V)
     return model
 
 # %% ../../nbs/72_encode.ridge.ipynb #f596a6db
 def _block(design, Y, cols):
-    "Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot be fitted."
+    """Responses of some voxels, centred, (v, T) float32, their means, and which voxels cannot
+    be fitted."""
     y = _rows(Y[:, cols], design.rows, design.device).T.contiguous()
     finite = torch.isfinite(y).all(1)
     y = torch.where(finite[:, None], y, 0)
@@ -340,13 +609,28 @@ def _block(design, Y, cols):
     constant = finite & (spread <= 1e-12 * y.square().mean(1))
     return y - mean[:, None] if design.fit_intercept else y, mean, finite, constant
 
+
 def _fit_block(model, design, Y, cols, reasons):
     "Choose penalties and solve for one block of voxels."
     y, mean, finite, constant = _block(design, Y, cols)
     some = design.partition or not all(part["by_row"] for part in design.parts)
-    removed = [_product(y[:, part["rest"]], design.left[part["rest"]]) if some else None for part in design.parts]
-    total = sum(removed) if design.partition else _product(y, design.left)                             # (v, r) cross-products in eigenvector coordinates
-    score = sum(_fold_score(design, SCORINGS[model.scoring], y, y[:, part["train"]] if part["by_row"] else total - gone, part) for gone, part in zip(removed, design.parts)) / len(design.parts)
+    removed = [
+        _product(y[:, part["rest"]], design.left[part["rest"]]) if some else None
+        for part in design.parts
+    ]
+    total = (
+        sum(removed) if design.partition else _product(y, design.left)
+    )  # (v, r) cross-products in eigenvector coordinates
+    score = sum(
+        _fold_score(
+            design,
+            SCORINGS[model.scoring],
+            y,
+            y[:, part["train"]] if part["by_row"] else total - gone,
+            part,
+        )
+        for gone, part in zip(removed, design.parts)
+    ) / len(design.parts)
     del removed
     bad = ~finite | constant
     score[bad] = float("nan")
@@ -356,88 +640,164 @@ def _fit_block(model, design, Y, cols, reasons):
     model.best_alphas_[cols] = np.where(keep, design.alphas[best.cpu().numpy()], np.nan)
     model.cv_table_[:, cols] = score.T.cpu().numpy()
     model.mean_[cols] = np.where(keep, mean.cpu().numpy() if design.fit_intercept else 0, np.nan)
-    for name, which in (("constant", constant), ("not_finite", ~finite)): reasons[name].extend((cols.start + torch.where(which)[0]).tolist())
-    if model.solution_ is None: return
+    for name, which in (("constant", constant), ("not_finite", ~finite)):
+        reasons[name].extend((cols.start + torch.where(which)[0]).tolist())
+    if model.solution_ is None:
+        return
     values = design.values
-    along = total[:, :len(values)] / (values + alpha[:, None])
-    if design.dual: along = along * torch.where(values > 1e-12 * values.max(), values, torch.inf).rsqrt()
+    along = total[:, : len(values)] / (values + alpha[:, None])
+    if design.dual:
+        along = along * torch.where(values > 1e-12 * values.max(), values, torch.inf).rsqrt()
     model.solution_[cols] = _product(along, design.vectors.T).cpu().numpy()
 
+
 def _fold_score(design, scoring, y, cross, part):
-    "Score of every penalty on the held-out rows of one fold, (v, A), from means, variances and covariances of the basis predictions."
+    """Score of every penalty on the held-out rows of one fold, (v, A), from means, variances
+    and covariances of the basis predictions."""
     v, held = len(y), len(part["inside"])
-    guess = (cross.to(design.low) @ part["operator"].T).view(v, -1, held).float()              # (v, J, T_held)
+    guess = (cross.to(design.low) @ part["operator"].T).view(v, -1, held).float()  # (v, J, T_held)
     truth = y[:, part["rest"]][:, part["inside"]]
     middle, level = guess.mean(2), truth.mean(1)
     guess -= middle[:, :, None]
     truth = truth - level[:, None]
-    weights = torch.as_tensor(design.weights, device=design.device, dtype=torch.float32)       # (J, A)
+    weights = torch.as_tensor(design.weights, device=design.device, dtype=torch.float32)  # (J, A)
     cov = torch.bmm(guess, truth[:, :, None])[:, :, 0] @ weights / held
     power = ((torch.bmm(guess, guess.transpose(1, 2)) @ weights) * weights).sum(1) / held
-    base = -y[:, part["rest"]].sum(1) / len(part["train"]) if design.fit_intercept else torch.zeros(v, device=y.device)  # mean of the training rows; all rows have mean 0
+    base = (
+        -y[:, part["rest"]].sum(1) / len(part["train"])
+        if design.fit_intercept
+        else torch.zeros(v, device=y.device)
+    )  # mean of the training rows; all rows have mean 0
     offset = base[:, None] + (middle - base[:, None] * design.mix.sum(0)) @ weights - level[:, None]
     return scoring(cov, power.clamp_min(0), truth.square().mean(1)[:, None], offset)
 
 # %% ../../nbs/72_encode.ridge.ipynb #9d9e19fe
 def _coef(model):
-    if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
-    w = model.solution_ if not model.design_.dual else model.solution_ @ model.design_.x.cpu().numpy()
+    if getattr(model, "solution_", None) is None:
+        raise ParameterError("this model holds no weights", next_step="fit with coef=True")
+    w = (
+        model.solution_
+        if not model.design_.dual
+        else model.solution_ @ model.design_.x.cpu().numpy()
+    )
     w[np.isnan(model.mean_)] = np.nan
     return w.T
 
+
 def _blocks(model, X):
     "Columns and their predictions, (T_new, v), block by block."
-    if getattr(model, "solution_", None) is None: raise ParameterError("this model holds no weights", next_step="fit with coef=True")
+    if getattr(model, "solution_", None) is None:
+        raise ParameterError("this model holds no weights", next_step="fit with coef=True")
     design = model.design_
-    if np.ndim(X) != 2 or np.shape(X)[1] != design.n_features: raise ParameterError("features do not match those of the fit", found=np.shape(X), expected=f"(T, {design.n_features})")
+    if np.ndim(X) != 2 or np.shape(X)[1] != design.n_features:
+        raise ParameterError(
+            "features do not match those of the fit",
+            found=np.shape(X),
+            expected=f"(T, {design.n_features})",
+        )
     new = torch.as_tensor(X).to(design.device, torch.float32) - design.mean
-    if design.dual: new = _product(new, design.x.T)
+    if design.dual:
+        new = _product(new, design.x.T)
     for start in range(0, len(model.mean_), model.plan_.block):
         cols = slice(start, start + model.plan_.block)
-        yield cols, _product(new, torch.as_tensor(model.solution_[cols], device=design.device).T).cpu().numpy() + model.mean_[cols]
+        yield (
+            cols,
+            _product(new, torch.as_tensor(model.solution_[cols], device=design.device).T)
+            .cpu()
+            .numpy()
+            + model.mean_[cols],
+        )
+
 
 def _predict(model, X, out):
     out = np.empty((len(X), len(model.mean_)), np.float32) if out is None else out
-    for cols, guess in _blocks(model, X): out[:, cols] = guess
+    for cols, guess in _blocks(model, X):
+        out[:, cols] = guess
     return out
 
+
 def _score(model, X, Y):
-    if np.shape(Y) != (len(X), len(model.mean_)): raise ParameterError("X (T, F) and Y (T, V) must share T, and V must be that of the fit", found=f"{np.shape(X)} and {np.shape(Y)}", expected=f"V = {len(model.mean_)}")
-    return np.concatenate([correlation(guess, np.asarray(Y[:, cols])) for cols, guess in _blocks(model, X)])
+    if np.shape(Y) != (len(X), len(model.mean_)):
+        raise ParameterError(
+            "X (T, F) and Y (T, V) must share T, and V must be that of the fit",
+            found=f"{np.shape(X)} and {np.shape(Y)}",
+            expected=f"V = {len(model.mean_)}",
+        )
+    return np.concatenate(
+        [correlation(guess, np.asarray(Y[:, cols])) for cols, guess in _blocks(model, X)]
+    )
+
 
 def _report(model, V):
     "Warn of excluded voxels, by reason and number, and of a grid of penalties that is too narrow."
     out = {k: v for k, v in model.excluded_.items() if len(v)}
-    if sum(map(len, out.values())) == V: raise DataError("no voxel can be fitted", found=", ".join(f"{len(v)} {k.replace('_', ' ')}" for k, v in out.items()), next_step="check the responses")
+    if sum(map(len, out.values())) == V:
+        raise DataError(
+            "no voxel can be fitted",
+            found=", ".join(f"{len(v)} {k.replace('_', ' ')}" for k, v in out.items()),
+            next_step="check the responses",
+        )
     if out:
-        warnings.warn(f"{sum(map(len, out.values()))} of {V} voxels excluded: " + "; ".join(f"{len(v)} {k.replace('_', ' ')} (columns {', '.join(map(str, v[:5]))}{', ...' if len(v) > 5 else ''})" for k, v in out.items()), stacklevel=4)
+        warnings.warn(
+            f"{sum(map(len, out.values()))} of {V} voxels excluded: "
+            + "; ".join(
+                f"{len(v)} {k.replace('_', ' ')} (columns"
+                f" {', '.join(map(str, v[:5]))}{', ...' if len(v) > 5 else ''})"
+                for k, v in out.items()
+            ),
+            stacklevel=4,
+        )
     order = np.argsort(model.design_.alphas)
-    step = [model.cv_table_[order[i]] - model.cv_table_[order[j]] for i, j in ((0, 1), (-1, -2))] if len(order) > 1 else [np.zeros(V)] * 2
+    step = (
+        [model.cv_table_[order[i]] - model.cv_table_[order[j]] for i, j in ((0, 1), (-1, -2))]
+        if len(order) > 1
+        else [np.zeros(V)] * 2
+    )
     model.at_edge_ = edge_shares(model.best_alphas_, model.cv_scores_, step, model.design_.alphas)
 
 # %% ../../nbs/72_encode.ridge.ipynb #e69f8cc1
 def edge_shares(
-    chosen,           # penalty of each voxel, (V,)
-    scores,           # cross-validated score of each voxel, (V,)
-    step,             # what the last step of the grid gained, at its lowest and at its highest end: two arrays (V,)
-    alphas,           # penalties that were tried, (A,)
-    level: int = 5,   # stack level of the warning
-) -> dict:            # 'lowest' and 'highest': share of the voxels with a score above 0 that sit there and still gained more than 0.001
-    "How many voxels want a penalty outside the grid; warns where it is more than 5 % and at least three voxels. Voxels without signal belong at the highest penalty and are not meant."
+    chosen,  # penalty of each voxel, (V,)
+    scores,  # cross-validated score of each voxel, (V,)
+    # what the last step of the grid gained, at its lowest and at its highest end: two arrays (V,)
+    step,
+    alphas,  # penalties that were tried, (A,)
+    level: int = 5,  # stack level of the warning
+    # 'lowest' and 'highest': share of the voxels with a score above 0 that sit there and still
+    # gained
+    # more than 0.001
+) -> dict:
+    """How many voxels want a penalty outside the grid; warns where it is more than 5 % and at
+    least three voxels. Voxels without signal belong at the highest penalty and are not
+    meant."""
     found, out = np.nan_to_num(scores) > 0, {}
-    for side, edge, gain in (("lowest", np.min(alphas), step[0]), ("highest", np.max(alphas), step[1])):
-        there = found & np.isclose(chosen, edge, rtol=1e-4) & (gain > .001)
+    for side, edge, gain in (
+        ("lowest", np.min(alphas), step[0]),
+        ("highest", np.max(alphas), step[1]),
+    ):
+        there = found & np.isclose(chosen, edge, rtol=1e-4) & (gain > 0.001)
         out[side] = float(there.sum() / max(found.sum(), 1))
-        if out[side] > .05 and there.sum() >= 3 and len(alphas) > 1:
-            warnings.warn(f"{out[side]:.0%} of the {found.sum()} voxels that can be predicted take the {side} penalty, {edge:.3g}: widen the grid", stacklevel=level)
+        if out[side] > 0.05 and there.sum() >= 3 and len(alphas) > 1:
+            warnings.warn(
+                f"{out[side]:.0%} of the {found.sum()} voxels that can be predicted take the {side}"
+                f" penalty, {edge:.3g}: widen the grid",
+                stacklevel=level,
+            )
     return out
 
 # %% ../../nbs/72_encode.ridge.ipynb #b0ddbc0d
 def paper_ridge(
-    n_rows: int,          # T, for the chunks
-    seed: int = 0,        # seed of the chunks; the released code draws them unseeded
+    n_rows: int,  # T, for the chunks
+    seed: int = 0,  # seed of the chunks; the released code draws them unseeded
     scoring: str = "signed_root_r2",  # as released; 'correlation' as the papers' text says
-    **settings,           # of `RidgeCV`
-) -> RidgeCV:             # unfitted
-    "Ridge as in papers A and B: 15 penalties 10²-10⁸ on squared weights, chunks of 20 TRs, 25 % held out, 3 draws, no intercept."
-    return RidgeCV(np.logspace(1, 4, 15)**2, chunk_folds(n_rows, 20, .25, 3, seed), scoring, fit_intercept=False, **settings)
+    **settings,  # of `RidgeCV`
+) -> RidgeCV:  # unfitted
+    """Ridge as in papers A and B: 15 penalties 10²-10⁸ on squared weights, chunks of 20 TRs,
+    25 % held out, 3 draws, no intercept."""
+    return RidgeCV(
+        np.logspace(1, 4, 15) ** 2,
+        chunk_folds(n_rows, 20, 0.25, 3, seed),
+        scoring,
+        fit_intercept=False,
+        **settings,
+    )

@@ -13,9 +13,11 @@ from ..core import ParameterError
 # %% ../../nbs/70_encode.score.ipynb #3ed7a828
 def correlation(
     prediction: np.ndarray,  # predicted responses, (..., T, V); leading axes, say layers, are kept
-    responses: np.ndarray,   # measured responses, (T, V), or the same leading axes
-    block: int | None = None,# columns worked on at once; None: as many as make 4 million numbers
-) -> np.ndarray:             # Pearson's r over time, (..., V) float64; NaN where either side is constant or not finite
+    responses: np.ndarray,  # measured responses, (T, V), or the same leading axes
+    block: int | None = None,  # columns worked on at once; None: as many as make 4 million numbers
+) -> (
+    np.ndarray
+):  # Pearson's r over time, (..., V) float64; NaN where either side is constant or not finite
     "Pearson correlation over time of every column. Raises `ParameterError` when the shapes differ."
     same_shape(prediction, responses)
     lead = np.broadcast_shapes(prediction.shape[:-2], responses.shape[:-2])
@@ -26,15 +28,19 @@ def correlation(
             raw = np.sqrt((x**2).mean(-2)), np.sqrt((y**2).mean(-2))
             x, y = (a - a.mean(-2, keepdims=True) for a in (x, y))
             sx, sy = np.sqrt((x**2).mean(-2)), np.sqrt((y**2).mean(-2))
-            varies = (sx > 1e-7 * raw[0]) & (sy > 1e-7 * raw[1])  # below that the variation is rounding
+            varies = (sx > 1e-7 * raw[0]) & (
+                sy > 1e-7 * raw[1]
+            )  # below that the variation is rounding
             r[..., cols] = np.where(varies, (x * y).mean(-2) / (sx * sy), np.nan)
     return r
 
 # %% ../../nbs/70_encode.score.ipynb #a64decc3
 def column_blocks(
-    shape: tuple,               # (..., T, V)
-    block: int | None = None,   # columns of a block; None: as many as make 4 million numbers (34 MB in float64)
-) -> list:                      # of slices over V
+    shape: tuple,  # (..., T, V)
+    block: (
+        int | None
+    ) = None,  # columns of a block; None: as many as make 4 million numbers (34 MB in float64)
+) -> list:  # of slices over V
     "Cut the columns of a table into blocks that fit in memory."
     block = block or max(1, 2**22 // max(1, int(np.prod(shape[:-1]))))
     return [slice(i, min(i + block, shape[-1])) for i in range(0, shape[-1], block)]
@@ -42,20 +48,26 @@ def column_blocks(
 # %% ../../nbs/70_encode.score.ipynb #2cc8f067
 def same_shape(
     prediction,  # (..., T, V)
-    responses,   # (..., T, V)
+    responses,  # (..., T, V)
 ) -> None:
     "Raise `ParameterError` unless both end in the same (T, V) with at least two TRs."
     a, b = np.shape(prediction), np.shape(responses)
     if len(a) < 2 or len(b) < 2 or a[-2:] != b[-2:] or b[-2] < 2:
-        raise ParameterError("prediction and responses must both be (T, V) with T >= 2", found=f"{a} and {b}",
-            next_step="a vector of one region is x[:, None]; rows are TRs, columns voxels")
+        raise ParameterError(
+            "prediction and responses must both be (T, V) with T >= 2",
+            found=f"{a} and {b}",
+            next_step="a vector of one region is x[:, None]; rows are TRs, columns voxels",
+        )
 
 # %% ../../nbs/70_encode.score.ipynb #4e4e4182
 def r2(
     prediction: np.ndarray,  # (..., T, V), same units as the responses
-    responses: np.ndarray,   # (T, V)
-    block: int | None = None,# as in `correlation`
-) -> np.ndarray:             # 1 - residual over total sum of squares, (..., V); NaN where responses are constant or something is not finite
+    responses: np.ndarray,  # (T, V)
+    block: int | None = None,  # as in `correlation`
+    # 1 - residual over total sum of squares, (..., V); NaN where responses are constant or
+    # something is
+    # not finite
+) -> np.ndarray:
     "Coefficient of determination over time, unclipped."
     same_shape(prediction, responses)
     lead = np.broadcast_shapes(prediction.shape[:-2], responses.shape[:-2])
@@ -63,7 +75,7 @@ def r2(
     for cols in column_blocks((*lead, *responses.shape[-2:]), block):
         x, y = (np.asarray(a[..., cols], dtype=np.float64) for a in (prediction, responses))
         with np.errstate(invalid="ignore"):
-            total, residual = ((y - y.mean(-2, keepdims=True))**2).sum(-2), ((y - x)**2).sum(-2)
+            total, residual = ((y - y.mean(-2, keepdims=True)) ** 2).sum(-2), ((y - x) ** 2).sum(-2)
             varies = (total > 1e-14 * (y**2).sum(-2)) & np.isfinite(residual)
             score[..., cols] = np.where(varies, 1 - residual / np.where(varies, total, 1), np.nan)
     return score
@@ -72,99 +84,178 @@ def r2(
 def _split(score, parts, responses, block):
     "Apply one of himalaya's split scores to blocks of usable columns."
     from himalaya.backend import get_backend
+
     same_shape(parts, responses)
-    if len(parts.shape) != 3 or len(responses.shape) != 2: raise ParameterError("split scores need the predictions of each band", found=parts.shape, expected="(K, T, V) with responses (T, V)")
+    if len(parts.shape) != 3 or len(responses.shape) != 2:
+        raise ParameterError(
+            "split scores need the predictions of each band",
+            found=parts.shape,
+            expected="(K, T, V) with responses (T, V)",
+        )
     out = np.full((parts.shape[0], parts.shape[2]), np.nan)
     for cols in column_blocks(parts.shape, block):
-        x, y = np.asarray(parts[..., cols], dtype=np.float64), np.asarray(responses[:, cols], dtype=np.float64)
+        x, y = (
+            np.asarray(parts[..., cols], dtype=np.float64),
+            np.asarray(responses[:, cols], dtype=np.float64),
+        )
         good = np.isfinite(x).all((0, 1)) & np.isfinite(correlation(x.sum(0), y))
-        if good.any(): out[:, np.flatnonzero(good) + cols.start] = get_backend().to_numpy(score(y[:, good], x[..., good]))
+        if good.any():
+            out[:, np.flatnonzero(good) + cols.start] = get_backend().to_numpy(
+                score(y[:, good], x[..., good])
+            )
     return out
 
 # %% ../../nbs/70_encode.score.ipynb #ce4b4391
 def r2_split(
-    parts: np.ndarray,        # prediction of each band, (K, T, V); their sum is the joint prediction
-    responses: np.ndarray,    # (T, V), mean 0 over these rows
-    block: int | None = None, # as in `correlation`
-) -> np.ndarray:              # (K, V), adding up to `r2` of the sum; NaN where responses or the sum are constant or not finite
-    "Share of R² of each band by the product measure (himalaya). `ParameterError` where responses have a mean."
+    parts: np.ndarray,  # prediction of each band, (K, T, V); their sum is the joint prediction
+    responses: np.ndarray,  # (T, V), mean 0 over these rows
+    block: int | None = None,  # as in `correlation`
+    # (K, V), adding up to `r2` of the sum; NaN where responses or the sum are constant or not
+    # finite
+) -> np.ndarray:
+    """Share of R² of each band by the product measure (himalaya). `ParameterError` where
+    responses have a mean."""
     from himalaya.scoring import r2_score_split
+
     def score(y, x):
         level = np.abs(y.mean(0)) > 1e-5 * y.std(0)
-        if level.any(): raise ParameterError("split R² needs responses of mean zero", found=f"{level.sum()} columns with a mean", next_step="subtract the mean of the scored rows from the responses")
+        if level.any():
+            raise ParameterError(
+                "split R² needs responses of mean zero",
+                found=f"{level.sum()} columns with a mean",
+                next_step="subtract the mean of the scored rows from the responses",
+            )
         return r2_score_split(y - y.mean(0), x)
+
     return _split(score, parts, responses, block)
 
 # %% ../../nbs/70_encode.score.ipynb #e5c5cd7e
 def correlation_split(
-    parts: np.ndarray,        # prediction of each band, (K, T, V)
-    responses: np.ndarray,    # (T, V)
-    block: int | None = None, # as in `correlation`
-) -> np.ndarray:              # (K, V), adding up to `correlation` of the sum; NaN where responses or the sum are constant or not finite
+    parts: np.ndarray,  # prediction of each band, (K, T, V)
+    responses: np.ndarray,  # (T, V)
+    block: int | None = None,  # as in `correlation`
+    # (K, V), adding up to `correlation` of the sum; NaN where responses or the sum are constant or
+    # not
+    # finite
+) -> np.ndarray:
     "Share of the joint correlation of each band (himalaya)."
     from himalaya.scoring import correlation_score_split
+
     return _split(correlation_score_split, parts, responses, block)
 
 # %% ../../nbs/70_encode.score.ipynb #f4a704c9
 def normalised_alignment(
-    r: np.ndarray,        # correlation, (..., V)
-    ceiling: np.ndarray,  # largest r that the noise allows, (V,), in the same units (a correlation, not its square)
-) -> np.ndarray:          # r / ceiling, (..., V); NaN where the ceiling is not above 0; never clipped
+    r: np.ndarray,  # correlation, (..., V)
+    # largest r that the noise allows, (V,), in the same units (a correlation, not its square)
+    ceiling: np.ndarray,
+) -> np.ndarray:  # r / ceiling, (..., V); NaN where the ceiling is not above 0; never clipped
     "Alignment as a share of the noise ceiling."
     r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
     if r.shape[-1:] != ceiling.shape[-1:]:
-        raise ParameterError("one ceiling a voxel is needed", found=f"r {r.shape}, ceiling {ceiling.shape}", next_step="use the ceiling of the same columns")
+        raise ParameterError(
+            "one ceiling a voxel is needed",
+            found=f"r {r.shape}, ceiling {ceiling.shape}",
+            next_step="use the ceiling of the same columns",
+        )
     defined = ceiling > 0  # False for NaN too
     return np.where(defined, r / np.where(defined, ceiling, 1), np.nan)
 
 # %% ../../nbs/70_encode.score.ipynb #d508d351
 def roi_means(
     scores: np.ndarray,  # one number a column, (V,)
-    space,               # dict region -> (V,) bool, or an object whose `rois` is such a dict
-    rois=None,           # names to report; None means all
-) -> dict:               # region -> {"mean": float, "n": columns with a finite score, "columns": columns of the region}
+    space,  # dict region -> (V,) bool, or an object whose `rois` is such a dict
+    rois=None,  # names to report; None means all
+) -> (
+    dict
+):  # region -> {"mean": float, "n": columns with a finite score, "columns": columns of the region}
     "Mean over the finite columns of each region; NaN where there are none."
     masks, scores = getattr(space, "rois", space), np.asarray(scores, dtype=np.float64)
     out = {}
     for name in masks if rois is None else rois:
-        if name not in masks: raise ParameterError("unknown region", found=name, expected=", ".join(masks), next_step="choose one of these")
+        if name not in masks:
+            raise ParameterError(
+                "unknown region",
+                found=name,
+                expected=", ".join(masks),
+                next_step="choose one of these",
+            )
         mask = np.asarray(masks[name], dtype=bool)
-        if mask.shape != scores.shape: raise ParameterError(f"the mask of {name!r} does not fit the scores", found=mask.shape, expected=scores.shape)
+        if mask.shape != scores.shape:
+            raise ParameterError(
+                f"the mask of {name!r} does not fit the scores",
+                found=mask.shape,
+                expected=scores.shape,
+            )
         values = scores[mask]
         values = values[np.isfinite(values)]
-        out[name] = {"mean": float(values.mean()) if len(values) else float("nan"), "n": len(values), "columns": int(mask.sum())}
+        out[name] = {
+            "mean": float(values.mean()) if len(values) else float("nan"),
+            "n": len(values),
+            "columns": int(mask.sum()),
+        }
     return out
 
 # %% ../../nbs/70_encode.score.ipynb #e3214a94
 def alignment_table(
-    r: np.ndarray,        # correlation, (V,)
+    r: np.ndarray,  # correlation, (V,)
     ceiling: np.ndarray,  # noise ceiling in units of r, (V,)
-    space,                # as in `roi_means`
-    rois=None,            # names to report; None means all
-    **labels,             # columns that say what this is: participant="s18", arm="tuned", layer=4, ...
-):                        # pandas.DataFrame with labels, roi, raw, raw_all, ceiling, normalized, n, n_all
-    "Raw r, ceiling and normalised alignment of each region; `raw_all` is over all columns, the rest over those with a ceiling."
+    space,  # as in `roi_means`
+    rois=None,  # names to report; None means all
+    **labels,  # columns that say what this is: participant="s18", arm="tuned", layer=4, ...
+):  # pandas.DataFrame with labels, roi, raw, raw_all, ceiling, normalized, n, n_all
+    """Raw r, ceiling and normalised alignment of each region; `raw_all` is over all columns,
+    the rest over those with a ceiling."""
     import pandas as pd
+
     normalised = normalised_alignment(r, ceiling)
     has = np.isfinite(normalised)
     everywhere = roi_means(r, space, rois)
-    parts = {k: roi_means(np.where(has, v, np.nan), space, rois) for k, v in [("raw", r), ("ceiling", ceiling), ("normalized", normalised)]}
-    return pd.DataFrame([labels | {"roi": roi} | {k: parts[k][roi]["mean"] for k in parts} |
-        {"raw_all": everywhere[roi]["mean"], "n": parts["normalized"][roi]["n"], "n_all": everywhere[roi]["n"]} for roi in everywhere])
+    parts = {
+        k: roi_means(np.where(has, v, np.nan), space, rois)
+        for k, v in [("raw", r), ("ceiling", ceiling), ("normalized", normalised)]
+    }
+    return pd.DataFrame(
+        [
+            labels
+            | {"roi": roi}
+            | {k: parts[k][roi]["mean"] for k in parts}
+            | {
+                "raw_all": everywhere[roi]["mean"],
+                "n": parts["normalized"][roi]["n"],
+                "n_all": everywhere[roi]["n"],
+            }
+            for roi in everywhere
+        ]
+    )
 
 # %% ../../nbs/70_encode.score.ipynb #c4975494
 def layer_table(
-    r: np.ndarray,        # correlation of every layer, (L, V)
+    r: np.ndarray,  # correlation of every layer, (L, V)
     ceiling: np.ndarray,  # noise ceiling in units of r, (V,), the same for all layers
-    space,                # as in `roi_means`
-    layers=None,          # (L,) names or numbers of the layers; None: 0, 1, ...
-    rois=None,            # names to report; None means all
-    **labels,             # columns that say what this is
-):                        # pandas.DataFrame with labels, layer and the columns of `alignment_table`, one row a layer and region
-    "Raw r, ceiling and normalised alignment of each region in each layer, over the columns that have a score in all layers."
+    space,  # as in `roi_means`
+    layers=None,  # (L,) names or numbers of the layers; None: 0, 1, ...
+    rois=None,  # names to report; None means all
+    **labels,  # columns that say what this is
+    # pandas.DataFrame with labels, layer and the columns of `alignment_table`, one row a layer and
+    # region
+):
+    """Raw r, ceiling and normalised alignment of each region in each layer, over the columns
+    that have a score in all layers."""
     import pandas as pd
+
     r = np.asarray(r, dtype=np.float64)
     layers = list(range(len(r))) if layers is None else list(layers)
-    if r.ndim != 2 or len(layers) != len(r): raise ParameterError("one row of scores a layer is needed", found=f"r {r.shape}, {len(layers)} layers", expected="(L, V) and L layers")
+    if r.ndim != 2 or len(layers) != len(r):
+        raise ParameterError(
+            "one row of scores a layer is needed",
+            found=f"r {r.shape}, {len(layers)} layers",
+            expected="(L, V) and L layers",
+        )
     r = np.where(np.isfinite(r).all(0), r, np.nan)
-    return pd.concat([alignment_table(x, ceiling, space, rois, **labels, layer=layer) for layer, x in zip(layers, r)], ignore_index=True)
+    return pd.concat(
+        [
+            alignment_table(x, ceiling, space, rois, **labels, layer=layer)
+            for layer, x in zip(layers, r)
+        ],
+        ignore_index=True,
+    )

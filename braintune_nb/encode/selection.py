@@ -12,10 +12,25 @@ import gzip, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
-from ..core import BraintuneError, DataError, ParameterError, SplitError, read_arrays, write_arrays
+from braintune_nb.core import (
+    BraintuneError,
+    DataError,
+    ParameterError,
+    SplitError,
+    read_arrays,
+    write_arrays,
+)
 from ..data.stories import Events
 from ..data.recordings import highpass, zscore
-from ..data.parcels import GROUPS, MESHES, Parcels, load_parcels, make_parcels, parcel_group, parcels_from_table
+from braintune_nb.data.parcels import (
+    GROUPS,
+    MESHES,
+    Parcels,
+    load_parcels,
+    make_parcels,
+    parcel_group,
+    parcels_from_table,
+)
 from ..data.surface import surface_meshes, tuning_columns
 from ..align.delays import delay
 from ..align.resample import resample, story_weights
@@ -27,37 +42,62 @@ from .inference import VoxelTest, voxel_test
 @dataclass(frozen=True, eq=False)
 class VoxelSet:
     "Columns of every participant in every language, how they were chosen, and on which stories."
-    name: str                 # e.g. 'semantic'
-    masks: dict               # participant -> language -> (V,) bool
-    how: str                  # a sentence: what was tested, at which level
-    stories: tuple = ()       # identities of the stories whose responses chose; empty where none did
-    q: dict = field(default_factory=dict)  # participant -> language -> (V,) adjusted p, where there was a test
 
-    def columns(self,
-        languages=None,       # codes, a code, or None: all of the set
-        need: str = "any",    # 'any': chosen in one of the languages; 'all': in each
-    ) -> dict:                # participant -> (V,) bool, for tuning and for scoring
-        "One mask a participant; `ParameterError` for a language the set does not have, `DataError` where nothing is left."
+    name: str  # e.g. 'semantic'
+    masks: dict  # participant -> language -> (V,) bool
+    how: str  # a sentence: what was tested, at which level
+    stories: tuple = ()  # identities of the stories whose responses chose; empty where none did
+    q: dict = field(
+        default_factory=dict
+    )  # participant -> language -> (V,) adjusted p, where there was a test
+
+    def columns(
+        self,
+        languages=None,  # codes, a code, or None: all of the set
+        need: str = "any",  # 'any': chosen in one of the languages; 'all': in each
+    ) -> dict:  # participant -> (V,) bool, for tuning and for scoring
+        """One mask a participant; `ParameterError` for a language the set does not have,
+        `DataError` where nothing is left."""
         return _columns(self, languages, need)
 
-    def check(self,
-        scored,               # Sections or Stories that are scored
-    ) -> "VoxelSet":          # itself
+    def check(
+        self,
+        scored,  # Sections or Stories that are scored
+    ) -> "VoxelSet":  # itself
         "Refuse (`SplitError`) to score a story that chose the voxels, in whatever language."
         return _check_scored(self, scored)
 
-    def counts(self) -> list: "Rows participant, language, chosen, columns."; return [dict(participant=p, language=l, chosen=int(m.sum()), columns=len(m)) for p, by in self.masks.items() for l, m in by.items()]
+    def counts(self) -> list:
+        "Rows participant, language, chosen, columns."
+        return [
+            dict(participant=p, language=l, chosen=int(m.sum()), columns=len(m))
+            for p, by in self.masks.items()
+            for l, m in by.items()
+        ]
 
-    def save(self,
-        path,                 # .npz
-    ) -> Path:                # the file
+    def save(
+        self,
+        path,  # .npz
+    ) -> Path:  # the file
         "Write as plain arrays."
-        named = {f"{kind}:{p}:{l}": x for kind, by in (("mask", self.masks), ("q", self.q)) for p, its in by.items() for l, x in its.items()}
-        return write_arrays(path, name=np.array(self.name), how=np.array(self.how), stories=np.array(self.stories, dtype=np.str_), **named)
+        named = {
+            f"{kind}:{p}:{l}": x
+            for kind, by in (("mask", self.masks), ("q", self.q))
+            for p, its in by.items()
+            for l, x in its.items()
+        }
+        return write_arrays(
+            path,
+            name=np.array(self.name),
+            how=np.array(self.how),
+            stories=np.array(self.stories, dtype=np.str_),
+            **named,
+        )
 
     @classmethod
-    def load(cls,
-        path,                 # that `save` wrote
+    def load(
+        cls,
+        path,  # that `save` wrote
     ) -> "VoxelSet":
         "Read back; `DataError` for another file."
         return _load_set(cls, path)
@@ -65,201 +105,448 @@ class VoxelSet:
 # %% ../../nbs/77_encode.selection.ipynb #4ac219f4
 def _columns(chosen, languages, need):
     known = list(dict.fromkeys(l for by in chosen.masks.values() for l in by))
-    wanted = known if languages is None else [languages] if isinstance(languages, str) else list(languages)
-    if need not in ("any", "all"): raise ParameterError("Unknown way to join languages", found=need, expected="any, all")
+    wanted = (
+        known
+        if languages is None
+        else [languages]
+        if isinstance(languages, str)
+        else list(languages)
+    )
+    if need not in ("any", "all"):
+        raise ParameterError("Unknown way to join languages", found=need, expected="any, all")
     out = {}
     for p, by in chosen.masks.items():
-        if missing := [l for l in wanted if l not in by]: raise ParameterError("The voxel set has no such language", place=f"{chosen.name}, {p}", found=", ".join(missing), expected=", ".join(by))
-        out[p] = np.logical_or.reduce([by[l] for l in wanted]) if need == "any" else np.logical_and.reduce([by[l] for l in wanted])
-        if not out[p].any(): raise DataError("A participant has no voxel in this set", place=f"{chosen.name}, {p}", found=f"0 of {len(out[p])}", expected="at least 1", next_step="leave the participant out, give the selection more stories, or choose another set")
+        if missing := [l for l in wanted if l not in by]:
+            raise ParameterError(
+                "The voxel set has no such language",
+                place=f"{chosen.name}, {p}",
+                found=", ".join(missing),
+                expected=", ".join(by),
+            )
+        out[p] = (
+            np.logical_or.reduce([by[l] for l in wanted])
+            if need == "any"
+            else np.logical_and.reduce([by[l] for l in wanted])
+        )
+        if not out[p].any():
+            raise DataError(
+                "A participant has no voxel in this set",
+                place=f"{chosen.name}, {p}",
+                found=f"0 of {len(out[p])}",
+                expected="at least 1",
+                next_step=(
+                    "leave the participant out, give the selection more stories, or choose"
+                    " another set"
+                ),
+            )
     return out
+
 
 def _check_scored(chosen, scored):
     sections = scored.values() if isinstance(scored, dict) else scored
-    both = {getattr(s, "story", s).identity: s.name for s in sections if getattr(s, "story", s).identity in chosen.stories}
-    if both: raise SplitError("Voxels were chosen on a story that is scored", place=f"set {chosen.name!r}", found=", ".join(sorted(both.values())), expected="other stories: choosing and scoring on one story inflates the score, and another language of a story is the same story",
-        next_step="choose on the tuning, validation or encoding stories")
+    both = {
+        getattr(s, "story", s).identity: s.name
+        for s in sections
+        if getattr(s, "story", s).identity in chosen.stories
+    }
+    if both:
+        raise SplitError(
+            "Voxels were chosen on a story that is scored",
+            place=f"set {chosen.name!r}",
+            found=", ".join(sorted(both.values())),
+            expected=(
+                "other stories: choosing and scoring on one story inflates the score, and another"
+                " language of a story is the same story"
+            ),
+            next_step="choose on the tuning, validation or encoding stories",
+        )
     return chosen
+
 
 def _load_set(cls, path):
     arrays = read_arrays(path)
-    if not {"name", "how", "stories"} <= set(arrays): raise DataError("This is not a voxel set", file=path, found=", ".join(sorted(arrays)[:6]), expected="name, how, stories and a mask for every participant and language")
+    if not {"name", "how", "stories"} <= set(arrays):
+        raise DataError(
+            "This is not a voxel set",
+            file=path,
+            found=", ".join(sorted(arrays)[:6]),
+            expected="name, how, stories and a mask for every participant and language",
+        )
     parts = {"mask": {}, "q": {}}
     for key, x in arrays.items():
         kind, _, rest = key.partition(":")
-        if kind in parts and rest: p, _, l = rest.rpartition(":"); parts[kind].setdefault(p, {})[l] = x
-    return cls(str(arrays["name"]), parts["mask"], str(arrays["how"]), tuple(str(s) for s in arrays["stories"]), parts["q"])
+        if kind in parts and rest:
+            p, _, l = rest.rpartition(":")
+            parts[kind].setdefault(p, {})[l] = x
+    return cls(
+        str(arrays["name"]),
+        parts["mask"],
+        str(arrays["how"]),
+        tuple(str(s) for s in arrays["stories"]),
+        parts["q"],
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #17687a5e
 def whole_brain(
-    dataset,             # Dataset
-    participants=None,   # names; None: all
-) -> VoxelSet:           # named 'whole brain'
+    dataset,  # Dataset
+    participants=None,  # names; None: all
+) -> VoxelSet:  # named 'whole brain'
     "All columns with a signal."
-    def usable(y): return np.isfinite(y).all(0) & (np.ptp(np.nan_to_num(np.asarray(y)), 0) > 0)
-    masks = {p: {l: np.logical_and.reduce([usable(r.responses) for r in dataset.recordings[p].values() if r.story.language == l]) for l in _languages(dataset, p)} for p in participants or dataset.participants}
+
+    def usable(y):
+        return np.isfinite(y).all(0) & (np.ptp(np.nan_to_num(np.asarray(y)), 0) > 0)
+
+    masks = {
+        p: {
+            l: np.logical_and.reduce(
+                [
+                    usable(r.responses)
+                    for r in dataset.recordings[p].values()
+                    if r.story.language == l
+                ]
+            )
+            for l in _languages(dataset, p)
+        }
+        for p in participants or dataset.participants
+    }
     return VoxelSet("whole brain", masks, "columns that are finite and vary in every story")
 
 # %% ../../nbs/77_encode.selection.ipynb #5af8e129
-def _languages(dataset, participant): return tuple(dict.fromkeys(r.story.language for r in dataset.recordings[participant].values()))
+def _languages(dataset, participant):
+    return tuple(dict.fromkeys(r.story.language for r in dataset.recordings[participant].values()))
 
 # %% ../../nbs/77_encode.selection.ipynb #3a01d01e
 def read_parcels(
-    source,                     # (left, right) files; list of .label files; NIfTI label image; CSV table
+    source,  # (left, right) files; list of .label files; NIfTI label image; CSV table
     names: dict | None = None,  # number -> name, for images and tables of numbers
-    mesh: str = "fsaverage5",   # of .label files and images
-    name: str = "parcels",      # what to call them
-) -> Parcels:                   # one row a vertex
-    "Read parcels by name from any of the usual files; `DataError` for numbers without names, parcels that overlap or miss the surface."
+    mesh: str = "fsaverage5",  # of .label files and images
+    name: str = "parcels",  # what to call them
+) -> Parcels:  # one row a vertex
+    """Read parcels by name from any of the usual files; `DataError` for numbers without names,
+    parcels that overlap or miss the surface."""
     files = [Path(f) for f in source] if isinstance(source, (list, tuple)) else [Path(source)]
-    if lacking := [f for f in files if not f.is_file()]: raise DataError("This parcel file does not exist", file=lacking[0], next_step="fetch it; for the language parcels see 'Language parcels' in this chapter")
-    if all(f.suffix == ".label" for f in files): return _from_labels(files, mesh, name)
-    if len(files) == 2: return load_parcels(*files, name=name)
-    if files[0].name.endswith((".nii", ".nii.gz")): return _from_image(files[0], names, mesh, name)
-    if files[0].suffix in (".csv", ".tsv"): return parcels_from_table(files[0], names, name)
-    raise DataError("This kind of parcel file is not known", file=files[0], expected="two .annot or .label.gii, several .label, .nii.gz, .csv")
+    if lacking := [f for f in files if not f.is_file()]:
+        raise DataError(
+            "This parcel file does not exist",
+            file=lacking[0],
+            next_step="fetch it; for the language parcels see 'Language parcels' in this chapter",
+        )
+    if all(f.suffix == ".label" for f in files):
+        return _from_labels(files, mesh, name)
+    if len(files) == 2:
+        return load_parcels(*files, name=name)
+    if files[0].name.endswith((".nii", ".nii.gz")):
+        return _from_image(files[0], names, mesh, name)
+    if files[0].suffix in (".csv", ".tsv"):
+        return parcels_from_table(files[0], names, name)
+    raise DataError(
+        "This kind of parcel file is not known",
+        file=files[0],
+        expected="two .annot or .label.gii, several .label, .nii.gz, .csv",
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #b3ad98ba
 def _vertices(mesh):
     "Vertices of one hemisphere of a mesh."
     sizes = {m: n for n, m in MESHES.items()}
-    if mesh not in sizes: raise ParameterError("Unknown mesh", found=mesh, expected=", ".join(sizes))
+    if mesh not in sizes:
+        raise ParameterError("Unknown mesh", found=mesh, expected=", ".join(sizes))
     return sizes[mesh]
+
 
 def _from_labels(files, mesh, name):
     "One FreeSurfer .label file a parcel."
     import nibabel
+
     n = _vertices(mesh)
     labels = np.full(2 * n, "", dtype="U64")
     for f in files:
         side, _, short = f.stem.partition(".")
-        if side not in ("lh", "rh") or not short: raise DataError("The name of a label file says side and parcel", file=f, expected="lh.IFG.label or rh.IFG.label")
+        if side not in ("lh", "rh") or not short:
+            raise DataError(
+                "The name of a label file says side and parcel",
+                file=f,
+                expected="lh.IFG.label or rh.IFG.label",
+            )
         at = np.asarray(nibabel.freesurfer.read_label(f))
-        if at.max(initial=0) >= n: raise DataError("A label file is of another mesh", file=f, found=f"vertex {at.max()}", expected=f"below {n} ({mesh})")
+        if at.max(initial=0) >= n:
+            raise DataError(
+                "A label file is of another mesh",
+                file=f,
+                found=f"vertex {at.max()}",
+                expected=f"below {n} ({mesh})",
+            )
         at = at + n * (side == "rh")
-        if (labels[at] != "").any(): raise DataError("Parcels overlap", file=f, found=f"{(labels[at] != '').sum()} vertices that belong to {', '.join(sorted(set(labels[at]) - {''}))}")
+        if (labels[at] != "").any():
+            raise DataError(
+                "Parcels overlap",
+                file=f,
+                found=(
+                    f"{(labels[at] != '').sum()} vertices that belong to"
+                    f" {', '.join(sorted(set(labels[at]) - {''}))}"
+                ),
+            )
         labels[at] = short
-    return make_parcels(labels, np.repeat(["L", "R"], n), name, ", ".join(map(str, files)), outside=("",))
+    return make_parcels(
+        labels, np.repeat(["L", "R"], n), name, ", ".join(map(str, files)), outside=("",)
+    )
+
 
 def _from_image(path, names, mesh, name):
     "Label of the voxel at the middle depth of each vertex."
     import nibabel
-    if not names: raise DataError("An image of numbers does not name its parcels", file=path, next_step="pass names={number: name} from the list that belongs to this image")
+
+    if not names:
+        raise DataError(
+            "An image of numbers does not name its parcels",
+            file=path,
+            next_step="pass names={number: name} from the list that belongs to this image",
+        )
     image = nibabel.load(path)
     numbers, meshes = np.asarray(image.dataobj).round().astype(int), surface_meshes(mesh)
-    if numbers.ndim != 3: raise DataError("One volume of labels is needed", file=path, found=f"shape {numbers.shape}", expected="three axes")
-    points = np.concatenate([(np.asarray(a.coordinates) + np.asarray(b.coordinates)) / 2 for a, b in meshes])
+    if numbers.ndim != 3:
+        raise DataError(
+            "One volume of labels is needed",
+            file=path,
+            found=f"shape {numbers.shape}",
+            expected="three axes",
+        )
+    points = np.concatenate(
+        [(np.asarray(a.coordinates) + np.asarray(b.coordinates)) / 2 for a, b in meshes]
+    )
     world = np.linalg.inv(image.affine)
     at = (points @ world[:3, :3].T + world[:3, 3]).round().astype(int)
     ok = ((at >= 0) & (at < numbers.shape)).all(1)
     found = np.zeros(len(points), int)
     found[ok] = numbers[tuple(at[ok].T)]
-    if not found.any(): raise DataError("The image meets no vertex", file=path, found=f"origin {image.affine[:3, 3]}", expected="an image in the millimetres of the surfaces")
-    if unknown := sorted(set(found.tolist()) - {0, *names}): raise DataError("Numbers without a name", file=path, found=", ".join(map(str, unknown[:5])), expected="a number of `names`")
-    return make_parcels([{0: "", **names}[i] for i in found.tolist()], np.repeat(["L", "R"], [len(a.coordinates) for _, a in meshes]), name, str(path), outside=("",))
+    if not found.any():
+        raise DataError(
+            "The image meets no vertex",
+            file=path,
+            found=f"origin {image.affine[:3, 3]}",
+            expected="an image in the millimetres of the surfaces",
+        )
+    if unknown := sorted(set(found.tolist()) - {0, *names}):
+        raise DataError(
+            "Numbers without a name",
+            file=path,
+            found=", ".join(map(str, unknown[:5])),
+            expected="a number of `names`",
+        )
+    return make_parcels(
+        [{0: "", **names}[i] for i in found.tolist()],
+        np.repeat(["L", "R"], [len(a.coordinates) for _, a in meshes]),
+        name,
+        str(path),
+        outside=("",),
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #1676ddd5
 def parcel_columns(
-    space,               # Space of one participant
-    names,               # parcels, groups of chapter `data.parcels`, or regions and labels of the space
-    parcels=None,        # Parcels; None: what the space names itself
-    mapper=None,         # Mapper from the columns to vertices, for data in voxels
-    least: float = .5,   # smallest share of a voxel's weight that must go to the parcels
-) -> np.ndarray:         # (V,) bool
-    "Columns of named parcels; `ParameterError` for an unknown name, `DataError` where mapper and data differ."
+    space,  # Space of one participant
+    names,  # parcels, groups of chapter `data.parcels`, or regions and labels of the space
+    parcels=None,  # Parcels; None: what the space names itself
+    mapper=None,  # Mapper from the columns to vertices, for data in voxels
+    least: float = 0.5,  # smallest share of a voxel's weight that must go to the parcels
+) -> np.ndarray:  # (V,) bool
+    """Columns of named parcels; `ParameterError` for an unknown name, `DataError` where mapper
+    and data differ."""
     names = [names] if isinstance(names, str) else list(names)
-    if parcels is None: return _named(space, names)
-    if mapper is None: return tuning_columns(space, parcels, names)
-    if mapper.weights.shape[1] != len(space) or mapper.voxels is not None and not np.array_equal(mapper.voxels, space.columns): raise DataError("Mapper and data have different voxels", place=space.name, found=f"{len(space):,} columns", expected=f"the {mapper.weights.shape[1]:,} voxels of the mapper")
-    inside = parcel_group(parcels, list(dict.fromkeys(n for g in names for n in GROUPS.get(g, (g,)))))[mapper.vertices]
+    if parcels is None:
+        return _named(space, names)
+    if mapper is None:
+        return tuning_columns(space, parcels, names)
+    if (
+        mapper.weights.shape[1] != len(space)
+        or mapper.voxels is not None
+        and not np.array_equal(mapper.voxels, space.columns)
+    ):
+        raise DataError(
+            "Mapper and data have different voxels",
+            place=space.name,
+            found=f"{len(space):,} columns",
+            expected=f"the {mapper.weights.shape[1]:,} voxels of the mapper",
+        )
+    inside = parcel_group(
+        parcels, list(dict.fromkeys(n for g in names for n in GROUPS.get(g, (g,))))
+    )[mapper.vertices]
     weights = abs(mapper.weights)
     total = np.asarray(weights.sum(0)).ravel()
-    return (total > 0) & (np.asarray(weights.T @ inside.astype(np.float32)).ravel() >= least * total)
+    return (total > 0) & (
+        np.asarray(weights.T @ inside.astype(np.float32)).ravel() >= least * total
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #26689c85
 def _named(space, names):
     "Columns of regions, or of labels, that the space itself names."
     labels = np.asarray(space.labels if space.labels is not None else [], dtype=str)
     if unknown := [n for n in names if n not in space.rois and n not in labels]:
-        raise ParameterError("The data name no such region", place=space.name, found=", ".join(unknown), expected=", ".join([*space.rois, *sorted(set(labels.tolist()))]) or "none: pass parcels", next_step="use one of these names, or pass a parcel file")
+        raise ParameterError(
+            "The data name no such region",
+            place=space.name,
+            found=", ".join(unknown),
+            expected=", ".join([*space.rois, *sorted(set(labels.tolist()))])
+            or "none: pass parcels",
+            next_step="use one of these names, or pass a parcel file",
+        )
     return np.logical_or.reduce([space.rois[n] if n in space.rois else labels == n for n in names])
 
 # %% ../../nbs/77_encode.selection.ipynb #27e95102
 def language_voxels(
-    dataset,              # Dataset
-    names,                # see `parcel_columns`
-    parcels=None,         # Parcels, e.g. of `read_parcels`
+    dataset,  # Dataset
+    names,  # see `parcel_columns`
+    parcels=None,  # Parcels, e.g. of `read_parcels`
     mappers: dict | None = None,  # participant -> Mapper, for data in voxels
-    participants=None,    # names; None: all
-    least: float = .5,    # see `parcel_columns`
+    participants=None,  # names; None: all
+    least: float = 0.5,  # see `parcel_columns`
     name: str = "language",  # of the set
-) -> VoxelSet:            # the same columns in every language
+) -> VoxelSet:  # the same columns in every language
     "Columns of named parcels in every participant; `DataError` for a participant without any."
     masks = {}
     for p in participants or dataset.participants:
         space = next(iter(dataset.recordings[p].values())).space
         mask = parcel_columns(space, names, parcels, (mappers or {}).get(p), least)
-        if not mask.any(): raise DataError("No column lies in the parcels", place=p, found=f"0 of {len(mask)}", next_step="check mesh and mapper")
+        if not mask.any():
+            raise DataError(
+                "No column lies in the parcels",
+                place=p,
+                found=f"0 of {len(mask)}",
+                next_step="check mesh and mapper",
+            )
         masks[p] = {l: mask for l in _languages(dataset, p)}
-    where = "regions of the data" if parcels is None else f"{parcels.name} ({parcels.source})" if parcels.source else parcels.name
-    return VoxelSet(name, masks, f"{', '.join([names] if isinstance(names, str) else names)} of {where}")
+    where = (
+        "regions of the data"
+        if parcels is None
+        else f"{parcels.name} ({parcels.source})"
+        if parcels.source
+        else parcels.name
+    )
+    return VoxelSet(
+        name, masks, f"{', '.join([names] if isinstance(names, str) else names)} of {where}"
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #e83dd382
 def read_vectors(
-    path,             # .vec text, perhaps .gz: a word and D numbers a line, perhaps a first line 'N D'
-    words,            # the words that are wanted; also tried in lower case
-) -> dict:            # word -> (D,) float32, for those that the file has
-    "Vectors of some words from a fastText or word2vec text file; `DataError` names the line that is broken."
+    path,  # .vec text, perhaps .gz: a word and D numbers a line, perhaps a first line 'N D'
+    words,  # the words that are wanted; also tried in lower case
+) -> dict:  # word -> (D,) float32, for those that the file has
+    """Vectors of some words from a fastText or word2vec text file; `DataError` names the line
+    that is broken."""
     path = Path(path)
-    if path.suffix == ".bin": raise DataError("Binary vectors are not read", file=path, expected="the .vec text file of the same model")
-    if not path.is_file(): raise DataError("This vector file does not exist", file=path, next_step="fetch it from fasttext.cc, or use static_vectors")
+    if path.suffix == ".bin":
+        raise DataError(
+            "Binary vectors are not read",
+            file=path,
+            expected="the .vec text file of the same model",
+        )
+    if not path.is_file():
+        raise DataError(
+            "This vector file does not exist",
+            file=path,
+            next_step="fetch it from fasttext.cc, or use static_vectors",
+        )
     wanted, found, width = set(words) | {w.lower() for w in words}, {}, None
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf8", newline="\n") as lines:
+    with (gzip.open if path.suffix == ".gz" else open)(
+        path, "rt", encoding="utf8", newline="\n"
+    ) as lines:
         for number, line in enumerate(lines, 1):
             word, *values = line.rstrip().split(" ")
-            if number == 1 and len(values) == 1 and word.isdigit(): width = int(values[0]); continue
+            if number == 1 and len(values) == 1 and word.isdigit():
+                width = int(values[0])
+                continue
             width = width or len(values)
-            if len(values) != width: raise DataError("A line of a vector file is of another length", file=path, place=f"line {number}", found=f"{len(values)} numbers", expected=f"{width}", next_step="fetch the file again; it is cut short or not a .vec text file")
-            if word not in wanted: continue
-            try: found[word] = np.array(values, np.float32)
-            except ValueError as error: raise DataError("A vector holds something that is no number", file=path, place=f"line {number}", found=str(error)[:60], next_step="fetch the file again") from None
-    return {w: found.get(w, found.get(w.lower())) for w in dict.fromkeys(words) if w in found or w.lower() in found}
+            if len(values) != width:
+                raise DataError(
+                    "A line of a vector file is of another length",
+                    file=path,
+                    place=f"line {number}",
+                    found=f"{len(values)} numbers",
+                    expected=f"{width}",
+                    next_step="fetch the file again; it is cut short or not a .vec text file",
+                )
+            if word not in wanted:
+                continue
+            try:
+                found[word] = np.array(values, np.float32)
+            except ValueError as error:
+                raise DataError(
+                    "A vector holds something that is no number",
+                    file=path,
+                    place=f"line {number}",
+                    found=str(error)[:60],
+                    next_step="fetch the file again",
+                ) from None
+    return {
+        w: found.get(w, found.get(w.lower()))
+        for w in dict.fromkeys(words)
+        if w in found or w.lower() in found
+    }
 
 # %% ../../nbs/77_encode.selection.ipynb #c8afdda0
 def static_vectors(
-    backbone,             # Backbone
-    words,                # words of the stories
-    language: str = "en", # of the words
-) -> dict:                # word -> (H,) float32
+    backbone,  # Backbone
+    words,  # words of the stories
+    language: str = "en",  # of the words
+) -> dict:  # word -> (H,) float32
     "What a language model knows of each word alone: its embedding layer at the word's last piece."
     from braintune_nb.features.text import hidden_states, text_inputs
+
     words = list(dict.fromkeys(words))
     at = np.arange(len(words), dtype=float)
-    return dict(zip(words, hidden_states(backbone, text_inputs(Events(at, at + 1, tuple(words)), backbone, 1, language), [0])[0]))
+    return dict(
+        zip(
+            words,
+            hidden_states(
+                backbone, text_inputs(Events(at, at + 1, tuple(words)), backbone, 1, language), [0]
+            )[0],
+        )
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #db9f11b0
 def vector_features(
-    story,                # Story
-    vectors: dict,        # word -> (D,), of `read_vectors` or `static_vectors`
-    most_missing: float = .5,  # largest share of words without a vector
-    how: str = "lanczos", # see chapter `align.resample`
-) -> np.ndarray:          # (T, D) float32
-    "Word vectors of a story at its TRs, the mean over `vectors` taken off; warns of words without one, `DataError` where they are too many."
-    if not vectors: raise ParameterError("There are no vectors", place=story.name, next_step="check language and file")
+    story,  # Story
+    vectors: dict,  # word -> (D,), of `read_vectors` or `static_vectors`
+    most_missing: float = 0.5,  # largest share of words without a vector
+    how: str = "lanczos",  # see chapter `align.resample`
+) -> np.ndarray:  # (T, D) float32
+    """Word vectors of a story at its TRs, the mean over `vectors` taken off; warns of words
+    without one, `DataError` where they are too many."""
+    if not vectors:
+        raise ParameterError(
+            "There are no vectors", place=story.name, next_step="check language and file"
+        )
     mean = np.mean(list(vectors.values()), 0)
-    get = lambda w: vectors.get(w, vectors.get(w.lower(), vectors.get(w.strip(".,;:!?'\"").lower())))
+    get = lambda w: vectors.get(
+        w, vectors.get(w.lower(), vectors.get(w.strip(".,;:!?'\"").lower()))
+    )
     rows = [get(w) for w in story.words.text]
     missing = [w for w, row in zip(story.words.text, rows) if row is None]
-    if len(missing) > most_missing * len(rows): raise DataError("Most words of a story have no vector", place=story.name, found=f"{len(missing)} of {len(rows)}, such as {missing[0]!r}", expected=f"at most {most_missing:.0%}", next_step="use vectors of the story's language")
-    if missing: warnings.warn(f"{story.name}: {len(missing)} of {len(rows)} words have no vector, such as {', '.join(sorted(set(missing))[:3])}")
-    return resample(np.stack([np.zeros_like(mean) if row is None else row - mean for row in rows]).astype(np.float32), story_weights(story, how))
+    if len(missing) > most_missing * len(rows):
+        raise DataError(
+            "Most words of a story have no vector",
+            place=story.name,
+            found=f"{len(missing)} of {len(rows)}, such as {missing[0]!r}",
+            expected=f"at most {most_missing:.0%}",
+            next_step="use vectors of the story's language",
+        )
+    if missing:
+        warnings.warn(
+            f"{story.name}: {len(missing)} of {len(rows)} words have no vector, such as"
+            f" {', '.join(sorted(set(missing))[:3])}"
+        )
+    return resample(
+        np.stack([np.zeros_like(mean) if row is None else row - mean for row in rows]).astype(
+            np.float32
+        ),
+        story_weights(story, how),
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #7d9454be
 def available_lowlevel(
-    stories,                       # Stories whose responses choose, of any languages
-    sets=PAPER_SETS["negi2025"],   # names in LOWLEVEL of chapter `features.lowlevel`
-    **settings,                    # of `lowlevel_features`
-) -> tuple:                        # (story -> set -> (T, F), language -> set -> why it was left out)
+    stories,  # Stories whose responses choose, of any languages
+    sets=PAPER_SETS["negi2025"],  # names in LOWLEVEL of chapter `features.lowlevel`
+    **settings,  # of `lowlevel_features`
+) -> tuple:  # (story -> set -> (T, F), language -> set -> why it was left out)
     "Low-level spaces that all stories of a language have; columns from these stories alone."
     stories = list(stories.values() if isinstance(stories, dict) else stories)
     features, left_out = {s.name: {} for s in stories}, {s.language: {} for s in stories}
@@ -268,39 +555,67 @@ def available_lowlevel(
         for name in sets:
             try:
                 vocabulary = lowlevel_vocabulary(here, [name])
-                found = {s.name: lowlevel_features(s, [name], vocabulary=vocabulary, **settings)[name] for s in here}
-            except BraintuneError as error: left_out[language][name] = str(error).replace("\n", ";"); continue
-            for s in here: features[s.name][name] = found[s.name]
-        if not any(features[s.name] for s in here): raise DataError("No low-level space can be made", place=language, found="; ".join(left_out[language]), next_step="pass sets that these stories have, e.g. word_rate")
+                found = {
+                    s.name: lowlevel_features(s, [name], vocabulary=vocabulary, **settings)[name]
+                    for s in here
+                }
+            except BraintuneError as error:
+                left_out[language][name] = str(error).replace("\n", ";")
+                continue
+            for s in here:
+                features[s.name][name] = found[s.name]
+        if not any(features[s.name] for s in here):
+            raise DataError(
+                "No low-level space can be made",
+                place=language,
+                found="; ".join(left_out[language]),
+                next_step="pass sets that these stories have, e.g. word_rate",
+            )
     return features, left_out
 
 # %% ../../nbs/77_encode.selection.ipynb #2d7330d2
 def semantic_predictions(
-    low,                      # low-level features at the TRs, (T, F_low), or dict space -> (T, F)
-    model: np.ndarray,        # semantic features at the TRs, (T, F)
-    responses: np.ndarray,    # (T, V), z-scored in each story
-    groups,                   # story of each TR, (T,); at least four
-    delays=(1, 2, 3, 4),      # FIR delays, TRs; None: the features are delayed already
-    folds: int = 5,           # stories are dealt into so many folds, outer and inner
-    fold: int | None = None,  # predict the stories of this fold only (from 0), all others fit; None: every fold in turn
+    low,  # low-level features at the TRs, (T, F_low), or dict space -> (T, F)
+    model: np.ndarray,  # semantic features at the TRs, (T, F)
+    responses: np.ndarray,  # (T, V), z-scored in each story
+    groups,  # story of each TR, (T,); at least four
+    delays=(1, 2, 3, 4),  # FIR delays, TRs; None: the features are delayed already
+    folds: int = 5,  # stories are dealt into so many folds, outer and inner
+    # predict the stories of this fold only (from 0), all others fit; None: every fold in turn
+    fold: int | None = None,
     training: str = "cross_fitted",  # residuals of training rows; 'in_sample' for comparison
-    both: bool = False,       # take the low-level prediction out of the semantic features too
-    make=None,                # () -> unfitted BandedRidge for the low-level spaces; None: spaces of equal power, one penalty a voxel
-) -> tuple:                   # (prediction, residual): (T, V) float32, every story held out once; NaN where not predicted
+    both: bool = False,  # take the low-level prediction out of the semantic features too
+    # () -> unfitted BandedRidge for the low-level spaces; None: spaces of equal power, one penalty
+    # a voxel
+    make=None,
+) -> (
+    tuple
+):  # (prediction, residual): (T, V) float32, every story held out once; NaN where not predicted
     "Predict what low-level features leave of the responses, in stories that no fit has seen."
     low, model, responses, groups = _checked(low, model, responses, groups, training, folds)
-    by_story = lambda x: np.concatenate([zscore(x if delays is None else delay(x, delays)) for x in _split(np.asarray(x, np.float64), groups)]).astype(np.float32)
+    by_story = lambda x: np.concatenate(
+        [
+            zscore(x if delays is None else delay(x, delays))
+            for x in _split(np.asarray(x, np.float64), groups)
+        ]
+    ).astype(np.float32)
     make = make or (lambda: BandedRidge(ratios=np.full((1, len(low)), 1 / len(low))))
-    design, meaning = Design({k: by_story(x) for k, x in low.items()}, normalise=True, keep=True), by_story(model)
+    design, meaning = (
+        Design({k: by_story(x) for k, x in low.items()}, normalise=True, keep=True),
+        by_story(model),
+    )
     second = None if both else Design(meaning, normalise=True, keep=True)
     targets = np.hstack([responses, meaning]) if both else responses
     prediction, residual = (np.full(responses.shape, np.nan, np.float32) for _ in range(2))
     for i, held in enumerate(_dealt(groups, np.arange(len(groups)), folds)):
-        if fold not in (None, i): continue
+        if fold not in (None, i):
+            continue
         train = np.setdiff1d(np.arange(len(groups)), held)
         left = _residuals(design, targets, groups, train, held, folds, training, make)
-        y, v = left[:, :responses.shape[1]], responses.shape[1]
-        fit = BandedRidge().fit(second or Design(left[:, v:], normalise=True), y, groups, rows=train)
+        y, v = left[:, : responses.shape[1]], responses.shape[1]
+        fit = BandedRidge().fit(
+            second or Design(left[:, v:], normalise=True), y, groups, rows=train
+        )
         prediction[held], residual[held] = fit.predict(held), y[held]
     return prediction, residual
 
@@ -309,129 +624,254 @@ def _checked(low, model, responses, groups, training, folds):
     "Arrays of one length, in stories that are together, at least four of them."
     low = {k: np.asarray(x) for k, x in (low if isinstance(low, dict) else {"low": low}).items()}
     groups = np.unique(np.asarray(groups), return_inverse=True)[1]
-    shapes = {**{k: x.shape for k, x in low.items()}, "model": np.shape(model), "responses": np.shape(responses), "groups": groups.shape}
-    if any(len(s) != (1 if k == "groups" else 2) or s[0] != len(groups) for k, s in shapes.items()): raise ParameterError("low-level and semantic features (T, F), responses (T, V) and groups (T,) must share T", found=shapes)
-    if training not in ("cross_fitted", "in_sample"): raise ParameterError("Unknown kind of training residual", found=training, expected="cross_fitted, in_sample")
-    if (np.diff(groups) != 0).sum() + 1 != groups.max() + 1: raise ParameterError("The rows of a story are not together", found=f"{(np.diff(groups) != 0).sum() + 1} pieces of {groups.max() + 1} stories")
+    shapes = {
+        **{k: x.shape for k, x in low.items()},
+        "model": np.shape(model),
+        "responses": np.shape(responses),
+        "groups": groups.shape,
+    }
+    if any(len(s) != (1 if k == "groups" else 2) or s[0] != len(groups) for k, s in shapes.items()):
+        raise ParameterError(
+            "low-level and semantic features (T, F), responses (T, V) and groups (T,) must share T",
+            found=shapes,
+        )
+    if training not in ("cross_fitted", "in_sample"):
+        raise ParameterError(
+            "Unknown kind of training residual", found=training, expected="cross_fitted, in_sample"
+        )
+    if (np.diff(groups) != 0).sum() + 1 != groups.max() + 1:
+        raise ParameterError(
+            "The rows of a story are not together",
+            found=f"{(np.diff(groups) != 0).sum() + 1} pieces of {groups.max() + 1} stories",
+        )
     kept = lambda n: n - -(-n // folds)
-    if folds < 2 or kept(kept(groups.max() + 1)) < 2: raise ParameterError("Too few stories for nested fits", found=f"{groups.max() + 1} stories, {folds} folds", expected="two left after a fold is held out, and of the rest another: 4 stories and 4 folds", next_step="more folds, or cut stories into blocks with a gap (chapter data.splits)")
+    if folds < 2 or kept(kept(groups.max() + 1)) < 2:
+        raise ParameterError(
+            "Too few stories for nested fits",
+            found=f"{groups.max() + 1} stories, {folds} folds",
+            expected=(
+                "two left after a fold is held out, and of the rest another: 4 stories and 4 folds"
+            ),
+            next_step="more folds, or cut stories into blocks with a gap (chapter data.splits)",
+        )
     for k, x in {**low, "model": np.asarray(model)}.items():
-        if not np.isfinite(x).all(): raise DataError("Features hold values that are not finite", place=k, found=int((~np.isfinite(x)).sum()))
+        if not np.isfinite(x).all():
+            raise DataError(
+                "Features hold values that are not finite",
+                place=k,
+                found=int((~np.isfinite(x)).sum()),
+            )
     return low, np.asarray(model), np.asarray(responses, np.float32), groups
+
 
 def _split(x, groups):
     "Rows of each story, in order."
     return [x[rows] for rows in np.split(np.arange(len(x)), np.flatnonzero(np.diff(groups)) + 1)]
 
+
 def _dealt(groups, rows, n):
     "Rows of whole stories, dealt into at most n folds."
     labels = np.unique(groups[rows])
-    return [rows[np.isin(groups[rows], labels[i::min(n, len(labels))])] for i in range(min(n, len(labels)))]
+    return [
+        rows[np.isin(groups[rows], labels[i :: min(n, len(labels))])]
+        for i in range(min(n, len(labels)))
+    ]
+
 
 def _residuals(design, targets, groups, train, held, folds, training, make):
-    "Targets less what low-level features predict, z-scored in each story: held-out rows from all training rows, training rows from the other training stories."
+    """Targets less what low-level features predict, z-scored in each story: held-out rows from
+    all training rows, training rows from the other training stories."""
     fit = make().fit(design, targets, groups, rows=train)
     guess = np.zeros(targets.shape, np.float32)
     guess[held] = fit.predict(held)
-    if training == "in_sample": guess[train] = fit.predict(train)
+    if training == "in_sample":
+        guess[train] = fit.predict(train)
     else:
-        for part in _dealt(groups, train, folds): guess[part] = make().fit(design, targets, groups, rows=np.setdiff1d(train, part)).predict(part)
+        for part in _dealt(groups, train, folds):
+            guess[part] = (
+                make().fit(design, targets, groups, rows=np.setdiff1d(train, part)).predict(part)
+            )
     return np.concatenate([zscore(x) for x in _split(targets - guess, groups)]).astype(np.float32)
 
 # %% ../../nbs/77_encode.selection.ipynb #f22ae4b2
 def semantic_test(
-    low,                      # as `semantic_predictions`
-    model: np.ndarray,        # as `semantic_predictions`
-    responses: np.ndarray,    # (T, V), z-scored in each story
-    groups,                   # story of each TR, (T,)
-    n: int = 1000,            # permutations
-    block_length: int = 10,   # TRs a block
-    alpha: float = .05,       # false discovery rate
-    seed: int = 0,            # of the permutations
-    **settings,               # of `semantic_predictions`: folds, fold, training, both, make, delays
-) -> VoxelTest:               # r, p, q, significant, ... (chapter encode.inference)
-    "Which voxels meaning predicts beyond low-level features: one-sided block permutation of held-out stories, Benjamini-Hochberg over voxels."
+    low,  # as `semantic_predictions`
+    model: np.ndarray,  # as `semantic_predictions`
+    responses: np.ndarray,  # (T, V), z-scored in each story
+    groups,  # story of each TR, (T,)
+    n: int = 1000,  # permutations
+    block_length: int = 10,  # TRs a block
+    alpha: float = 0.05,  # false discovery rate
+    seed: int = 0,  # of the permutations
+    **settings,  # of `semantic_predictions`: folds, fold, training, both, make, delays
+) -> VoxelTest:  # r, p, q, significant, ... (chapter encode.inference)
+    """Which voxels meaning predicts beyond low-level features: one-sided block permutation of
+    held-out stories, Benjamini-Hochberg over voxels."""
     usable = np.isfinite(responses).all(0)
     whole = np.where(usable, responses, 0)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*left out of the fit.*"); warnings.filterwarnings("ignore", ".*widen the grid.*")
+        warnings.filterwarnings("ignore", ".*left out of the fit.*")
+        warnings.filterwarnings("ignore", ".*widen the grid.*")
         prediction, residual = semantic_predictions(low, model, whole, groups, **settings)
     prediction[:, ~usable], residual[:, ~usable] = 0, np.nan
     rows = np.isfinite(residual[:, usable]).all(1)
-    return voxel_test(prediction[rows], residual[rows], "block_permutation", n, seed, np.unique(groups, return_inverse=True)[1][rows], block_length, alpha=alpha)
+    return voxel_test(
+        prediction[rows],
+        residual[rows],
+        "block_permutation",
+        n,
+        seed,
+        np.unique(groups, return_inverse=True)[1][rows],
+        block_length,
+        alpha=alpha,
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #447ed2b6
-KINDS = dict(nothing=(0, 0), acoustic=(0, 1), semantic=(1, 0), both=(.5, .5))  # share of the signal that follows meaning, acoustics
+KINDS = dict(
+    nothing=(0, 0), acoustic=(0, 1), semantic=(1, 0), both=(0.5, 0.5)
+)  # share of the signal that follows meaning, acoustics
+
 
 def planted_selection(
-    rho: float = .4,        # correlation of meaning and acoustics, 0 to 0.95
-    kinds=tuple(KINDS),     # of KINDS
-    voxels: int = 20,       # of each kind
-    n_stories: int = 6,     # stories
-    length: int = 150,      # TRs a story
-    explained: float = .15, # share of a voxel's variance that is signal
-    hidden: int = 0,        # dimensions of acoustics that the low-level features lack, 0 to 4
-    idle: int = 4,          # latents on either side that drive nothing
-    seed: int = 0,          # of everything
-) -> dict:                  # low (T, F_low), model (T, F), responses (T, V), groups (T,), kind (V,)
+    rho: float = 0.4,  # correlation of meaning and acoustics, 0 to 0.95
+    kinds=tuple(KINDS),  # of KINDS
+    voxels: int = 20,  # of each kind
+    n_stories: int = 6,  # stories
+    length: int = 150,  # TRs a story
+    explained: float = 0.15,  # share of a voxel's variance that is signal
+    hidden: int = 0,  # dimensions of acoustics that the low-level features lack, 0 to 4
+    idle: int = 4,  # latents on either side that drive nothing
+    seed: int = 0,  # of everything
+) -> dict:  # low (T, F_low), model (T, F), responses (T, V), groups (T,), kind (V,)
     "Responses of which it is known what they follow; FIR delays 1 to 4 hold the truth."
-    if not 0 <= rho <= .95 or not 0 <= hidden <= 4: raise ParameterError("rho lies between 0 and 0.95, hidden between 0 and 4", found=(rho, hidden))
+    if not 0 <= rho <= 0.95 or not 0 <= hidden <= 4:
+        raise ParameterError(
+            "rho lies between 0 and 0.95, hidden between 0 and 4", found=(rho, hidden)
+        )
     rng = np.random.default_rng([77, seed])
     draw = lambda k: _memory(rng.standard_normal((n_stories, length, k)))
     m, rest = draw(4), draw(4)
-    a = rho * m + (1 - rho**2)**.5 * rest
+    a = rho * m + (1 - rho**2) ** 0.5 * rest
     kind = np.repeat(list(kinds), voxels)
     share = np.array([KINDS[k] for k in kind], float)
     unit = lambda x: x / np.linalg.norm(x, axis=0)
-    late = lambda x: sum(w * np.pad(x, ((0, 0), (d, 0), (0, 0)))[:, :length] for d, w in ((2, .6), (3, 1.), (4, .5)))
-    signal = sum(np.sqrt(share[:, i]) * (late(x) @ unit(rng.standard_normal((4, len(kind))))) for i, x in enumerate((m, a)))
+    late = lambda x: sum(
+        w * np.pad(x, ((0, 0), (d, 0), (0, 0)))[:, :length]
+        for d, w in ((2, 0.6), (3, 1.0), (4, 0.5))
+    )
+    signal = sum(
+        np.sqrt(share[:, i]) * (late(x) @ unit(rng.standard_normal((4, len(kind)))))
+        for i, x in enumerate((m, a))
+    )
     size = np.where(share.sum(1) > 0, signal.std((0, 1)), 1)
     y = np.sqrt(explained) * signal / size + np.sqrt(1 - explained) * draw(len(kind))
-    mixed = lambda x: np.concatenate(x @ np.linalg.qr(rng.standard_normal((x.shape[2], x.shape[2])))[0])
-    return dict(low=mixed(np.dstack([a[:, :, hidden:], draw(idle)])), model=mixed(np.dstack([m, draw(idle)])), responses=np.concatenate([zscore(x) for x in y]), groups=np.repeat(np.arange(n_stories), length), kind=kind)
+    mixed = lambda x: np.concatenate(
+        x @ np.linalg.qr(rng.standard_normal((x.shape[2], x.shape[2])))[0]
+    )
+    return dict(
+        low=mixed(np.dstack([a[:, :, hidden:], draw(idle)])),
+        model=mixed(np.dstack([m, draw(idle)])),
+        responses=np.concatenate([zscore(x) for x in y]),
+        groups=np.repeat(np.arange(n_stories), length),
+        kind=kind,
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #002f7e4c
-def _memory(x, keep=.5):
+def _memory(x, keep=0.5):
     "White noise (stories, T, k) to unit variance that remembers half of the TR before."
     from scipy.signal import lfilter
-    x[:, 1:] *= (1 - keep**2)**.5
+
+    x[:, 1:] *= (1 - keep**2) ** 0.5
     return lfilter([1], [1, -keep], x, axis=1)
 
 # %% ../../nbs/77_encode.selection.ipynb #f710469f
 def semantic_voxels(
-    dataset,                  # Dataset
-    sections,                 # Sections whose responses choose; whole stories, at least four a language
-    low: dict,                # story name -> low-level features at its TRs: (T, F) or dict space -> (T, F)
-    model: dict,              # story name -> semantic features at its TRs, (T, F)
-    scored=(),                # Sections or Stories that will be scored; refused among `sections`
-    participants=None,        # names; None: all
-    delays=(1, 2, 3, 4),      # FIR delays, TRs, within the whole story
-    cutoff: float | None = None,  # longest period kept in features and responses, s; None where the responses are clean already
-    **settings,               # of `semantic_test`: n, block_length, alpha, seed, folds, fold, both, training, make
-) -> VoxelSet:                # named 'semantic'
-    "Semantically selective voxels of every participant in every language of the sections; `SplitError` where a scored story would choose."
+    dataset,  # Dataset
+    sections,  # Sections whose responses choose; whole stories, at least four a language
+    low: dict,  # story name -> low-level features at its TRs: (T, F) or dict space -> (T, F)
+    model: dict,  # story name -> semantic features at its TRs, (T, F)
+    scored=(),  # Sections or Stories that will be scored; refused among `sections`
+    participants=None,  # names; None: all
+    delays=(1, 2, 3, 4),  # FIR delays, TRs, within the whole story
+    # longest period kept in features and responses, s; None where the responses are clean already
+    cutoff: float | None = None,
+    # of `semantic_test`: n, block_length, alpha, seed, folds, fold, both, training, make
+    **settings,
+) -> VoxelSet:  # named 'semantic'
+    """Semantically selective voxels of every participant in every language of the sections;
+    `SplitError` where a scored story would choose."""
     _check_scored(VoxelSet("semantic", {}, "", tuple(s.story.identity for s in sections)), scored)
     masks, q = {}, {}
     for p in participants or dataset.participants:
         for language in dict.fromkeys(s.story.language for s in sections):
-            heard = [s for s in sections if s.story.language == language and s.story.name in dataset.recordings[p]]
-            if not heard: continue
-            parts = [_section_rows(s, low, model, dataset.recordings[p][s.story.name].responses, delays, cutoff) for s in heard]
+            heard = [
+                s
+                for s in sections
+                if s.story.language == language and s.story.name in dataset.recordings[p]
+            ]
+            if not heard:
+                continue
+            parts = [
+                _section_rows(
+                    s, low, model, dataset.recordings[p][s.story.name].responses, delays, cutoff
+                )
+                for s in heard
+            ]
             spaces, meaning, y = ([part[i] for part in parts] for i in range(3))
-            if any(set(x) != set(spaces[0]) for x in spaces): raise DataError("Stories differ in their low-level spaces", place=language, found=[sorted(x) for x in spaces], next_step="use available_lowlevel")
-            test = semantic_test({k: np.concatenate([x[k] for x in spaces]) for k in spaces[0]}, np.concatenate(meaning), np.concatenate(y), np.repeat(np.arange(len(y)), [len(x) for x in y]), delays=None, **settings)
-            masks.setdefault(p, {})[language], q.setdefault(p, {})[language] = test.significant, test.q
-    if not masks: raise DataError("Nobody heard the stories that should choose", found=", ".join(dataset.participants), expected=", ".join(s.story.name for s in sections))
-    how = f"meaning beyond {', '.join(spaces[0])}: {test.null}, {test.n} draws, blocks of {settings.get('block_length', 10)} TRs, q <= {test.alpha:g}"
-    return VoxelSet("semantic", masks, how, tuple(dict.fromkeys(s.story.identity for s in sections)), q)
+            if any(set(x) != set(spaces[0]) for x in spaces):
+                raise DataError(
+                    "Stories differ in their low-level spaces",
+                    place=language,
+                    found=[sorted(x) for x in spaces],
+                    next_step="use available_lowlevel",
+                )
+            test = semantic_test(
+                {k: np.concatenate([x[k] for x in spaces]) for k in spaces[0]},
+                np.concatenate(meaning),
+                np.concatenate(y),
+                np.repeat(np.arange(len(y)), [len(x) for x in y]),
+                delays=None,
+                **settings,
+            )
+            masks.setdefault(p, {})[language], q.setdefault(p, {})[language] = (
+                test.significant,
+                test.q,
+            )
+    if not masks:
+        raise DataError(
+            "Nobody heard the stories that should choose",
+            found=", ".join(dataset.participants),
+            expected=", ".join(s.story.name for s in sections),
+        )
+    how = (
+        f"meaning beyond {', '.join(spaces[0])}: {test.null}, {test.n} draws, blocks of"
+        f" {settings.get('block_length', 10)} TRs, q <= {test.alpha:g}"
+    )
+    return VoxelSet(
+        "semantic", masks, how, tuple(dict.fromkeys(s.story.identity for s in sections)), q
+    )
 
 # %% ../../nbs/77_encode.selection.ipynb #b48b4146
 def _section_rows(section, low, model, responses, delays, cutoff):
     "(space -> delayed rows, delayed semantic rows, z-scored responses) of one section."
     name, tr = section.story.name, section.story.clock.tr
     for kind, x in (("low-level", low), ("semantic", model)):
-        if name not in x: raise DataError(f"A story has no {kind} features", place=name, found=", ".join(x), next_step="make them for every story that chooses")
-    clean = lambda x: np.asarray(x, np.float64) if cutoff is None else highpass(np.asarray(x, np.float64), tr, cutoff)
+        if name not in x:
+            raise DataError(
+                f"A story has no {kind} features",
+                place=name,
+                found=", ".join(x),
+                next_step="make them for every story that chooses",
+            )
+    clean = lambda x: (
+        np.asarray(x, np.float64)
+        if cutoff is None
+        else highpass(np.asarray(x, np.float64), tr, cutoff)
+    )
     rows = lambda x: zscore(delay(clean(x), delays)[section.rows])
     spaces = low[name] if isinstance(low[name], dict) else {"low": low[name]}
-    return {k: rows(x) for k, x in spaces.items()}, rows(model[name]), zscore(clean(responses)[section.rows]).astype(np.float32)
+    return (
+        {k: rows(x) for k, x in spaces.items()},
+        rows(model[name]),
+        zscore(clean(responses)[section.rows]).astype(np.float32),
+    )

@@ -14,47 +14,82 @@ import numpy as np
 from ..align.resample import average_weights, lanczos_weights, story_weights
 from ..align.windows import sample_windows
 from ..core import DataError, MissingData, ParameterError
-from .phones import FeatureSet, articulation, collect_vocabulary, diphone_counts, per_tr, phone_counts, phone_rate, tones, triphone_counts
+from braintune_nb.features.phones import (
+    FeatureSet,
+    articulation,
+    collect_vocabulary,
+    diphone_counts,
+    per_tr,
+    phone_counts,
+    phone_rate,
+    tones,
+    triphone_counts,
+)
 from .shown import motion_energy, orthographic_similarity
 
 # %% ../../nbs/33_features.lowlevel.ipynb #02cc4e2e
 def word_rate(
-    story,                # Story: words and clock
-    how: str = "lanczos", # 'lanczos' as the features, or 'sum' for the plain count
-    preset: str = "fixed",# of the Lanczos filter
-) -> np.ndarray:          # (T, 1) float32, words per TR
+    story,  # Story: words and clock
+    how: str = "lanczos",  # 'lanczos' as the features, or 'sum' for the plain count
+    preset: str = "fixed",  # of the Lanczos filter
+) -> np.ndarray:  # (T, 1) float32, words per TR
     "Words per TR. Raises ParameterError for an unknown `how`."
-    if how == "average": raise ParameterError("The average of ones is one", found=how, expected="lanczos, sum")
+    if how == "average":
+        raise ParameterError("The average of ones is one", found=how, expected="lanczos, sum")
     return story_weights(story, how, preset).sum(1, keepdims=True).astype(np.float32)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #5fe45d43
 def sound_power(
-    story,                     # Story: clock, and the audio file unless `audio` is given
-    audio=None,                # sound file, or mono samples (S,) whose first is second 0 of the story
-    sampling_rate=None,        # Hz, for samples
-    floor: float = -80.0,      # power of silence, dB of full scale
-) -> np.ndarray:               # (T, 1) float32, dB of full scale
-    "Mean sound power of each TR; outside the file is silence. Raises MissingData without audio, DataError for samples that are not mono and finite."
+    story,  # Story: clock, and the audio file unless `audio` is given
+    audio=None,  # sound file, or mono samples (S,) whose first is second 0 of the story
+    sampling_rate=None,  # Hz, for samples
+    floor: float = -80.0,  # power of silence, dB of full scale
+) -> np.ndarray:  # (T, 1) float32, dB of full scale
+    """Mean sound power of each TR; outside the file is silence. Raises MissingData without
+    audio, DataError for samples that are not mono and finite."""
     audio = story.audio if audio is None else audio
-    if audio is None: raise MissingData("The story has no audio", place=story.name, next_step="pass a sound file or samples, or use word_rate alone")
-    if isinstance(audio, (str, Path)): samples, sampling_rate = _read_mono(Path(audio))
-    else: samples = np.asarray(audio)
-    if sampling_rate is None: raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
+    if audio is None:
+        raise MissingData(
+            "The story has no audio",
+            place=story.name,
+            next_step="pass a sound file or samples, or use word_rate alone",
+        )
+    if isinstance(audio, (str, Path)):
+        samples, sampling_rate = _read_mono(Path(audio))
+    else:
+        samples = np.asarray(audio)
+    if sampling_rate is None:
+        raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
     if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise DataError("Sound must be one channel of finite samples", place=story.name, found=f"shape {samples.shape}, {int((~np.isfinite(samples)).sum())} not finite")
+        raise DataError(
+            "Sound must be one channel of finite samples",
+            place=story.name,
+            found=f"shape {samples.shape}, {int((~np.isfinite(samples)).sum())} not finite",
+        )
     window = sample_windows(story.clock.times, story.clock.tr, sampling_rate)
     energy = np.r_[0.0, np.cumsum(samples.astype(np.float64) ** 2)]
     inside = np.clip(window, 0, len(samples))
-    power = np.maximum(energy[inside[:, 1]] - energy[inside[:, 0]], 0) / (window[:, 1] - window[:, 0])
+    power = np.maximum(energy[inside[:, 1]] - energy[inside[:, 0]], 0) / (
+        window[:, 1] - window[:, 0]
+    )
     return (10 * np.log10(power + 10 ** (floor / 10)))[:, None].astype(np.float32)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #630b19e4
 def _read_mono(path: Path):
     "Samples (S,) and Hz of a sound file; channels are averaged."
     import soundfile
-    if not path.is_file(): raise MissingData("The sound file is not there", file=path)
-    try: samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error: raise DataError("The sound file cannot be read", file=path, found=str(error), expected="WAV, FLAC or Ogg") from error
+
+    if not path.is_file():
+        raise MissingData("The sound file is not there", file=path)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            "The sound file cannot be read",
+            file=path,
+            found=str(error),
+            expected="WAV, FLAC or Ogg",
+        ) from error
     return samples.mean(1), rate
 
 # %% ../../nbs/33_features.lowlevel.ipynb #339ea342
@@ -62,181 +97,358 @@ def _sound_chunks(audio, sampling_rate, n):
     "Rate in Hz and an iterator of mono chunks of `n(rate)` samples of a file or of samples."
     if isinstance(audio, (str, Path)):
         import soundfile
-        if not Path(audio).is_file(): raise MissingData("The sound file is not there", file=audio)
-        try: file = soundfile.SoundFile(audio)
-        except soundfile.LibsndfileError as error: raise DataError("The sound file cannot be read", file=audio, found=str(error), expected="WAV, FLAC, Ogg or MP3") from error
-        return file.samplerate, (chunk.mean(1) for chunk in file.blocks(n(file.samplerate), dtype="float32", always_2d=True))
+
+        if not Path(audio).is_file():
+            raise MissingData("The sound file is not there", file=audio)
+        try:
+            file = soundfile.SoundFile(audio)
+        except soundfile.LibsndfileError as error:
+            raise DataError(
+                "The sound file cannot be read",
+                file=audio,
+                found=str(error),
+                expected="WAV, FLAC, Ogg or MP3",
+            ) from error
+        return file.samplerate, (
+            chunk.mean(1)
+            for chunk in file.blocks(n(file.samplerate), dtype="float32", always_2d=True)
+        )
     samples = np.asarray(audio)
-    if sampling_rate is None: raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
-    if samples.ndim != 1: raise DataError("Sound must be one channel", found=f"shape {samples.shape}", expected="(S,)")
-    return sampling_rate, (samples[i:i + n(sampling_rate)] for i in range(0, len(samples), n(sampling_rate)))
+    if sampling_rate is None:
+        raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
+    if samples.ndim != 1:
+        raise DataError(
+            "Sound must be one channel", found=f"shape {samples.shape}", expected="(S,)"
+        )
+    return sampling_rate, (
+        samples[i : i + n(sampling_rate)] for i in range(0, len(samples), n(sampling_rate))
+    )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #9e8cdddb
 def _frame_blocks(chunks, window, hop):
-    "Yield (number of the first frame, frames (n, window)); frame k is centred on samples k * hop to (k + 1) * hop, zeros lie outside the sound."
-    rest, first, total = np.zeros((window - hop) // 2, np.float32), 0, 0   # `rest` starts at sample first * hop - (window - hop) // 2
+    """Yield (number of the first frame, frames (n, window)); frame k is centred on samples k *
+    hop to (k + 1) * hop, zeros lie outside the sound."""
+    rest, first, total = (
+        np.zeros((window - hop) // 2, np.float32),
+        0,
+        0,
+    )  # `rest` starts at sample first * hop - (window - hop) // 2
     for chunk in chain(chunks, [None]):
         if chunk is None:
-            missing = -(-total // hop) - first                             # frames that hold a sample of the sound in their middle
-            rest = np.r_[rest, np.zeros(max(0, (missing - 1) * hop + window - len(rest)), np.float32)]
+            missing = (
+                -(-total // hop) - first
+            )  # frames that hold a sample of the sound in their middle
+            rest = np.r_[
+                rest, np.zeros(max(0, (missing - 1) * hop + window - len(rest)), np.float32)
+            ]
         else:
-            if not np.isfinite(chunk).all(): raise DataError("Sound holds NaN or infinity", place=f"after sample {total}", found=f"{int((~np.isfinite(chunk)).sum())} samples", expected="finite samples")
+            if not np.isfinite(chunk).all():
+                raise DataError(
+                    "Sound holds NaN or infinity",
+                    place=f"after sample {total}",
+                    found=f"{int((~np.isfinite(chunk)).sum())} samples",
+                    expected="finite samples",
+                )
             rest, total, missing = np.r_[rest, chunk.astype(np.float32)], total + len(chunk), np.inf
         n = int(min((len(rest) - window) // hop + 1, missing)) if len(rest) >= window else 0
-        if n <= 0: continue
+        if n <= 0:
+            continue
         yield first, np.lib.stride_tricks.sliding_window_view(rest, window)[::hop][:n]
-        rest, first = rest[n * hop:], first + n
-    if total == 0: raise DataError("The sound is empty", found="0 samples")
+        rest, first = rest[n * hop :], first + n
+    if total == 0:
+        raise DataError("The sound is empty", found="0 samples")
 
 # %% ../../nbs/33_features.lowlevel.ipynb #59055c49
 def _mel_filters(rate, n_fft, bands, low, high):
     "Triangles (n_fft // 2 + 1, bands) and the centre of each, Hz."
     from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
-    if rate / 2 < high: raise DataError("The sound has no such high frequencies", found=f"{rate} Hz sampling, so up to {rate / 2:g} Hz", expected=f"{high:g} Hz", next_step=f"pass high={rate / 2:g}, the same for all stories")
-    centres = mel_to_hertz(np.linspace(hertz_to_mel(low, mel_scale="slaney"), hertz_to_mel(high, mel_scale="slaney"), bands + 2)[1:-1], mel_scale="slaney")
-    return mel_filter_bank(n_fft // 2 + 1, bands, low, high, rate, norm=None, mel_scale="slaney").astype(np.float32), centres
+
+    if rate / 2 < high:
+        raise DataError(
+            "The sound has no such high frequencies",
+            found=f"{rate} Hz sampling, so up to {rate / 2:g} Hz",
+            expected=f"{high:g} Hz",
+            next_step=f"pass high={rate / 2:g}, the same for all stories",
+        )
+    centres = mel_to_hertz(
+        np.linspace(
+            hertz_to_mel(low, mel_scale="slaney"), hertz_to_mel(high, mel_scale="slaney"), bands + 2
+        )[1:-1],
+        mel_scale="slaney",
+    )
+    return (
+        mel_filter_bank(
+            n_fft // 2 + 1, bands, low, high, rate, norm=None, mel_scale="slaney"
+        ).astype(np.float32),
+        centres,
+    )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #276934c4
 def power_spectrum(
-    story,                     # Story: clock, and the audio file unless `audio` is given
-    audio=None,                # sound file, or mono samples (S,) whose first is second 0 of the story
-    sampling_rate=None,        # Hz, for samples
-    bands: int = 80,           # mel bands
-    low: float = 50.0,         # lower edge of the first band, Hz
-    high: float = 8000.0,      # upper edge of the last band, Hz
-    window: float = 0.025,     # s
-    hop: float = 0.010,        # s; rounded to whole samples
-    floor: float = -80.0,      # dB of full scale; silence is 0 above it
-    how: str = "lanczos",      # or 'sum', which here is the mean over the TR
-    preset: str = "fixed",     # 'fixed' or 'paper', of the Lanczos filter
-    block: int = 2000,         # frames in memory at a time; the result does not depend on it
-) -> FeatureSet:               # (T, bands), dB above the floor
-    "Mel spectrum per TR. MissingData without audio; DataError for sound that is empty, not finite, or sampled too slowly."
+    story,  # Story: clock, and the audio file unless `audio` is given
+    audio=None,  # sound file, or mono samples (S,) whose first is second 0 of the story
+    sampling_rate=None,  # Hz, for samples
+    bands: int = 80,  # mel bands
+    low: float = 50.0,  # lower edge of the first band, Hz
+    high: float = 8000.0,  # upper edge of the last band, Hz
+    window: float = 0.025,  # s
+    hop: float = 0.010,  # s; rounded to whole samples
+    floor: float = -80.0,  # dB of full scale; silence is 0 above it
+    how: str = "lanczos",  # or 'sum', which here is the mean over the TR
+    preset: str = "fixed",  # 'fixed' or 'paper', of the Lanczos filter
+    block: int = 2000,  # frames in memory at a time; the result does not depend on it
+) -> FeatureSet:  # (T, bands), dB above the floor
+    """Mel spectrum per TR. MissingData without audio; DataError for sound that is empty, not
+    finite, or sampled too slowly."""
     audio = story.audio if audio is None else audio
-    if audio is None: raise MissingData("The story has no audio", place=story.name, next_step="pass a sound file or samples, or use features of words and phones")
+    if audio is None:
+        raise MissingData(
+            "The story has no audio",
+            place=story.name,
+            next_step="pass a sound file or samples, or use features of words and phones",
+        )
     if how not in ("lanczos", "sum") or preset not in ("fixed", "paper"):
-        raise ParameterError("Frames are resampled block by block", found=f"{how}, {preset}", expected="lanczos or sum, with a filter whose rows are not normalised: fixed, paper")
-    rate, chunks = _sound_chunks(audio, sampling_rate, lambda rate: block * max(1, round(hop * rate)))
+        raise ParameterError(
+            "Frames are resampled block by block",
+            found=f"{how}, {preset}",
+            expected="lanczos or sum, with a filter whose rows are not normalised: fixed, paper",
+        )
+    rate, chunks = _sound_chunks(
+        audio, sampling_rate, lambda rate: block * max(1, round(hop * rate))
+    )
     width, step = round(window * rate), max(1, round(hop * rate))
-    if width < step: raise ParameterError("Windows leave gaps between them", found=f"window {window} s, hop {hop} s", expected="a window of at least the hop")
+    if width < step:
+        raise ParameterError(
+            "Windows leave gaps between them",
+            found=f"window {window} s, hop {hop} s",
+            expected="a window of at least the hop",
+        )
     n_fft = 2 ** int(np.ceil(np.log2(2 * width)))
     filters, centres = _mel_filters(rate, n_fft, bands, low, high)
-    hann, times, tr = np.hanning(width + 1)[:-1].astype(np.float32), story.clock.times, story.clock.tr
+    hann, times, tr = (
+        np.hanning(width + 1)[:-1].astype(np.float32),
+        story.clock.times,
+        story.clock.tr,
+    )
     values = np.zeros((len(times), bands))
     for first, frames in _frame_blocks(chunks, width, step):
-        power = 2 * np.abs(np.fft.rfft(frames * hann, n_fft)) ** 2 / (n_fft * (hann ** 2).sum()) @ filters
+        power = (
+            2 * np.abs(np.fft.rfft(frames * hann, n_fft)) ** 2 / (n_fft * (hann**2).sum()) @ filters
+        )
         level = 10 * np.log10(power + 10 ** (floor / 10)) - floor
-        at = ((first + np.arange(len(level))) * step - (width - step) // 2 + width / 2) / rate  # middle of the frame
-        weights = lanczos_weights(at, times, tr, preset=preset, sparse=True) if how == "lanczos" else average_weights(at, times, tr, total=True, sparse=True)
+        at = (
+            (first + np.arange(len(level))) * step - (width - step) // 2 + width / 2
+        ) / rate  # middle of the frame
+        weights = (
+            lanczos_weights(at, times, tr, preset=preset, sparse=True)
+            if how == "lanczos"
+            else average_weights(at, times, tr, total=True, sparse=True)
+        )
         values += weights @ level
     return FeatureSet(values * (step / rate / tr), tuple(f"{centre:.0f} Hz" for centre in centres))
 
 # %% ../../nbs/33_features.lowlevel.ipynb #f9344dea
 def letters(
-    story,                  # Story: words and clock
-    vocabulary=None,        # (F,) characters; default for English a to z, else required
-    how: str = "lanczos",   # or 'sum'
+    story,  # Story: words and clock
+    vocabulary=None,  # (F,) characters; default for English a to z, else required
+    how: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
-) -> FeatureSet:            # (T, F) letters per TR
-    "Letters per TR, at the middle of their word. ParameterError where the characters must be named."
-    if vocabulary is None and not story.language.startswith("en"): raise ParameterError("Columns need names that all stories share", place=f"story {story.name!r}", found="no vocabulary", expected="the characters of the encoding stories")
+) -> FeatureSet:  # (T, F) letters per TR
+    """Letters per TR, at the middle of their word. ParameterError where the characters must be
+    named."""
+    if vocabulary is None and not story.language.startswith("en"):
+        raise ParameterError(
+            "Columns need names that all stories share",
+            place=f"story {story.name!r}",
+            found="no vocabulary",
+            expected="the characters of the encoding stories",
+        )
     vocabulary = tuple("abcdefghijklmnopqrstuvwxyz" if vocabulary is None else vocabulary)
-    at, counts, left_out = {c: i for i, c in enumerate(vocabulary)}, np.zeros((len(story.words), len(vocabulary)), np.float32), {}
+    at, counts, left_out = (
+        {c: i for i, c in enumerate(vocabulary)},
+        np.zeros((len(story.words), len(vocabulary)), np.float32),
+        {},
+    )
     for i, word in enumerate(story.words.text):
         for c in word.lower():
-            if c in at: counts[i, at[c]] += 1
-            elif c.isalnum(): left_out[c] = left_out.get(c, 0) + 1
-    return FeatureSet(per_tr(story, story.words.midpoint, counts, how, preset), vocabulary, left_out)
+            if c in at:
+                counts[i, at[c]] += 1
+            elif c.isalnum():
+                left_out[c] = left_out.get(c, 0) + 1
+    return FeatureSet(
+        per_tr(story, story.words.midpoint, counts, how, preset), vocabulary, left_out
+    )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #512651eb
-def _lengths(story): return np.array([sum(c.isalnum() for c in word) for word in story.words.text], float)
+def _lengths(story):
+    return np.array([sum(c.isalnum() for c in word) for word in story.words.text], float)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #b5d067f1
 def letter_count(
-    story,                  # Story: words and clock
-    how: str = "lanczos",   # or 'sum'
+    story,  # Story: words and clock
+    how: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
-) -> FeatureSet:            # (T, 1) letters per TR
+) -> FeatureSet:  # (T, 1) letters per TR
     "Letters, digits or characters per TR."
-    return FeatureSet(per_tr(story, story.words.midpoint, _lengths(story)[:, None], how, preset), ("letters",))
+    return FeatureSet(
+        per_tr(story, story.words.midpoint, _lengths(story)[:, None], how, preset), ("letters",)
+    )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #3aff5350
 def word_length(
-    story,                # Story: words and clock
-) -> FeatureSet:          # (T, 1) letters per word; 0 in a TR without words
+    story,  # Story: words and clock
+) -> FeatureSet:  # (T, 1) letters per word; 0 in a TR without words
     "Mean length of the words of each TR."
-    return FeatureSet(story_weights(story, "average") @ _lengths(story)[:, None], ("letters per word",))
+    return FeatureSet(
+        story_weights(story, "average") @ _lengths(story)[:, None], ("letters per word",)
+    )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #882603c6
 def word_length_std(
-    story,                # Story: words and clock
-) -> FeatureSet:          # (T, 1) letters; 0 in a TR with fewer than two words
+    story,  # Story: words and clock
+) -> FeatureSet:  # (T, 1) letters; 0 in a TR with fewer than two words
     "Standard deviation (divided by n) of the length of the words of each TR."
     weights, length = story_weights(story, "average"), _lengths(story)
-    variance = weights @ length ** 2 - (weights @ length) ** 2
+    variance = weights @ length**2 - (weights @ length) ** 2
     return FeatureSet(np.sqrt(np.maximum(variance, 0))[:, None], ("deviation of letters per word",))
 
 # %% ../../nbs/33_features.lowlevel.ipynb #a37ac79a
 LOWLEVEL = dict(
     word_rate=lambda story, **settings: FeatureSet(word_rate(story, **settings), ("words",)),
-    sound_power=lambda story, how=None, preset=None, **settings: FeatureSet(sound_power(story, **settings), ("dB",)),
-    power_spectrum=power_spectrum, phones=phone_counts, diphones=diphone_counts, triphones=triphone_counts, articulation=articulation, phone_rate=phone_rate, tones=tones, letters=letters, letter_count=letter_count,
-    word_length=lambda story, how=None, preset=None: word_length(story), word_length_std=lambda story, how=None, preset=None: word_length_std(story),
-    motion_energy=motion_energy, orthographic_similarity=orthographic_similarity)
-VOCABULARY_SETS = dict(phones=1, diphones=2, triphones=3, letters=0)   # length of the runs of phones
+    sound_power=lambda story, how=None, preset=None, **settings: FeatureSet(
+        sound_power(story, **settings), ("dB",)
+    ),
+    power_spectrum=power_spectrum,
+    phones=phone_counts,
+    diphones=diphone_counts,
+    triphones=triphone_counts,
+    articulation=articulation,
+    phone_rate=phone_rate,
+    tones=tones,
+    letters=letters,
+    letter_count=letter_count,
+    word_length=lambda story, how=None, preset=None: word_length(story),
+    word_length_std=lambda story, how=None, preset=None: word_length_std(story),
+    motion_energy=motion_energy,
+    orthographic_similarity=orthographic_similarity,
+)
+VOCABULARY_SETS = dict(phones=1, diphones=2, triphones=3, letters=0)  # length of the runs of phones
 PAPER_SETS = dict(
-    moussa2025=("power_spectrum", "diphones", "triphones", "articulation"),                     # residual method, speech
-    moussa2025_text=("letters", "letter_count", "phone_rate", "word_rate", "phones", "word_length_std"),
-    negi2025=("word_rate", "letter_count", "phones", "diphones", "triphones", "motion_energy", "orthographic_similarity"))
+    moussa2025=(
+        "power_spectrum",
+        "diphones",
+        "triphones",
+        "articulation",
+    ),  # residual method, speech
+    moussa2025_text=(
+        "letters",
+        "letter_count",
+        "phone_rate",
+        "word_rate",
+        "phones",
+        "word_length_std",
+    ),
+    negi2025=(
+        "word_rate",
+        "letter_count",
+        "phones",
+        "diphones",
+        "triphones",
+        "motion_energy",
+        "orthographic_similarity",
+    ),
+)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #a75bddc5
 def lowlevel_vocabulary(
-    stories,           # stories the encoding model is fitted on; never the test story
-    sets,              # names in LOWLEVEL
+    stories,  # stories the encoding model is fitted on; never the test story
+    sets,  # names in LOWLEVEL
     minimum: int = 1,  # how often a column must occur in them
-    **settings,        # of `story_phones`
-) -> dict:             # set -> names of its columns, for those sets that need it
-    "Columns of phones, letters (where the language is not English), diphones and triphones, from `stories` alone."
+    **settings,  # of `story_phones`
+) -> dict:  # set -> names of its columns, for those sets that need it
+    """Columns of phones, letters (where the language is not English), diphones and triphones,
+    from `stories` alone."""
     _known(sets)
     stories = list(stories)
     english = all(story.language.startswith("en") for story in stories)
     chosen = {}
     for name in sets:
-        if name not in VOCABULARY_SETS or (english and name in ("phones", "letters")): continue
-        if name == "letters": chosen[name] = tuple(sorted({c for story in stories for word in story.words.text for c in word.lower() if c.isalnum()}))
-        else: chosen[name] = collect_vocabulary(stories, VOCABULARY_SETS[name], minimum, **settings)
+        if name not in VOCABULARY_SETS or (english and name in ("phones", "letters")):
+            continue
+        if name == "letters":
+            chosen[name] = tuple(
+                sorted(
+                    {
+                        c
+                        for story in stories
+                        for word in story.words.text
+                        for c in word.lower()
+                        if c.isalnum()
+                    }
+                )
+            )
+        else:
+            chosen[name] = collect_vocabulary(stories, VOCABULARY_SETS[name], minimum, **settings)
     return chosen
+
 
 def _known(sets):
     "ParameterError for a set that does not exist, or for a string in place of a list."
     if isinstance(sets, str) or (wrong := [name for name in sets if name not in LOWLEVEL]):
-        raise ParameterError("Unknown low-level sets", found=sets if isinstance(sets, str) else ", ".join(wrong), expected=", ".join(LOWLEVEL), next_step="pass a tuple of these names")
+        raise ParameterError(
+            "Unknown low-level sets",
+            found=sets if isinstance(sets, str) else ", ".join(wrong),
+            expected=", ".join(LOWLEVEL),
+            next_step="pass a tuple of these names",
+        )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #84906f90
 def lowlevel_sets(
-    story,                        # Story
+    story,  # Story
     sets=("power_spectrum", "articulation", "word_rate"),  # names in LOWLEVEL
     vocabulary: dict | None = None,  # set -> names of its columns, from `lowlevel_vocabulary`
-    how: str = "lanczos",         # 'lanczos' as the features of a language model, or 'sum'
-    preset: str = "fixed",        # of the Lanczos filter
-    settings: dict | None = None, # set -> further settings of its function
-) -> dict:                        # set -> FeatureSet (T, F)
-    "Low-level features of a story with names. ParameterError for unknown sets or a missing vocabulary; DataError or MissingData as the functions."
+    how: str = "lanczos",  # 'lanczos' as the features of a language model, or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+    settings: dict | None = None,  # set -> further settings of its function
+) -> dict:  # set -> FeatureSet (T, F)
+    """Low-level features of a story with names. ParameterError for unknown sets or a missing
+    vocabulary; DataError or MissingData as the functions."""
     _known(sets)
     vocabulary, settings = vocabulary or {}, settings or {}
-    if lacking := [name for name in sets if name in ("diphones", "triphones") and name not in vocabulary]:
-        raise ParameterError("Columns need names that all stories share", found=f"no vocabulary of {', '.join(lacking)}", next_step="vocabulary=lowlevel_vocabulary(encoding_stories, sets)")
-    columns = {name: dict(vocabulary=vocabulary[name]) for name in sets if name in VOCABULARY_SETS and name in vocabulary}
-    return {name: LOWLEVEL[name](story, how=how, preset=preset, **columns.get(name, {}), **settings.get(name, {})) for name in sets}
+    if lacking := [
+        name for name in sets if name in ("diphones", "triphones") and name not in vocabulary
+    ]:
+        raise ParameterError(
+            "Columns need names that all stories share",
+            found=f"no vocabulary of {', '.join(lacking)}",
+            next_step="vocabulary=lowlevel_vocabulary(encoding_stories, sets)",
+        )
+    columns = {
+        name: dict(vocabulary=vocabulary[name])
+        for name in sets
+        if name in VOCABULARY_SETS and name in vocabulary
+    }
+    return {
+        name: LOWLEVEL[name](
+            story, how=how, preset=preset, **columns.get(name, {}), **settings.get(name, {})
+        )
+        for name in sets
+    }
 
 # %% ../../nbs/33_features.lowlevel.ipynb #c6b023a6
 def lowlevel_features(
-    story,      # Story
+    story,  # Story
     sets=("power_spectrum", "articulation", "word_rate"),  # names in LOWLEVEL
     **options,  # vocabulary, how, preset, settings of `lowlevel_sets`
-) -> dict:      # set -> (T, F) float32
-    "Low-level features of a story as arrays; warns with counts of labels that have no column. Raises as `lowlevel_sets`."
+) -> dict:  # set -> (T, F) float32
+    """Low-level features of a story as arrays; warns with counts of labels that have no column.
+    Raises as `lowlevel_sets`."""
     found = lowlevel_sets(story, sets, **options)
     for name, one in found.items():
-        if one.left_out: warnings.warn(f"{story.name}: {name} has no column for {len(one.left_out)} labels that occur {sum(one.left_out.values())} times, such as {', '.join(sorted(one.left_out, key=one.left_out.get)[-3:])}")
+        if one.left_out:
+            warnings.warn(
+                f"{story.name}: {name} has no column for {len(one.left_out)} labels that occur"
+                f" {sum(one.left_out.values())} times, such as"
+                f" {', '.join(sorted(one.left_out, key=one.left_out.get)[-3:])}"
+            )
     return {name: one.values for name, one in found.items()}

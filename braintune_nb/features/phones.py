@@ -21,34 +21,60 @@ from ..data.transcripts import Events, bad_words
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     "Columns at TR rate with their names. `DataError` if they do not fit, or a value is not finite."
-    values: np.ndarray                            # (T, F) float32
-    names: tuple                                  # (F,) str
-    left_out: dict = field(default_factory=dict)  # label -> how often it was in the story without having a column
+
+    values: np.ndarray  # (T, F) float32
+    names: tuple  # (F,) str
+    left_out: dict = field(
+        default_factory=dict
+    )  # label -> how often it was in the story without having a column
 
     def __post_init__(self):
         values = np.asarray(self.values, np.float32)
-        if values.ndim != 2 or values.shape[1] != len(self.names): raise DataError("Features and names differ", found=f"{values.shape} and {len(self.names)} names", expected="(T, F) and F names")
-        if not np.isfinite(values).all(): raise DataError("Features hold NaN or infinity", found=f"{int((~np.isfinite(values)).sum())} values", expected="finite numbers")
-        object.__setattr__(self, "values", values); object.__setattr__(self, "names", tuple(self.names))
+        if values.ndim != 2 or values.shape[1] != len(self.names):
+            raise DataError(
+                "Features and names differ",
+                found=f"{values.shape} and {len(self.names)} names",
+                expected="(T, F) and F names",
+            )
+        if not np.isfinite(values).all():
+            raise DataError(
+                "Features hold NaN or infinity",
+                found=f"{int((~np.isfinite(values)).sum())} values",
+                expected="finite numbers",
+            )
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "names", tuple(self.names))
 
 # %% ../../nbs/28_features.phones.ipynb #9a0961d1
 def per_tr(
-    story,                 # Story: its clock gives the TRs
-    times,                 # (N,) s, when each event is, any order
-    values,                # (N, F) a row for each event, NumPy or scipy sparse
-    how: str = "lanczos",  # 'lanczos' as the features of a language model, or 'sum' over the events of the TR
-    preset: str = "fixed", # of the Lanczos filter (chapter 20)
-) -> np.ndarray:           # (T, F) float32, per TR
+    story,  # Story: its clock gives the TRs
+    times,  # (N,) s, when each event is, any order
+    values,  # (N, F) a row for each event, NumPy or scipy sparse
+    # 'lanczos' as the features of a language model, or 'sum' over the events of the TR
+    how: str = "lanczos",
+    preset: str = "fixed",  # of the Lanczos filter (chapter 20)
+) -> np.ndarray:  # (T, F) float32, per TR
     "Events to TRs through chapter 20; no events give zeros. ParameterError for another `how`."
-    if how not in ("lanczos", "sum"): raise ParameterError("Unknown way of resampling", found=how, expected="lanczos, sum")
+    if how not in ("lanczos", "sum"):
+        raise ParameterError("Unknown way of resampling", found=how, expected="lanczos, sum")
     clock = story.clock
-    if len(times) == 0: return np.zeros((len(clock.times), values.shape[1]), np.float32)
-    weights = lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True) if how == "lanczos" else average_weights(times, clock.times, clock.tr, total=True, sparse=True)
+    if len(times) == 0:
+        return np.zeros((len(clock.times), values.shape[1]), np.float32)
+    weights = (
+        lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True)
+        if how == "lanczos"
+        else average_weights(times, clock.times, clock.tr, total=True, sparse=True)
+    )
     rows = weights @ values
     return (rows.toarray() if sp.issparse(rows) else rows).astype(np.float32)
 
 # %% ../../nbs/28_features.phones.ipynb #c86baead
-ARTICULATION = {phone: tuple(gestures) for phone, *gestures in (entry.split() for entry in """
+ARTICULATION = {
+    phone: tuple(gestures)
+    for phone, *gestures in (
+        entry.split()
+        for entry in (
+            """
 P bilabial plosive unvoiced       | B bilabial plosive voiced
 T alveolar plosive unvoiced       | D alveolar plosive voiced
 K velar plosive unvoiced          | G velar plosive voiced
@@ -64,98 +90,195 @@ Y palatal approximant voiced      | W bilabial velar approximant voiced
 IY high front | IH high front | EH mid front  | AE low front
 AH mid central| ER mid central| UW high back  | UH high back
 AO mid back   | AA low back   | EY mid front high | OW mid back high
-AY low central high front | OY mid back high front | AW low central high back""".replace("|", "\n").strip().splitlines())}
+AY low central high front | OY mid back high front | AW low central high back""".replace("|", "\n")
+            .strip()
+            .splitlines()
+        )
+    )
+}
 ARPABET = tuple(sorted(ARTICULATION))
-GESTURES = tuple("bilabial labiodental dental alveolar postalveolar palatal velar glottal plosive affricate fricative nasal lateral approximant voiced unvoiced high mid low front central back".split())
+GESTURES = tuple(
+    "bilabial labiodental dental alveolar postalveolar palatal velar glottal plosive affricate"
+    " fricative nasal lateral approximant voiced unvoiced high mid low front central back".split()
+)
 
 # %% ../../nbs/28_features.phones.ipynb #ff9d2f51
-RELEASED_ARTICULATION = ARTICULATION | dict(IH=("mid", "front"), EY=("mid", "front"), OW=("mid", "back"), AY=("low", "central", "mid", "front"), AW=("low", "central", "mid", "back"), W=("velar", "approximant", "voiced"))
+RELEASED_ARTICULATION = ARTICULATION | dict(
+    IH=("mid", "front"),
+    EY=("mid", "front"),
+    OW=("mid", "back"),
+    AY=("low", "central", "mid", "front"),
+    AW=("low", "central", "mid", "back"),
+    W=("velar", "approximant", "voiced"),
+)
 
 # %% ../../nbs/28_features.phones.ipynb #39744f33
-ESPEAK_ENGLISH = {label: tuple(phones) for label, *phones in (entry.split() for entry in """p P, b B, t T, t# T, t2 T, ? T, d D, k K, g G, tS CH, dZ JH, f F, v V, T TH, D DH, s S, z Z, S SH, Z ZH, h HH,
+ESPEAK_ENGLISH = {
+    label: tuple(phones)
+    for label, *phones in (
+        entry.split()
+        for entry in """p P, b B, t T, t# T, t2 T, ? T, d D, k K, g G, tS CH, dZ JH, f F, v V, T TH, D DH, s S, z Z, S SH, Z ZH, h HH,
 m M, n N, n- N, N NG, l L, r R, r- R, j Y, ; Y, w W, i: IY, i IY, I IH, I2 IH, I# IH, E EH, a AE, aa AE, a# AH, V AH, @ AH, @2 AH, @5 AH, @- AH, 3 ER, 3: ER, A: AA, 0 AA, O: AO, O AO, O2 AO, 02 AO, U UH, u: UW, u UW,
-eI EY, aI AY, aI2 AY, OI OY, aU AW, oU OW, @L AH L, A@ AA R, O@ AO R, o@ AO R, e@ EH R, i@3 IH R, i@ IY AH, U@ UH R, aI@ AY AH, aI3 AY ER, aU@ AW ER""".replace("\n", " ").split(", "))}
+eI EY, aI AY, aI2 AY, OI OY, aU AW, oU OW, @L AH L, A@ AA R, O@ AO R, o@ AO R, e@ EH R, i@3 IH R, i@ IY AH, U@ UH R, aI@ AY AH, aI3 AY ER, aU@ AW ER""".replace(
+            "\n", " "
+        ).split(", ")
+    )
+}
 PAUSES = bad_words["fixed"] | {"sil", "pau", "spn", "<eps>", "silence", "noise"}
 
 # %% ../../nbs/28_features.phones.ipynb #4246045b
 def phone_script(
-    labels,          # (P,) str, phone labels without pauses
-    language: str,   # of the story
+    labels,  # (P,) str, phone labels without pauses
+    language: str,  # of the story
     unknown: float = 0.01,  # share of labels that may be foreign to the script
-) -> str:            # 'arpabet', 'espeak', or 'own' for other languages
-    "The script of an English phone tier, recognised; `DataError` with labels and counts if it is neither ARPAbet nor eSpeak's."
-    if not language.startswith("en"): return "own"
+) -> str:  # 'arpabet', 'espeak', or 'own' for other languages
+    """The script of an English phone tier, recognised; `DataError` with labels and counts if it
+    is neither ARPAbet nor eSpeak's."""
+    if not language.startswith("en"):
+        return "own"
     counts = Counter(labels)
-    foreign = {script: {label: n for label, n in counts.items() if not _translate(label, script)} for script in ("arpabet", "espeak")}
+    foreign = {
+        script: {label: n for label, n in counts.items() if not _translate(label, script)}
+        for script in ("arpabet", "espeak")
+    }
     best = min(foreign, key=lambda script: sum(foreign[script].values()))
-    _refuse_unknown(foreign[best], len(labels), unknown, f"ARPAbet or eSpeak's names; nearest is {best}")
+    _refuse_unknown(
+        foreign[best], len(labels), unknown, f"ARPAbet or eSpeak's names; nearest is {best}"
+    )
     return best
 
 # %% ../../nbs/28_features.phones.ipynb #d0bed2f8
 def _translate(label, script):
     "Canonical phones of a label, () if the script does not know it."
-    if script == "espeak": return ESPEAK_ENGLISH.get(label, ())
-    if script == "own": return (label,)
+    if script == "espeak":
+        return ESPEAK_ENGLISH.get(label, ())
+    if script == "own":
+        return (label,)
     bare = re.sub(r"[0-9]+$", "", label.strip("{} ").upper())
     return (bare,) if bare in ARTICULATION else ()
 
+
 def _refuse_unknown(foreign, total, unknown, expected):
-    "DataError when more than the share `unknown` of `total` labels is in `foreign` (label -> count)."
-    if (n := sum(foreign.values())) <= unknown * total: return
-    named = ", ".join(f"{label!r} {k} times" for label, k in Counter(foreign).most_common(8)) + (", ..." if len(foreign) > 8 else "")
-    raise DataError("Labels of a phone tier are not in the inventory", found=f"{n} of {total}: {named}", expected=f"{expected}, at most {unknown:.0%} others",
-                    next_step="check tier and language; or pass script='own' and the inventory as vocabulary; or raise `unknown`")
+    """DataError when more than the share `unknown` of `total` labels is in `foreign` (label ->
+    count)."""
+    if (n := sum(foreign.values())) <= unknown * total:
+        return
+    named = ", ".join(f"{label!r} {k} times" for label, k in Counter(foreign).most_common(8)) + (
+        ", ..." if len(foreign) > 8 else ""
+    )
+    raise DataError(
+        "Labels of a phone tier are not in the inventory",
+        found=f"{n} of {total}: {named}",
+        expected=f"{expected}, at most {unknown:.0%} others",
+        next_step=(
+            "check tier and language; or pass script='own' and the inventory as vocabulary; or"
+            " raise `unknown`"
+        ),
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #32c41a19
 @dataclass(frozen=True, eq=False)
 class Phones:
-    "The phones of a story in one script, and which of them follow their predecessor without a pause."
-    events: Events        # (P,) s
-    follows: np.ndarray   # (P,) bool
-    left_out: dict        # label -> count of what is no phone of the script; pauses are not listed
+    """The phones of a story in one script, and which of them follow their predecessor without a
+    pause."""
+
+    events: Events  # (P,) s
+    follows: np.ndarray  # (P,) bool
+    left_out: dict  # label -> count of what is no phone of the script; pauses are not listed
 
 # %% ../../nbs/28_features.phones.ipynb #68176969
 def story_phones(
-    story,                     # Story with a phone tier
-    script: str | None = None, # 'arpabet', 'espeak' or 'own' (labels as they are); default: recognised
-    unknown: float = 0.01,     # share of labels that may be foreign to the script
-    gap: float | None = None,  # silence that parts two phones, s; default 0.02, or 0.06 for script 'own'
-) -> Phones:                   # (P,) phones
-    "Phones without pauses, stress digits or foreign labels. `DataError` without a phone tier or with too many foreign labels (named, with counts)."
+    story,  # Story with a phone tier
+    script: (
+        str | None
+    ) = None,  # 'arpabet', 'espeak' or 'own' (labels as they are); default: recognised
+    unknown: float = 0.01,  # share of labels that may be foreign to the script
+    gap: (
+        float | None
+    ) = None,  # silence that parts two phones, s; default 0.02, or 0.06 for script 'own'
+) -> Phones:  # (P,) phones
+    """Phones without pauses, stress digits or foreign labels. `DataError` without a phone tier
+    or with too many foreign labels (named, with counts)."""
     if story.phones is None or len(story.phones) == 0:
-        raise DataError("A story has no phones", place=f"story {story.name!r}", found="no phone tier", expected="phones with times",
-                        next_step="read a TextGrid with a phone tier (a forced aligner makes one), or use features of words and sound")
+        raise DataError(
+            "A story has no phones",
+            place=f"story {story.name!r}",
+            found="no phone tier",
+            expected="phones with times",
+            next_step=(
+                "read a TextGrid with a phone tier (a forced aligner makes one), or use features of"
+                " words and sound"
+            ),
+        )
     _check_tier(story)
     labels = [label.strip() for label in story.phones.text]
-    sounds = [label.lower().strip("{} ") not in PAUSES and not re.fullmatch(r"\(\w+\)", label) for label in labels]  # eSpeak notes a change of language as (en)
+    sounds = [
+        label.lower().strip("{} ") not in PAUSES and not re.fullmatch(r"\(\w+\)", label)
+        for label in labels
+    ]  # eSpeak notes a change of language as (en)
     spoken = [label for label, sound in zip(labels, sounds) if sound]
-    if not spoken: raise DataError("A phone tier holds nothing but pauses", place=f"story {story.name!r}", found=dict(Counter(labels)), expected="phones", next_step="check which tier was read")
-    if script not in (None, "arpabet", "espeak", "own"): raise ParameterError("Unknown script of phones", found=repr(script), expected="arpabet, espeak, own")
+    if not spoken:
+        raise DataError(
+            "A phone tier holds nothing but pauses",
+            place=f"story {story.name!r}",
+            found=dict(Counter(labels)),
+            expected="phones",
+            next_step="check which tier was read",
+        )
+    if script not in (None, "arpabet", "espeak", "own"):
+        raise ParameterError(
+            "Unknown script of phones", found=repr(script), expected="arpabet, espeak, own"
+        )
     script = script or phone_script(spoken, story.language, unknown)
     parts = [_translate(label, script) if sound else () for label, sound in zip(labels, sounds)]
-    left_out = dict(Counter(label for label, sound, part in zip(labels, sounds, parts) if sound and not part))
+    left_out = dict(
+        Counter(label for label, sound, part in zip(labels, sounds, parts) if sound and not part)
+    )
     _refuse_unknown(left_out, len(spoken), unknown, script)
-    return _split(story.phones, parts, (0.06 if script == "own" else 0.02) if gap is None else gap, left_out)
+    return _split(
+        story.phones, parts, (0.06 if script == "own" else 0.02) if gap is None else gap, left_out
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #e8d0c6ef
 def _check_tier(story):
-    "DataError for times that are no numbers, run backwards, or belong to another time scale than the words."
+    """DataError for times that are no numbers, run backwards, or belong to another time scale
+    than the words."""
     onset, offset = story.phones.onset, story.phones.offset
-    wrong = {"times that are not numbers": ~np.isfinite(onset + offset), "a phone that ends before it starts": offset < onset, "onsets that run backwards": np.r_[False, np.diff(onset) < 0]}
+    wrong = {
+        "times that are not numbers": ~np.isfinite(onset + offset),
+        "a phone that ends before it starts": offset < onset,
+        "onsets that run backwards": np.r_[False, np.diff(onset) < 0],
+    }
     for what, mask in wrong.items():
-        if mask.any(): raise DataError(f"A phone tier has {what}", place=f"story {story.name!r}, phone {int(np.argmax(mask)) + 1}",
-                                       found=f"{onset[mask][0]} to {offset[mask][0]} s", expected="onsets in order, each before its offset", next_step="correct the tier")
-    middle, start, end = np.median(story.phones.midpoint), story.words.onset.min(), story.words.offset.max()
+        if mask.any():
+            raise DataError(
+                f"A phone tier has {what}",
+                place=f"story {story.name!r}, phone {int(np.argmax(mask)) + 1}",
+                found=f"{onset[mask][0]} to {offset[mask][0]} s",
+                expected="onsets in order, each before its offset",
+                next_step="correct the tier",
+            )
+    middle, start, end = (
+        np.median(story.phones.midpoint),
+        story.words.onset.min(),
+        story.words.offset.max(),
+    )
     if not start - 1 <= middle <= end + 1:
-        raise DataError("Phones and words are of different times", place=f"story {story.name!r}", expected="both in seconds of the story", next_step="check the units and the tier",
-                        found=f"phones around {middle:.1f} s, words from {start:.1f} to {end:.1f} s")
+        raise DataError(
+            "Phones and words are of different times",
+            place=f"story {story.name!r}",
+            expected="both in seconds of the story",
+            next_step="check the units and the tier",
+            found=f"phones around {middle:.1f} s, words from {start:.1f} to {end:.1f} s",
+        )
 
 # %% ../../nbs/28_features.phones.ipynb #0d5d709d
 def _split(tier, parts, gap, left_out):
-    "Rows of the tier to phones: equal shares of the interval for each part, and which follow directly."
+    """Rows of the tier to phones: equal shares of the interval for each part, and which follow
+    directly."""
     n = np.array([len(part) for part in parts], int)
     row = np.repeat(np.arange(len(parts)), n)
-    k = np.arange(len(row)) - np.repeat(np.cumsum(n) - n, n)   # which part of its row
+    k = np.arange(len(row)) - np.repeat(np.cumsum(n) - n, n)  # which part of its row
     step = (tier.offset - tier.onset)[row] / n[row]
     onset = tier.onset[row] + k * step
     events = Events(onset, onset + step, tuple(phone for part in parts for phone in part))
@@ -164,153 +287,251 @@ def _split(tier, parts, gap, left_out):
 
 # %% ../../nbs/28_features.phones.ipynb #9d5be8d9
 def ngrams(
-    phones: Phones,              # of a story
-    n: int = 2,                  # 1 phones, 2 diphones, 3 triphones
-    cross_silence: bool = False, # join phones over pauses as well
-) -> Events:                     # labels such as 'K-AE'; from the onset of the first to the offset of the last
+    phones: Phones,  # of a story
+    n: int = 2,  # 1 phones, 2 diphones, 3 triphones
+    cross_silence: bool = False,  # join phones over pauses as well
+) -> Events:  # labels such as 'K-AE'; from the onset of the first to the offset of the last
     "Runs of `n` phones that follow each other directly."
-    if n < 1: raise ParameterError("A run has at least one phone", found=n, expected="n >= 1")
+    if n < 1:
+        raise ParameterError("A run has at least one phone", found=n, expected="n >= 1")
     count = max(0, len(phones.events) - n + 1)
-    start = np.flatnonzero(np.logical_and.reduce([np.ones(count, bool)] + [phones.follows[k:k + count] for k in range(1, n) if not cross_silence]))
+    start = np.flatnonzero(
+        np.logical_and.reduce(
+            [np.ones(count, bool)]
+            + [phones.follows[k : k + count] for k in range(1, n) if not cross_silence]
+        )
+    )
     text = phones.events.text
-    return Events(phones.events.onset[start], phones.events.offset[start + n - 1], tuple("-".join(text[i:i + n]) for i in start))
+    return Events(
+        phones.events.onset[start],
+        phones.events.offset[start + n - 1],
+        tuple("-".join(text[i : i + n]) for i in start),
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #9ed7e296
 def collect_vocabulary(
-    stories,            # stories that the encoding model is fitted on; never the test story
-    n: int = 2,         # 1 phones, 2 diphones, 3 triphones
-    minimum: int = 1,   # how often a label must occur in them
-    **settings,         # of `story_phones`, and `cross_silence`
-) -> tuple:             # labels, sorted
+    stories,  # stories that the encoding model is fitted on; never the test story
+    n: int = 2,  # 1 phones, 2 diphones, 3 triphones
+    minimum: int = 1,  # how often a label must occur in them
+    **settings,  # of `story_phones`, and `cross_silence`
+) -> tuple:  # labels, sorted
     "The labels that occur in `stories`, to be passed as `vocabulary`."
     cross = settings.pop("cross_silence", False)
-    counts = Counter(label for story in stories for label in ngrams(story_phones(story, **settings), n, cross).text)
+    counts = Counter(
+        label
+        for story in stories
+        for label in ngrams(story_phones(story, **settings), n, cross).text
+    )
     return tuple(sorted(label for label, k in counts.items() if k >= minimum))
 
 # %% ../../nbs/28_features.phones.ipynb #68c9edf6
 def _counted(story, events, vocabulary, how, preset, left_out):
     "A column for each label of the vocabulary; other labels are counted in `left_out`."
     vocabulary = tuple(vocabulary)
-    if len(set(vocabulary)) < len(vocabulary): raise ParameterError("A vocabulary names a column twice", found=[v for v, k in Counter(vocabulary).items() if k > 1][:5])
+    if len(set(vocabulary)) < len(vocabulary):
+        raise ParameterError(
+            "A vocabulary names a column twice",
+            found=[v for v, k in Counter(vocabulary).items() if k > 1][:5],
+        )
     at = {label: i for i, label in enumerate(vocabulary)}
     known = np.array([i for i, label in enumerate(events.text) if label in at], int)
     column = np.array([at[events.text[i]] for i in known], int)
-    values = sp.csr_array((np.ones(len(known)), (np.arange(len(known)), column)), shape=(len(known), len(vocabulary)))
+    values = sp.csr_array(
+        (np.ones(len(known)), (np.arange(len(known)), column)), shape=(len(known), len(vocabulary))
+    )
     unseen = Counter(label for label in events.text if label not in at)
-    return FeatureSet(per_tr(story, events.midpoint[known], values, how, preset), vocabulary, {**left_out, **unseen})
+    return FeatureSet(
+        per_tr(story, events.midpoint[known], values, how, preset),
+        vocabulary,
+        {**left_out, **unseen},
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #53d4eb97
 def phone_counts(
-    story,                   # Story with a phone tier
-    vocabulary=None,         # (F,) phones that get a column; default for English the 39 of ARPAbet, else required
-    how: str = "lanczos",    # or 'sum' for the plain count
-    preset: str = "fixed",   # of the Lanczos filter
-    **settings,              # of `story_phones`
-) -> FeatureSet:             # (T, F) phones per TR
-    "Phones per TR, a column a phone. Raises as `story_phones`; ParameterError if a vocabulary is needed and missing."
+    story,  # Story with a phone tier
+    # (F,) phones that get a column; default for English the 39 of ARPAbet, else required
+    vocabulary=None,
+    how: str = "lanczos",  # or 'sum' for the plain count
+    preset: str = "fixed",  # of the Lanczos filter
+    **settings,  # of `story_phones`
+) -> FeatureSet:  # (T, F) phones per TR
+    """Phones per TR, a column a phone. Raises as `story_phones`; ParameterError if a vocabulary
+    is needed and missing."""
     if vocabulary is None:
         if settings.get("script") == "own" or not story.language.startswith("en"):
-            raise ParameterError("Columns need names that all stories share", place=f"story {story.name!r}", found="no vocabulary", next_step="vocabulary=collect_vocabulary(encoding_stories, n=1)")
+            raise ParameterError(
+                "Columns need names that all stories share",
+                place=f"story {story.name!r}",
+                found="no vocabulary",
+                next_step="vocabulary=collect_vocabulary(encoding_stories, n=1)",
+            )
         vocabulary = ARPABET
     phones = story_phones(story, **settings)
     return _counted(story, phones.events, vocabulary, how, preset, phones.left_out)
 
 # %% ../../nbs/28_features.phones.ipynb #3ce4e2b7
 def diphone_counts(
-    story,                       # Story with a phone tier
-    vocabulary,                  # (F,) labels such as 'K-AE', from `collect_vocabulary(encoding_stories, n=2)`
-    how: str = "lanczos",        # or 'sum'
-    preset: str = "fixed",       # of the Lanczos filter
-    cross_silence: bool = False, # join phones over pauses
-    **settings,                  # of `story_phones`
-) -> FeatureSet:                 # (T, F) pairs per TR, at the middle of the pair
+    story,  # Story with a phone tier
+    vocabulary,  # (F,) labels such as 'K-AE', from `collect_vocabulary(encoding_stories, n=2)`
+    how: str = "lanczos",  # or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+    cross_silence: bool = False,  # join phones over pauses
+    **settings,  # of `story_phones`
+) -> FeatureSet:  # (T, F) pairs per TR, at the middle of the pair
     "Pairs of phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
-    return _counted(story, ngrams(phones, 2, cross_silence), vocabulary, how, preset, phones.left_out)
+    return _counted(
+        story, ngrams(phones, 2, cross_silence), vocabulary, how, preset, phones.left_out
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #802753df
 def triphone_counts(
-    story,                       # Story with a phone tier
-    vocabulary,                  # (F,) labels such as 'K-AE-T', from `collect_vocabulary(encoding_stories, n=3)`
-    how: str = "lanczos",        # or 'sum'
-    preset: str = "fixed",       # of the Lanczos filter
-    cross_silence: bool = False, # join phones over pauses
-    **settings,                  # of `story_phones`
-) -> FeatureSet:                 # (T, F) triples per TR, at their middle
+    story,  # Story with a phone tier
+    vocabulary,  # (F,) labels such as 'K-AE-T', from `collect_vocabulary(encoding_stories, n=3)`
+    how: str = "lanczos",  # or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+    cross_silence: bool = False,  # join phones over pauses
+    **settings,  # of `story_phones`
+) -> FeatureSet:  # (T, F) triples per TR, at their middle
     "Triples of phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
-    return _counted(story, ngrams(phones, 3, cross_silence), vocabulary, how, preset, phones.left_out)
+    return _counted(
+        story, ngrams(phones, 3, cross_silence), vocabulary, how, preset, phones.left_out
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #e510043e
 def articulation(
-    story,                  # Story with a phone tier
-    table: dict | None = None, # phone -> gestures; default: ARTICULATION
-    how: str = "lanczos",   # or 'sum'
-    preset: str = "fixed",  # 'fixed' and 'paper': our table; 'released': that of HuthLab/deep-fMRI-dataset, and the released Lanczos filter
-    **settings,             # of `story_phones`
-) -> FeatureSet:            # (T, 22) gestures per TR
+    story,  # Story with a phone tier
+    table: dict | None = None,  # phone -> gestures; default: ARTICULATION
+    how: str = "lanczos",  # or 'sum'
+    # 'fixed' and 'paper': our table; 'released': that of HuthLab/deep-fMRI-dataset, and the
+    # released Lanczos filter
+    preset: str = "fixed",
+    **settings,  # of `story_phones`
+) -> FeatureSet:  # (T, 22) gestures per TR
     "Gestures per TR (de Heer et al. 2017). `DataError` names phones that the table lacks."
-    if table is None: table, names = (RELEASED_ARTICULATION if preset == "released" else ARTICULATION), GESTURES
-    else: names = tuple(sorted({gesture for made in table.values() for gesture in made}))
+    if table is None:
+        table, names = (RELEASED_ARTICULATION if preset == "released" else ARTICULATION), GESTURES
+    else:
+        names = tuple(sorted({gesture for made in table.values() for gesture in made}))
     phones = story_phones(story, **settings)
     foreign = Counter(phone for phone in phones.events.text if phone not in table)
-    _refuse_unknown(dict(foreign), len(phones.events), settings.get("unknown", 0.01), "phones of the articulatory table")
+    _refuse_unknown(
+        dict(foreign),
+        len(phones.events),
+        settings.get("unknown", 0.01),
+        "phones of the articulatory table",
+    )
     counts = _counted(story, phones.events, tuple(table), how, preset, phones.left_out)
-    gestures = np.array([[gesture in made for gesture in names] for made in table.values()], np.float32)
+    gestures = np.array(
+        [[gesture in made for gesture in names] for made in table.values()], np.float32
+    )
     return FeatureSet(counts.values @ gestures, names, counts.left_out)
 
 # %% ../../nbs/28_features.phones.ipynb #e118192e
 def phone_rate(
-    story,                  # Story with a phone tier
-    how: str = "lanczos",   # or 'sum'
+    story,  # Story with a phone tier
+    how: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
-    **settings,             # of `story_phones`
-) -> FeatureSet:            # (T, 1) phones per TR
+    **settings,  # of `story_phones`
+) -> FeatureSet:  # (T, 1) phones per TR
     "Phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
-    return FeatureSet(per_tr(story, phones.events.midpoint, np.ones((len(phones.events), 1)), how, preset), ("phone rate",), phones.left_out)
+    return FeatureSet(
+        per_tr(story, phones.events.midpoint, np.ones((len(phones.events), 1)), how, preset),
+        ("phone rate",),
+        phones.left_out,
+    )
 
 # %% ../../nbs/28_features.phones.ipynb #3ec0dc14
 TONES = ("tone 1", "tone 2", "tone 3", "tone 4", "neutral")
 
+
 def syllable_tones(
     label: str,  # a syllable, word or phone in pinyin or IPA
-) -> tuple:      # of 0 to 4, index into TONES, one a syllable; None for a syllable without a tone
-    "Tones written in a label by number, mark or tone letter; () where there is no vowel and no tone."
+) -> tuple:  # of 0 to 4, index into TONES, one a syllable; None for a syllable without a tone
+    """Tones written in a label by number, mark or tone letter; () where there is no vowel and
+    no tone."""
     text = unicodedata.normalize("NFD", label.strip().lower())
-    if contours := re.findall("[˥˦˧˨˩]+", text): return tuple(_contour(contour) for contour in contours)
-    if digits := re.findall(r"[a-zü\u0308ɑəɛɤɔ:]+([0-5])?", text) if re.search("[0-5]", text) else (): return tuple((int(d) - 1) % 5 if d not in ("", "0") else 4 if d == "0" else None for d in digits)
+    if contours := re.findall("[˥˦˧˨˩]+", text):
+        return tuple(_contour(contour) for contour in contours)
+    if digits := (
+        re.findall(r"[a-zü\u0308ɑəɛɤɔ:]+([0-5])?", text) if re.search("[0-5]", text) else ()
+    ):
+        return tuple(
+            (int(d) - 1) % 5 if d not in ("", "0") else 4 if d == "0" else None for d in digits
+        )
     marks = {"\u0304": 0, "\u0301": 1, "\u030c": 2, "\u0300": 3}
     vowels = [vowel for vowel in re.findall("(?:[aeiou][\u0304\u0301\u030c\u0300\u0308]*)+", text)]
     found = tuple(next((marks[c] for c in vowel if c in marks), None) for vowel in vowels)
-    return tuple(4 if tone is None else tone for tone in found) if any(tone is not None for tone in found) else found
+    return (
+        tuple(4 if tone is None else tone for tone in found)
+        if any(tone is not None for tone in found)
+        else found
+    )
+
 
 def _contour(levels):
-    "Tone of Chao's letters: high level 1, rising to high 2, low or dipping 3, falling from high 4, one middle or low letter neutral."
+    """Tone of Chao's letters: high level 1, rising to high 2, low or dipping 3, falling from
+    high 4, one middle or low letter neutral."""
     pitch = ["˩˨˧˦˥".index(c) + 1 for c in levels]
-    if len(pitch) == 1: return 0 if pitch[0] == 5 else 4
-    if pitch[0] >= 4 and pitch[-1] >= 4: return 0
-    if pitch[0] >= 4: return 3
+    if len(pitch) == 1:
+        return 0 if pitch[0] == 5 else 4
+    if pitch[0] >= 4 and pitch[-1] >= 4:
+        return 0
+    if pitch[0] >= 4:
+        return 3
     return 2 if pitch[0] <= 2 and (len(pitch) > 2 or pitch[-1] <= 2) else 1
 
 # %% ../../nbs/28_features.phones.ipynb #029c9792
 def tones(
-    story,                        # Story in Mandarin
-    events: Events | None = None, # syllables, words or phones that show the tone; default: the phone tier, or the words where it shows none
-    how: str = "lanczos",         # or 'sum'
-    preset: str = "fixed",        # of the Lanczos filter
-    unknown: float = 0.01,        # share of syllables that may lack a tone
-) -> FeatureSet:                  # (T, 5) syllables of each tone per TR
-    "Tones per TR. ParameterError for another language, `DataError` where the labels do not show the tones."
-    if not story.language.startswith("zh"): raise ParameterError("Tones are those of Mandarin", place=f"story {story.name!r}", found=story.language, expected="zh")
-    tiers = [tier for tier in ((story.phones, story.words) if events is None else (events,)) if tier is not None]
+    story,  # Story in Mandarin
+    # syllables, words or phones that show the tone; default: the phone tier, or the words where it
+    # shows none
+    events: Events | None = None,
+    how: str = "lanczos",  # or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+    unknown: float = 0.01,  # share of syllables that may lack a tone
+) -> FeatureSet:  # (T, 5) syllables of each tone per TR
+    """Tones per TR. ParameterError for another language, `DataError` where the labels do not
+    show the tones."""
+    if not story.language.startswith("zh"):
+        raise ParameterError(
+            "Tones are those of Mandarin",
+            place=f"story {story.name!r}",
+            found=story.language,
+            expected="zh",
+        )
+    tiers = [
+        tier
+        for tier in ((story.phones, story.words) if events is None else (events,))
+        if tier is not None
+    ]
     read = [[syllable_tones(label) for label in tier.text] for tier in tiers]
-    best = max(range(len(tiers)), key=lambda i: sum(tone is not None for label in read[i] for tone in label))
+    best = max(
+        range(len(tiers)),
+        key=lambda i: sum(tone is not None for label in read[i] for tone in label),
+    )
     tier, found = tiers[best], read[best]
     parts = _split(tier, found, 0.0, {}).events
     bare = Counter(label for label, tone in zip(tier.text, found) if None in tone)
-    if len(parts) - (lacking := sum(tone is None for tone in parts.text)) == 0 or lacking > unknown * len(parts):
-        raise DataError("The labels do not show the tones", place=f"story {story.name!r}", found=f"{lacking} of {len(parts)} syllables without a tone; labels such as {', '.join(map(repr, (list(bare) or list(tier.text))[:4]))}",
-                        expected="pinyin with numbers (ma3) or marks (mǎ), or tone letters (a˨˩˦)", next_step="align with a pinyin or IPA dictionary (Montreal Forced Aligner), or pass timed syllables as `events`")
+    if len(parts) - (
+        lacking := sum(tone is None for tone in parts.text)
+    ) == 0 or lacking > unknown * len(parts):
+        raise DataError(
+            "The labels do not show the tones",
+            place=f"story {story.name!r}",
+            found=(
+                f"{lacking} of {len(parts)} syllables without a tone; labels such as"
+                f" {', '.join(map(repr, (list(bare) or list(tier.text))[:4]))}"
+            ),
+            expected="pinyin with numbers (ma3) or marks (mǎ), or tone letters (a˨˩˦)",
+            next_step=(
+                "align with a pinyin or IPA dictionary (Montreal Forced Aligner), or pass timed"
+                " syllables as `events`"
+            ),
+        )
     kept = parts.keep([tone is not None for tone in parts.text])
-    return FeatureSet(per_tr(story, kept.midpoint, np.eye(5)[list(kept.text)], how, preset), TONES, dict(bare))
+    return FeatureSet(
+        per_tr(story, kept.midpoint, np.eye(5)[list(kept.text)], how, preset), TONES, dict(bare)
+    )

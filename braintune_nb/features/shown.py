@@ -18,6 +18,7 @@ from .phones import FeatureSet, per_tr
 def default_font() -> str:  # path of a TrueType font
     "DejaVu Sans, as matplotlib brings it: Latin, Greek, Cyrillic, no Chinese."
     import matplotlib
+
     return matplotlib.get_data_path() + "/fonts/ttf/DejaVuSans.ttf"
 
 # %% ../../nbs/29_features.shown.ipynb #7212c3fb
@@ -25,24 +26,45 @@ def default_font() -> str:  # path of a TrueType font
 def _characters(font):
     "Characters that a font file can draw."
     from matplotlib.ft2font import FT2Font
-    try: return frozenset(map(chr, FT2Font(font).get_charmap()))
-    except (OSError, RuntimeError) as error: raise MissingData("The font cannot be read", file=font, found=str(error), expected="a TrueType or OpenType file", next_step="pass font='/path/to/font.ttf', or none for DejaVu Sans") from error
+
+    try:
+        return frozenset(map(chr, FT2Font(font).get_charmap()))
+    except (OSError, RuntimeError) as error:
+        raise MissingData(
+            "The font cannot be read",
+            file=font,
+            found=str(error),
+            expected="a TrueType or OpenType file",
+            next_step="pass font='/path/to/font.ttf', or none for DejaVu Sans",
+        ) from error
+
 
 def _check_glyphs(words, font):
     "DataError naming the characters that the font lacks."
     lacking = Counter(c for word in words for c in word if c not in _characters(font))
-    if lacking: raise DataError("The font lacks characters of the words", file=font, found=", ".join(f"{c!r} in {n} words" for c, n in lacking.most_common(8)) + (f", and {len(lacking) - 8} more" if len(lacking) > 8 else ""),
-                                expected="a glyph for each character", next_step="pass the font of the experiment as `font`; for Chinese for example Noto Sans CJK")
+    if lacking:
+        raise DataError(
+            "The font lacks characters of the words",
+            file=font,
+            found=", ".join(f"{c!r} in {n} words" for c, n in lacking.most_common(8))
+            + (f", and {len(lacking) - 8} more" if len(lacking) > 8 else ""),
+            expected="a glyph for each character",
+            next_step=(
+                "pass the font of the experiment as `font`; for Chinese for example Noto Sans CJK"
+            ),
+        )
 
 # %% ../../nbs/29_features.shown.ipynb #1fb8c25a
 def render_words(
-    words,                # (U,) str
-    font=None,            # path of a font file; default DejaVu Sans
-    size=(64, 384),       # height and width of the frame, pixels
+    words,  # (U,) str
+    font=None,  # path of a font file; default DejaVu Sans
+    size=(64, 384),  # height and width of the frame, pixels
     font_size: int = 32,  # pixels; the same for all words
-) -> np.ndarray:          # (U, height, width) float32, letters 1 on 0
-    "Draw each word in the middle of a frame. `DataError` for characters that the font lacks (named) or words that do not fit."
+) -> np.ndarray:  # (U, height, width) float32, letters 1 on 0
+    """Draw each word in the middle of a frame. `DataError` for characters that the font lacks
+    (named) or words that do not fit."""
     from PIL import Image, ImageDraw, ImageFont
+
     font = str(font or default_font())
     words = tuple(words)
     _check_glyphs(words, font)
@@ -50,89 +72,162 @@ def render_words(
     for i, word in enumerate(words):
         left, top, right, bottom = letters.getbbox(word, anchor="mm")
         if max(-left, right) > size[1] / 2 or max(-top, bottom) > size[0] / 2:
-            raise DataError("A word does not fit into the frame", place=f"word {word!r}",
-                            found=f"{right - left} x {bottom - top} pixels", expected=f"{size[1]} x {size[0]}", next_step="pass a larger `size` or a smaller `font_size`, the same for all stories")
+            raise DataError(
+                "A word does not fit into the frame",
+                place=f"word {word!r}",
+                found=f"{right - left} x {bottom - top} pixels",
+                expected=f"{size[1]} x {size[0]}",
+                next_step="pass a larger `size` or a smaller `font_size`, the same for all stories",
+            )
         canvas = Image.new("L", (size[1], size[0]))
-        ImageDraw.Draw(canvas).text((size[1] / 2, size[0] / 2), word, fill=255, font=letters, anchor="mm")
+        ImageDraw.Draw(canvas).text(
+            (size[1] / 2, size[0] / 2), word, fill=255, font=letters, anchor="mm"
+        )
         images[i] = np.asarray(canvas, np.float32) / 255
     return images
 
 # %% ../../nbs/29_features.shown.ipynb #c3119bcd
 def gabor_bank(
-    aspect: float,                      # width / height of the frame
-    spatial=(0, 2, 4, 8),               # cycles per frame height
-    temporal=(0, 2, 4),                 # Hz
+    aspect: float,  # width / height of the frame
+    spatial=(0, 2, 4, 8),  # cycles per frame height
+    temporal=(0, 2, 4),  # Hz
     directions=(0, 45, 90, 135, 180, 225, 270, 315),  # of drift, degrees: 0 right, 90 up
-    spacing: float = 3.5,               # distance of positions, envelopes
-) -> list:                              # of (spatial frequency, temporal frequency, direction, centre x, centre y, envelope), lengths in frame heights
-    "Filters that tile the frame as in Nishimoto et al. (2011): still ones in four orientations, flickering ones without direction."
+    spacing: float = 3.5,  # distance of positions, envelopes
+    # of (spatial frequency, temporal frequency, direction, centre x, centre y, envelope), lengths
+    # in
+    # frame heights
+) -> list:
+    """Filters that tile the frame as in Nishimoto et al. (2011): still ones in four
+    orientations, flickering ones without direction."""
     bank = []
     for frequency in spatial:
         envelope = min(0.6 / (frequency or min(f for f in spatial if f)), 0.3)
-        rows, columns = (max(0, int((span - envelope * spacing) / (2 * spacing * envelope))) for span in (1.0, aspect))
+        rows, columns = (
+            max(0, int((span - envelope * spacing) / (2 * spacing * envelope)))
+            for span in (1.0, aspect)
+        )
         for x in aspect / 2 + envelope * spacing * np.arange(-columns, columns + 1):
             for y in 0.5 + envelope * spacing * np.arange(-rows, rows + 1):
                 for speed in temporal:
                     for direction in directions if frequency else directions[:1]:
-                        if speed or direction < 180: bank.append((frequency, speed, direction, x, y, envelope))
+                        if speed or direction < 180:
+                            bank.append((frequency, speed, direction, x, y, envelope))
     return bank
 
 # %% ../../nbs/29_features.shown.ipynb #7626f412
 def _spatial_gabors(size, frequency, direction, places):
-    "Gabors of a frame at places (x, y, envelope), (height * width, places) complex, scaled to answer 1 to their own grating of contrast 1."
-    horizontal, vertical = np.meshgrid(np.linspace(0, size[1] / size[0], size[1], dtype=np.float32), np.linspace(0, 1, size[0], dtype=np.float32))
+    """Gabors of a frame at places (x, y, envelope), (height * width, places) complex, scaled to
+    answer 1 to their own grating of contrast 1."""
+    horizontal, vertical = np.meshgrid(
+        np.linspace(0, size[1] / size[0], size[1], dtype=np.float32),
+        np.linspace(0, 1, size[0], dtype=np.float32),
+    )
     gabors = []
     for x, y, envelope in places:
-        gauss = np.exp(-((horizontal - x) ** 2 + (vertical - y) ** 2) / (2 * envelope ** 2))
-        angle = 2 * np.pi * frequency * (-(horizontal - x) * np.cos(np.deg2rad(direction)) + (vertical - y) * np.sin(np.deg2rad(direction)))
-        gabors.append((gauss * np.exp(-1j * angle) * ((2 if frequency else 1) / gauss.sum())).ravel())
+        gauss = np.exp(-((horizontal - x) ** 2 + (vertical - y) ** 2) / (2 * envelope**2))
+        angle = (
+            2
+            * np.pi
+            * frequency
+            * (
+                -(horizontal - x) * np.cos(np.deg2rad(direction))
+                + (vertical - y) * np.sin(np.deg2rad(direction))
+            )
+        )
+        gabors.append(
+            (gauss * np.exp(-1j * angle) * ((2 if frequency else 1) / gauss.sum())).ravel()
+        )
     return np.stack(gabors, 1).astype(np.complex64)
+
 
 def _temporal_gabor(speed, fps):
     "A wave under an envelope over a window of 2/3 s, (frames,), complex."
     frames = int(fps * 2 / 3)
-    if frames < 2 or speed > fps / 2: raise ParameterError("Too few frames per second for these speeds", found=f"{fps} frames per second, {speed} Hz", expected="at least 3 and twice the highest temporal frequency")
+    if frames < 2 or speed > fps / 2:
+        raise ParameterError(
+            "Too few frames per second for these speeds",
+            found=f"{fps} frames per second, {speed} Hz",
+            expected="at least 3 and twice the highest temporal frequency",
+        )
     time = np.arange(frames) / frames - 0.5
-    gauss = np.exp(-time ** 2 / (2 * 0.3 ** 2))
-    return (np.exp(2j * np.pi * speed * frames / fps * time) * gauss / gauss.sum()).astype(np.complex64)
+    gauss = np.exp(-(time**2) / (2 * 0.3**2))
+    return (np.exp(2j * np.pi * speed * frames / fps * time) * gauss / gauss.sum()).astype(
+        np.complex64
+    )
 
 # %% ../../nbs/29_features.shown.ipynb #ec812b3f
 def _energies(images, bank, fps, mixing=None):
-    "Yield (positions in the bank, amplitude (K, positions)) for each frequency, direction and speed."
+    """Yield (positions in the bank, amplitude (K, positions)) for each frequency, direction and
+    speed."""
     from scipy.signal import oaconvolve
+
     images = np.asarray(images, np.float32)
-    pixels, frames, groups = images.reshape(len(images), -1), len(images) if mixing is None else mixing.shape[0], {}
-    for i, (frequency, speed, direction, *place) in enumerate(bank): groups.setdefault((frequency, direction % 180), {}).setdefault(tuple(place), []).append((speed, direction, i))
+    pixels, frames, groups = (
+        images.reshape(len(images), -1),
+        len(images) if mixing is None else mixing.shape[0],
+        {},
+    )
+    for i, (frequency, speed, direction, *place) in enumerate(bank):
+        groups.setdefault((frequency, direction % 180), {}).setdefault(tuple(place), []).append(
+            (speed, direction, i)
+        )
     for (frequency, orientation), places in groups.items():
         gabors = _spatial_gabors(images.shape[1:], frequency, orientation, places)
         seen = pixels @ gabors.real + 1j * (pixels @ gabors.imag)
-        if mixing is not None: seen = mixing @ seen
-        for speed, direction in sorted({filter[:2] for filters in places.values() for filter in filters}):
-            at = [(column, i) for column, filters in enumerate(places.values()) for s, d, i in filters if (s, d) == (speed, direction)]
+        if mixing is not None:
+            seen = mixing @ seen
+        for speed, direction in sorted(
+            {filter[:2] for filters in places.values() for filter in filters}
+        ):
+            at = [
+                (column, i)
+                for column, filters in enumerate(places.values())
+                for s, d, i in filters
+                if (s, d) == (speed, direction)
+            ]
             wave = _temporal_gabor(speed, fps)
-            moved = oaconvolve(seen[:, [c for c, _ in at]] if direction < 180 else seen[:, [c for c, _ in at]].conj(), wave[:, None], axes=0)
-            yield [i for _, i in at], np.abs(moved[len(wave) // 2:][:frames])
+            moved = oaconvolve(
+                (
+                    seen[:, [c for c, _ in at]]
+                    if direction < 180
+                    else seen[:, [c for c, _ in at]].conj()
+                ),
+                wave[:, None],
+                axes=0,
+            )
+            yield [i for _, i in at], np.abs(moved[len(wave) // 2 :][:frames])
 
 # %% ../../nbs/29_features.shown.ipynb #771806da
 def gabor_energy(
-    images,           # (U, height, width) different frames, luminance 0 to 1
-    bank,             # list from `gabor_bank`
-    fps: float,       # frames per second
-    mixing=None,      # (K, U) share of each image in each frame of the film, NumPy or sparse; None: the images are the film
-) -> np.ndarray:      # (K, filters) float32: amplitude, 1 for a filter's own grating of full contrast
-    "Motion energy of a film. Cost: U x pixels x spatial parts, plus K x filters for the temporal part; memory 4 bytes x K x filters."
+    images,  # (U, height, width) different frames, luminance 0 to 1
+    bank,  # list from `gabor_bank`
+    fps: float,  # frames per second
+    # (K, U) share of each image in each frame of the film, NumPy or sparse; None: the images are
+    # the film
+    mixing=None,
+) -> np.ndarray:  # (K, filters) float32: amplitude, 1 for a filter's own grating of full contrast
+    """Motion energy of a film. Cost: U x pixels x spatial parts, plus K x filters for the
+    temporal part; memory 4 bytes x K x filters."""
     energy = np.zeros((len(images) if mixing is None else mixing.shape[0], len(bank)), np.float32)
-    for at, amplitude in _energies(images, bank, fps, mixing): energy[:, at] = amplitude
+    for at, amplitude in _energies(images, bank, fps, mixing):
+        energy[:, at] = amplitude
     return energy
 
 # %% ../../nbs/29_features.shown.ipynb #991eef4c
 def frame_mixture(
-    events,          # (N,) words with the times at which they stood on the screen, s
-    fps: float = 15, # frames per second
+    events,  # (N,) words with the times at which they stood on the screen, s
+    fps: float = 15,  # frames per second
     margin: float = 1.0,  # blank screen before and after, s
-) -> tuple:          # words (U,), mixing (K, U) sparse: share of each frame in which each word stood; middle of each frame (K,) s
-    "The film of shown words as mixtures of its different images. DataError for words that end before they start."
-    if (events.offset < events.onset).any(): raise DataError("A word ends before it starts", place=f"word {int(np.argmax(events.offset < events.onset)) + 1}")
+    # words (U,), mixing (K, U) sparse: share of each frame in which each word stood; middle of each
+    # frame (K,) s
+) -> tuple:
+    """The film of shown words as mixtures of its different images. DataError for words that end
+    before they start."""
+    if (events.offset < events.onset).any():
+        raise DataError(
+            "A word ends before it starts",
+            place=f"word {int(np.argmax(events.offset < events.onset)) + 1}",
+        )
     start = events.onset.min() - margin
     k = int(np.ceil((events.offset.max() + margin - start) * fps))
     words = tuple(dict.fromkeys(events.text))
@@ -142,33 +237,43 @@ def frame_mixture(
     word = np.repeat(np.arange(len(events)), n)
     frame = np.floor(a).astype(int)[word] + np.arange(len(word)) - np.repeat(np.cumsum(n) - n, n)
     share = np.minimum(b[word], frame + 1) - np.maximum(a[word], frame)
-    mixing = sp.csr_array((share.astype(np.float32), (frame, np.array([at[w] for w in events.text])[word])), shape=(k, len(words)))
-    return words, mixing, start + (np.arange(k) + .5) / fps
+    mixing = sp.csr_array(
+        (share.astype(np.float32), (frame, np.array([at[w] for w in events.text])[word])),
+        shape=(k, len(words)),
+    )
+    return words, mixing, start + (np.arange(k) + 0.5) / fps
 
 # %% ../../nbs/29_features.shown.ipynb #8f791550
 def motion_energy(
-    story,                   # Story: words as they were shown, and the clock
-    events=None,             # (N,) words with the times of the screen, e.g. `shown_words(log)`; default: the words of the story
-    font=None,               # font file of the experiment; default DejaVu Sans
-    size=(64, 384),          # frame, pixels: height, width
-    font_size: int = 32,     # pixels
-    fps: float = 15,         # frames per second of the analysis
-    pool: bool = True,       # mean over positions: 63 columns; else a column a filter
-    floor: float = 0.01,     # amplitude at which compression starts, of full contrast
-    how: str = "lanczos",    # or 'sum'
-    preset: str = "fixed",   # of the Lanczos filter
-) -> FeatureSet:             # (T, F), mean log amplitude per TR
+    story,  # Story: words as they were shown, and the clock
+    # (N,) words with the times of the screen, e.g. `shown_words(log)`; default: the words of the
+    # story
+    events=None,
+    font=None,  # font file of the experiment; default DejaVu Sans
+    size=(64, 384),  # frame, pixels: height, width
+    font_size: int = 32,  # pixels
+    fps: float = 15,  # frames per second of the analysis
+    pool: bool = True,  # mean over positions: 63 columns; else a column a filter
+    floor: float = 0.01,  # amplitude at which compression starts, of full contrast
+    how: str = "lanczos",  # or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+) -> FeatureSet:  # (T, F), mean log amplitude per TR
     "Motion energy of words shown one at a time. Raises as `render_words`."
     words, mixing, times = frame_mixture(story.words if events is None else events, fps)
     bank = gabor_bank(size[1] / size[0])
     names, columns = [], []
     for at, amplitude in _energies(render_words(words, font, size, font_size), bank, fps, mixing):
         frequency, speed, direction = bank[at[0]][:3]
-        kind, level = f"{frequency} c/h {speed} Hz" + (f" {direction}°" if frequency else ""), np.log1p(amplitude / floor)
+        kind, level = (
+            f"{frequency} c/h {speed} Hz" + (f" {direction}°" if frequency else ""),
+            np.log1p(amplitude / floor),
+        )
         names += [kind] if pool else [f"{kind} at {bank[i][3]:.2f}, {bank[i][4]:.2f}" for i in at]
         columns.append(level.mean(1, keepdims=True) if pool else level)
     energy = np.concatenate(columns, 1)
-    return FeatureSet(per_tr(story, times, energy / np.float32(fps * story.clock.tr), how, preset), names)
+    return FeatureSet(
+        per_tr(story, times, energy / np.float32(fps * story.clock.tr), how, preset), names
+    )
 
 # %% ../../nbs/29_features.shown.ipynb #06f0382f
 def _edits(a, b):
@@ -176,44 +281,68 @@ def _edits(a, b):
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         last, row[0] = row[0], i
-        for j, y in enumerate(b, 1): last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
     return row[-1]
 
 # %% ../../nbs/29_features.shown.ipynb #755cc669
 def word_similarity(
-    first,                    # (N,) str
-    second,                   # (N,) str
-    measure: str = "pixels",  # correlation of images, or 'letters': 1 - edits / length of the longer
-    **drawing,                # font, size, font_size of `render_words`
-) -> np.ndarray:              # (N,), 1 for the same word
-    "Similarity of pairs of words as shapes or as strings. ParameterError for another measure; raises as `render_words`."
-    if measure == "letters": return np.array([1 - _edits(a, b) / max(len(a), len(b), 1) for a, b in zip(first, second)])
-    if measure != "pixels": raise ParameterError("Unknown measure of similarity", found=measure, expected="pixels, letters")
+    first,  # (N,) str
+    second,  # (N,) str
+    # correlation of images, or 'letters': 1 - edits / length of the longer
+    measure: str = "pixels",
+    **drawing,  # font, size, font_size of `render_words`
+) -> np.ndarray:  # (N,), 1 for the same word
+    """Similarity of pairs of words as shapes or as strings. ParameterError for another measure;
+    raises as `render_words`."""
+    if measure == "letters":
+        return np.array([1 - _edits(a, b) / max(len(a), len(b), 1) for a, b in zip(first, second)])
+    if measure != "pixels":
+        raise ParameterError(
+            "Unknown measure of similarity", found=measure, expected="pixels, letters"
+        )
     words = tuple(dict.fromkeys((*first, *second)))
     images = render_words(words, **drawing).reshape(len(words), -1)
     images -= images.mean(1, keepdims=True)
-    if (blank := (images == 0).all(1)).any(): raise DataError("A word has no ink", found=repr(words[int(np.argmax(blank))]), expected="words with visible characters", next_step="drop empty words")
+    if (blank := (images == 0).all(1)).any():
+        raise DataError(
+            "A word has no ink",
+            found=repr(words[int(np.argmax(blank))]),
+            expected="words with visible characters",
+            next_step="drop empty words",
+        )
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     at = {word: i for i, word in enumerate(words)}
     return np.array([images[at[a]] @ images[at[b]] for a, b in zip(first, second)])
 
 # %% ../../nbs/29_features.shown.ipynb #0874b5e2
 def orthographic_similarity(
-    story,                    # Story: words as they were shown, and the clock
-    events=None,              # (N,) shown words; default: the words of the story
-    n_back: int = 3,          # how many words back
+    story,  # Story: words as they were shown, and the clock
+    events=None,  # (N,) shown words; default: the words of the story
+    n_back: int = 3,  # how many words back
     measure: str = "pixels",  # or 'letters'
-    how: str = "lanczos",     # or 'sum'
-    preset: str = "fixed",    # of the Lanczos filter
-    **drawing,                # font, size, font_size of `render_words`
-) -> FeatureSet:              # (T, 1) summed similarity of the TR's words to those before
-    "Mean similarity of each word to the `n_back` words before it, at TR rate. Raises as `word_similarity`."
-    if n_back < 1: raise ParameterError("There must be a word to compare with", found=n_back, expected="n_back >= 1")
+    how: str = "lanczos",  # or 'sum'
+    preset: str = "fixed",  # of the Lanczos filter
+    **drawing,  # font, size, font_size of `render_words`
+) -> FeatureSet:  # (T, 1) summed similarity of the TR's words to those before
+    """Mean similarity of each word to the `n_back` words before it, at TR rate. Raises as
+    `word_similarity`."""
+    if n_back < 1:
+        raise ParameterError(
+            "There must be a word to compare with", found=n_back, expected="n_back >= 1"
+        )
     events = story.words if events is None else events
     now = np.concatenate([np.arange(k, len(events)) for k in range(1, n_back + 1)]).astype(int)
-    back = np.concatenate([np.arange(0, len(events) - k) for k in range(1, n_back + 1) if k <= len(events)]).astype(int)
+    back = np.concatenate(
+        [np.arange(0, len(events) - k) for k in range(1, n_back + 1) if k <= len(events)]
+    ).astype(int)
     pairs = list(dict.fromkeys((events.text[i], events.text[j]) for i, j in zip(now, back)))
     value = dict(zip(pairs, word_similarity(*zip(*pairs), measure, **drawing))) if pairs else {}
     alike = np.array([value[events.text[i], events.text[j]] for i, j in zip(now, back)])
-    mean = np.bincount(now, alike, len(events)) / np.maximum(np.bincount(now, minlength=len(events)), 1)
-    return FeatureSet(per_tr(story, events.midpoint, mean[:, None], how, preset), (f"{measure} similarity to the last {n_back}",))
+    mean = np.bincount(now, alike, len(events)) / np.maximum(
+        np.bincount(now, minlength=len(events)), 1
+    )
+    return FeatureSet(
+        per_tr(story, events.midpoint, mean[:, None], how, preset),
+        (f"{measure} similarity to the last {n_back}",),
+    )

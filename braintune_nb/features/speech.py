@@ -16,55 +16,94 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 from ..align.resample import lanczos_weights
-from ..core import ClockError, DataError, MissingData, ParameterError, cache_dir, content_hash, write_atomic, fast_linear
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    MissingData,
+    ParameterError,
+    cache_dir,
+    content_hash,
+    write_atomic,
+    fast_linear,
+)
 from ..model.backbone import SpeechBackbone, weights_hash
 
 # %% ../../nbs/32_features.speech.ipynb #b1b6ca99
 MINIMUM = 400  # samples of the shortest window: what one frame of wav2vec2 needs
 
+
 def window_edges(
-    samples: int,           # S, length of the sound
-    sampling_rate: int,     # Hz
-    window: float = 16.0,   # s of past before the current chunk
-    chunk: float = 0.1,     # s, the current chunk
-    stride: float = 0.1,    # s from one window to the next
+    samples: int,  # S, length of the sound
+    sampling_rate: int,  # Hz
+    window: float = 16.0,  # s of past before the current chunk
+    chunk: float = 0.1,  # s, the current chunk
+    stride: float = 0.1,  # s from one window to the next
     shortest: int = MINIMUM,  # samples of the shortest window
-) -> np.ndarray:            # (N, 2) int64, first sample and the one after the last
+) -> np.ndarray:  # (N, 2) int64, first sample and the one after the last
     "Causal windows, growing at the start. Raises ParameterError for lengths that are not positive."
-    if not (window >= 0 and chunk > 0 and stride > 0): raise ParameterError("Windows need positive lengths", found=f"window {window}, chunk {chunk}, stride {stride}", expected="s")
-    stop = np.rint(np.arange(1, int(samples / sampling_rate / stride) + 2) * stride * sampling_rate).astype(np.int64)
+    if not (window >= 0 and chunk > 0 and stride > 0):
+        raise ParameterError(
+            "Windows need positive lengths",
+            found=f"window {window}, chunk {chunk}, stride {stride}",
+            expected="s",
+        )
+    stop = np.rint(
+        np.arange(1, int(samples / sampling_rate / stride) + 2) * stride * sampling_rate
+    ).astype(np.int64)
     stop = stop[(stop <= samples) & (stop >= shortest)]
     return np.stack([np.maximum(0, stop - round((window + chunk) * sampling_rate)), stop], axis=1)
 
 # %% ../../nbs/32_features.speech.ipynb #3323c5cd
 def frame_times(
-    edges: np.ndarray,            # (N, 2) samples, from `window_edges`
-    sampling_rate: int,           # Hz
-    stride: float = 0.1,          # s from one window to the next
-    every: float | None = None,   # s between the frames read from a window, a whole part of `stride`; None: the last frame alone
-    shortest: int = MINIMUM,      # samples of the shortest window
-) -> tuple:                       # times (N, K) s, rising; kept (N, K) bool, False where the window has no frame yet
-    "When the frames that are read from each window are. Raises ParameterError where `every` does not divide `stride`."
+    edges: np.ndarray,  # (N, 2) samples, from `window_edges`
+    sampling_rate: int,  # Hz
+    stride: float = 0.1,  # s from one window to the next
+    # s between the frames read from a window, a whole part of `stride`; None: the last frame alone
+    every: float | None = None,
+    shortest: int = MINIMUM,  # samples of the shortest window
+) -> tuple:  # times (N, K) s, rising; kept (N, K) bool, False where the window has no frame yet
+    """When the frames that are read from each window are. Raises ParameterError where `every`
+    does not divide `stride`."""
     k = 1 if every is None else round(stride / every) if every > 0 else 0
-    if k < 1 or (every is not None and abs(k * every - stride) > 1e-9): raise ParameterError("The frames of successive windows must join", found=f"every {every} s at a stride of {stride} s", expected="a whole part of the stride")
+    if k < 1 or (every is not None and abs(k * every - stride) > 1e-9):
+        raise ParameterError(
+            "The frames of successive windows must join",
+            found=f"every {every} s at a stride of {stride} s",
+            expected="a whole part of the stride",
+        )
     times = edges[:, 1:] / sampling_rate - np.arange(k)[::-1] * (every or 0.0)
-    return times, times * sampling_rate > shortest - .5
+    return times, times * sampling_rate > shortest - 0.5
 
 # %% ../../nbs/32_features.speech.ipynb #ead9fef0
 PRESETS = dict(
-    paper=dict(window=16.0, chunk=0.1, stride=0.1, every=None, precision="float32"),  # the published definition
-    fast=dict(window=16.0, chunk=0.1, stride=0.5, every=0.1, precision="bfloat16"),   # at most 0.4 s of future
+    paper=dict(
+        window=16.0, chunk=0.1, stride=0.1, every=None, precision="float32"
+    ),  # the published definition
+    fast=dict(
+        window=16.0, chunk=0.1, stride=0.5, every=0.1, precision="bfloat16"
+    ),  # at most 0.4 s of future
 )
 
 # %% ../../nbs/32_features.speech.ipynb #b1febc13
-class _Enough(Exception): "Raised inside a model once all the states asked for are known."
+class _Enough(Exception):
+    "Raised inside a model once all the states asked for are known."
+
 
 def _through_last(backbone, block, x, at):
-    "One block for a few frames of each window, their queries against all keys and values: (B, F, H) -> (B, K, H)."
+    """One block for a few frames of each window, their queries against all keys and values: (B,
+    F, H) -> (B, K, H)."""
     whisper = backbone.kind == "whisper"
-    before = whisper or backbone.model.config.do_stable_layer_norm  # layer norm before attention, or behind it
-    attention, norm = (block.self_attn, block.self_attn_layer_norm) if whisper else (block.attention, block.layer_norm)
-    feed = (lambda y: block.fc2(block.activation_fn(block.fc1(y)))) if whisper else block.feed_forward
+    before = (
+        whisper or backbone.model.config.do_stable_layer_norm
+    )  # layer norm before attention, or behind it
+    attention, norm = (
+        (block.self_attn, block.self_attn_layer_norm)
+        if whisper
+        else (block.attention, block.layer_norm)
+    )
+    feed = (
+        (lambda y: block.fc2(block.activation_fn(block.fc1(y)))) if whisper else block.feed_forward
+    )
     here = x[torch.arange(len(x), device=x.device)[:, None], at]
     if before:
         state = here + attention(norm(here), key_value_states=norm(x))[0]
@@ -77,126 +116,208 @@ def _through_last(backbone, block, x, at):
 
 # %% ../../nbs/32_features.speech.ipynb #baed9036
 def _last_states(backbone, values, last, back, layers):
-    "States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L, B, K, H)."
+    """States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L,
+    B, K, H)."""
     states, blocks, deepest = {}, backbone.blocks, max(layers)
     pick = lambda x: (x.shape[1] - 1 if last is None else last[:, None]) - back.expand(len(x), -1)
     rows = torch.arange(len(values), device=values.device)[:, None]
+
     def enter(number):
         def hook(block, inputs):
             x = inputs[0].float()
             at = pick(x).clamp(min=0)
-            if number in layers: states[number] = x[rows, at]
-            if number == deepest: raise _Enough
+            if number in layers:
+                states[number] = x[rows, at]
+            if number == deepest:
+                raise _Enough
             if number == deepest - 1 and backbone.kind != "wavlm":
                 states[deepest] = _through_last(backbone, block, x, at)
                 raise _Enough
             return (x, *inputs[1:])
+
         return hook
+
     def leave(block, inputs, output):
         states[deepest] = output[0][rows, pick(output[0]).clamp(min=0)]
         raise _Enough
-    hooks = [blocks[i].register_forward_pre_hook(enter(i)) for i in range(min(deepest + 1, len(blocks)))]
-    if backbone.kind == "wavlm" and deepest == len(blocks): hooks.append(blocks[-1].register_forward_hook(leave))
-    try: backbone.model(values)
-    except _Enough: pass
+
+    hooks = [
+        blocks[i].register_forward_pre_hook(enter(i)) for i in range(min(deepest + 1, len(blocks)))
+    ]
+    if backbone.kind == "wavlm" and deepest == len(blocks):
+        hooks.append(blocks[-1].register_forward_hook(leave))
+    try:
+        backbone.model(values)
+    except _Enough:
+        pass
     finally:
-        for hook in hooks: hook.remove()
-    if backbone.kind == "whisper" and deepest == len(blocks): states[deepest] = backbone.model.layer_norm(states[deepest])
+        for hook in hooks:
+            hook.remove()
+    if backbone.kind == "whisper" and deepest == len(blocks):
+        states[deepest] = backbone.model.layer_norm(states[deepest])
     return torch.stack([states[i].float() for i in layers])
 
 # %% ../../nbs/32_features.speech.ipynb #5da38067
 def _inputs(backbone, pieces):
-    "What the model reads, and the number of the last frame, None for the very last: each window through the feature extractor by itself."
-    ready = backbone.extractor(list(pieces), sampling_rate=backbone.sampling_rate, padding="max_length" if backbone.kind == "whisper" else False)
-    if backbone.kind != "whisper": return torch.from_numpy(np.stack(ready["input_values"])), None
+    """What the model reads, and the number of the last frame, None for the very last: each
+    window through the feature extractor by itself."""
+    ready = backbone.extractor(
+        list(pieces),
+        sampling_rate=backbone.sampling_rate,
+        padding="max_length" if backbone.kind == "whisper" else False,
+    )
+    if backbone.kind != "whisper":
+        return torch.from_numpy(np.stack(ready["input_values"])), None
     frames = np.array([-(-len(p) // backbone.extractor.hop_length) for p in pieces])
-    return torch.from_numpy(np.asarray(ready["input_features"])), torch.from_numpy((frames - 1) // 2)
+    return torch.from_numpy(np.asarray(ready["input_features"])), torch.from_numpy(
+        (frames - 1) // 2
+    )
+
 
 def _batches(edges, size, equal):
     "Slices of successive windows, of equal length where the model needs that."
     length, start = edges[:, 1] - edges[:, 0], 0
     while start < len(edges):
         stop = min(start + size, len(edges))
-        if equal: stop = start + int(np.argmin(np.r_[length[start:stop] == length[start], False]))
+        if equal:
+            stop = start + int(np.argmin(np.r_[length[start:stop] == length[start], False]))
         yield slice(start, stop)
         start = stop
 
 # %% ../../nbs/32_features.speech.ipynb #54f6d61d
 _onednn = fast_linear()
 
+
 class _Kernels(TorchFunctionMode):
     "Sends products on the processor to oneDNN, convolutions with channels last, in `dtype`."
-    def __init__(self, dtype): super().__init__(); self.dtype, self.kept, self.first = dtype, {}, (lambda: None, None, None)
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype, self.kept, self.first = dtype, {}, (lambda: None, None, None)
 
     def weight(self, value, columns=False):
-        if value is None or (value.dtype == self.dtype and not columns): return value
+        if value is None or (value.dtype == self.dtype and not columns):
+            return value
         if id(value) not in self.kept:
             new = value.to(self.dtype)
-            self.kept[id(value)] = (value, new[:, :, None].contiguous(memory_format=torch.channels_last) if columns else new)
+            self.kept[id(value)] = (
+                value,
+                new[:, :, None].contiguous(memory_format=torch.channels_last) if columns else new,
+            )
         return self.kept[id(value)][1]
 
-    def linear(self, x, weight, bias=None): return _onednn(x.to(self.dtype), self.weight(weight), self.weight(bias))
+    def linear(self, x, weight, bias=None):
+        return _onednn(x.to(self.dtype), self.weight(weight), self.weight(bias))
 
     def conv1d(self, x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
-        if weight.shape[1] == groups == 1 and padding[0] == 0 and dilation[0] == 1: return self.first_conv(x, weight[:, 0], bias, stride[0])
+        if weight.shape[1] == groups == 1 and padding[0] == 0 and dilation[0] == 1:
+            return self.first_conv(x, weight[:, 0], bias, stride[0])
         x = x.to(self.dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, self.weight(weight, columns=True), self.weight(bias), (1, stride[0]), (0, padding[0]), (1, dilation[0]), groups)[:, :, 0]
+        return F.conv2d(
+            x,
+            self.weight(weight, columns=True),
+            self.weight(bias),
+            (1, stride[0]),
+            (0, padding[0]),
+            (1, dilation[0]),
+            groups,
+        )[:, :, 0]
 
     def first_conv(self, x, weight, bias, stride):
-        "One channel in: a linear layer over pieces of sound; mean and variance of its output over time are kept."
+        """One channel in: a linear layer over pieces of sound; mean and variance of its
+        output over time are kept."""
         pieces = x[:, 0].unfold(1, weight.shape[1], stride).contiguous()
         p, w = pieces.double(), weight.double()
         mean, c = p.mean(1), p - p.mean(1, keepdim=True)
         variance = torch.einsum("ci,bij,cj->bc", w, c.transpose(1, 2) @ c / p.shape[1], w)
-        out = _onednn(pieces.to(self.dtype), weight.to(self.dtype), self.weight(bias)).transpose(1, 2)
+        out = _onednn(pieces.to(self.dtype), weight.to(self.dtype), self.weight(bias)).transpose(
+            1, 2
+        )
         self.first = weakref.ref(out), mean @ w.T + (0 if bias is None else bias.double()), variance
         return out
 
 # %% ../../nbs/32_features.speech.ipynb #53af1ec6
 def _group_norm(self, x, groups, weight=None, bias=None, eps=1e-5):
     out, mean, variance = self.first
-    if x is not out() or groups != x.shape[1] or weight is None: return F.group_norm(x, groups, weight, bias, eps)
+    if x is not out() or groups != x.shape[1] or weight is None:
+        return F.group_norm(x, groups, weight, bias, eps)
     scale = weight * torch.rsqrt(variance + eps)
     shift = bias - mean * scale
     return x.mul_(scale[:, :, None].to(x.dtype)).add_(shift[:, :, None].to(x.dtype))
+
+
 _Kernels.group_norm = _group_norm
+
 
 def _seen(self, function, types, args=(), kwargs=None):
     kwargs = kwargs or {}
-    if function is F.linear: return self.linear(*args, **kwargs)
-    if function is F.conv1d and not any(isinstance(a, str) for a in (*args, *kwargs.values())): return self.conv1d(*args, **kwargs)
-    if function is F.group_norm: return self.group_norm(*args, **kwargs)
-    if function is F.layer_norm: return F.layer_norm(args[0].float(), *args[1:], **kwargs)
-    if function is F.gelu and args[0] is self.first[0](): return torch.ops.aten.gelu_(args[0], **kwargs)  # the largest of all, used nowhere else
+    if function is F.linear:
+        return self.linear(*args, **kwargs)
+    if function is F.conv1d and not any(isinstance(a, str) for a in (*args, *kwargs.values())):
+        return self.conv1d(*args, **kwargs)
+    if function is F.group_norm:
+        return self.group_norm(*args, **kwargs)
+    if function is F.layer_norm:
+        return F.layer_norm(args[0].float(), *args[1:], **kwargs)
+    if function is F.gelu and args[0] is self.first[0]():
+        return torch.ops.aten.gelu_(args[0], **kwargs)  # the largest of all, used nowhere else
     return function(*args, **kwargs)
+
+
 _Kernels.__torch_function__ = _seen
 
 # %% ../../nbs/32_features.speech.ipynb #1c3abcff
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
 
+
 @contextmanager
 def _engine(backbone, precision):
-    "Evaluation mode without gradients: the device, and the mode that makes products fast; the model is given back as it was."
-    if precision not in PRECISIONS: raise ParameterError("Unknown precision", found=precision, expected=", ".join(PRECISIONS))
+    """Evaluation mode without gradients: the device, and the mode that makes products fast; the
+    model is given back as it was."""
+    if precision not in PRECISIONS:
+        raise ParameterError("Unknown precision", found=precision, expected=", ".join(PRECISIONS))
     model = backbone.model
     device, training, dtype = next(model.parameters()).device, model.training, PRECISIONS[precision]
-    fast = _Kernels(dtype) if device.type == "cpu" and _onednn is not None else torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    fast = (
+        _Kernels(dtype)
+        if device.type == "cpu" and _onednn is not None
+        else torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+    )
     model.eval()
     try:
-        with torch.inference_mode(), parametrize.cached(): yield device, fast
-    finally: model.train(training)
+        with torch.inference_mode(), parametrize.cached():
+            yield device, fast
+    finally:
+        model.train(training)
+
 
 def _run(backbone, audio, edges, times, layers, batch_size, precision, progress, name=""):
     "Yield (slice of windows, states (L, B, K, H) float32) in order of time."
-    hop = 2 * backbone.extractor.hop_length if backbone.kind == "whisper" else int(np.prod(backbone.model.config.conv_stride))
-    back = np.rint((times[0, -1] - times[0]) * backbone.sampling_rate / hop).astype(np.int64) if len(times) else np.zeros(1, np.int64)
+    hop = (
+        2 * backbone.extractor.hop_length
+        if backbone.kind == "whisper"
+        else int(np.prod(backbone.model.config.conv_stride))
+    )
+    back = (
+        np.rint((times[0, -1] - times[0]) * backbone.sampling_rate / hop).astype(np.int64)
+        if len(times)
+        else np.zeros(1, np.int64)
+    )
     with _engine(backbone, precision) as (device, fast):
         size = batch_size or (1 if device.type == "cpu" else 64)
-        with tqdm(total=len(edges), disable=not progress, desc=f"{backbone.name} {name}".strip(), unit="window") as bar:
+        with tqdm(
+            total=len(edges),
+            disable=not progress,
+            desc=f"{backbone.name} {name}".strip(),
+            unit="window",
+        ) as bar:
             for part in _batches(edges, size, backbone.kind != "whisper"):
                 values, last = _inputs(backbone, [audio[a:b] for a, b in edges[part]])
                 last = None if last is None else last.to(device)
-                with fast: states = _last_states(backbone, values.to(device), last, torch.from_numpy(back).to(device), layers)
+                with fast:
+                    states = _last_states(
+                        backbone, values.to(device), last, torch.from_numpy(back).to(device), layers
+                    )
                 yield part, states.cpu().numpy()
                 bar.update(part.stop - part.start)
 
@@ -205,105 +326,226 @@ def _shortest(backbone):
     "Samples that one frame of the model hears, at least MINIMUM."
     reach, hop = 1, 1
     if backbone.kind != "whisper":
-        for kernel, stride in zip(backbone.model.config.conv_kernel, backbone.model.config.conv_stride): reach, hop = reach + (kernel - 1) * hop, hop * stride
+        for kernel, stride in zip(
+            backbone.model.config.conv_kernel, backbone.model.config.conv_stride
+        ):
+            reach, hop = reach + (kernel - 1) * hop, hop * stride
     return max(MINIMUM, reach)
+
 
 def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None, file=None):
     "Sound as float32 and layer numbers, or an error."
     audio = np.asarray(audio)
     if sampling_rate != backbone.sampling_rate:
-        raise ParameterError("The sound does not have the sampling rate of the model", file=file, place=place, found=f"{sampling_rate} Hz", expected=f"{backbone.sampling_rate} Hz ({backbone.name})",
-                             next_step=f"resample it on purpose: read_audio(path, sampling_rate={backbone.sampling_rate})")
-    if audio.ndim != 1 or audio.dtype.kind != "f": raise DataError("Sound must be one channel of floating-point samples", file=file, place=place, found=f"{audio.dtype} of shape {audio.shape}", expected="(S,) float between -1 and 1")
-    if not np.isfinite(audio).all(): raise DataError("The sound holds NaN or infinity", file=file, place=place, found=f"{int((~np.isfinite(audio)).sum())} of {len(audio)} samples, first at {np.argmin(np.isfinite(audio)) / sampling_rate:.3f} s", expected="finite samples", next_step="make the sound again from its source")
-    if len(audio) < _shortest(backbone): raise DataError("The sound is too short for a single frame", file=file, place=place, found=f"{len(audio)} samples", expected=f"at least {_shortest(backbone)}")
+        raise ParameterError(
+            "The sound does not have the sampling rate of the model",
+            file=file,
+            place=place,
+            found=f"{sampling_rate} Hz",
+            expected=f"{backbone.sampling_rate} Hz ({backbone.name})",
+            next_step=(
+                f"resample it on purpose: read_audio(path, sampling_rate={backbone.sampling_rate})"
+            ),
+        )
+    if audio.ndim != 1 or audio.dtype.kind != "f":
+        raise DataError(
+            "Sound must be one channel of floating-point samples",
+            file=file,
+            place=place,
+            found=f"{audio.dtype} of shape {audio.shape}",
+            expected="(S,) float between -1 and 1",
+        )
+    if not np.isfinite(audio).all():
+        raise DataError(
+            "The sound holds NaN or infinity",
+            file=file,
+            place=place,
+            found=(
+                f"{int((~np.isfinite(audio)).sum())} of {len(audio)} samples, first at"
+                f" {np.argmin(np.isfinite(audio)) / sampling_rate:.3f} s"
+            ),
+            expected="finite samples",
+            next_step="make the sound again from its source",
+        )
+    if len(audio) < _shortest(backbone):
+        raise DataError(
+            "The sound is too short for a single frame",
+            file=file,
+            place=place,
+            found=f"{len(audio)} samples",
+            expected=f"at least {_shortest(backbone)}",
+        )
     longest = backbone.extractor.n_samples / sampling_rate if backbone.kind == "whisper" else np.inf
-    if window + chunk > longest: raise ParameterError("Whisper cannot read windows that long", found=f"{window + chunk:g} s", expected=f"at most {longest:g} s", next_step="choose a shorter window")
+    if window + chunk > longest:
+        raise ParameterError(
+            "Whisper cannot read windows that long",
+            found=f"{window + chunk:g} s",
+            expected=f"at most {longest:g} s",
+            next_step="choose a shorter window",
+        )
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
-    if not chosen: raise ParameterError("No layers were asked for", expected=f"numbers from 0 to {backbone.layers}")
+    if not chosen:
+        raise ParameterError(
+            "No layers were asked for", expected=f"numbers from 0 to {backbone.layers}"
+        )
     return np.ascontiguousarray(audio, np.float32), chosen
 
 # %% ../../nbs/32_features.speech.ipynb #7f115f7b
 def window_states(
     backbone: SpeechBackbone,  # L layers of width H
-    audio: np.ndarray,         # mono, (S,) float
-    sampling_rate: int,        # Hz; must be the model's
-    layers=None,               # layer numbers; None: 0 to L
-    window: float = 16.0,      # s of past before the current chunk
-    chunk: float = 0.1,        # s, the current chunk
-    stride: float = 0.1,       # s from one window to the next
-    every: float | None = None,     # s between the frames read from a window; None: the last frame alone
+    audio: np.ndarray,  # mono, (S,) float
+    sampling_rate: int,  # Hz; must be the model's
+    layers=None,  # layer numbers; None: 0 to L
+    window: float = 16.0,  # s of past before the current chunk
+    chunk: float = 0.1,  # s, the current chunk
+    stride: float = 0.1,  # s from one window to the next
+    every: (
+        float | None
+    ) = None,  # s between the frames read from a window; None: the last frame alone
     batch_size: int | None = None,  # windows at once; None: 1 on the processor, 64 on a GPU
-    precision: str = "float32",     # of the products: 'float32' or 'bfloat16'
-    progress: bool = False,         # show a bar
-) -> tuple:                    # states (L, N, H) float32 in the order of `layers`; times (N,) s, rising
-    "Last-frame states of causal windows (Moussa et al. 2025). Raises ParameterError for a wrong sampling rate or setting, DataError for bad sound, ModelError for a layer that does not exist."
+    precision: str = "float32",  # of the products: 'float32' or 'bfloat16'
+    progress: bool = False,  # show a bar
+) -> tuple:  # states (L, N, H) float32 in the order of `layers`; times (N,) s, rising
+    """Last-frame states of causal windows (Moussa et al. 2025). Raises ParameterError for a
+    wrong sampling rate or setting, DataError for bad sound, ModelError for a layer that does
+    not exist."""
     audio, chosen = _checked(backbone, audio, sampling_rate, window, chunk, layers)
     edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
     times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
     states = np.empty((len(chosen), *kept.shape, backbone.width), np.float32)
-    for part, found in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress): states[:, part] = found
+    for part, found in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress):
+        states[:, part] = found
     return states[:, kept], times[kept]
 
 # %% ../../nbs/32_features.speech.ipynb #d1d53fef
 def read_audio(
-    path,                              # WAV, FLAC or Ogg
-    sampling_rate: int | None = None,  # Hz to resample to (soxr, best quality); None: as it is in the file
-) -> tuple:                            # samples (S,) float32 between -1 and 1, channels averaged; their rate in Hz
+    path,  # WAV, FLAC or Ogg
+    sampling_rate: (
+        int | None
+    ) = None,  # Hz to resample to (soxr, best quality); None: as it is in the file
+) -> tuple:  # samples (S,) float32 between -1 and 1, channels averaged; their rate in Hz
     "Sound of a file. Raises MissingData, DataError."
     import soundfile, soxr
+
     path = Path(path)
-    if not path.is_file(): raise MissingData("The sound file is not there", file=path)
-    try: samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error: raise DataError("The sound file cannot be read", file=path, found=str(error), expected="WAV, FLAC or Ogg") from error
+    if not path.is_file():
+        raise MissingData("The sound file is not there", file=path)
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise DataError(
+            "The sound file cannot be read",
+            file=path,
+            found=str(error),
+            expected="WAV, FLAC or Ogg",
+        ) from error
     samples = samples.mean(1)
-    if sampling_rate in (None, rate): return samples, rate
+    if sampling_rate in (None, rate):
+        return samples, rate
     return soxr.resample(samples, rate, sampling_rate, quality="VHQ"), sampling_rate
 
 # %% ../../nbs/32_features.speech.ipynb #c9a65c1c
 def _check_length(story, audio, rate, overrun, file=None):
-    end, last_word, last_row = len(audio) / rate, story.words.offset.max(), story.clock.times[-1] + story.clock.tr / 2
-    if end < last_word - 0.5: raise ClockError("The sound ends before the last word", file=file, place=f"story {story.name!r}", found=f"sound to {end:.2f} s", expected=f"at least {last_word:.2f} s", next_step="check that sound and words are of the same story and that the file is whole")
-    if end < last_row - overrun: raise ClockError("The clock runs long past the sound", file=file, place=f"story {story.name!r}", found=f"sound to {end:.2f} s, TRs to {last_row:.2f} s", expected=f"at most {overrun:g} s of silence", next_step="check the file, or pass a larger overrun")
+    end, last_word, last_row = (
+        len(audio) / rate,
+        story.words.offset.max(),
+        story.clock.times[-1] + story.clock.tr / 2,
+    )
+    if end < last_word - 0.5:
+        raise ClockError(
+            "The sound ends before the last word",
+            file=file,
+            place=f"story {story.name!r}",
+            found=f"sound to {end:.2f} s",
+            expected=f"at least {last_word:.2f} s",
+            next_step="check that sound and words are of the same story and that the file is whole",
+        )
+    if end < last_row - overrun:
+        raise ClockError(
+            "The clock runs long past the sound",
+            file=file,
+            place=f"story {story.name!r}",
+            found=f"sound to {end:.2f} s, TRs to {last_row:.2f} s",
+            expected=f"at most {overrun:g} s of silence",
+            next_step="check the file, or pass a larger overrun",
+        )
+
 
 def _features_key(backbone, audio, weights, settings):
     "Hash of all that features depend on."
-    return content_hash("speech features 1", type(backbone.model).__name__, backbone.model.config.to_diff_dict(), backbone.extractor.to_dict(), weights_hash(backbone.model), audio, weights.shape, weights.data, weights.indices, weights.indptr, settings)
+    return content_hash(
+        "speech features 1",
+        type(backbone.model).__name__,
+        backbone.model.config.to_diff_dict(),
+        backbone.extractor.to_dict(),
+        weights_hash(backbone.model),
+        audio,
+        weights.shape,
+        weights.data,
+        weights.indices,
+        weights.indptr,
+        settings,
+    )
 
 # %% ../../nbs/32_features.speech.ipynb #c03ed36d
 def speech_features(
-    story,                     # Story: clock, words, and the sound file unless `audio` is given
+    story,  # Story: clock, words, and the sound file unless `audio` is given
     backbone: SpeechBackbone,  # L layers of width H
-    layers=None,               # layer numbers; None: 0 to L
-    window: float = 16.0,      # s of past before the current chunk
-    chunk: float = 0.1,        # s, the current chunk
-    stride: float = 0.1,       # s from one window to the next
-    every: float | None = None,     # s between the frames read from a window; None: the last frame alone
-    precision: str = "float32",     # of the products: 'float32' or 'bfloat16'
-    preset: str = "fixed",          # of the Lanczos filter
+    layers=None,  # layer numbers; None: 0 to L
+    window: float = 16.0,  # s of past before the current chunk
+    chunk: float = 0.1,  # s, the current chunk
+    stride: float = 0.1,  # s from one window to the next
+    every: (
+        float | None
+    ) = None,  # s between the frames read from a window; None: the last frame alone
+    precision: str = "float32",  # of the products: 'float32' or 'bfloat16'
+    preset: str = "fixed",  # of the Lanczos filter
     batch_size: int | None = None,  # windows at once; None: 1 on the processor, 64 on a GPU
-    audio=None,                # (S,) samples whose first is second 0 of the story
-    sampling_rate=None,        # Hz, of `audio`
-    overrun: float = 30.0,     # s the clock may run past the sound
-    cache=True,                # True: core.cache_dir(); a folder; None: nothing is kept
-    progress: bool = False,    # show a bar
-) -> np.ndarray:               # (L, T, H) float32
-    "Features of a story from a speech model, one matrix per layer. Raises MissingData, ClockError, and what `window_states` raises."
-    if audio is None and story.audio is None: raise MissingData("The story has no audio", place=story.name, next_step="pass audio and sampling_rate")
+    audio=None,  # (S,) samples whose first is second 0 of the story
+    sampling_rate=None,  # Hz, of `audio`
+    overrun: float = 30.0,  # s the clock may run past the sound
+    cache=True,  # True: core.cache_dir(); a folder; None: nothing is kept
+    progress: bool = False,  # show a bar
+) -> np.ndarray:  # (L, T, H) float32
+    """Features of a story from a speech model, one matrix per layer. Raises MissingData,
+    ClockError, and what `window_states` raises."""
+    if audio is None and story.audio is None:
+        raise MissingData(
+            "The story has no audio", place=story.name, next_step="pass audio and sampling_rate"
+        )
     file = story.audio if audio is None else None
-    if audio is None: audio, sampling_rate = read_audio(story.audio)
-    audio, chosen = _checked(backbone, audio, sampling_rate, window, chunk, layers, f"story {story.name!r}", file)
+    if audio is None:
+        audio, sampling_rate = read_audio(story.audio)
+    audio, chosen = _checked(
+        backbone, audio, sampling_rate, window, chunk, layers, f"story {story.name!r}", file
+    )
     _check_length(story, audio, sampling_rate, overrun, file)
     edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
     times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
-    weights = lanczos_weights(times[kept], story.clock.times, story.clock.tr, preset=preset, sparse=True).tocsc()
-    folder = None if cache in (None, False) else cache_dir() / "speech" if cache is True else Path(cache)
-    path = folder and folder / f"{_features_key(backbone, audio, weights, [window, chunk, stride, every, precision, chosen])}.npy"
-    if path is not None and path.is_file(): return np.load(path, allow_pickle=False)
-    features, column = np.zeros((len(chosen), weights.shape[0], backbone.width)), np.cumsum(kept).reshape(kept.shape) - 1
-    for part, states in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress, story.name):
+    weights = lanczos_weights(
+        times[kept], story.clock.times, story.clock.tr, preset=preset, sparse=True
+    ).tocsc()
+    folder = (
+        None if cache in (None, False) else cache_dir() / "speech" if cache is True else Path(cache)
+    )
+    path = (
+        folder
+        and folder
+        / f"{_features_key(backbone, audio, weights, [window, chunk, stride, every, precision, chosen])}.npy"
+    )
+    if path is not None and path.is_file():
+        return np.load(path, allow_pickle=False)
+    features, column = (
+        np.zeros((len(chosen), weights.shape[0], backbone.width)),
+        np.cumsum(kept).reshape(kept.shape) - 1,
+    )
+    for part, states in _run(
+        backbone, audio, edges, times, chosen, batch_size, precision, progress, story.name
+    ):
         here = weights[:, column[part][kept[part]]]
-        for i, layer in enumerate(states): features[i] += here @ layer[kept[part]].astype(np.float64)
+        for i, layer in enumerate(states):
+            features[i] += here @ layer[kept[part]].astype(np.float64)
     features = features.astype(np.float32)
-    if path is not None: write_atomic(path, lambda temporary: np.save(temporary, features, allow_pickle=False))
+    if path is not None:
+        write_atomic(path, lambda temporary: np.save(temporary, features, allow_pickle=False))
     return features

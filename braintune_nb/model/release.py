@@ -12,232 +12,601 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
-from ..core import DataError, ModelError, ParameterError, read_arrays, read_json, to_plain, write_arrays, write_atomic, write_json
+from braintune_nb.core import (
+    DataError,
+    ModelError,
+    ParameterError,
+    read_arrays,
+    read_json,
+    to_plain,
+    write_arrays,
+    write_atomic,
+    write_json,
+)
 from ..data.recordings import Space
 from ..data.splits import Split
-from .backbone import SpeechBackbone, load_backbone, load_speech_backbone, weights_hash
+from braintune_nb.model.backbone import (
+    SpeechBackbone,
+    load_backbone,
+    load_speech_backbone,
+    weights_hash,
+)
 from .tuner import BrainTuner
 
 # %% ../../nbs/43_model.release.ipynb #a51f36e3
 def _by_participant(given, outputs, what):
-    "participant -> value, from one value for all or a dict; names that the tuner does not have are refused."
-    given = {} if given is None else dict(given) if isinstance(given, dict) else dict.fromkeys(outputs, given)
-    if unknown := [p for p in given if p not in outputs]: raise DataError(f"{what} of a participant without a head", found=", ".join(map(str, unknown)), expected=", ".join(outputs))
+    """participant -> value, from one value for all or a dict; names that the tuner does not
+    have are refused."""
+    given = (
+        {}
+        if given is None
+        else dict(given)
+        if isinstance(given, dict)
+        else dict.fromkeys(outputs, given)
+    )
+    if unknown := [p for p in given if p not in outputs]:
+        raise DataError(
+            f"{what} of a participant without a head",
+            found=", ".join(map(str, unknown)),
+            expected=", ".join(outputs),
+        )
     return given
 
+
 def _fits(n, outputs, participant, what):
-    if n != outputs[participant]: raise DataError(f"{what} and head differ in columns", place=participant, found=f"{n} columns", expected=f"{outputs[participant]}, as the head", next_step="pass those of the responses that tuned the model")
+    if n != outputs[participant]:
+        raise DataError(
+            f"{what} and head differ in columns",
+            place=participant,
+            found=f"{n} columns",
+            expected=f"{outputs[participant]}, as the head",
+            next_step="pass those of the responses that tuned the model",
+        )
+
 
 def _write_spaces(folder, spaces, outputs):
     "space.npz and space.json, one entry for each different Space."
     arrays, entries = {}, []
     for number, space in enumerate({id(s): s for s in spaces.values()}.values()):
         whose = [p for p, s in spaces.items() if s is space]
-        for p in whose: _fits(len(space), outputs, p, "Space")
+        for p in whose:
+            _fits(len(space), outputs, p, "Space")
         arrays[f"{number}_columns"] = np.asarray(space.columns)
-        if space.rois: arrays[f"{number}_rois"] = np.stack([np.asarray(m, bool) for m in space.rois.values()])
-        if space.labels is not None: arrays[f"{number}_labels"] = np.array([str(x) for x in space.labels])
-        entries.append(dict(name=space.name, kind=space.kind, rois=list(space.rois), labels=space.labels is not None, participants=whose))
-    if entries: write_arrays(folder / "space.npz", **arrays); write_json(folder / "space.json", entries)
+        if space.rois:
+            arrays[f"{number}_rois"] = np.stack([np.asarray(m, bool) for m in space.rois.values()])
+        if space.labels is not None:
+            arrays[f"{number}_labels"] = np.array([str(x) for x in space.labels])
+        entries.append(
+            dict(
+                name=space.name,
+                kind=space.kind,
+                rois=list(space.rois),
+                labels=space.labels is not None,
+                participants=whose,
+            )
+        )
+    if entries:
+        write_arrays(folder / "space.npz", **arrays)
+        write_json(folder / "space.json", entries)
+
 
 def _read_spaces(folder):
     "participant -> Space."
-    if not (folder / "space.json").is_file(): return {}
+    if not (folder / "space.json").is_file():
+        return {}
     arrays, spaces = read_arrays(folder / "space.npz"), {}
     for number, e in enumerate(read_json(folder / "space.json")):
         masks = dict(zip(e["rois"], arrays[f"{number}_rois"])) if e["rois"] else {}
         labels = tuple(arrays[f"{number}_labels"].tolist()) if e["labels"] else None
-        spaces |= dict.fromkeys(e["participants"], Space(e["name"], e["kind"], arrays[f"{number}_columns"], masks, labels))
+        spaces |= dict.fromkeys(
+            e["participants"],
+            Space(e["name"], e["kind"], arrays[f"{number}_columns"], masks, labels),
+        )
     return spaces
 
 # %% ../../nbs/43_model.release.ipynb #a57dae06
 def _ceiling(given):
     "(values, definition) of a data class with `values`, or of a pair."
-    if is_dataclass(given): d = {k: v for k, v in vars(given).items()}; values = d.pop("values")
-    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict): values, d = given
-    else: raise ParameterError("A ceiling needs its definition", found=type(given).__name__, expected="a Ceiling of encode.ceiling, or (values, dict(name=..., formula=..., story=..., repeats=..., scored=...))")
-    if absent := {"name", "story", "repeats"} - set(d): raise ParameterError("The definition of a ceiling is not complete", found=", ".join(d), expected=f"also {', '.join(sorted(absent))}")
+    if is_dataclass(given):
+        d = {k: v for k, v in vars(given).items()}
+        values = d.pop("values")
+    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], dict):
+        values, d = given
+    else:
+        raise ParameterError(
+            "A ceiling needs its definition",
+            found=type(given).__name__,
+            expected=(
+                "a Ceiling of encode.ceiling, or (values, dict(name=..., formula=..., story=...,"
+                " repeats=..., scored=...))"
+            ),
+        )
+    if absent := {"name", "story", "repeats"} - set(d):
+        raise ParameterError(
+            "The definition of a ceiling is not complete",
+            found=", ".join(d),
+            expected=f"also {', '.join(sorted(absent))}",
+        )
     return np.asarray(values), to_plain(d)
+
 
 def _write_ceilings(folder, ceilings, outputs):
     pairs = {p: _ceiling(c) for p, c in ceilings.items()}
-    for p, (values, _) in pairs.items(): _fits(len(values), outputs, p, "Ceiling")
-    if not pairs: return
+    for p, (values, _) in pairs.items():
+        _fits(len(values), outputs, p, "Ceiling")
+    if not pairs:
+        return
     write_arrays(folder / "ceilings.npz", **{str(i): v for i, (v, _) in enumerate(pairs.values())})
     write_json(folder / "ceilings.json", [dict(participant=p, **d) for p, (_, d) in pairs.items()])
 
+
 def _read_ceilings(folder):
     "participant -> (values, definition)."
-    if not (folder / "ceilings.json").is_file(): return {}
+    if not (folder / "ceilings.json").is_file():
+        return {}
     arrays = read_arrays(folder / "ceilings.npz")
-    return {d.pop("participant"): (arrays[str(i)], d) for i, d in enumerate(read_json(folder / "ceilings.json"))}
+    return {
+        d.pop("participant"): (arrays[str(i)], d)
+        for i, d in enumerate(read_json(folder / "ceilings.json"))
+    }
 
 # %% ../../nbs/43_model.release.ipynb #45eadbf5
 @dataclass(frozen=True, eq=False)
 class Release:
     "What a release folder says about its model; made by `read_release`."
-    facts: dict                                   # tuner.json: settings, backbone, data, adapter, training
-    spaces: dict = field(default_factory=dict)    # participant -> Space
+
+    facts: dict  # tuner.json: settings, backbone, data, adapter, training
+    spaces: dict = field(default_factory=dict)  # participant -> Space
     ceilings: dict = field(default_factory=dict)  # participant -> (values (V,), definition)
-    split: Split | None = None                    # roles of stories and participants
-    numbers: tuple = ()                           # rows of the table of results
-    folder: Path | None = None                    # where it was read from
+    split: Split | None = None  # roles of stories and participants
+    numbers: tuple = ()  # rows of the table of results
+    folder: Path | None = None  # where it was read from
 
 # %% ../../nbs/43_model.release.ipynb #d0a2d4f5
 def read_release(
-    folder,     # what `save_pretrained` wrote
-) -> Release:   # record without weights
-    "Read everything but the weights; ModelError where the folder holds no tuned model or one of a later format."
+    folder,  # what `save_pretrained` wrote
+) -> Release:  # record without weights
+    """Read everything but the weights; ModelError where the folder holds no tuned model or one
+    of a later format."""
     folder = Path(folder)
     if not (folder / "tuner.json").is_file():
-        raise ModelError("This folder holds no tuned model", file=folder, found="no tuner.json", next_step="pass the folder given to save_pretrained")
+        raise ModelError(
+            "This folder holds no tuned model",
+            file=folder,
+            found="no tuner.json",
+            next_step="pass the folder given to save_pretrained",
+        )
     facts = read_json(folder / "tuner.json")
-    if facts.get("format") != FORMAT: raise ModelError("This release has another format", file=folder / "tuner.json", found=facts.get("format", "none"), expected=FORMAT, next_step="read it with the version of braintune_nb that wrote it")
+    if facts.get("format") != FORMAT:
+        raise ModelError(
+            "This release has another format",
+            file=folder / "tuner.json",
+            found=facts.get("format", "none"),
+            expected=FORMAT,
+            next_step="read it with the version of braintune_nb that wrote it",
+        )
     split = Split.load(folder / "split.json") if (folder / "split.json").is_file() else None
-    if split and split.hash != facts["split"]: raise ModelError("The split is not the one of the release", file=folder / "split.json", found=split.hash[:12], expected=facts["split"][:12], next_step="fetch the folder again")
-    numbers = tuple({k: row[k] for k in table["columns"] if k in row} for row in table["rows"]) if (table := read_json(folder / "numbers.json") if (folder / "numbers.json").is_file() else None) else ()
-    spaces, ceilings, outputs = _read_spaces(folder), _read_ceilings(folder), dict(facts["settings"]["outputs"])
-    for p, space in spaces.items(): _fits(len(space), outputs, p, "Space")
-    for p, (values, _) in ceilings.items(): _fits(len(values), outputs, p, "Ceiling")
+    if split and split.hash != facts["split"]:
+        raise ModelError(
+            "The split is not the one of the release",
+            file=folder / "split.json",
+            found=split.hash[:12],
+            expected=facts["split"][:12],
+            next_step="fetch the folder again",
+        )
+    numbers = (
+        tuple({k: row[k] for k in table["columns"] if k in row} for row in table["rows"])
+        if (
+            table := (
+                read_json(folder / "numbers.json") if (folder / "numbers.json").is_file() else None
+            )
+        )
+        else ()
+    )
+    spaces, ceilings, outputs = (
+        _read_spaces(folder),
+        _read_ceilings(folder),
+        dict(facts["settings"]["outputs"]),
+    )
+    for p, space in spaces.items():
+        _fits(len(space), outputs, p, "Space")
+    for p, (values, _) in ceilings.items():
+        _fits(len(values), outputs, p, "Ceiling")
     return Release(facts, spaces, ceilings, split, numbers, folder)
 
 # %% ../../nbs/43_model.release.ipynb #1ce7075d
-FORMAT = 1                                                                                      # of tuner.json
-DATASETS = dict(lebel2023="ds003020", littleprince="ds003643", narratives="ds002345")                     # name here -> OpenNeuro
-DATA_LICENCES = dict(simulated="none needed: simulated", **{k: "CC0" for k in (*DATASETS, *DATASETS.values())})  # where a data set states one
+FORMAT = 1  # of tuner.json
+DATASETS = dict(
+    lebel2023="ds003020", littleprince="ds003643", narratives="ds002345"
+)  # name here -> OpenNeuro
+DATA_LICENCES = dict(
+    simulated="none needed: simulated", **{k: "CC0" for k in (*DATASETS, *DATASETS.values())}
+)  # where a data set states one
 
 # %% ../../nbs/43_model.release.ipynb #8a90d959
 PAPERS = {
-    "A": "@inproceedings{moussa2025semantic,\n  title={Improving Semantic Understanding in Speech Language Models via Brain-tuning},\n  author={Moussa, Omer and Klakow, Dietrich and Toneva, Mariya},\n  booktitle={ICLR},\n  year={2025},\n  note={arXiv:2410.09230}\n}",
-    "B": "@inproceedings{moussa2025generalizability,\n  title={Brain-tuning Improves Generalizability and Efficiency of Brain Alignment in Speech Models},\n  author={Moussa, Omer and Toneva, Mariya},\n  booktitle={NeurIPS},\n  year={2025},\n  note={arXiv:2510.21520}\n}",
+    "A": (
+        "@inproceedings{moussa2025semantic,\n  title={Improving Semantic Understanding in Speech"
+        " Language Models via Brain-tuning},\n  author={Moussa, Omer and Klakow, Dietrich and"
+        " Toneva, Mariya},\n  booktitle={ICLR},\n  year={2025},\n  note={arXiv:2410.09230}\n}"
+    ),
+    "B": (
+        "@inproceedings{moussa2025generalizability,\n  title={Brain-tuning Improves"
+        " Generalizability and Efficiency of Brain Alignment in Speech Models},\n  author={Moussa,"
+        " Omer and Toneva, Mariya},\n  booktitle={NeurIPS},\n  year={2025},\n "
+        " note={arXiv:2510.21520}\n}"
+    ),
 }  # the papers whose method this is
 
 # %% ../../nbs/43_model.release.ipynb #36a914f3
 def _table(rows):
     "Markdown table of dictionaries; numbers with four digits, nothing where there is none."
     names = list(dict.fromkeys(k for row in rows for k in row))
-    cell = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v).replace("|", "/").replace("\n", " ")
-    return "\n".join(["| " + " | ".join(names) + " |", "|---" * len(names) + "|", *("| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows)])
+    cell = lambda v: (
+        ""
+        if v is None
+        else f"{v:.4g}"
+        if isinstance(v, float)
+        else str(v).replace("|", "/").replace("\n", " ")
+    )
+    return "\n".join(
+        [
+            "| " + " | ".join(names) + " |",
+            "|---" * len(names) + "|",
+            *("| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows),
+        ]
+    )
+
 
 def _tuned_part(facts):
     "Sentences: what was tuned, and how it is read."
     b, s = facts["backbone"], facts["settings"]
-    lines = [f"`{b['name']}` ({b['model_type']}, {b['layers']} layers, {b['width']} wide, {b['parameters']:,} weights), {facts['modality']}.",
-             f"Layer {s['layer']} is read, delays of {', '.join(map(str, s['delays']))} TRs, heads: {s['heads']}" + (f", pooling over frames: {s['pooling']}" if facts["modality"] == "speech" else "") + "."]
-    if (a := facts.get("adapter")): lines.append(f"Tuned by low-rank adapters (rank {a['rank']}, alpha {a['alpha']:g}, dropout {a['dropout']:g}), folded into the weights here: no adapter library is needed.")
-    lines.append("Read with " + ", ".join(f"{k} {v}" for k, v in sorted(facts["inputs"].items())) + "." if facts.get("inputs") else "How stories were cut into inputs (words of context, seconds of sound) was not recorded.")
-    if facts.get("training"): lines.append("Settings: " + ", ".join(f"{k} {v}" for k, v in sorted(facts["training"].items())) + ".")
+    lines = [
+        (
+            f"`{b['name']}` ({b['model_type']}, {b['layers']} layers, {b['width']} wide,"
+            f" {b['parameters']:,} weights), {facts['modality']}."
+        ),
+        f"Layer {s['layer']} is read, delays of {', '.join(map(str, s['delays']))} TRs, heads:"
+        f" {s['heads']}"
+        + (f", pooling over frames: {s['pooling']}" if facts["modality"] == "speech" else "")
+        + ".",
+    ]
+    if a := facts.get("adapter"):
+        lines.append(
+            f"Tuned by low-rank adapters (rank {a['rank']}, alpha {a['alpha']:g}, dropout"
+            f" {a['dropout']:g}), folded into the weights here: no adapter library is needed."
+        )
+    lines.append(
+        "Read with " + ", ".join(f"{k} {v}" for k, v in sorted(facts["inputs"].items())) + "."
+        if facts.get("inputs")
+        else (
+            "How stories were cut into inputs (words of context, seconds of sound) was not"
+            " recorded."
+        )
+    )
+    if facts.get("training"):
+        lines.append(
+            "Settings: " + ", ".join(f"{k} {v}" for k, v in sorted(facts["training"].items())) + "."
+        )
     return "\n".join(lines)
+
 
 def _data_part(r):
     "Sentences: whose responses, which stories, which licence."
     d, outputs = r.facts["data"], dict(r.facts["settings"]["outputs"])
-    lines = [f"Responses: {d['name'] or 'the data set was not recorded'}. Licence of the data: {d['licence'] or 'not recorded; ask before you pass this model on'}.",
-             f"Participants with a head ({len(outputs)}): " + ", ".join(f"{p} ({v:,} columns)" for p, v in outputs.items()) + "."]
-    if r.split is None: lines.append("Which stories tuned it was not recorded, so nobody can say which stories are new to it.")
-    else: lines += [f"Split `{r.split.hash[:16]}`: " + "; ".join(f"{role} {', '.join(getattr(r.split, role)) or 'none'}" for role in ("tuning", "validation", "encoding", "test")) + "."]
-    for name, whose in {s.name: [p for p in r.spaces if r.spaces[p].name == s.name] for s in r.spaces.values()}.items(): lines.append(f"Columns of {', '.join(whose)}: {name} (`space.npz`).")
-    if not r.spaces: lines.append("What the columns of the heads are was not recorded.")
-    for p, (v, c) in r.ceilings.items(): lines.append(f"Ceiling of {p}: {c['name']}, story {c['story']}, repeats {', '.join(map(str, c['repeats']))}; {int(np.isfinite(v).sum()):,} of {len(v):,} columns have one.")
+    lines = [
+        (
+            f"Responses: {d['name'] or 'the data set was not recorded'}. Licence of the data:"
+            f" {d['licence'] or 'not recorded; ask before you pass this model on'}."
+        ),
+        f"Participants with a head ({len(outputs)}): "
+        + ", ".join(f"{p} ({v:,} columns)" for p, v in outputs.items())
+        + ".",
+    ]
+    if r.split is None:
+        lines.append(
+            "Which stories tuned it was not recorded, so nobody can say which stories are new"
+            " to it."
+        )
+    else:
+        lines += [
+            f"Split `{r.split.hash[:16]}`: "
+            + "; ".join(
+                f"{role} {', '.join(getattr(r.split, role)) or 'none'}"
+                for role in ("tuning", "validation", "encoding", "test")
+            )
+            + "."
+        ]
+    for name, whose in {
+        s.name: [p for p in r.spaces if r.spaces[p].name == s.name] for s in r.spaces.values()
+    }.items():
+        lines.append(f"Columns of {', '.join(whose)}: {name} (`space.npz`).")
+    if not r.spaces:
+        lines.append("What the columns of the heads are was not recorded.")
+    for p, (v, c) in r.ceilings.items():
+        lines.append(
+            f"Ceiling of {p}: {c['name']}, story {c['story']}, repeats"
+            f" {', '.join(map(str, c['repeats']))}; {int(np.isfinite(v).sum()):,} of {len(v):,}"
+            " columns have one."
+        )
     return "\n".join(lines)
 
 # %% ../../nbs/43_model.release.ipynb #d3ead121
 def _numbers_part(rows):
     "The table of results, and what it lacks."
-    if not rows: return "No numbers were given."
-    bare = [str(next(iter(row.values()))) for row in rows if row.get("low") is None or row.get("high") is None]
-    return _table(rows) + "\n\n`low` and `high` are the ends of the interval that was computed." + (f" Without an interval: {', '.join(bare)}." if bare else "")
+    if not rows:
+        return "No numbers were given."
+    bare = [
+        str(next(iter(row.values())))
+        for row in rows
+        if row.get("low") is None or row.get("high") is None
+    ]
+    return (
+        _table(rows)
+        + "\n\n`low` and `high` are the ends of the interval that was computed."
+        + (f" Without an interval: {', '.join(bare)}." if bare else "")
+    )
+
 
 def _use_part(facts):
     "How to load it, with and without this package."
     whisper = facts["backbone"]["model_type"] == "whisper"
-    note = "\nOnly the encoder was tuned and is here: take `model.encoder`; the decoder that `AutoModel` puts beside it has random weights." if whisper else ""
-    return ("```python\nfrom transformers import AutoModel\nmodel = AutoModel.from_pretrained(\"FOLDER/backbone\")   # plain, without braintune_nb\n"
-            "from braintune_nb.model.release import BrainTuner\ntuner = BrainTuner.from_pretrained(\"FOLDER\")          # with heads: predicts responses to a story, no fMRI needed\n```" + note)
+    note = (
+        "\nOnly the encoder was tuned and is here: take `model.encoder`; the decoder that"
+        " `AutoModel` puts beside it has random weights."
+        if whisper
+        else ""
+    )
+    return (
+        "```python\nfrom transformers import AutoModel\nmodel ="
+        ' AutoModel.from_pretrained("FOLDER/backbone")   # plain, without braintune_nb\nfrom'
+        " braintune_nb.model.release import BrainTuner\ntuner ="
+        ' BrainTuner.from_pretrained("FOLDER")          # with heads: predicts responses to a'
+        " story, no fMRI needed\n```" + note
+    )
 
-LIMITS = ("The heads predict the people named above; for anyone else fit a new read-out.",
-          "Responses are to stories that are listened to; nothing is known about other tasks.",
-          "A prediction of a brain response is not a measurement of one, and tells nothing about a single person's thoughts or health.")
+
+LIMITS = (
+    "The heads predict the people named above; for anyone else fit a new read-out.",
+    "Responses are to stories that are listened to; nothing is known about other tasks.",
+    (
+        "A prediction of a brain response is not a measurement of one, and tells nothing about a"
+        " single person's thoughts or health."
+    ),
+)
 
 # %% ../../nbs/43_model.release.ipynb #60c5bf90
 def model_card(
     release: Release,  # everything but the weights
-) -> str:              # README.md with the header of the Hugging Face Hub
+) -> str:  # README.md with the header of the Hugging Face Hub
     "Write the model card from the record."
     from huggingface_hub import ModelCardData
+
     f = release.facts
-    header = ModelCardData(library_name="transformers", license=f["licence"], language=f["language"] or None, base_model=f["base_model"],
-        tags=["braintune_nb", "brain-tuning", "fmri", f["modality"], *f["datasets"], *f["data"]["labels"]]).to_yaml()
-    labels = f"**{', '.join(f['data']['labels'])}**: read the numbers below as statements about the method, not about people.\n\n" if f["data"]["labels"] else ""
-    parts = {"What was tuned": _tuned_part(f), "On what": _data_part(release), "Numbers": _numbers_part(release.numbers), "Limits": "\n".join(f"* {x}" for x in (*f["limits"], *LIMITS)),
-             "Use": _use_part(f), "Licence of the weights": f["licence"] or "Not stated. The licence of the backbone applies to what was made from it.", "Cite": "```bibtex\n" + "\n".join(PAPERS.values()) + "\n```"}
-    return f"---\n{header}\n---\n\n# {f['backbone']['name'].rpartition('/')[2]}, brain-tuned\n\n{labels}" + "\n\n".join(f"## {k}\n\n{v}" for k, v in parts.items()) + "\n"
+    header = ModelCardData(
+        library_name="transformers",
+        license=f["licence"],
+        language=f["language"] or None,
+        base_model=f["base_model"],
+        tags=[
+            "braintune_nb",
+            "brain-tuning",
+            "fmri",
+            f["modality"],
+            *f["datasets"],
+            *f["data"]["labels"],
+        ],
+    ).to_yaml()
+    labels = (
+        f"**{', '.join(f['data']['labels'])}**: read the numbers below as statements about the"
+        " method, not about people.\n\n"
+        if f["data"]["labels"]
+        else ""
+    )
+    parts = {
+        "What was tuned": _tuned_part(f),
+        "On what": _data_part(release),
+        "Numbers": _numbers_part(release.numbers),
+        "Limits": "\n".join(f"* {x}" for x in (*f["limits"], *LIMITS)),
+        "Use": _use_part(f),
+        "Licence of the weights": (
+            f["licence"]
+            or "Not stated. The licence of the backbone applies to what was made from it."
+        ),
+        "Cite": "```bibtex\n" + "\n".join(PAPERS.values()) + "\n```",
+    }
+    return (
+        f"---\n{header}\n---\n\n# {f['backbone']['name'].rpartition('/')[2]},"
+        f" brain-tuned\n\n{labels}" + "\n\n".join(f"## {k}\n\n{v}" for k, v in parts.items()) + "\n"
+    )
 
 # %% ../../nbs/43_model.release.ipynb #9c4b9a5f
 def _write_backbone(folder, backbone):
     "A plain Hugging Face folder; weights of an earlier one are removed."
     from transformers.utils import logging as chatter
-    for old in folder.glob("*.safetensors*"): old.unlink()
+
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     speech = isinstance(backbone, SpeechBackbone)
-    bars = chatter.is_progress_bar_enabled(); chatter.disable_progress_bar()
+    bars = chatter.is_progress_bar_enabled()
+    chatter.disable_progress_bar()
     try:
         if speech and backbone.kind == "whisper":
-            config = type(backbone.model.config).from_dict(backbone.model.config.to_dict() | dict(architectures=["WhisperModel"]))
+            config = type(backbone.model.config).from_dict(
+                backbone.model.config.to_dict() | dict(architectures=["WhisperModel"])
+            )
             config.save_pretrained(folder)
-            weights = {f"encoder.{k}": v.detach().cpu().contiguous() for k, v in backbone.model.state_dict().items()}
-            write_atomic(folder / "model.safetensors", lambda path: save_file(weights, path, metadata={"format": "pt"}))
-        else: backbone.model.save_pretrained(folder)
+            weights = {
+                f"encoder.{k}": v.detach().cpu().contiguous()
+                for k, v in backbone.model.state_dict().items()
+            }
+            write_atomic(
+                folder / "model.safetensors",
+                lambda path: save_file(weights, path, metadata={"format": "pt"}),
+            )
+        else:
+            backbone.model.save_pretrained(folder)
     finally:
-        if bars: chatter.enable_progress_bar()
+        if bars:
+            chatter.enable_progress_bar()
     (backbone.extractor if speech else backbone.tokenizer).save_pretrained(folder)
 
-def _heads_of(tuner): return {k: v.detach().cpu().contiguous() for k, v in tuner.state_dict().items() if not k.startswith("model.")}
 
-def _facts(tuner, backbone, split, data, data_licence, labels, licence, base_model, language, limits, training, inputs):
+def _heads_of(tuner):
+    return {
+        k: v.detach().cpu().contiguous()
+        for k, v in tuner.state_dict().items()
+        if not k.startswith("model.")
+    }
+
+
+def _facts(
+    tuner,
+    backbone,
+    split,
+    data,
+    data_licence,
+    labels,
+    licence,
+    base_model,
+    language,
+    limits,
+    training,
+    inputs,
+):
     "What tuner.json says."
-    config, settings = backbone.model.config, dict(outputs=list(tuner.outputs.items()), layer=tuner.layer, delays=tuner.delays, heads=tuner.kind, dropout=tuner.dropout.p, memory_gb=tuner.memory_gb,
-        standardise=tuner.standardise, pooling=tuner.pool.kind, head_rank=tuner.head_rank, groups=tuner.groups)
-    name = Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name               # a path on this machine is nobody's business
+    config, settings = (
+        backbone.model.config,
+        dict(
+            outputs=list(tuner.outputs.items()),
+            layer=tuner.layer,
+            delays=tuner.delays,
+            heads=tuner.kind,
+            dropout=tuner.dropout.p,
+            memory_gb=tuner.memory_gb,
+            standardise=tuner.standardise,
+            pooling=tuner.pool.kind,
+            head_rank=tuner.head_rank,
+            groups=tuner.groups,
+        ),
+    )
+    name = (
+        Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
+    )  # a path on this machine is nobody's business
     known = next((v for k, v in DATA_LICENCES.items() if k in f"{data} {' '.join(labels)}"), "")
-    return to_plain(dict(format=FORMAT, modality="speech" if isinstance(backbone, SpeechBackbone) else "text", settings=settings, adapter=asdict(tuner.adapter) if tuner.adapter else None,
-        backbone=dict(name=name, model_type=config.model_type, layers=backbone.layers, width=backbone.width, parameters=sum(p.numel() for p in backbone.model.parameters()), weights=weights_hash(backbone.model)),
-        split=split.hash if split else None, data=dict(name=data, licence=data_licence or known, labels=list(labels)), training=asdict(training) if is_dataclass(training) else training, inputs=inputs,
-        licence=licence, base_model=base_model, language=list(language), datasets=[d for name, d in DATASETS.items() if (d in data or name in data) and "simulated" not in labels], limits=list(limits)))
+    return to_plain(
+        dict(
+            format=FORMAT,
+            modality="speech" if isinstance(backbone, SpeechBackbone) else "text",
+            settings=settings,
+            adapter=asdict(tuner.adapter) if tuner.adapter else None,
+            backbone=dict(
+                name=name,
+                model_type=config.model_type,
+                layers=backbone.layers,
+                width=backbone.width,
+                parameters=sum(p.numel() for p in backbone.model.parameters()),
+                weights=weights_hash(backbone.model),
+            ),
+            split=split.hash if split else None,
+            data=dict(name=data, licence=data_licence or known, labels=list(labels)),
+            training=asdict(training) if is_dataclass(training) else training,
+            inputs=inputs,
+            licence=licence,
+            base_model=base_model,
+            language=list(language),
+            datasets=[
+                d
+                for name, d in DATASETS.items()
+                if (d in data or name in data) and "simulated" not in labels
+            ],
+            limits=list(limits),
+        )
+    )
 
 # %% ../../nbs/43_model.release.ipynb #08ceda3a
 def save_tuner(
-    tuner: BrainTuner,         # what to write
-    folder,                    # made if absent; an earlier release in it is replaced
-    space=None,                # Space of all heads, or participant -> Space
-    ceilings=None,             # participant -> Ceiling, or participant -> (values (V,), definition)
-    split: Split | None = None,# roles of stories and participants
-    numbers=None,              # results: rows as dictionaries (what, value, low, high, ...), or a DataFrame
-    data: str = "",            # the data set, such as 'ds003020' or `Dataset.source`
-    data_licence=None,         # its licence; None: known ones are filled in
-    inputs=None,               # how the model was read: arguments of section_inputs or speech_inputs, such as dict(mode='windows', window=10.0, delays=[0])
-    labels=(),                 # 'simulated', 're-voiced': stands in the first line of the card
-    training=None,             # TuneSettings or a dictionary: how it was tuned
-    licence=None,              # of the weights, as the Hub abbreviates it ('apache-2.0')
-    base_model=None,           # Hub id of the backbone
-    language=(),               # 'en', 'zh'
-    limits=(),                 # sentences for the card, before the general ones
-) -> Path:                     # the folder
-    "Write the release: merged backbone, heads, record and model card; DataError where spaces or ceilings do not fit the heads."
-    folder, labels, language = Path(folder), ([labels] if isinstance(labels, str) else labels), ([language] if isinstance(language, str) else language)
-    rows = to_plain(numbers.to_dict("records") if hasattr(numbers, "to_dict") else list(numbers or ()))
-    spaces, ceilings = _by_participant(space, tuner.outputs, "A space"), _by_participant(ceilings, tuner.outputs, "A ceiling")
-    if ceilings: [_ceiling(c) for c in ceilings.values()]
+    tuner: BrainTuner,  # what to write
+    folder,  # made if absent; an earlier release in it is replaced
+    space=None,  # Space of all heads, or participant -> Space
+    ceilings=None,  # participant -> Ceiling, or participant -> (values (V,), definition)
+    split: Split | None = None,  # roles of stories and participants
+    numbers=None,  # results: rows as dictionaries (what, value, low, high, ...), or a DataFrame
+    data: str = "",  # the data set, such as 'ds003020' or `Dataset.source`
+    data_licence=None,  # its licence; None: known ones are filled in
+    # how the model was read: arguments of section_inputs or speech_inputs, such as
+    # dict(mode='windows', window=10.0, delays=[0])
+    inputs=None,
+    labels=(),  # 'simulated', 're-voiced': stands in the first line of the card
+    training=None,  # TuneSettings or a dictionary: how it was tuned
+    licence=None,  # of the weights, as the Hub abbreviates it ('apache-2.0')
+    base_model=None,  # Hub id of the backbone
+    language=(),  # 'en', 'zh'
+    limits=(),  # sentences for the card, before the general ones
+) -> Path:  # the folder
+    """Write the release: merged backbone, heads, record and model card; DataError where spaces
+    or ceilings do not fit the heads."""
+    folder, labels, language = (
+        Path(folder),
+        ([labels] if isinstance(labels, str) else labels),
+        ([language] if isinstance(language, str) else language),
+    )
+    rows = to_plain(
+        numbers.to_dict("records") if hasattr(numbers, "to_dict") else list(numbers or ())
+    )
+    spaces, ceilings = (
+        _by_participant(space, tuner.outputs, "A space"),
+        _by_participant(ceilings, tuner.outputs, "A ceiling"),
+    )
+    if ceilings:
+        [_ceiling(c) for c in ceilings.values()]
     folder.mkdir(parents=True, exist_ok=True)
-    for old in ("tuner.json", "space.npz", "space.json", "ceilings.npz", "ceilings.json", "split.json", "numbers.json", "README.md"): (folder / old).unlink(missing_ok=True)
+    for old in (
+        "tuner.json",
+        "space.npz",
+        "space.json",
+        "ceilings.npz",
+        "ceilings.json",
+        "split.json",
+        "numbers.json",
+        "README.md",
+    ):
+        (folder / old).unlink(missing_ok=True)
     backbone = tuner.backbone
-    _write_spaces(folder, spaces, tuner.outputs); _write_ceilings(folder, ceilings, tuner.outputs)
+    _write_spaces(folder, spaces, tuner.outputs)
+    _write_ceilings(folder, ceilings, tuner.outputs)
     _write_backbone(folder / "backbone", backbone)
     write_atomic(folder / "heads.safetensors", lambda path: save_file(_heads_of(tuner), path))
-    if split: split.save(folder / "split.json")
-    if rows: write_json(folder / "numbers.json", dict(columns=list(dict.fromkeys(k for row in rows for k in row)), rows=rows))
-    facts = _facts(tuner, backbone, split, data, data_licence, labels, licence, base_model, language, limits, training, inputs)
-    write_atomic(folder / "README.md", model_card(Release(facts, spaces, {p: _ceiling(c) for p, c in ceilings.items()}, split, tuple(rows))))
+    if split:
+        split.save(folder / "split.json")
+    if rows:
+        write_json(
+            folder / "numbers.json",
+            dict(columns=list(dict.fromkeys(k for row in rows for k in row)), rows=rows),
+        )
+    facts = _facts(
+        tuner,
+        backbone,
+        split,
+        data,
+        data_licence,
+        labels,
+        licence,
+        base_model,
+        language,
+        limits,
+        training,
+        inputs,
+    )
+    write_atomic(
+        folder / "README.md",
+        model_card(
+            Release(
+                facts, spaces, {p: _ceiling(c) for p, c in ceilings.items()}, split, tuple(rows)
+            )
+        ),
+    )
     write_json(folder / "tuner.json", facts)
     return folder
 
@@ -248,45 +617,131 @@ BrainTuner.save_pretrained = save_tuner
 def _local(source, revision):
     "A folder, or the local copy of a repository on the Hub."
     folder = Path(source).expanduser()
-    if folder.is_dir(): return folder
-    if str(source).startswith((".", "/", "~")) or str(source).count("/") != 1: raise ModelError("There is no such folder", file=folder, next_step="pass the folder given to save_pretrained, or a Hub id")
+    if folder.is_dir():
+        return folder
+    if str(source).startswith((".", "/", "~")) or str(source).count("/") != 1:
+        raise ModelError(
+            "There is no such folder",
+            file=folder,
+            next_step="pass the folder given to save_pretrained, or a Hub id",
+        )
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(str(source), revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.py"]))
+
+    try:
+        return Path(
+            snapshot_download(
+                str(source),
+                revision=revision,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.py"],
+            )
+        )
     except Exception as error:  # the library names no common base
-        raise ModelError("The release could not be fetched from the Hub", file=str(source), found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200], next_step="check id and network, or pass a local folder") from error
+        raise ModelError(
+            "The release could not be fetched from the Hub",
+            file=str(source),
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[
+                :200
+            ],
+            next_step="check id and network, or pass a local folder",
+        ) from error
+
 
 def _load_whole(folder, facts):
     "The backbone, audited against the record."
     b, inner = facts["backbone"], folder / "backbone"
-    if not (inner / "config.json").is_file(): raise ModelError("The release has no backbone", file=inner, found="no config.json", next_step="fetch the folder again")
+    if not (inner / "config.json").is_file():
+        raise ModelError(
+            "The release has no backbone",
+            file=inner,
+            found="no config.json",
+            next_step="fetch the folder again",
+        )
     from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(inner)
-    found, expected = [(c["model_type"], c["layers"], c["width"]) for c in (dict(model_type=config.model_type, layers=config.num_hidden_layers, width=config.hidden_size), b)]
-    if found != expected: raise ModelError("The checkpoint is of another architecture", file=inner / "config.json", found="{}, {} layers, {} wide".format(*found), expected="{}, {} layers, {} wide".format(*expected), next_step="fetch the folder again; heads belong to one backbone")
-    backbone = (load_speech_backbone if facts["modality"] == "speech" else load_backbone)(str(inner))
-    if extra := [n for n in backbone.notes if "without a place" in n]: raise ModelError("The checkpoint holds weights that the model has no place for", file=inner, found=extra[0], expected="the weights of the model and no more")
-    if weights_hash(backbone.model) != b["weights"]: raise ModelError("The weights are not those that were released", file=inner, found=f"hash {weights_hash(backbone.model)[:12]}", expected=f"hash {b['weights'][:12]}", next_step="fetch the folder again; for other weights use load_backbone on that folder")
+    found, expected = [
+        (c["model_type"], c["layers"], c["width"])
+        for c in (
+            dict(
+                model_type=config.model_type,
+                layers=config.num_hidden_layers,
+                width=config.hidden_size,
+            ),
+            b,
+        )
+    ]
+    if found != expected:
+        raise ModelError(
+            "The checkpoint is of another architecture",
+            file=inner / "config.json",
+            found="{}, {} layers, {} wide".format(*found),
+            expected="{}, {} layers, {} wide".format(*expected),
+            next_step="fetch the folder again; heads belong to one backbone",
+        )
+    backbone = (load_speech_backbone if facts["modality"] == "speech" else load_backbone)(
+        str(inner)
+    )
+    if extra := [n for n in backbone.notes if "without a place" in n]:
+        raise ModelError(
+            "The checkpoint holds weights that the model has no place for",
+            file=inner,
+            found=extra[0],
+            expected="the weights of the model and no more",
+        )
+    if weights_hash(backbone.model) != b["weights"]:
+        raise ModelError(
+            "The weights are not those that were released",
+            file=inner,
+            found=f"hash {weights_hash(backbone.model)[:12]}",
+            expected=f"hash {b['weights'][:12]}",
+            next_step="fetch the folder again; for other weights use load_backbone on that folder",
+        )
     return replace(backbone, name=b["name"])
+
 
 def _load_heads(tuner, path):
     "Heads and pooling; names and sizes must be those of the settings."
-    if not path.is_file(): raise ModelError("The release has no heads", file=path, found="no heads.safetensors", next_step="fetch the folder again")
+    if not path.is_file():
+        raise ModelError(
+            "The release has no heads",
+            file=path,
+            found="no heads.safetensors",
+            next_step="fetch the folder again",
+        )
     saved, mine = load_file(path), _heads_of(tuner)
-    wrong = [f"{k}: {tuple(saved[k].shape) if k in saved else 'missing'} for {tuple(mine[k].shape) if k in mine else 'nothing'}" for k in sorted({*saved, *mine}) if k not in saved or k not in mine or saved[k].shape != mine[k].shape]
-    if wrong: raise ModelError("The heads do not fit the settings", file=path, found="; ".join(wrong[:4]), expected=f"{len(mine)} tensors of the sizes in tuner.json", next_step="fetch the folder again")
+    wrong = [
+        f"{k}: {tuple(saved[k].shape) if k in saved else 'missing'} for"
+        f" {tuple(mine[k].shape) if k in mine else 'nothing'}"
+        for k in sorted({*saved, *mine})
+        if k not in saved or k not in mine or saved[k].shape != mine[k].shape
+    ]
+    if wrong:
+        raise ModelError(
+            "The heads do not fit the settings",
+            file=path,
+            found="; ".join(wrong[:4]),
+            expected=f"{len(mine)} tensors of the sizes in tuner.json",
+            next_step="fetch the folder again",
+        )
     tuner.load_state_dict(saved, strict=False)
 
 # %% ../../nbs/43_model.release.ipynb #cab93f75
 def load_tuner(
-    source,          # a folder that `save_pretrained` wrote, or a Hub id
-    adapter=None,    # Adapter to put on the loaded backbone, for tuning it further
-    revision=None,   # of a Hub repository
-) -> BrainTuner:     # in eval mode, on the CPU; its `release` is the record
-    "The tuner that was saved there, without any fMRI; ModelError for missing, foreign or changed weights and heads of other sizes."
+    source,  # a folder that `save_pretrained` wrote, or a Hub id
+    adapter=None,  # Adapter to put on the loaded backbone, for tuning it further
+    revision=None,  # of a Hub repository
+) -> BrainTuner:  # in eval mode, on the CPU; its `release` is the record
+    """The tuner that was saved there, without any fMRI; ModelError for missing, foreign or
+    changed weights and heads of other sizes."""
     folder = _local(source, revision)
     release = read_release(folder)
     settings = dict(release.facts["settings"])
-    tuner = BrainTuner(_load_whole(folder, release.facts), dict(settings.pop("outputs")), **settings, adapter=adapter)
+    tuner = BrainTuner(
+        _load_whole(folder, release.facts),
+        dict(settings.pop("outputs")),
+        **settings,
+        adapter=adapter,
+    )
     _load_heads(tuner, folder / "heads.safetensors")
     tuner.release = release
     return tuner.eval()
@@ -296,26 +751,38 @@ BrainTuner.from_pretrained = staticmethod(load_tuner)
 
 # %% ../../nbs/43_model.release.ipynb #c5151689
 def push_tuner(
-    tuner: BrainTuner,           # what to publish
-    repo_id: str,                # 'name/model'
-    folder=None,                 # a release that was saved already; None: one is written to a temporary folder
-    private: bool | None = None, # visibility of a repository that is made; None: the Hub's default
-    revision=None,               # branch
+    tuner: BrainTuner,  # what to publish
+    repo_id: str,  # 'name/model'
+    folder=None,  # a release that was saved already; None: one is written to a temporary folder
+    private: bool | None = None,  # visibility of a repository that is made; None: the Hub's default
+    revision=None,  # branch
     commit_message: str = "Brain-tuned model, written by braintune_nb",  # for the history
-    **release,                   # arguments of `save_pretrained`: space, ceilings, split, numbers, data, ...
-):                               # what `HfApi.upload_folder` returns
-    "Publish a release on the Hugging Face Hub; ParameterError where both a folder and what should go into it are given."
+    **release,  # arguments of `save_pretrained`: space, ceilings, split, numbers, data, ...
+):  # what `HfApi.upload_folder` returns
+    """Publish a release on the Hugging Face Hub; ParameterError where both a folder and what
+    should go into it are given."""
     from huggingface_hub import HfApi
-    if folder and release: raise ParameterError("The folder is written already", place="push_to_hub", found=", ".join(release), expected="a folder, or what to write into one", next_step="give these to save_pretrained")
+
+    if folder and release:
+        raise ParameterError(
+            "The folder is written already",
+            place="push_to_hub",
+            found=", ".join(release),
+            expected="a folder, or what to write into one",
+            next_step="give these to save_pretrained",
+        )
     room = None if folder else Path(tempfile.mkdtemp())
     try:
         path = Path(folder) if folder else save_tuner(tuner, room / "release", **release)
         read_release(path)
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return api.upload_folder(repo_id=repo_id, folder_path=str(path), revision=revision, commit_message=commit_message)
+        return api.upload_folder(
+            repo_id=repo_id, folder_path=str(path), revision=revision, commit_message=commit_message
+        )
     finally:
-        if room: shutil.rmtree(room)
+        if room:
+            shutil.rmtree(room)
 
 
 BrainTuner.push_to_hub = push_tuner

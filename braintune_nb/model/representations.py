@@ -14,17 +14,26 @@ from .backbone import Backbone
 
 # %% ../../nbs/44_model.representations.ipynb #abf1efa0
 def _coded(backbone, texts, language):
-    "Pieces of each text: (numbers, first characters, ends), counted in the text as it was given; words of length zero are no pieces."
+    """Pieces of each text: (numbers, first characters, ends), counted in the text as it was
+    given; words of length zero are no pieces."""
     lead = _joining(backbone.tokenizer, language)[0]
-    coded = backbone.tokenizer([lead + t for t in texts], add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    coded = backbone.tokenizer(
+        [lead + t for t in texts],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     for ids, offsets in zip(coded.input_ids, coded.offset_mapping):
         yield np.array(ids, int), *(np.array(offsets, int).reshape(-1, 2) - len(lead)).T
+
 
 def _span_weights(first, end, start, stop, how):
     "(K spans, pieces): mean over the pieces that touch each span, or its last piece."
     touches = (end[None] > start[:, None]) & (first[None] < stop[:, None])
-    if how == "last": touches = touches & (np.cumsum(touches[:, ::-1], 1)[:, ::-1] == 1)
+    if how == "last":
+        touches = touches & (np.cumsum(touches[:, ::-1], 1)[:, ::-1] == 1)
     return touches / np.maximum(touches.sum(1, keepdims=True), 1)
+
 
 def _like_lengths(lengths, most):
     "Lists of sentences from short to long, at most `most` tokens a list with padding."
@@ -34,190 +43,305 @@ def _like_lengths(lengths, most):
             yield part
             part = []
         part.append(int(i))
-    if part: yield part
+    if part:
+        yield part
 
 # %% ../../nbs/44_model.representations.ipynb #97e43981
 def text_states(
-    backbone: Backbone,        # L layers of width H; evaluation mode is set and restored
-    texts,                     # U sentences, str
-    spans=None,                # sentence (N,), first character (N,), end (N,); None: every sentence whole
-    layers=None,               # layer numbers; None: 0 to L
-    how: str = "mean",         # over the pieces of a span: 'mean' or 'last'
-    language: str = "en",      # of the sentences
+    backbone: Backbone,  # L layers of width H; evaluation mode is set and restored
+    texts,  # U sentences, str
+    spans=None,  # sentence (N,), first character (N,), end (N,); None: every sentence whole
+    layers=None,  # layer numbers; None: 0 to L
+    how: str = "mean",  # over the pieces of a span: 'mean' or 'last'
+    language: str = "en",  # of the sentences
     batch_tokens: int = 4096,  # tokens in one batch, padding included
-) -> np.ndarray:               # (layers, N, H) float32
-    "States of sentences, or of words in them. Raises DataError for a span without a piece or a sentence that is too long."
+) -> np.ndarray:  # (layers, N, H) float32
+    """States of sentences, or of words in them. Raises DataError for a span without a piece or
+    a sentence that is too long."""
     import torch
-    if how not in ("mean", "last"): raise ParameterError("Unknown way to pool", place="how", found=how, expected="mean or last")
+
+    if how not in ("mean", "last"):
+        raise ParameterError("Unknown way to pool", place="how", found=how, expected="mean or last")
     chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
-    sentence, start, stop = (np.arange(len(texts)), np.zeros(len(texts), int), np.array([len(t) for t in texts])) if spans is None else map(np.asarray, spans)
+    sentence, start, stop = (
+        (np.arange(len(texts)), np.zeros(len(texts), int), np.array([len(t) for t in texts]))
+        if spans is None
+        else map(np.asarray, spans)
+    )
     before, after = _frame(backbone)
     pieces = list(_coded(backbone, texts, language))
     for i, (ids, _, _) in enumerate(pieces):
-        if len(ids) + len(before) + len(after) > backbone.max_length: raise DataError("A sentence is longer than the model can read", place=f"sentence {i}", found=f"{len(ids)} tokens and {len(before) + len(after)} around them", expected=f"{backbone.max_length} at most", next_step="leave it out for all models alike")
-    out, model, pad = np.empty((len(chosen), len(sentence), backbone.width), np.float32), backbone.model, backbone.tokenizer.pad_token_id or 0
+        if len(ids) + len(before) + len(after) > backbone.max_length:
+            raise DataError(
+                "A sentence is longer than the model can read",
+                place=f"sentence {i}",
+                found=f"{len(ids)} tokens and {len(before) + len(after)} around them",
+                expected=f"{backbone.max_length} at most",
+                next_step="leave it out for all models alike",
+            )
+    out, model, pad = (
+        np.empty((len(chosen), len(sentence), backbone.width), np.float32),
+        backbone.model,
+        backbone.tokenizer.pad_token_id or 0,
+    )
     training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
-        for part in _like_lengths([len(ids) + len(before) + len(after) for ids, _, _ in pieces], batch_tokens):
+        for part in _like_lengths(
+            [len(ids) + len(before) + len(after) for ids, _, _ in pieces], batch_tokens
+        ):
             rows = [[*before, *pieces[i][0], *after] for i in part]
             ids = torch.tensor([r + [pad] * (len(rows[-1]) - len(r)) for r in rows], device=device)
-            mask = torch.tensor([[1] * len(r) + [0] * (len(rows[-1]) - len(r)) for r in rows], device=device)
-            with torch.inference_mode(): hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            mask = torch.tensor(
+                [[1] * len(r) + [0] * (len(rows[-1]) - len(r)) for r in rows], device=device
+            )
+            with torch.inference_mode():
+                hidden = model(
+                    input_ids=ids, attention_mask=mask, output_hidden_states=True
+                ).hidden_states
             hidden = np.stack([hidden[layer].float().cpu().numpy() for layer in chosen])
             for b, i in enumerate(part):
                 mine, (own, first, end) = np.flatnonzero(sentence == i), pieces[i]
                 weights = _span_weights(first, end, start[mine], stop[mine], how)
-                if (weights.sum(1) == 0).any(): raise DataError("A span leaves no token", place=f"sentence {i}", found=repr(texts[i][start[mine[weights.sum(1) == 0][0]]:stop[mine[weights.sum(1) == 0][0]]]), next_step="leave it out")
-                out[:, mine] = weights @ hidden[:, b, len(before):len(before) + len(own)]
-    finally: model.train(training)
+                if (weights.sum(1) == 0).any():
+                    raise DataError(
+                        "A span leaves no token",
+                        place=f"sentence {i}",
+                        found=repr(
+                            texts[i][
+                                start[mine[weights.sum(1) == 0][0]] : stop[
+                                    mine[weights.sum(1) == 0][0]
+                                ]
+                            ]
+                        ),
+                        next_step="leave it out",
+                    )
+                out[:, mine] = weights @ hidden[:, b, len(before) : len(before) + len(own)]
+    finally:
+        model.train(training)
     return out
 
 # %% ../../nbs/44_model.representations.ipynb #a03b789c
 def reading(
-    backbone: Backbone,    # whose tokenizer is asked
-    texts,                 # sentences, str
+    backbone: Backbone,  # whose tokenizer is asked
+    texts,  # sentences, str
     language: str = "en",  # of the sentences
-) -> dict:                 # unknown: share of characters in unknown pieces, 0 to 1; per_piece: characters in a known piece
+) -> (
+    dict
+):  # unknown: share of characters in unknown pieces, 0 to 1; per_piece: characters in a known piece
     "How much of a text the tokenizer knows."
     unknown, known, pieces, marker = 0, 0, 0, backbone.tokenizer.unk_token_id
     for ids, first, end in _coded(backbone, texts, language):
         lost = ids == marker if marker is not None else np.zeros(len(ids), bool)
-        unknown, known, pieces = unknown + (end - first)[lost].sum(), known + (end - first)[~lost].sum(), pieces + (~lost).sum()
-    return dict(unknown=float(unknown / max(unknown + known, 1)), per_piece=float(known / max(pieces, 1)))
+        unknown, known, pieces = (
+            unknown + (end - first)[lost].sum(),
+            known + (end - first)[~lost].sum(),
+            pieces + (~lost).sum(),
+        )
+    return dict(
+        unknown=float(unknown / max(unknown + known, 1)), per_piece=float(known / max(pieces, 1))
+    )
 
 # %% ../../nbs/44_model.representations.ipynb #06b330b4
 def _paired(x, y):
     "Two sets of states of the same items as float64, centred over items."
     x, y = (np.asarray(a, float) for a in (x, y))
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y): raise DataError("The two sets of states are not of the same items", found=f"{x.shape} and {y.shape}", expected="(N, H1) and (N, H2)")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()): raise DataError("States hold NaN or infinity", next_step="leave out the items concerned, in both sets")
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise DataError(
+            "The two sets of states are not of the same items",
+            found=f"{x.shape} and {y.shape}",
+            expected="(N, H1) and (N, H2)",
+        )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError(
+            "States hold NaN or infinity", next_step="leave out the items concerned, in both sets"
+        )
     return x - x.mean(0), y - y.mean(0)
+
 
 def _hsic(x, y, debiased):
     "HSIC of centred states, up to a factor that CKA does not see."
     n, cross = len(x), np.square(x.T @ y).sum()
-    if not debiased: return cross / (n * (n - 3))
+    if not debiased:
+        return cross / (n * (n - 3))
     k, l = np.square(x).sum(1), np.square(y).sum(1)
     return (cross - n / (n - 2) * (k @ l) + k.sum() * l.sum() / ((n - 1) * (n - 2))) / (n * (n - 3))
 
 # %% ../../nbs/44_model.representations.ipynb #82db88ee
 def cka(
-    x,                       # (N, H1) states
-    y,                       # (N, H2) states of the same N items
-    debiased: bool = True,   # False: the biased one, for comparison
-) -> float:                  # 1 where the layouts agree; debiased: mean 0 where nothing is shared
-    "Linear centred kernel alignment (Kornblith et al. 2019; debiased as in Nguyen et al. 2021). Raises DataError."
+    x,  # (N, H1) states
+    y,  # (N, H2) states of the same N items
+    debiased: bool = True,  # False: the biased one, for comparison
+) -> float:  # 1 where the layouts agree; debiased: mean 0 where nothing is shared
+    """Linear centred kernel alignment (Kornblith et al. 2019; debiased as in Nguyen et al.
+    2021). Raises DataError."""
     x, y = _paired(x, y)
-    if len(x) < 4: raise DataError("Too few items for CKA", found=len(x), expected="4 or more")
+    if len(x) < 4:
+        raise DataError("Too few items for CKA", found=len(x), expected="4 or more")
     own = _hsic(x, x, debiased) * _hsic(y, y, debiased)
-    if not own > 0: raise DataError("States that are all alike have no layout", found=f"product of the two own terms {own:.3g}", expected="more than 0")
-    return float(_hsic(x, y, debiased) / own ** .5)
+    if not own > 0:
+        raise DataError(
+            "States that are all alike have no layout",
+            found=f"product of the two own terms {own:.3g}",
+            expected="more than 0",
+        )
+    return float(_hsic(x, y, debiased) / own**0.5)
 
 # %% ../../nbs/44_model.representations.ipynb #6a20fa1a
 def jackknife(
-    statistic,           # callable(rows) -> float, on a subset of the items
-    n: int,              # N items
-    groups: int = 20,    # sets of items, each left out once
-    level: float = .95,  # coverage
-    seed: int = 0,       # which items go together
-) -> tuple:              # value on all items, low, high
+    statistic,  # callable(rows) -> float, on a subset of the items
+    n: int,  # N items
+    groups: int = 20,  # sets of items, each left out once
+    level: float = 0.95,  # coverage
+    seed: int = 0,  # which items go together
+) -> tuple:  # value on all items, low, high
     "A statistic of N items with a delete-a-group jackknife interval over items."
     from scipy.stats import t
+
     groups, rows = min(groups, n), np.random.default_rng(seed).permutation(n)
     value = float(statistic(np.arange(n)))
-    left = np.array([statistic(np.sort(np.delete(rows, np.arange(g, n, groups)))) for g in range(groups)])
-    half = t.ppf(.5 + level / 2, groups - 1) * np.sqrt((groups - 1) / groups * np.square(left - left.mean()).sum())
+    left = np.array(
+        [statistic(np.sort(np.delete(rows, np.arange(g, n, groups)))) for g in range(groups)]
+    )
+    half = t.ppf(0.5 + level / 2, groups - 1) * np.sqrt(
+        (groups - 1) / groups * np.square(left - left.mean()).sum()
+    )
     return value, value - half, value + half
 
 # %% ../../nbs/44_model.representations.ipynb #4e0dc8c0
 def dissimilarity(
-    states,                   # (N, H), or (N,) numbers of a nuisance
-) -> np.ndarray:              # (N (N - 1) / 2,) cosine distances of centred states, or absolute differences
+    states,  # (N, H), or (N,) numbers of a nuisance
+) -> np.ndarray:  # (N (N - 1) / 2,) cosine distances of centred states, or absolute differences
     "Distance of every pair of items. Raises DataError where a state equals the mean state."
     from scipy.spatial.distance import pdist
+
     states = np.asarray(states, float)
-    if states.ndim == 1: return pdist(states[:, None], "cityblock")
+    if states.ndim == 1:
+        return pdist(states[:, None], "cityblock")
     states = states - states.mean(0)
     length = np.linalg.norm(states, axis=1)
-    if not (length > 1e-12).all(): raise DataError("A state is the mean of all and has no direction", place=f"item {int(np.argmin(length))}", next_step="leave the item out")
+    if not (length > 1e-12).all():
+        raise DataError(
+            "A state is the mean of all and has no direction",
+            place=f"item {int(np.argmin(length))}",
+            next_step="leave the item out",
+        )
     return pdist(states, "cosine")
+
 
 def _nuisance_lists(nuisance):
     "For each nuisance, over pairs: absolute difference, and product of standardised ranks."
     from scipy.stats import rankdata, zscore
+
     for z in nuisance:
         yield dissimilarity(np.asarray(z, float))
         ranks = zscore(rankdata(z))
         yield np.outer(ranks, ranks)[np.triu_indices(len(ranks), 1)]
 
+
 def _rank_residuals(distances, nuisance):
     "Ranks without what the ranks of the nuisances explain, unit length."
     from scipy.stats import rankdata
-    y, z = rankdata(distances), np.stack([np.ones(len(distances)), *(rankdata(d) for d in nuisance)], 1)
+
+    y, z = (
+        rankdata(distances),
+        np.stack([np.ones(len(distances)), *(rankdata(d) for d in nuisance)], 1),
+    )
     y = y - z @ np.linalg.lstsq(z, y, rcond=None)[0]
-    if np.linalg.norm(y) < 1e-6 * len(y): raise DataError("The nuisances explain all distances", next_step="leave out a nuisance")
+    if np.linalg.norm(y) < 1e-6 * len(y):
+        raise DataError("The nuisances explain all distances", next_step="leave out a nuisance")
     return y / np.linalg.norm(y)
 
 # %% ../../nbs/44_model.representations.ipynb #ba3f371d
 def rsa(
-    x,             # (N, H1) states
-    y,             # (N, H2) states of the same N items, or (N,) numbers
-    nuisance=(),   # numbers (N,) that must not explain it, such as length and log frequency
-) -> float:        # partial rank correlation of distances, -1 to 1
+    x,  # (N, H1) states
+    y,  # (N, H2) states of the same N items, or (N,) numbers
+    nuisance=(),  # numbers (N,) that must not explain it, such as length and log frequency
+) -> float:  # partial rank correlation of distances, -1 to 1
     "Representational similarity with nuisances partialled out (Kriegeskorte et al. 2008)."
-    if len(x) != len(y) or any(len(z) != len(x) for z in nuisance): raise DataError("The sets are not of the same items", found=[len(x), len(y), *map(len, nuisance)])
+    if len(x) != len(y) or any(len(z) != len(x) for z in nuisance):
+        raise DataError(
+            "The sets are not of the same items", found=[len(x), len(y), *map(len, nuisance)]
+        )
     others = list(_nuisance_lists(nuisance))
-    return float(_rank_residuals(dissimilarity(x), others) @ _rank_residuals(dissimilarity(y), others))
+    return float(
+        _rank_residuals(dissimilarity(x), others) @ _rank_residuals(dissimilarity(y), others)
+    )
+
 
 def rsa_null(
-    x,                  # as in `rsa`
-    y,                  # as in `rsa`
-    nuisance=(),        # as in `rsa`
-    draws: int = 200,   # permutations of the items
-    seed: int = 0,      # of the permutations
-) -> np.ndarray:        # (draws,)
+    x,  # as in `rsa`
+    y,  # as in `rsa`
+    nuisance=(),  # as in `rsa`
+    draws: int = 200,  # permutations of the items
+    seed: int = 0,  # of the permutations
+) -> np.ndarray:  # (draws,)
     "RSA after the items of one set were permuted; nuisances are taken out of both before."
     from scipy.spatial.distance import squareform
+
     others, rng = list(_nuisance_lists(nuisance)), np.random.default_rng(seed)
-    a, b = _rank_residuals(dissimilarity(x), others), squareform(_rank_residuals(dissimilarity(y), others), checks=False)
-    return np.array([a @ squareform(b[np.ix_(p, p)], checks=False) for p in (rng.permutation(len(b)) for _ in range(draws))])
+    a, b = (
+        _rank_residuals(dissimilarity(x), others),
+        squareform(_rank_residuals(dissimilarity(y), others), checks=False),
+    )
+    return np.array(
+        [
+            a @ squareform(b[np.ix_(p, p)], checks=False)
+            for p in (rng.permutation(len(b)) for _ in range(draws))
+        ]
+    )
 
 # %% ../../nbs/44_model.representations.ipynb #6fa31b20
 def centred(
-    states,        # (N, H) states in one language
-) -> np.ndarray:   # (N, H) unit vectors, zero where a state is the mean
+    states,  # (N, H) states in one language
+) -> np.ndarray:  # (N, H) unit vectors, zero where a state is the mean
     "States without their mean, at unit length."
     x = np.asarray(states, float)
     x = x - x.mean(0)
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, length, out=np.zeros_like(x), where=length > 1e-12)
 
+
 def csls(
-    x,             # (N, H) unit vectors
-    y,             # (M, H) unit vectors
-    k: int = 10,   # neighbours
-) -> np.ndarray:   # (N, M) scores
+    x,  # (N, H) unit vectors
+    y,  # (M, H) unit vectors
+    k: int = 10,  # neighbours
+) -> np.ndarray:  # (N, M) scores
     "Cosines with hubs discounted: cross-domain similarity local scaling."
     cosine = np.asarray(x) @ np.asarray(y).T
-    near = lambda c: np.partition(c, c.shape[1] - min(k, c.shape[1]), 1)[:, -min(k, c.shape[1]):].mean(1)
+    near = lambda c: np.partition(c, c.shape[1] - min(k, c.shape[1]), 1)[
+        :, -min(k, c.shape[1]) :
+    ].mean(1)
     return 2 * cosine - near(cosine)[:, None] - near(cosine.T)[None]
 
 # %% ../../nbs/44_model.representations.ipynb #dfbfe560
 def retrieval(
-    x,              # (N, H) states in one language
-    y,              # (N, H) states of the translations
-    k: int = 10,    # neighbours of CSLS; 0: plain cosines
-    groups=None,    # (N,) candidates come from the same group; None: all
-) -> dict:          # forward, backward: (N,) bool, found or not; chance: of each, (N,)
+    x,  # (N, H) states in one language
+    y,  # (N, H) states of the translations
+    k: int = 10,  # neighbours of CSLS; 0: plain cosines
+    groups=None,  # (N,) candidates come from the same group; None: all
+) -> dict:  # forward, backward: (N,) bool, found or not; chance: of each, (N,)
     "Is the translation of each sentence its nearest neighbour, in both directions?"
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if x.shape != y.shape or x.ndim != 2: raise DataError("Retrieval needs pairs of states of one width", found=f"{x.shape} and {y.shape}", expected="(N, H) twice")
-    groups, found = np.zeros(len(x), int) if groups is None else np.asarray(groups), {n: np.zeros(len(x), bool) for n in ("forward", "backward")}
+    if x.shape != y.shape or x.ndim != 2:
+        raise DataError(
+            "Retrieval needs pairs of states of one width",
+            found=f"{x.shape} and {y.shape}",
+            expected="(N, H) twice",
+        )
+    groups, found = (
+        np.zeros(len(x), int) if groups is None else np.asarray(groups),
+        {n: np.zeros(len(x), bool) for n in ("forward", "backward")},
+    )
     chance = np.ones(len(x))
     for g in np.unique(groups):
         rows = np.flatnonzero(groups == g)
-        if len(rows) < 2: raise DataError("A group of one cannot be searched", place=f"group {g}", next_step="use larger groups")
+        if len(rows) < 2:
+            raise DataError(
+                "A group of one cannot be searched",
+                place=f"group {g}",
+                next_step="use larger groups",
+            )
         a, b = centred(x[rows]), centred(y[rows])
         score = csls(a, b, min(k, len(rows) - 1)) if k else a @ b.T
         for name, s in (("forward", score), ("backward", score.T)):
@@ -226,34 +350,67 @@ def retrieval(
         chance[rows] = 1 / len(rows)
     return dict(found, chance=chance)
 
+
 def accuracy(
-    found,               # (N,) bool
-    level: float = .95,  # coverage
-) -> tuple:              # mean, low, high
-    "A share with its Wilson interval, for independent sentences; sentences of shared documents need an interval over documents."
+    found,  # (N,) bool
+    level: float = 0.95,  # coverage
+) -> tuple:  # mean, low, high
+    """A share with its Wilson interval, for independent sentences; sentences of shared
+    documents need an interval over documents."""
     from scipy.stats import binomtest
+
     found = np.asarray(found, bool)
     interval = binomtest(int(found.sum()), len(found)).proportion_ci(level, "wilson")
     return float(found.mean()), float(interval.low), float(interval.high)
 
 # %% ../../nbs/44_model.representations.ipynb #ba05395b
 def change_by_layer(
-    before,           # (L, N, H) states of N items before tuning
-    after,            # (L, N, H) after it
-    moved: list,      # of (L, N, H): models moved as far in random directions
-    nuisance=(),      # numbers (N,) partialled out of RSA
-    layers=None,      # names of the L rows; None: 0 to L - 1
-    groups: int = 20, # of the jackknife over items
-):                    # pandas DataFrame: layer, measure, value, ci_low, ci_high, moved, moved_low, moved_high, n
-    "CKA and RSA with the pretrained states, for the tuned model and for models moved as far at random."
+    before,  # (L, N, H) states of N items before tuning
+    after,  # (L, N, H) after it
+    moved: list,  # of (L, N, H): models moved as far in random directions
+    nuisance=(),  # numbers (N,) partialled out of RSA
+    layers=None,  # names of the L rows; None: 0 to L - 1
+    groups: int = 20,  # of the jackknife over items
+):  # pandas DataFrame: layer, measure, value, ci_low, ci_high, moved, moved_low, moved_high, n
+    """CKA and RSA with the pretrained states, for the tuned model and for models moved as far
+    at random."""
     import pandas as pd
-    if not len(moved): raise ParameterError("A change is shown beside models that moved as far at random", place="moved", found="none", expected="one or more", next_step="make them with train.controls.weight_noise")
+
+    if not len(moved):
+        raise ParameterError(
+            "A change is shown beside models that moved as far at random",
+            place="moved",
+            found="none",
+            expected="one or more",
+            next_step="make them with train.controls.weight_noise",
+        )
     shapes = {np.shape(a) for a in (before, after, *moved)}
-    if len(shapes) > 1: raise DataError("The states are not of the same layers and items", found=", ".join(map(str, sorted(shapes))))
+    if len(shapes) > 1:
+        raise DataError(
+            "The states are not of the same layers and items",
+            found=", ".join(map(str, sorted(shapes))),
+        )
     rows = []
     for l, layer in enumerate(range(len(before)) if layers is None else layers):
-        for measure, score in (("cka", lambda a, b, s: cka(a[s], b[s])), ("rsa", lambda a, b, s: rsa(a[s], b[s], [np.asarray(z)[s] for z in nuisance]))):
-            value, low, high = jackknife(lambda s: score(before[l], after[l], s), len(before[l]), groups)
+        for measure, score in (
+            ("cka", lambda a, b, s: cka(a[s], b[s])),
+            ("rsa", lambda a, b, s: rsa(a[s], b[s], [np.asarray(z)[s] for z in nuisance])),
+        ):
+            value, low, high = jackknife(
+                lambda s: score(before[l], after[l], s), len(before[l]), groups
+            )
             others = [score(before[l], m[l], np.arange(len(m[l]))) for m in moved]
-            rows.append(dict(layer=layer, measure=measure, value=value, ci_low=low, ci_high=high, moved=float(np.mean(others)), moved_low=min(others), moved_high=max(others), n=len(before[l])))
+            rows.append(
+                dict(
+                    layer=layer,
+                    measure=measure,
+                    value=value,
+                    ci_low=low,
+                    ci_high=high,
+                    moved=float(np.mean(others)),
+                    moved_low=min(others),
+                    moved_high=max(others),
+                    n=len(before[l]),
+                )
+            )
     return pd.DataFrame(rows)

@@ -28,51 +28,80 @@ from .adapter import Adapter, add_adapter, merged
 # %% ../../nbs/41_model.tuner.ipynb #c9de2473
 @dataclass(frozen=True, eq=False)
 class SectionInputs:
-    "What the tuner reads for one section: tokens of the words that matter, and their weight at each TR."
-    name: str                     # the section's name
-    token_ids: torch.Tensor       # (N, K) int64, the context of each word
+    """What the tuner reads for one section: tokens of the words that matter, and their weight
+    at each TR."""
+
+    name: str  # the section's name
+    token_ids: torch.Tensor  # (N, K) int64, the context of each word
     attention_mask: torch.Tensor  # (N, K) int64, 1 where there is a token
-    position: torch.Tensor        # (N,) int64, the last piece of the word itself
-    weights: torch.Tensor         # (T_ext, N) float32, words to TRs, the rows before the section included
-    first: int                    # story row of the first of the T_ext rows
-    keep: torch.Tensor            # (T_s,) int64, which of the T_ext rows are the section's own
+    position: torch.Tensor  # (N,) int64, the last piece of the word itself
+    weights: torch.Tensor  # (T_ext, N) float32, words to TRs, the rows before the section included
+    first: int  # story row of the first of the T_ext rows
+    keep: torch.Tensor  # (T_s,) int64, which of the T_ext rows are the section's own
     own: torch.Tensor | None = None  # (N,) bool: words that are read with gradients; None: all
 
-    def __len__(self) -> int: return len(self.keep)
+    def __len__(self) -> int:
+        return len(self.keep)
 
-    def key(self) -> str:   # hash of all that decides the states and their place in time
+    def key(self) -> str:  # hash of all that decides the states and their place in time
         "Content hash, for the identity of a run."
-        return content_hash(self.name, self.first, *(x.numpy() for x in vars(self).values() if torch.is_tensor(x)))
+        return content_hash(
+            self.name, self.first, *(x.numpy() for x in vars(self).values() if torch.is_tensor(x))
+        )
 
-    def read(self,
-        tuner,              # BrainTuner
-    ) -> torch.Tensor:      # (N, H) float32, with gradients
+    def read(
+        self,
+        tuner,  # BrainTuner
+    ) -> torch.Tensor:  # (N, H) float32, with gradients
         "States of the words at the tuner's layer."
         return word_states(tuner.model, self, tuner.layer, memory_gb=tuner.memory_gb)
 
-    def to(self,
-        device,             # torch device or its name
-    ) -> "SectionInputs":   # the same tensors there
+    def to(
+        self,
+        device,  # torch device or its name
+    ) -> "SectionInputs":  # the same tensors there
         "The same on another device."
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)})
+        return replace(
+            self, **{k: v.to(device) for k, v in vars(self).items() if torch.is_tensor(v)}
+        )
 
 # %% ../../nbs/41_model.tuner.ipynb #81ca665d
 def random_backbone(
-    words,            # words of the vocabulary
+    words,  # words of the vocabulary
     width: int = 32,  # H
     layers: int = 2,  # transformer blocks
-    seed: int = 0,    # of the weights
-) -> Backbone:        # in eval mode
+    seed: int = 0,  # of the weights
+) -> Backbone:  # in eval mode
     "A random BERT with one token a word: for tests, and for the arm that knows nothing."
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))}
+
+    vocabulary = {
+        word: i
+        for i, word in enumerate(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=64)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=width, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=2 * width,
-        max_position_embeddings=64, initializer_range=0.1)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    )
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(config).eval()
@@ -83,8 +112,12 @@ def _needed_rows(section, delays):
     "The section's rows and as many before them as the longest delay asks for, within the story."
     rows = np.asarray(section.rows)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= len(section.story.clock):
-        raise DataError("The section has rows that its story does not have", place=section.name, found=f"{len(rows)} rows",
-            expected=f"some of the {len(section.story.clock)} TRs of {section.story.name!r}")
+        raise DataError(
+            "The section has rows that its story does not have",
+            place=section.name,
+            found=f"{len(rows)} rows",
+            expected=f"some of the {len(section.story.clock)} TRs of {section.story.name!r}",
+        )
     return np.arange(max(0, rows.min() - max(delays)), rows.max() + 1)
 
 # %% ../../nbs/41_model.tuner.ipynb #f0477506
@@ -94,54 +127,101 @@ def _released_tokens(tokens, backbone, n=20):
     ids, mask = torch.full((len(tokens), n), pad), torch.zeros(len(tokens), n, dtype=torch.int64)
     ids[:, :rows], mask[:, :rows] = tokens.token_ids[:, :rows], tokens.attention_mask[:, :rows]
     cut = tokens.attention_mask.sum(1) > n
-    if backbone.tokenizer.sep_token_id is not None: ids[cut, -1] = backbone.tokenizer.sep_token_id
+    if backbone.tokenizer.sep_token_id is not None:
+        ids[cut, -1] = backbone.tokenizer.sep_token_id
     return TextInputs(ids, mask, torch.full((len(tokens),), n - 1), tokens.unknown, int(cut.sum()))
 
 # %% ../../nbs/41_model.tuner.ipynb #01ba5ffe
 def section_inputs(
-    section,               # Section: a story, or a block of one
-    backbone,              # Backbone whose tokenizer is used
-    n_words: int = 20,     # words of context, the word itself included
-    delays=(1, 2, 3, 4),   # FIR delays in TRs that the tuner will use
-    over: str = "section", # time of the z-score: the 'section' and the rows before it, or the whole 'story'
+    section,  # Section: a story, or a block of one
+    backbone,  # Backbone whose tokenizer is used
+    n_words: int = 20,  # words of context, the word itself included
+    delays=(1, 2, 3, 4),  # FIR delays in TRs that the tuner will use
+    # time of the z-score: the 'section' and the rows before it, or the whole 'story'
+    over: str = "section",
     pooled: str = "word",  # place that is read: the 'word', or as 'released' (defect C-02)
-    lanczos: str = "fixed",# preset of the filter, see align.resample
-) -> SectionInputs:        # tensors on the CPU
-    "Tokens and weights of one section, rows before it included; DataError if no word falls near it."
-    if over not in ("section", "story") or pooled not in ("word", "released"): raise ParameterError("Unknown way of reading", found=f"over={over!r}, pooled={pooled!r}", expected="section, story; word, released")
-    story, rows, weights = section.story, _needed_rows(section, delays), story_weights(section.story, preset=lanczos)
+    lanczos: str = "fixed",  # preset of the filter, see align.resample
+) -> SectionInputs:  # tensors on the CPU
+    """Tokens and weights of one section, rows before it included; DataError if no word falls
+    near it."""
+    if over not in ("section", "story") or pooled not in ("word", "released"):
+        raise ParameterError(
+            "Unknown way of reading",
+            found=f"over={over!r}, pooled={pooled!r}",
+            expected="section, story; word, released",
+        )
+    story, rows, weights = (
+        section.story,
+        _needed_rows(section, delays),
+        story_weights(section.story, preset=lanczos),
+    )
     near = (weights[rows] != 0).any(0)
     if not near.any():
-        raise DataError("No word falls near the rows of this section", place=section.name, found=f"rows {rows[0]} to {rows[-1]}",
-            expected=f"some of the {len(story.words)} words", next_step="check the clock of the story: are its times seconds from story onset?")
-    if over == "story": rows = np.arange(len(story.clock))
+        raise DataError(
+            "No word falls near the rows of this section",
+            place=section.name,
+            found=f"rows {rows[0]} to {rows[-1]}",
+            expected=f"some of the {len(story.words)} words",
+            next_step="check the clock of the story: are its times seconds from story onset?",
+        )
+    if over == "story":
+        rows = np.arange(len(story.clock))
     words = np.flatnonzero((weights[rows] != 0).any(0))
     tokens = text_inputs(story.words, backbone, n_words=n_words, language=story.language)
-    if pooled == "released": tokens = _released_tokens(tokens, backbone)
-    parts = [torch.as_tensor(x)[words] for x in (tokens.token_ids, tokens.attention_mask, tokens.position)]
-    width = int(torch.maximum(parts[1].sum(1), parts[2] + 1).max())      # columns that are padding everywhere go
-    return SectionInputs(section.name, parts[0][:, :width].contiguous(), parts[1][:, :width].contiguous(), parts[2], torch.as_tensor(weights[np.ix_(rows, words)], dtype=torch.float32),
-        int(rows[0]), torch.as_tensor(np.asarray(section.rows) - rows[0]), None if near[words].all() else torch.as_tensor(near[words]))
+    if pooled == "released":
+        tokens = _released_tokens(tokens, backbone)
+    parts = [
+        torch.as_tensor(x)[words]
+        for x in (tokens.token_ids, tokens.attention_mask, tokens.position)
+    ]
+    width = int(
+        torch.maximum(parts[1].sum(1), parts[2] + 1).max()
+    )  # columns that are padding everywhere go
+    return SectionInputs(
+        section.name,
+        parts[0][:, :width].contiguous(),
+        parts[1][:, :width].contiguous(),
+        parts[2],
+        torch.as_tensor(weights[np.ix_(rows, words)], dtype=torch.float32),
+        int(rows[0]),
+        torch.as_tensor(np.asarray(section.rows) - rows[0]),
+        None if near[words].all() else torch.as_tensor(near[words]),
+    )
 
 # %% ../../nbs/41_model.tuner.ipynb #6678f1e6
 def section_targets(
-    section,                  # Section
-    recordings: dict,         # participant -> story name -> Recording, as in Dataset.recordings
-    participants=None,        # whose; default: all
-    standardise: bool = True, # z-score each column over the section's rows
-) -> dict:                    # participant -> responses, (T_s, V) float32 tensor
-    "Responses of every participant who heard the section's story; DataError for an unknown participant."
+    section,  # Section
+    recordings: dict,  # participant -> story name -> Recording, as in Dataset.recordings
+    participants=None,  # whose; default: all
+    standardise: bool = True,  # z-score each column over the section's rows
+) -> dict:  # participant -> responses, (T_s, V) float32 tensor
+    """Responses of every participant who heard the section's story; DataError for an unknown
+    participant."""
     chosen = list(recordings) if participants is None else list(participants)
     if unknown := [p for p in chosen if p not in recordings]:
-        raise DataError("There are no recordings of this participant", place=section.name, found=", ".join(unknown), expected=", ".join(recordings))
-    rows = {p: recordings[p][section.story.name].responses[np.asarray(section.rows)] for p in chosen if section.story.name in recordings[p]}
-    return {p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32)) for p, x in rows.items()}
+        raise DataError(
+            "There are no recordings of this participant",
+            place=section.name,
+            found=", ".join(unknown),
+            expected=", ".join(recordings),
+        )
+    rows = {
+        p: recordings[p][section.story.name].responses[np.asarray(section.rows)]
+        for p in chosen
+        if section.story.name in recordings[p]
+    }
+    return {
+        p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32))
+        for p, x in rows.items()
+    }
 
 # %% ../../nbs/41_model.tuner.ipynb #64f3cde2
 _onednn = fast_linear()
 
+
 class _Linear(torch.autograd.Function):
     "x @ weight.T + bias in oneDNN, and both products of its backward pass."
+
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
@@ -153,23 +233,42 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         rows, read = gradient.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])
-        return (_onednn(rows, weight.t().contiguous()).view(x.shape) if ctx.needs_input_grad[0] else None,
-            _onednn(rows.t().contiguous(), read.t().contiguous()) if ctx.needs_input_grad[1] else None,
-            rows.sum(0) if ctx.biased and ctx.needs_input_grad[2] else None)
+        return (
+            (
+                _onednn(rows, weight.t().contiguous()).view(x.shape)
+                if ctx.needs_input_grad[0]
+                else None
+            ),
+            (
+                _onednn(rows.t().contiguous(), read.t().contiguous())
+                if ctx.needs_input_grad[1]
+                else None
+            ),
+            rows.sum(0) if ctx.biased and ctx.needs_input_grad[2] else None,
+        )
 
 
 class _Products(TorchFunctionMode):
-    "Sends float32 linear layers on the processor to oneDNN; everything else, and all of autocast, goes its usual way."
+    """Sends float32 linear layers on the processor to oneDNN; everything else, and all of
+    autocast, goes its usual way."""
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is F.linear and len(args) + len(kwargs) <= 3:
             x, weight, bias = (*args, *kwargs.values(), None)[:3]
-            if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() and not torch.is_autocast_enabled("cpu"): return _Linear.apply(x, weight, bias)
+            if (
+                x.device.type == "cpu"
+                and x.dtype == weight.dtype == torch.float32
+                and x.numel()
+                and not torch.is_autocast_enabled("cpu")
+            ):
+                return _Linear.apply(x, weight, bias)
         return function(*args, **kwargs)
 
 # %% ../../nbs/41_model.tuner.ipynb #a76fba0d
 def fast_products():  # context manager
-    "Linear layers inside it run in oneDNN, forward and backward, where that is the faster library: float32 on the processor."
+    """Linear layers inside it run in oneDNN, forward and backward, where that is the faster
+    library: float32 on the processor."""
     return _Products() if _onednn is not None else nullcontext()
 
 # %% ../../nbs/41_model.tuner.ipynb #ec1ba3be
@@ -177,129 +276,220 @@ class _Caught(Exception):
     "Carries the input of a block out of a forward pass."
 
 
-def _catch(module, args, kwargs): raise _Caught(args[0] if args else kwargs["hidden_states"])
+def _catch(module, args, kwargs):
+    raise _Caught(args[0] if args else kwargs["hidden_states"])
 
 
 def _before(model, block, token_ids, attention_mask):
     "Input of a block, (N, K, H)."
     hook = block.register_forward_pre_hook(_catch, with_kwargs=True)
-    try: model(input_ids=token_ids, attention_mask=attention_mask)
-    except _Caught as caught: return caught.args[0]
-    finally: hook.remove()
+    try:
+        model(input_ids=token_ids, attention_mask=attention_mask)
+    except _Caught as caught:
+        return caught.args[0]
+    finally:
+        hook.remove()
 
 # %% ../../nbs/41_model.tuner.ipynb #42a2e4bb
 _LIKE_BERT = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
+
 def _like_bert(model):
     "Whether the blocks are an encoder's of BERT's build."
-    return model.config.model_type in _LIKE_BERT and not getattr(model.config, "is_decoder", False) and getattr(model.config, "position_embedding_type", None) in (None, "absolute")
+    return (
+        model.config.model_type in _LIKE_BERT
+        and not getattr(model.config, "is_decoder", False)
+        and getattr(model.config, "position_embedding_type", None) in (None, "absolute")
+    )
 
 
 def _at_the_word(block, x, attention_mask, here):
-    "Output of a block of BERT's build at one place of each context, (N, H), from its whole input (N, K, H)."
+    """Output of a block of BERT's build at one place of each context, (N, H), from its whole
+    input (N, K, H)."""
     a, word = block.attention.self, x[here]
-    heads = lambda y: y.view(len(x), -1, a.num_attention_heads, y.shape[-1] // a.num_attention_heads).transpose(1, 2)
-    y = F.scaled_dot_product_attention(heads(a.query(word)), heads(a.key(x)), heads(a.value(x)), attn_mask=attention_mask[:, None, None].bool(), dropout_p=a.dropout.p if a.training else 0.0)
+    heads = lambda y: y.view(
+        len(x), -1, a.num_attention_heads, y.shape[-1] // a.num_attention_heads
+    ).transpose(1, 2)
+    y = F.scaled_dot_product_attention(
+        heads(a.query(word)),
+        heads(a.key(x)),
+        heads(a.value(x)),
+        attn_mask=attention_mask[:, None, None].bool(),
+        dropout_p=a.dropout.p if a.training else 0.0,
+    )
     word = block.attention.output(y.transpose(1, 2).reshape(len(x), -1), word)
     return block.output(block.intermediate(word), word)
 
 
 def _states_at(model, token_ids, attention_mask, position, layer):
-    "`read_states`, without what lies above `layer`, and of `layer` itself only the place that is read."
-    blocks, here = transformer_blocks(model), (torch.arange(len(position), device=position.device), position)
+    """`read_states`, without what lies above `layer`, and of `layer` itself only the place that
+    is read."""
+    blocks, here = (
+        transformer_blocks(model),
+        (
+            torch.arange(len(position), device=position.device),
+            position,
+        ),
+    )
     with fast_products():
-        if layer > 0 and _like_bert(model): return _at_the_word(blocks[layer - 1], _before(model, blocks[layer - 1], token_ids, attention_mask), attention_mask, here)
-        if layer >= len(blocks): return read_states(model, token_ids, attention_mask, position, layer)
+        if layer > 0 and _like_bert(model):
+            return _at_the_word(
+                blocks[layer - 1],
+                _before(model, blocks[layer - 1], token_ids, attention_mask),
+                attention_mask,
+                here,
+            )
+        if layer >= len(blocks):
+            return read_states(model, token_ids, attention_mask, position, layer)
         return _before(model, blocks[layer], token_ids, attention_mask)[here]
 
 # %% ../../nbs/41_model.tuner.ipynb #0708f590
 def activation_gb(
     tokens: tuple,  # (N, K): words and tokens of a context
-    config,         # the backbone's configuration
-    layers: int,    # transformer blocks that are run
-) -> float:         # GB
-    "Estimated memory of the float32 activations that a backward pass needs (Korthikanti et al. 2022, section 4.1, twice for float32)."
+    config,  # the backbone's configuration
+    layers: int,  # transformer blocks that are run
+) -> float:  # GB
+    """Estimated memory of the float32 activations that a backward pass needs (Korthikanti et
+    al. 2022, section 4.1, twice for float32)."""
     n, k = tokens
     return n * k * layers * (34 * config.hidden_size + 5 * config.num_attention_heads * k) * 2 / 1e9
 
 # %% ../../nbs/41_model.tuner.ipynb #390a66fb
 def _in_batches(model, inputs, layer, order, size, batch, memory_gb):
-    "States of the words in `order`, batch by batch; the first batches are computed twice where all do not fit."
+    """States of the words in `order`, batch by batch; the first batches are computed twice
+    where all do not fit."""
     parts = order.split(batch)
     widths = [int(size[index].max()) for index in parts]
     cost = [activation_gb((len(index), k), model.config, layer) for index, k in zip(parts, widths)]
-    after = np.cumsum(cost[::-1])[::-1]                                  # of this batch and all that follow
+    after = np.cumsum(cost[::-1])[::-1]  # of this batch and all that follow
     states = []
     for index, k, gb in zip(parts, widths, after):
-        part = (model, inputs.token_ids[index, :k], inputs.attention_mask[index, :k], inputs.position[index], layer)
-        states.append(checkpoint(_states_at, *part, use_reentrant=False) if torch.is_grad_enabled() and gb > memory_gb else _states_at(*part))
+        part = (
+            model,
+            inputs.token_ids[index, :k],
+            inputs.attention_mask[index, :k],
+            inputs.position[index],
+            layer,
+        )
+        states.append(
+            checkpoint(_states_at, *part, use_reentrant=False)
+            if torch.is_grad_enabled() and gb > memory_gb
+            else _states_at(*part)
+        )
     return states
 
 # %% ../../nbs/41_model.tuner.ipynb #e9aa18ac
 def word_states(
-    model: torch.nn.Module,   # transformers base model
-    inputs: SectionInputs,    # on the model's device
-    layer: int,               # 0 (embeddings) to L
-    batch: int | None = None, # words in one batch; None: 64 on the processor, 256 elsewhere
-    memory_gb: float = 2.0,   # above this estimate activations are computed twice instead of kept
-) -> torch.Tensor:            # states, (N, H) float32, with gradients for the words of `inputs.own`
+    model: torch.nn.Module,  # transformers base model
+    inputs: SectionInputs,  # on the model's device
+    layer: int,  # 0 (embeddings) to L
+    batch: int | None = None,  # words in one batch; None: 64 on the processor, 256 elsewhere
+    memory_gb: float = 2.0,  # above this estimate activations are computed twice instead of kept
+) -> torch.Tensor:  # states, (N, H) float32, with gradients for the words of `inputs.own`
     "State of each word at `layer`, batched by length, in the words' own order."
     size = torch.maximum(inputs.attention_mask.sum(1), inputs.position + 1)
-    order, batch = torch.argsort(size, stable=True), batch or (64 if inputs.position.device.type == "cpu" else 256)
-    if inputs.own is None or not torch.is_grad_enabled(): states = _in_batches(model, inputs, layer, order, size, batch, memory_gb)
+    order, batch = (
+        torch.argsort(size, stable=True),
+        batch or (64 if inputs.position.device.type == "cpu" else 256),
+    )
+    if inputs.own is None or not torch.is_grad_enabled():
+        states = _in_batches(model, inputs, layer, order, size, batch, memory_gb)
     else:
         rest, order = order[~inputs.own[order]], order[inputs.own[order]]
-        with torch.no_grad(): states = _in_batches(model, inputs, layer, rest, size, batch, memory_gb)
-        states, order = states + _in_batches(model, inputs, layer, order, size, batch, memory_gb), torch.cat([rest, order])
+        with torch.no_grad():
+            states = _in_batches(model, inputs, layer, rest, size, batch, memory_gb)
+        states, order = (
+            states + _in_batches(model, inputs, layer, order, size, batch, memory_gb),
+            torch.cat([rest, order]),
+        )
     return torch.cat(states).float()[torch.argsort(order)]
 
 # %% ../../nbs/41_model.tuner.ipynb #4d2c6222
 class Pool(torch.nn.Module):
     "One state for each window of frames."
-    def __init__(self,
+
+    def __init__(
+        self,
         kind: str = "mean",  # 'mean', 'max', 'last' or 'attention' (a learned average)
-        width: int = 1,      # H, for the query of 'attention'
+        width: int = 1,  # H, for the query of 'attention'
     ):
         super().__init__()
-        if kind not in ("mean", "max", "last", "attention"): raise ParameterError("Unknown pooling", found=kind, expected="mean, max, last, attention")
-        self.kind, self.query = kind, torch.nn.Parameter(torch.zeros(width)) if kind == "attention" else None
+        if kind not in ("mean", "max", "last", "attention"):
+            raise ParameterError(
+                "Unknown pooling", found=kind, expected="mean, max, last, attention"
+            )
+        self.kind, self.query = (
+            kind,
+            (torch.nn.Parameter(torch.zeros(width)) if kind == "attention" else None),
+        )
 
-    def forward(self,
+    def forward(
+        self,
         frames: torch.Tensor,  # (W, K, H)
-        mask: torch.Tensor,    # (W, K) bool, frames of real sound; one or more in each window
-    ) -> torch.Tensor:         # (W, H)
+        mask: torch.Tensor,  # (W, K) bool, frames of real sound; one or more in each window
+    ) -> torch.Tensor:  # (W, H)
         "Pool the frames that the mask lets through."
-        if self.kind == "last": return frames[torch.arange(len(frames), device=frames.device), mask.int().cumsum(1).argmax(1)]
-        if self.kind == "max": return frames.masked_fill(~mask[..., None], -torch.inf).amax(1)
-        score = torch.zeros_like(frames[..., 0]) if self.query is None else frames @ self.query.to(frames) / frames.shape[-1] ** 0.5
+        if self.kind == "last":
+            return frames[
+                torch.arange(len(frames), device=frames.device), mask.int().cumsum(1).argmax(1)
+            ]
+        if self.kind == "max":
+            return frames.masked_fill(~mask[..., None], -torch.inf).amax(1)
+        score = (
+            torch.zeros_like(frames[..., 0])
+            if self.query is None
+            else frames @ self.query.to(frames) / frames.shape[-1] ** 0.5
+        )
         return torch.einsum("wk,wkh->wh", score.masked_fill(~mask, -torch.inf).softmax(1), frames)
 
 # %% ../../nbs/41_model.tuner.ipynb #d09beae9
 KINDS = ("participant", "shared", "individual", "nonlinear", "ridge")
 
+
 def _shared_by(outputs, kind, groups):
     "participant -> index of the head that is read, whoever else reads it."
-    if kind not in KINDS: raise ParameterError("Unknown kind of heads", found=kind, expected=", ".join(KINDS))
-    if kind in ("participant", "ridge"): return {p: i for i, p in enumerate(outputs)}
-    if groups and (unnamed := [p for p in outputs if p not in groups]): raise ParameterError("A participant is in no group", place="groups", found=", ".join(unnamed), expected="a group for every participant")
+    if kind not in KINDS:
+        raise ParameterError("Unknown kind of heads", found=kind, expected=", ".join(KINDS))
+    if kind in ("participant", "ridge"):
+        return {p: i for i, p in enumerate(outputs)}
+    if groups and (unnamed := [p for p in outputs if p not in groups]):
+        raise ParameterError(
+            "A participant is in no group",
+            place="groups",
+            found=", ".join(unnamed),
+            expected="a group for every participant",
+        )
     numbers = {}
     return {p: numbers.setdefault(groups[p] if groups else "", len(numbers)) for p in outputs}
 
 
 def _heads(outputs, width, kind, seed, rank, of):
-    "Read-outs, initialised from their own seed (defect D-04): those of groups, then what individuals add."
+    """Read-outs, initialised from their own seed (defect D-04): those of groups, then what
+    individuals add."""
     sizes = {i: {outputs[p] for p in of if of[p] == i} for i in of.values()}
     if not sizes or any(len(v) > 1 for v in sizes.values()):
-        raise ParameterError("A shared head needs participants with the same columns", found=f"V = {dict(outputs)}", expected="one V for all who share it",
-            next_step="use heads='participant', or bring the responses to a common space")
+        raise ParameterError(
+            "A shared head needs participants with the same columns",
+            found=f"V = {dict(outputs)}",
+            expected="one V for all who share it",
+            next_step="use heads='participant', or bring the responses to a common space",
+        )
     nn = torch.nn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, v)) if kind == "nonlinear" else nn.Linear(width, v) for (v,) in sizes.values())
+        heads = nn.ModuleList(
+            (
+                nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, v))
+                if kind == "nonlinear"
+                else nn.Linear(width, v)
+            )
+            for (v,) in sizes.values()
+        )
         if kind == "individual":
             for v in outputs.values():
                 heads.append(nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, v)))
-                nn.init.zeros_(heads[-1][1].weight); nn.init.zeros_(heads[-1][1].bias)      # everybody starts as the group
+                nn.init.zeros_(heads[-1][1].weight)
+                nn.init.zeros_(heads[-1][1].bias)  # everybody starts as the group
     return heads.requires_grad_(kind != "ridge")
 
 # %% ../../nbs/41_model.tuner.ipynb #b44efb41
@@ -309,90 +499,162 @@ def _over_time(x):
 
 # %% ../../nbs/41_model.tuner.ipynb #c1621057
 class BrainTuner(torch.nn.Module):
-    "A backbone that predicts responses: states of words or sounds, brought to TRs, z-scored over time, delayed, read out by heads."
-    def __init__(self,
-        backbone,                   # Backbone or SpeechBackbone; its model is copied
-        outputs: dict,              # participant -> number of columns V
-        layer: int = -1,            # layer that is read: 0 (embeddings) to L, negative from the end
-        delays=(1, 2, 3, 4),        # FIR delays, TRs
-        heads: str = "participant", # see KINDS
-        dropout: float = 0.2,       # on the states, while training
-        seed: int = 0,              # of the initial weights of heads and adapter
-        memory_gb: float = 2.0,     # above this, activations are computed again instead of kept
-        standardise: bool = True,   # z-score over the time of the section
-        pooling: str = "mean",      # of the frames of a window, see Pool
-        head_rank: int = 8,         # of the individual part of heads='individual'
-        adapter=None,               # Adapter (LoRA) or its fields as a dict; None: the weights themselves are trained
-        groups: dict | None = None, # participant -> group that shares a head, e.g. the language; None: all share one. Of heads that are shared
+    """A backbone that predicts responses: states of words or sounds, brought to TRs, z-scored
+    over time, delayed, read out by heads."""
+
+    def __init__(
+        self,
+        backbone,  # Backbone or SpeechBackbone; its model is copied
+        outputs: dict,  # participant -> number of columns V
+        layer: int = -1,  # layer that is read: 0 (embeddings) to L, negative from the end
+        delays=(1, 2, 3, 4),  # FIR delays, TRs
+        heads: str = "participant",  # see KINDS
+        dropout: float = 0.2,  # on the states, while training
+        seed: int = 0,  # of the initial weights of heads and adapter
+        memory_gb: float = 2.0,  # above this, activations are computed again instead of kept
+        standardise: bool = True,  # z-score over the time of the section
+        pooling: str = "mean",  # of the frames of a window, see Pool
+        head_rank: int = 8,  # of the individual part of heads='individual'
+        # Adapter (LoRA) or its fields as a dict; None: the weights themselves are trained
+        adapter=None,
+        # participant -> group that shares a head, e.g. the language; None: all share one. Of heads
+        # that are shared
+        groups: dict | None = None,
     ):
         super().__init__()
         self.model, self._origin = copy.deepcopy(backbone.model), replace(backbone, model=None)
         self.outputs, self.delays, self.kind = dict(outputs), tuple(int(d) for d in delays), heads
-        self.layer, self.memory_gb, self.standardise, self.head_rank = backbone.layer(layer), memory_gb, standardise, head_rank
+        self.layer, self.memory_gb, self.standardise, self.head_rank = (
+            backbone.layer(layer),
+            memory_gb,
+            standardise,
+            head_rank,
+        )
         self.adapter = Adapter(**adapter) if isinstance(adapter, dict) else adapter
-        if self.adapter: add_adapter(self.model, self.adapter, seed)
+        if self.adapter:
+            add_adapter(self.model, self.adapter, seed)
         self.dropout, self.pool = torch.nn.Dropout(dropout), Pool(pooling, backbone.width)
         self.groups, self._head = groups, _shared_by(self.outputs, heads, groups)
-        self.heads = _heads(self.outputs, backbone.width * len(self.delays), heads, seed, head_rank, self._head)
+        self.heads = _heads(
+            self.outputs, backbone.width * len(self.delays), heads, seed, head_rank, self._head
+        )
 
     @property
-    def backbone(self): "The backbone as it is now: tuned weights, adapters folded in, same tokenizer or extractor."; return replace(self._origin, model=merged(self.model) if self.adapter else self.model)
+    def backbone(self):
+        "The backbone as it is now: tuned weights, adapters folded in, same tokenizer or extractor."
+        return replace(self._origin, model=merged(self.model) if self.adapter else self.model)
 
     @property
-    def blocks(self): "The transformer blocks, the first one next to the words or the sound."; return replace(self._origin, model=self.model).blocks if isinstance(self._origin, SpeechBackbone) else transformer_blocks(self.model)
+    def blocks(self):
+        "The transformer blocks, the first one next to the words or the sound."
+        return (
+            replace(self._origin, model=self.model).blocks
+            if isinstance(self._origin, SpeechBackbone)
+            else transformer_blocks(self.model)
+        )
 
-    def features(self,
-        inputs,                     # SectionInputs or SpeechInputs, on the tuner's device
-    ) -> torch.Tensor:              # (T_s, H * D) float32
+    def features(
+        self,
+        inputs,  # SectionInputs or SpeechInputs, on the tuner's device
+    ) -> torch.Tensor:  # (T_s, H * D) float32
         "Delayed features of the section's own rows, (T_s, H * D), float32."
         states = self.dropout(inputs.read(self))
-        with torch.autocast(states.device.type, enabled=False):          # sums over time in full precision
-            rows = states.float() if inputs.weights is None else resample(states.float(), inputs.weights)
+        with torch.autocast(states.device.type, enabled=False):  # sums over time in full precision
+            rows = (
+                states.float()
+                if inputs.weights is None
+                else resample(states.float(), inputs.weights)
+            )
             return delay(_over_time(rows) if self.standardise else rows, self.delays)[inputs.keep]
 
-    def read_out(self,
-        x: torch.Tensor,            # (T_s, H * D), from `features`
-        names: list,                # of participants
-    ) -> dict:                      # participant -> (T_s, V)
+    def read_out(
+        self,
+        x: torch.Tensor,  # (T_s, H * D), from `features`
+        names: list,  # of participants
+    ) -> dict:  # participant -> (T_s, V)
         "Predictions from features."
         read = {i: self.heads[i](x) for i in dict.fromkeys(self._head[p] for p in names)}
-        if self.kind != "individual": return {p: read[self._head[p]] for p in names}
-        own = dict(zip(self.outputs, self.heads[-len(self.outputs):]))
+        if self.kind != "individual":
+            return {p: read[self._head[p]] for p in names}
+        own = dict(zip(self.outputs, self.heads[-len(self.outputs) :]))
         return {p: read[self._head[p]] + own[p](x) for p in names}
 
-    def forward(self,
-        inputs,                     # SectionInputs or SpeechInputs, on the tuner's device
-        participants=None,          # whose; default: all
-    ) -> dict:                      # participant -> (T_s, V)
+    def forward(
+        self,
+        inputs,  # SectionInputs or SpeechInputs, on the tuner's device
+        participants=None,  # whose; default: all
+    ) -> dict:  # participant -> (T_s, V)
         "participant -> prediction (T_s, V), for all or for those named."
         names = list(self.outputs) if participants is None else list(participants)
         if unknown := [p for p in names if p not in self.outputs]:
-            raise ParameterError("The tuner has no head for this participant", found=", ".join(unknown), expected=", ".join(self.outputs))
+            raise ParameterError(
+                "The tuner has no head for this participant",
+                found=", ".join(unknown),
+                expected=", ".join(self.outputs),
+            )
         return self.read_out(self.features(inputs), names)
 
 # %% ../../nbs/41_model.tuner.ipynb #9571a8c5
-_FIXED = ("pooler.", "feature_extractor.", "masked_spec_embed", "conv1.", "conv2.", "embed_positions.")  # front ends, and weights that nothing reads
+_FIXED = (
+    "pooler.",
+    "feature_extractor.",
+    "masked_spec_embed",
+    "conv1.",
+    "conv2.",
+    "embed_positions.",
+)  # front ends, and weights that nothing reads
+
 
 def _idle(tuner):
     "Norms after the last block, where a layer below it is read."
     stable = getattr(tuner.model.config, "do_stable_layer_norm", False)
-    names = ("encoder.layer_norm.",) if stable else ("layer_norm.",) if tuner.model.config.model_type == "whisper" else ()
-    return names if isinstance(tuner._origin, SpeechBackbone) and tuner.layer < len(tuner.blocks) else ()
+    names = (
+        ("encoder.layer_norm.",)
+        if stable
+        else ("layer_norm.",)
+        if tuner.model.config.model_type == "whisper"
+        else ()
+    )
+    return (
+        names
+        if isinstance(tuner._origin, SpeechBackbone) and tuner.layer < len(tuner.blocks)
+        else ()
+    )
 
 # %% ../../nbs/41_model.tuner.ipynb #9eeba79f
 def freeze_layers(
-    tuner: BrainTuner,   # whose backbone
-    train_layers="all",  # 'all', 'blocks', 'none', or how many blocks below the read layer (a number, or digits)
-) -> int:                # how many backbone parameters are trained
-    "Choose what is trained in the backbone; heads are too, unless they are 'ridge'. ParameterError for anything else."
-    used, digits = list(tuner.blocks)[:tuner.layer], str(train_layers).isdigit()
-    if not digits and train_layers not in ("all", "blocks", "none") or digits and int(train_layers) > len(used):
-        raise ParameterError("Unknown choice of layers to train", found=train_layers, expected=f"all, blocks, none, or a number up to {len(used)}")
+    tuner: BrainTuner,  # whose backbone
+    # 'all', 'blocks', 'none', or how many blocks below the read layer (a number, or digits)
+    train_layers="all",
+) -> int:  # how many backbone parameters are trained
+    """Choose what is trained in the backbone; heads are too, unless they are 'ridge'.
+    ParameterError for anything else."""
+    used, digits = list(tuner.blocks)[: tuner.layer], str(train_layers).isdigit()
+    if (
+        not digits
+        and train_layers not in ("all", "blocks", "none")
+        or digits
+        and int(train_layers) > len(used)
+    ):
+        raise ParameterError(
+            "Unknown choice of layers to train",
+            found=train_layers,
+            expected=f"all, blocks, none, or a number up to {len(used)}",
+        )
     tuner.model.requires_grad_(train_layers == "all")
-    for block in list(tuner.blocks)[tuner.layer:]: block.requires_grad_(False)
-    for block in used if train_layers == "blocks" else used[len(used) - int(train_layers):] if digits else []: block.requires_grad_(True)
+    for block in list(tuner.blocks)[tuner.layer :]:
+        block.requires_grad_(False)
+    for block in (
+        used
+        if train_layers == "blocks"
+        else used[len(used) - int(train_layers) :]
+        if digits
+        else []
+    ):
+        block.requires_grad_(True)
     for name, p in tuner.model.named_parameters():
-        if name.startswith((*_FIXED, *_idle(tuner))) or tuner.adapter and "lora_" not in name: p.requires_grad_(False)
+        if name.startswith((*_FIXED, *_idle(tuner))) or tuner.adapter and "lora_" not in name:
+            p.requires_grad_(False)
     return sum(p.numel() for p in tuner.model.parameters() if p.requires_grad)
 
 
@@ -406,26 +668,54 @@ def _ridge(moments, penalties):
     return [vectors @ ((vectors.T @ cross) / (values.clamp(min=0) + a)[:, None]) for a in penalties]
 
 
-def _standard(y): return (y - y.mean(0)) / (y.std(0) + 1e-6)
+def _standard(y):
+    return (y - y.mean(0)) / (y.std(0) + 1e-6)
 
 # %% ../../nbs/41_model.tuner.ipynb #a3e604bd
 def refresh_heads(
-    tuner: BrainTuner,                       # with heads='ridge'; changed in place
-    pairs: list,                             # of (inputs, dict participant -> (T_s, V) tensor), on any device
-    penalties=(1e1, 1e2, 1e3, 1e4, 1e5),     # tried, relative to nothing: features are z-scored, so X'X has T on its diagonal
-) -> dict:                                   # participant -> chosen penalty
+    tuner: BrainTuner,  # with heads='ridge'; changed in place
+    pairs: list,  # of (inputs, dict participant -> (T_s, V) tensor), on any device
+    penalties=(
+        1e1,
+        1e2,
+        1e3,
+        1e4,
+        1e5,
+    ),  # tried, relative to nothing: features are z-scored, so X'X has T on its diagonal
+) -> dict:  # participant -> chosen penalty
     "Put the ridge solution into every head; `ParameterError` where the heads are of another kind."
-    if tuner.kind != "ridge": raise ParameterError("Only heads of the kind 'ridge' are solved for", found=tuner.kind, expected="ridge")
+    if tuner.kind != "ridge":
+        raise ParameterError(
+            "Only heads of the kind 'ridge' are solved for", found=tuner.kind, expected="ridge"
+        )
     mode, device, chosen = tuner.training, next(tuner.parameters()).device, {}
     tuner.eval()
     with torch.no_grad():
         x = [tuner.features(inputs.to(device)).float() for inputs, _ in pairs]
         for p, head in zip(tuner.outputs, tuner.heads):
             mine = [(a, y[p].to(a)) for a, (_, y) in zip(x, pairs) if p in y]
-            moments = [torch.stack([a.T @ a for a, _ in part]).sum(0) if i == 0 else torch.stack([a.T @ y for a, y in part]).sum(0) for part in (mine, mine[::2]) for i in (0, 1)]
-            scores = [torch.stack([(_standard(a @ w.to(a)) * _standard(y)).mean() for a, y in mine[1::2]]).mean() for w in _ridge(moments[2:], penalties)] if len(mine) > 1 else [0.]
+            moments = [
+                (
+                    torch.stack([a.T @ a for a, _ in part]).sum(0)
+                    if i == 0
+                    else torch.stack([a.T @ y for a, y in part]).sum(0)
+                )
+                for part in (mine, mine[::2])
+                for i in (0, 1)
+            ]
+            scores = (
+                [
+                    torch.stack(
+                        [(_standard(a @ w.to(a)) * _standard(y)).mean() for a, y in mine[1::2]]
+                    ).mean()
+                    for w in _ridge(moments[2:], penalties)
+                ]
+                if len(mine) > 1
+                else [0.0]
+            )
             chosen[p] = penalties[int(torch.as_tensor(scores).nan_to_num(-1).argmax())]
-            head.weight.copy_(_ridge(moments[:2], [chosen[p]])[0].T); head.bias.zero_()
+            head.weight.copy_(_ridge(moments[:2], [chosen[p]])[0].T)
+            head.bias.zero_()
     tuner.train(mode)
     return chosen
 

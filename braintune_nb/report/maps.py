@@ -18,14 +18,20 @@ from ..data.recordings import Space
 from .tables import _by_region, alignment_table, gain_table, tidy
 
 # %% ../../nbs/91_report.maps.ipynb #8e65d9a4
-COLOURS = {"pretrained": "#6b6b6b", "tuned": "#0072B2", "permuted": "#D55E00", "reduced_rank": "#009E73"}
+COLOURS = {
+    "pretrained": "#6b6b6b",
+    "tuned": "#0072B2",
+    "permuted": "#D55E00",
+    "reduced_rank": "#009E73",
+}
 OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#8c6d31", "#7b3294")
 
 # %% ../../nbs/91_report.maps.ipynb #1f077f60
 def colour(
-    arm: str,        # name of an arm
-    arms: tuple = (),  # all arms of the figure, so that the ones without a fixed colour get different ones
-) -> str:            # hexadecimal colour
+    arm: str,  # name of an arm
+    # all arms of the figure, so that the ones without a fixed colour get different ones
+    arms: tuple = (),
+) -> str:  # hexadecimal colour
     "The colour of an arm, the same in every figure."
     others = [a for a in arms if a not in COLOURS]
     return COLOURS.get(arm) or OTHERS[others.index(arm) % len(OTHERS) if arm in others else 0]
@@ -34,23 +40,33 @@ def colour(
 def _axes(panels, width, height, **kwargs):
     import seaborn
     from matplotlib.figure import Figure
-    with seaborn.axes_style("whitegrid", {"axes.edgecolor": "#888", "grid.color": "#e8e8e8"}), seaborn.plotting_context("paper"):
+
+    with (
+        seaborn.axes_style("whitegrid", {"axes.edgecolor": "#888", "grid.color": "#e8e8e8"}),
+        seaborn.plotting_context("paper"),
+    ):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False, **kwargs)[0]
-    for ax in axes: seaborn.despine(ax=ax, left=True)
+    for ax in axes:
+        seaborn.despine(ax=ax, left=True)
     return figure, axes
+
 
 def _legend(figure, ax):
     named = dict(zip(*ax.get_legend_handles_labels()[::-1]))
-    figure.legend(named.values(), named.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(
+        named.values(), named.keys(), loc="outside right upper", fontsize=8, frameon=False
+    )
 
-def _label(name): return str(name).replace("_", " ")
+
+def _label(name):
+    return str(name).replace("_", " ")
 
 # %% ../../nbs/91_report.maps.ipynb #a3a0c59d
 def png(
-    figure,          # a matplotlib figure
+    figure,  # a matplotlib figure
     dpi: int = 110,  # dots per inch
-) -> bytes:          # a PNG
+) -> bytes:  # a PNG
     "Draw a figure to PNG bytes."
     store = io.BytesIO()
     figure.savefig(store, format="png", dpi=dpi)
@@ -58,85 +74,154 @@ def png(
 
 # %% ../../nbs/91_report.maps.ipynb #8e1337b9
 def hemispheres(
-    columns: np.ndarray,          # (V,) vertex numbers on fsaverage5, each once
-    scores: np.ndarray,           # (V,) one score a vertex
-) -> dict[str, np.ndarray]:       # 'left' and 'right': (10242,) scores, NaN where there is no column
+    columns: np.ndarray,  # (V,) vertex numbers on fsaverage5, each once
+    scores: np.ndarray,  # (V,) one score a vertex
+) -> dict[str, np.ndarray]:  # 'left' and 'right': (10242,) scores, NaN where there is no column
     "Spread the scores of V columns over both hemispheres."
     columns, n = np.asarray(columns), 10242
-    if len(columns) != len(scores): raise DataError("There must be one score a column", found=f"{len(scores)} scores", expected=f"{len(columns)} columns")
+    if len(columns) != len(scores):
+        raise DataError(
+            "There must be one score a column",
+            found=f"{len(scores)} scores",
+            expected=f"{len(columns)} columns",
+        )
     if len(np.unique(columns)) < len(columns) or columns.min() < 0 or columns.max() >= 2 * n:
-        raise DataError("These are not distinct fsaverage5 vertices", found=f"{columns.min()} to {columns.max()}, {len(np.unique(columns))} of {len(columns)} distinct", expected=f"0 to {2 * n - 1}")
+        raise DataError(
+            "These are not distinct fsaverage5 vertices",
+            found=(
+                f"{columns.min()} to {columns.max()}, {len(np.unique(columns))} of {len(columns)}"
+                " distinct"
+            ),
+            expected=f"0 to {2 * n - 1}",
+        )
     whole = np.full(2 * n, np.nan)
     whole[columns] = scores
     return {"left": whole[:n], "right": whole[n:]}
 
 # %% ../../nbs/91_report.maps.ipynb #b8e74a2e
 def surface_map(
-    columns: np.ndarray,       # (V,) vertex numbers on fsaverage5
-    scores: np.ndarray,        # (V,) scores, e.g. r
-    title: str = "",           # over the map
-    diverging: bool = False,   # True for differences: a scale symmetric about zero
-):                             # matplotlib figure: left lateral and medial, right medial and lateral
+    columns: np.ndarray,  # (V,) vertex numbers on fsaverage5
+    scores: np.ndarray,  # (V,) scores, e.g. r
+    title: str = "",  # over the map
+    diverging: bool = False,  # True for differences: a scale symmetric about zero
+):  # matplotlib figure: left lateral and medial, right medial and lateral
     "Draw scores on the inflated fsaverage5 surface; the mesh ships with nilearn."
     from matplotlib import colormaps, colors
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
     from nilearn import datasets, plotting, surface
+
     mesh, sides = datasets.fetch_surf_fsaverage("fsaverage5"), hemispheres(columns, scores)
-    top = float(np.nanmax(np.abs(scores))) if np.isfinite(scores).any() else 0.
-    high = top or 1.
-    low, cmap = (-high, "PuOr_r") if diverging else (min(0., float(np.nanmin(scores)) if top else 0.), "viridis")
+    top = float(np.nanmax(np.abs(scores))) if np.isfinite(scores).any() else 0.0
+    high = top or 1.0
+    low, cmap = (
+        (-high, "PuOr_r")
+        if diverging
+        else (min(0.0, float(np.nanmin(scores)) if top else 0.0), "viridis")
+    )
     figure = Figure(figsize=(8, 1.9))
     views = [("left", "lateral"), ("left", "medial"), ("right", "medial"), ("right", "lateral")]
     for i, (side, view) in enumerate(views):
-        ax = figure.add_axes((i * .23, 0, .23, .9), projection="3d")
-        folds = np.where(surface.load_surf_data(mesh[f"sulc_{side}"]) > 0, .35, .2)
-        plotting.plot_surf_stat_map(mesh[f"infl_{side}"], sides[side], hemi=side, view=view, bg_map=folds, axes=ax, figure=figure, engine="matplotlib",
-                                    colorbar=False, cmap=cmap, vmin=low, vmax=high)
+        ax = figure.add_axes((i * 0.23, 0, 0.23, 0.9), projection="3d")
+        folds = np.where(surface.load_surf_data(mesh[f"sulc_{side}"]) > 0, 0.35, 0.2)
+        plotting.plot_surf_stat_map(
+            mesh[f"infl_{side}"],
+            sides[side],
+            hemi=side,
+            view=view,
+            bg_map=folds,
+            axes=ax,
+            figure=figure,
+            engine="matplotlib",
+            colorbar=False,
+            cmap=cmap,
+            vmin=low,
+            vmax=high,
+        )
         ax.set_box_aspect(None, zoom=1.55)
-    bar = figure.colorbar(ScalarMappable(colors.Normalize(low, high), colormaps[cmap]), cax=figure.add_axes((.935, .15, .012, .65)))
+    bar = figure.colorbar(
+        ScalarMappable(colors.Normalize(low, high), colormaps[cmap]),
+        cax=figure.add_axes((0.935, 0.15, 0.012, 0.65)),
+    )
     bar.ax.tick_params(labelsize=7)
-    figure.text(.01, .97, title, va="top", fontsize=9)
+    figure.text(0.01, 0.97, title, va="top", fontsize=9)
     return figure
 
 # %% ../../nbs/91_report.maps.ipynb #0b2e251d
 def region_map(
-    labels,                       # (V,) names of the regions
-    scores: np.ndarray,           # (V,) or (P, V) scores
-    participants=None,            # (P,) names of the rows
-    title: str = "",              # over the map
-    diverging: bool = False,      # True for differences
-):                                # matplotlib figure
+    labels,  # (V,) names of the regions
+    scores: np.ndarray,  # (V,) or (P, V) scores
+    participants=None,  # (P,) names of the rows
+    title: str = "",  # over the map
+    diverging: bool = False,  # True for differences
+):  # matplotlib figure
     "Participants against regions, the score written in each field."
     import seaborn
+
     scores = np.atleast_2d(scores)
-    if scores.shape[1] != len(labels): raise DataError("There must be one score a region", found=scores.shape, expected=f"{len(labels)} columns")
-    table = pd.DataFrame(scores, columns=[_label(l) for l in labels], index=["mean"] if participants is None else list(participants))
-    figure, (ax,) = _axes(1, 1.2 + .85 * len(labels), .9 + .22 * len(table))
-    top = np.nanmax(np.abs(scores)) if np.isfinite(scores).any() else 1.
-    seaborn.heatmap(table, ax=ax, annot=True, fmt=".2f", cmap="PuOr_r" if diverging else "viridis", vmin=-top if diverging else min(0, np.nanmin(scores)), vmax=top,
-                    annot_kws={"size": 7}, cbar=len(table) > 2, linewidths=.5)
-    ax.set_title(title, loc="left", fontsize=9); ax.tick_params(labelsize=7, length=0, rotation=0)
+    if scores.shape[1] != len(labels):
+        raise DataError(
+            "There must be one score a region",
+            found=scores.shape,
+            expected=f"{len(labels)} columns",
+        )
+    table = pd.DataFrame(
+        scores,
+        columns=[_label(l) for l in labels],
+        index=["mean"] if participants is None else list(participants),
+    )
+    figure, (ax,) = _axes(1, 1.2 + 0.85 * len(labels), 0.9 + 0.22 * len(table))
+    top = np.nanmax(np.abs(scores)) if np.isfinite(scores).any() else 1.0
+    seaborn.heatmap(
+        table,
+        ax=ax,
+        annot=True,
+        fmt=".2f",
+        cmap="PuOr_r" if diverging else "viridis",
+        vmin=-top if diverging else min(0, np.nanmin(scores)),
+        vmax=top,
+        annot_kws={"size": 7},
+        cbar=len(table) > 2,
+        linewidths=0.5,
+    )
+    ax.set_title(title, loc="left", fontsize=9)
+    ax.tick_params(labelsize=7, length=0, rotation=0)
     return figure
 
 # %% ../../nbs/91_report.maps.ipynb #87683096
 def save_maps(
-    path,               # where it goes: run.path('scores/maps.npz')
-    space: Space,       # what the V columns are
-    maps: dict,         # name -> (V,) or (P, V) scores; a name that starts with 'gain' is drawn as a difference
+    path,  # where it goes: run.path('scores/maps.npz')
+    space: Space,  # what the V columns are
+    # name -> (V,) or (P, V) scores; a name that starts with 'gain' is drawn as a difference
+    maps: dict,
     participants=None,  # (P,) names where maps are (P, V)
-) -> Path:              # the file
+) -> Path:  # the file
     "Store named score maps with the space they live in."
     for name, scores in maps.items():
-        if np.shape(scores)[-1] != len(space): raise DataError("A map does not fit its space", place=name, found=np.shape(scores), expected=f"{len(space)} columns")
+        if np.shape(scores)[-1] != len(space):
+            raise DataError(
+                "A map does not fit its space",
+                place=name,
+                found=np.shape(scores),
+                expected=f"{len(space)} columns",
+            )
     labels = [str(l) for l in (space.labels if space.labels is not None else ())]
-    return write_arrays(path, space=space.name, kind=space.kind, columns=np.asarray(space.columns), labels=np.array(labels, "U"),
-                        participants=np.array([str(p) for p in (participants or ())], "U"), **{f"map:{n}": np.asarray(s, "float32") for n, s in maps.items()})
+    return write_arrays(
+        path,
+        space=space.name,
+        kind=space.kind,
+        columns=np.asarray(space.columns),
+        labels=np.array(labels, "U"),
+        participants=np.array([str(p) for p in participants or ()], "U"),
+        **{f"map:{n}": np.asarray(s, "float32") for n, s in maps.items()},
+    )
 
 # %% ../../nbs/91_report.maps.ipynb #86ab6156
 def map_figures(
-    path,       # a file that `save_maps` wrote
-) -> dict:      # map name -> figure; empty for spaces that have no picture here (voxels of one participant)
+    path,  # a file that `save_maps` wrote
+) -> (
+    dict
+):  # map name -> figure; empty for spaces that have no picture here (voxels of one participant)
     "Draw every stored map: on the surface, or as a table of regions."
     stored = read_arrays(path)
     maps = {k[4:]: v for k, v in stored.items() if k.startswith("map:")}
@@ -145,65 +230,122 @@ def map_figures(
     figures = {}
     for name, scores in maps.items():
         gain = name.startswith("gain")
-        if surface_like: figures[name] = surface_map(stored["columns"], np.nanmean(np.atleast_2d(scores), 0), _label(name), gain)
-        elif kind == "region": figures[name] = region_map(stored["labels"], scores, people if scores.ndim == 2 and len(people) == len(scores) else None, _label(name), gain)
+        if surface_like:
+            figures[name] = surface_map(
+                stored["columns"], np.nanmean(np.atleast_2d(scores), 0), _label(name), gain
+            )
+        elif kind == "region":
+            figures[name] = region_map(
+                stored["labels"],
+                scores,
+                people if scores.ndim == 2 and len(people) == len(scores) else None,
+                _label(name),
+                gain,
+            )
     return figures
 
 # %% ../../nbs/91_report.maps.ipynb #9a1690a9
 def _dots(ax, table, arms, line=None):
     for y, arm in enumerate(arms[::-1]):
         for _, row in table[table.arm == arm].iterrows():
-            ax.plot([row.ci_low, row.ci_high], [y, y], color=colour(arm, arms), lw=2.5, alpha=.55, solid_capstyle="round")
+            ax.plot(
+                [row.ci_low, row.ci_high],
+                [y, y],
+                color=colour(arm, arms),
+                lw=2.5,
+                alpha=0.55,
+                solid_capstyle="round",
+            )
             ax.plot(row["mean"], y, "o", color=colour(arm, arms), ms=6)
-    ax.set(yticks=range(len(arms)), yticklabels=[_label(a) for a in arms[::-1]], ylim=(-.6, len(arms) - .4))
-    if line is not None and np.isfinite(line): ax.axvline(line, color="#333", lw=1, ls="--" if line else "-", zorder=0)
+    ax.set(
+        yticks=range(len(arms)),
+        yticklabels=[_label(a) for a in arms[::-1]],
+        ylim=(-0.6, len(arms) - 0.4),
+    )
+    if line is not None and np.isfinite(line):
+        ax.axvline(line, color="#333", lw=1, ls="--" if line else "-", zorder=0)
+
 
 def _by_roi(table, kind, line, xlabel):
     table = table[table.kind == kind]
     rois, arms = table.roi.unique(), tuple(table.arm.unique())
     width = 1.2 + 2.4 * len(rois) if len(rois) <= 3 else 9
-    figure, axes = _axes(max(len(rois), 1), width, .8 + .24 * len(arms), sharex=True, sharey=True)   # one scale, so that regions can be compared
+    figure, axes = _axes(
+        max(len(rois), 1), width, 0.8 + 0.24 * len(arms), sharex=True, sharey=True
+    )  # one scale, so that regions can be compared
     for ax, roi in zip(axes, rois):
         _dots(ax, table[table.roi == roi], arms, line(roi))
-        ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel(xlabel, fontsize=8); ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=4)
+        ax.set_title(_label(roi), loc="left", fontsize=9)
+        ax.set_xlabel(xlabel, fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.locator_params(axis="x", nbins=4)
     return figure
 
 # %% ../../nbs/91_report.maps.ipynb #a5ed707f
 def alignment_figure(
-    summary: dict,      # as in summary.json
+    summary: dict,  # as in summary.json
     kind: str = "raw",  # 'raw': r; 'normalized': r over its ceiling
-):                      # matplotlib figure
+):  # matplotlib figure
     "Alignment of every arm with its interval, one panel a region, the noise ceiling dashed."
     table = alignment_table(summary)
     ceilings = tidy(summary["ceiling"], ("roi",)).set_index("roi")["mean"]
-    return _by_roi(table, kind, lambda roi: ceilings.get(roi, np.nan) if kind == "raw" else 1., "r" if kind == "raw" else "r / ceiling")
+    return _by_roi(
+        table,
+        kind,
+        lambda roi: ceilings.get(roi, np.nan) if kind == "raw" else 1.0,
+        "r" if kind == "raw" else "r / ceiling",
+    )
 
 # %% ../../nbs/91_report.maps.ipynb #507898b8
 def gain_figure(
-    summary: dict,      # as in summary.json
+    summary: dict,  # as in summary.json
     kind: str = "raw",  # 'raw' or 'normalized'
-):                      # matplotlib figure
+):  # matplotlib figure
     "Every arm minus pretrained, tuned first and its controls below, with the line at zero."
-    return _by_roi(gain_table(summary), kind, lambda roi: 0., "r minus pretrained" if kind == "raw" else "normalised, minus pretrained")
+    return _by_roi(
+        gain_table(summary),
+        kind,
+        lambda roi: 0.0,
+        "r minus pretrained" if kind == "raw" else "normalised, minus pretrained",
+    )
 
 # %% ../../nbs/91_report.maps.ipynb #8ae686ee
 def seen_unseen_figure(
-    summary: dict,   # with `seen_unseen[arm]['seen' or 'unseen'][roi]`
-):                   # matplotlib figure, or None where the run has no such scores
-    "Alignment on seen and on unseen concepts, one panel a region; filled is seen, hollow is unseen."
-    if not summary.get("seen_unseen"): return None
+    summary: dict,  # with `seen_unseen[arm]['seen' or 'unseen'][roi]`
+):  # matplotlib figure, or None where the run has no such scores
+    """Alignment on seen and on unseen concepts, one panel a region; filled is seen, hollow is
+    unseen."""
+    if not summary.get("seen_unseen"):
+        return None
     table = _leaf_table(summary["seen_unseen"], ("arm", "concepts", "roi"))
     table = _by_region(table)
     rois, arms = table.roi.unique(), tuple(table.arm.unique())
-    figure, axes = _axes(len(rois), min(2 + 2.4 * len(rois), 9), .8 + .3 * len(arms), sharex=True, sharey=True)
+    figure, axes = _axes(
+        len(rois), min(2 + 2.4 * len(rois), 9), 0.8 + 0.3 * len(arms), sharex=True, sharey=True
+    )
     for ax, roi in zip(axes, rois):
         for row in table[table.roi == roi].itertuples():
-            y = len(arms) - 1 - arms.index(row.arm) + (.13 if row.concepts == "seen" else -.13)
+            y = len(arms) - 1 - arms.index(row.arm) + (0.13 if row.concepts == "seen" else -0.13)
             c = colour(row.arm, arms)
-            ax.plot([row.ci_low, row.ci_high], [y, y], color=c, lw=2, alpha=.5)
-            ax.plot(row.mean, y, "o", color=c, mfc=c if row.concepts == "seen" else "white", ms=6, label=row.concepts if row.arm == arms[0] else None)
-        ax.set(yticks=range(len(arms)), yticklabels=[_label(a) for a in arms[::-1]], ylim=(-.5, len(arms) - .5)); ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel("r", fontsize=8)
-        ax.tick_params(labelsize=8); ax.locator_params(axis="x", nbins=4)
+            ax.plot([row.ci_low, row.ci_high], [y, y], color=c, lw=2, alpha=0.5)
+            ax.plot(
+                row.mean,
+                y,
+                "o",
+                color=c,
+                mfc=c if row.concepts == "seen" else "white",
+                ms=6,
+                label=row.concepts if row.arm == arms[0] else None,
+            )
+        ax.set(
+            yticks=range(len(arms)),
+            yticklabels=[_label(a) for a in arms[::-1]],
+            ylim=(-0.5, len(arms) - 0.5),
+        )
+        ax.set_title(_label(roi), loc="left", fontsize=9)
+        ax.set_xlabel("r", fontsize=8)
+        ax.tick_params(labelsize=8)
+        ax.locator_params(axis="x", nbins=4)
     _legend(figure, axes[0])
     return figure
 
@@ -216,38 +358,70 @@ def _leaf_table(tree, names):
 
 # %% ../../nbs/91_report.maps.ipynb #6cbeeadc
 def layer_curve(
-    summary: dict,   # with `layers`: rows {arm, layer, roi, mean, ci_low, ci_high}
-):                   # matplotlib figure, or None where the run has no such scores
+    summary: dict,  # with `layers`: rows {arm, layer, roi, mean, ci_low, ci_high}
+):  # matplotlib figure, or None where the run has no such scores
     "Alignment by layer, one panel a region, one line an arm."
-    if not summary.get("layers"): return None
+    if not summary.get("layers"):
+        return None
     table = _by_region(pd.DataFrame(summary["layers"]))
     arms, rois = tuple(table.arm.unique()), table.roi.unique()
     figure, axes = _axes(len(rois), min(2 + 2.4 * len(rois), 9), 2.1, sharey=True)
     for ax, roi in zip(axes, rois):
         for arm in arms:
             rows = table[(table.roi == roi) & (table.arm == arm)].sort_values("layer")
-            ax.plot(rows.layer, rows["mean"], "o-", color=colour(arm, arms), ms=4, label=_label(arm))
-            if "ci_low" in rows: ax.fill_between(rows.layer, rows.ci_low.astype(float), rows.ci_high.astype(float), color=colour(arm, arms), alpha=.15, lw=0)
-        ax.set_title(_label(roi), loc="left", fontsize=9); ax.set_xlabel("layer", fontsize=8); ax.set_xticks(sorted(table.layer.unique()))
+            ax.plot(
+                rows.layer, rows["mean"], "o-", color=colour(arm, arms), ms=4, label=_label(arm)
+            )
+            if "ci_low" in rows:
+                ax.fill_between(
+                    rows.layer,
+                    rows.ci_low.astype(float),
+                    rows.ci_high.astype(float),
+                    color=colour(arm, arms),
+                    alpha=0.15,
+                    lw=0,
+                )
+        ax.set_title(_label(roi), loc="left", fontsize=9)
+        ax.set_xlabel("layer", fontsize=8)
+        ax.set_xticks(sorted(table.layer.unique()))
         ax.tick_params(labelsize=8)
-    axes[0].set_ylabel("r", fontsize=8); _legend(figure, axes[0])
+    axes[0].set_ylabel("r", fontsize=8)
+    _legend(figure, axes[0])
     return figure
 
 # %% ../../nbs/91_report.maps.ipynb #747066e3
 def training_curves(
-    summary: dict,   # with `training`: list of {arm, seed, log}; log is a list of rows with `epoch`
-):                   # matplotlib figure, or None where the run has no such curves
+    summary: dict,  # with `training`: list of {arm, seed, log}; log is a list of rows with `epoch`
+):  # matplotlib figure, or None where the run has no such curves
     "Every logged quantity that is a loss or a correlation, against the epoch; one line a seed."
     runs = [r for r in summary.get("training") or [] if r.get("log")]
-    if not runs: return None
-    keys = [k for k in dict.fromkeys(k for r in runs for row in r["log"] for k in row) if any(w in k for w in ("loss", "correlation", "score")) and "best" not in k][:3]
+    if not runs:
+        return None
+    keys = [
+        k
+        for k in dict.fromkeys(k for r in runs for row in r["log"] for k in row)
+        if any(w in k for w in ("loss", "correlation", "score")) and "best" not in k
+    ][:3]
     arms = tuple(dict.fromkeys(r["arm"] for r in runs))
     figure, axes = _axes(max(len(keys), 1), 1.4 + 2.4 * max(len(keys), 1), 2.1)
     for ax, key in zip(axes, keys):
         for run in runs:
-            points = [(row.get("epoch", i), row[key]) for i, row in enumerate(run["log"]) if row.get(key) is not None]
-            if points: ax.plot(*zip(*points), color=colour(run["arm"], arms), lw=1.3, alpha=.8, marker="." if len(points) < 30 else None, label=_label(run["arm"]))
-        ax.set_title(_label(key), loc="left", fontsize=9); ax.set_xlabel("epoch", fontsize=8)
+            points = [
+                (row.get("epoch", i), row[key])
+                for i, row in enumerate(run["log"])
+                if row.get(key) is not None
+            ]
+            if points:
+                ax.plot(
+                    *zip(*points),
+                    color=colour(run["arm"], arms),
+                    lw=1.3,
+                    alpha=0.8,
+                    marker="." if len(points) < 30 else None,
+                    label=_label(run["arm"]),
+                )
+        ax.set_title(_label(key), loc="left", fontsize=9)
+        ax.set_xlabel("epoch", fontsize=8)
         ax.tick_params(labelsize=8)
     _legend(figure, axes[0])
     return figure

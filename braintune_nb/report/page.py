@@ -12,74 +12,148 @@ from pathlib import Path
 import numpy as np
 
 from ..core import read_arrays, write_atomic
-from .maps import (alignment_figure, gain_figure, layer_curve, map_figures, png, seen_unseen_figure, training_curves)
-from .tables import _by_region, alignment_table, gain_table, read_run, split_tables, tidy
+from braintune_nb.report.maps import (
+    alignment_figure,
+    gain_figure,
+    layer_curve,
+    map_figures,
+    png,
+    seen_unseen_figure,
+    training_curves,
+)
+from braintune_nb.report.tables import (
+    _by_region,
+    alignment_table,
+    gain_table,
+    read_run,
+    split_tables,
+    tidy,
+)
 
 # %% ../../nbs/92_report.page.ipynb #03bf1871
 def verdict(
-    leaf: dict,   # {mean, ci_low, ci_high}
-) -> str:         # 'higher', 'lower', 'unclear' (zero inside) or 'unknown' (no interval)
+    leaf: dict,  # {mean, ci_low, ci_high}
+) -> str:  # 'higher', 'lower', 'unclear' (zero inside) or 'unknown' (no interval)
     "What an interval of a difference allows to be said."
     low, high = (leaf or {}).get("ci_low"), (leaf or {}).get("ci_high")
-    if low is None or high is None or np.isnan([low, high]).any(): return "unknown"
+    if low is None or high is None or np.isnan([low, high]).any():
+        return "unknown"
     return "higher" if low > 0 else "lower" if high < 0 else "unclear"
 
 # %% ../../nbs/92_report.page.ipynb #c2966171
 def _number(x, sign=False):
     "Three decimals, a true minus sign, a dash for no number, and no sign on a rounded zero."
-    if x is None or np.isnan(x): return "–"
-    return "0.000" if abs(x) < .0005 else f"{x:{'+' if sign else ''}.3f}".replace("-", "−")
+    if x is None or np.isnan(x):
+        return "–"
+    return "0.000" if abs(x) < 0.0005 else f"{x:{'+' if sign else ''}.3f}".replace("-", "−")
+
 
 def _range(leaf, sign=False):
     low, high = _number(leaf.get("ci_low"), sign), _number(leaf.get("ci_high"), sign)
     return "–" if low == high == "–" else f"{low} to {high}"
 
+
 def _difference(leaf):
     return f"{_number(leaf.get('mean'), True)} (interval {_range(leaf, True)})"
 
-SAYS = {"higher": "the interval lies above zero", "lower": "the interval lies below zero", "unclear": "the interval includes zero", "unknown": "no interval was computed"}
+
+SAYS = {
+    "higher": "the interval lies above zero",
+    "lower": "the interval lies below zero",
+    "unclear": "the interval includes zero",
+    "unknown": "no interval was computed",
+}
 
 # %% ../../nbs/92_report.page.ipynb #6539f215
 def sentences(
-    summary: dict,   # as in summary.json
-    roi: str,        # the region spoken about
-) -> list[str]:      # the main sentence, then what its controls add
+    summary: dict,  # as in summary.json
+    roi: str,  # the region spoken about
+) -> list[str]:  # the main sentence, then what its controls add
     "Say what the gain in one region is worth, from its interval and from its controls."
     gain, permuted = summary["gain"][roi]["raw"], summary["gain_permuted"][roi]["raw"]
     arms = {arm: by[roi]["raw"]["mean"] for arm, by in summary["alignment"].items() if by.get(roi)}
     v, name = verdict(gain), f"the {roi.replace('_', ' ')} region"
-    lead = {"higher": f"Tuning raised alignment in {name}", "lower": f"Tuning lowered alignment in {name}", "unclear": f"No reliable change of alignment in {name}",
-            "unknown": f"Alignment in {name} changed by an amount whose uncertainty is not known"}[v]
+    lead = {
+        "higher": f"Tuning raised alignment in {name}",
+        "lower": f"Tuning lowered alignment in {name}",
+        "unclear": f"No reliable change of alignment in {name}",
+        "unknown": f"Alignment in {name} changed by an amount whose uncertainty is not known",
+    }[v]
     said = [f"{lead}: tuned minus pretrained is {_difference(gain)}; {SAYS[v]}."]
     p = verdict(permuted)
     beside = f"With permuted brains the same tuning gave {_difference(permuted)}; {SAYS[p]}"
     over = (summary.get("gain_over_permuted") or {}).get(roi)
     more = over and verdict(over["raw"]) == "higher"
-    said.append(beside + ((", so a part of the gain needs no brain." if more else ", so the gain cannot be read as learned from the brain.") if p == "higher" and v == "higher" else ".")
-                + (f" Tuned minus permuted is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}." if over else ""))
+    said.append(
+        beside
+        + (
+            (
+                ", so a part of the gain needs no brain."
+                if more
+                else ", so the gain cannot be read as learned from the brain."
+            )
+            if p == "higher" and v == "higher"
+            else "."
+        )
+        + (
+            f" Tuned minus permuted is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}."
+            if over
+            else ""
+        )
+    )
     reduced, tuned, base = arms.get("reduced_rank"), arms.get("tuned"), arms.get("pretrained")
     if None not in (reduced, tuned, base):
         above = "reaches" if reduced >= tuned else "does not reach"
-        said.append(f"Reduced rank, which tunes nothing, stands at {_number(reduced)}: it {above} the tuned {_number(tuned)} (pretrained {_number(base)})"
-                    + ("; knowing the subspace is enough to explain the result." if reduced >= tuned and v == "higher" else "."))
+        said.append(
+            f"Reduced rank, which tunes nothing, stands at {_number(reduced)}: it {above} the tuned"
+            f" {_number(tuned)} (pretrained {_number(base)})"
+            + (
+                "; knowing the subspace is enough to explain the result."
+                if reduced >= tuned and v == "higher"
+                else "."
+            )
+        )
     over = (summary.get("gain_over_reduced_rank") or {}).get(roi)
-    if over: said.append(f"Tuned minus reduced rank is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}"
-                         + (", so this region does not show that tuning does more than knowing the subspace." if verdict(over["raw"]) != "higher" and v == "higher" else "."))
+    if over:
+        said.append(
+            f"Tuned minus reduced rank is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}"
+            + (
+                ", so this region does not show that tuning does more than knowing the subspace."
+                if verdict(over["raw"]) != "higher" and v == "higher"
+                else "."
+            )
+        )
     return said
 
 # %% ../../nbs/92_report.page.ipynb #f6a619aa
 def limits(
-    summary: dict,   # as in summary.json
-    record: dict,    # as in run.json
-) -> list[str]:      # sentences
+    summary: dict,  # as in summary.json
+    record: dict,  # as in run.json
+) -> list[str]:  # sentences
     "What the numbers of this run do not show."
     found = list(summary.get("limits") or [])
     counts = {leaf["raw"].get("n") for leaf in summary["gain"].values()} - {None}
-    if counts and min(counts) <= 8: found.append(f"The interval rests on {min(counts)} samples; with eight or fewer, intervals tend to be too narrow. Look at each participant too.")
-    if str(record["parameters"].get("dataset", "")).startswith("simul"): found.append("The brains were simulated: the result tests the method on an answer that is known, and says nothing about people.")
-    if not summary.get("seen_unseen"): found.append("Seen and unseen concepts were not scored apart, so a gain may come from words that occurred in tuning.")
-    if summary.get("interval") is None: found.append("The experiment did not state what its intervals cover.")
-    found.append("Other stories, other languages, other backbones and other scanners were not part of this run.")
+    if counts and min(counts) <= 8:
+        found.append(
+            f"The interval rests on {min(counts)} samples; with eight or fewer, intervals tend to"
+            " be too narrow. Look at each participant too."
+        )
+    if str(record["parameters"].get("dataset", "")).startswith("simul"):
+        found.append(
+            "The brains were simulated: the result tests the method on an answer that is known, and"
+            " says nothing about people."
+        )
+    if not summary.get("seen_unseen"):
+        found.append(
+            "Seen and unseen concepts were not scored apart, so a gain may come from words that"
+            " occurred in tuning."
+        )
+    if summary.get("interval") is None:
+        found.append("The experiment did not state what its intervals cover.")
+    found.append(
+        "Other stories, other languages, other backbones and other scanners were not part of this"
+        " run."
+    )
     return found
 
 # %% ../../nbs/92_report.page.ipynb #5bb5a9e6
@@ -161,34 +235,63 @@ REST = """
 # %% ../../nbs/92_report.page.ipynb #8f0bc4cc
 def _rows(table, keys):
     "One row per combination of `keys`, raw and normalised beside each other."
-    rows, last, order = [], None, {key: i for i, key in enumerate(table[keys[0]].unique())} if len(table) else {}
-    groups = sorted(((k, g) for k, g in table.groupby(keys, sort=False)), key=lambda kg: order[kg[0][0]])
+    rows, last, order = (
+        [],
+        None,
+        {key: i for i, key in enumerate(table[keys[0]].unique())} if len(table) else {},
+    )
+    groups = sorted(
+        ((k, g) for k, g in table.groupby(keys, sort=False)), key=lambda kg: order[kg[0][0]]
+    )
     for key, group in groups:
-        kinds = {row["kind"]: row for row in group.to_dict("records")} if "kind" in group else {"raw": group.iloc[0].to_dict()}
+        kinds = (
+            {row["kind"]: row for row in group.to_dict("records")}
+            if "kind" in group
+            else {"raw": group.iloc[0].to_dict()}
+        )
         blank = dict.fromkeys(("mean", "ci_low", "ci_high", "n"), float("nan"))
         raw = kinds.get("raw", blank)
-        rows.append({"keys": key, "arm": group["arm"].iloc[0] if "arm" in group else "", "raw": raw, "normalized": kinds.get("normalized", dict.fromkeys(blank)),
-                     "n": "–" if np.isnan(raw["n"]) else int(raw["n"]), "first": last is not None and key[0] != last})
+        rows.append(
+            {
+                "keys": key,
+                "arm": group["arm"].iloc[0] if "arm" in group else "",
+                "raw": raw,
+                "normalized": kinds.get("normalized", dict.fromkeys(blank)),
+                "n": "–" if np.isnan(raw["n"]) else int(raw["n"]),
+                "first": last is not None and key[0] != last,
+            }
+        )
         last = key[0]
     return rows
 
+
 def _flat(value):
-    "Anything as one line of text; an interval as 'mean (low to high)', a long list of numbers as its size and range."
-    if isinstance(value, dict) and {"mean", "ci_low", "ci_high"} <= set(value): return f"{_number(value['mean'])} ({_range(value)})"
-    if isinstance(value, dict): return ", ".join(f"{k}: {_flat(v)}" for k, v in value.items())
+    """Anything as one line of text; an interval as 'mean (low to high)', a long list of numbers
+    as its size and range."""
+    if isinstance(value, dict) and {"mean", "ci_low", "ci_high"} <= set(value):
+        return f"{_number(value['mean'])} ({_range(value)})"
+    if isinstance(value, dict):
+        return ", ".join(f"{k}: {_flat(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
         numbers = [v for v in value if isinstance(v, (int, float))]
-        if len(value) > 12 and len(numbers) == len(value): return f"{len(value)} numbers from {_flat(min(numbers))} to {_flat(max(numbers))}"
+        if len(value) > 12 and len(numbers) == len(value):
+            return f"{len(value)} numbers from {_flat(min(numbers))} to {_flat(max(numbers))}"
         return ", ".join(_flat(v) for v in value)
     return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/92_report.page.ipynb #360c21ed
 def duration(
     seconds: float,  # wall time, s
-) -> str:            # e.g. '2 min 5 s'
+) -> str:  # e.g. '2 min 5 s'
     "Seconds as a person says them."
     s = int(round(seconds))
-    return f"{s} s" if s < 60 else f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
+    return (
+        f"{s} s"
+        if s < 60
+        else f"{s // 60} min {s % 60} s"
+        if s < 3600
+        else f"{s // 3600} h {s % 3600 // 60} min"
+    )
 
 # %% ../../nbs/92_report.page.ipynb #24841c17
 def _tree(tree, names):
@@ -196,79 +299,226 @@ def _tree(tree, names):
     table = tidy(tree or {}, names)
     return table.rename(columns={f"level{len(names)}": "kind"})
 
+
 def _free_tables(summary):
-    "Every other part of a summary that holds a `table`: (title, columns, rows as text, the rest of that part)."
+    """Every other part of a summary that holds a `table`: (title, columns, rows as text, the
+    rest of that part)."""
     found = []
     for key, part in summary.items():
-        if not (isinstance(part, dict) and isinstance(part.get("table"), list) and part["table"]): continue
+        if not (isinstance(part, dict) and isinstance(part.get("table"), list) and part["table"]):
+            continue
         columns = list(dict.fromkeys(c for row in part["table"] for c in row))
-        found.append((part.get("title") or key, columns, [[_flat(row.get(c)) for c in columns] for row in part["table"]], [(k, _flat(v)) for k, v in part.items() if k not in ("table", "title")]))
+        found.append(
+            (
+                part.get("title") or key,
+                columns,
+                [[_flat(row.get(c)) for c in columns] for row in part["table"]],
+                [(k, _flat(v)) for k, v in part.items() if k not in ("table", "title")],
+            )
+        )
     return found
 
+
 def _tiles(summary, roi):
-    def tile(name, value, mark=""): return {"name": name, "value": value, "verdict": mark}
-    g, p, name = summary["gain"][roi]["raw"], summary["gain_permuted"][roi]["raw"], roi.replace("_", " ")
+    def tile(name, value, mark=""):
+        return {"name": name, "value": value, "verdict": mark}
+
+    g, p, name = (
+        summary["gain"][roi]["raw"],
+        summary["gain_permuted"][roi]["raw"],
+        roi.replace("_", " "),
+    )
     ceiling = summary["ceiling"].get(roi)
     ceiling = ceiling.get("mean") if isinstance(ceiling, dict) else ceiling
-    return [tile(f"gain of r in {name}", _number(g["mean"], True), verdict(g)), tile(f"the same with permuted brains, {name}", _number(p["mean"], True)),
-            tile(f"r of the tuned model, {name}", _number(summary["alignment"]["tuned"][roi]["raw"]["mean"])), tile(f"noise ceiling of r, {name}", _number(ceiling)),
-            tile("participants or samples", "–" if g.get("n") is None else g["n"])]
+    return [
+        tile(f"gain of r in {name}", _number(g["mean"], True), verdict(g)),
+        tile(f"the same with permuted brains, {name}", _number(p["mean"], True)),
+        tile(
+            f"r of the tuned model, {name}",
+            _number(summary["alignment"]["tuned"][roi]["raw"]["mean"]),
+        ),
+        tile(f"noise ceiling of r, {name}", _number(ceiling)),
+        tile("participants or samples", "–" if g.get("n") is None else g["n"]),
+    ]
 
 # %% ../../nbs/92_report.page.ipynb #6762173c
 def _pictures(folder, summary):
     "Every figure of the page as (name -> figure), maps last."
-    figures = {"gain": gain_figure(summary), "alignment": alignment_figure(summary), "seen": seen_unseen_figure(summary), "layers": layer_curve(summary), "training": training_curves(summary)}
+    figures = {
+        "gain": gain_figure(summary),
+        "alignment": alignment_figure(summary),
+        "seen": seen_unseen_figure(summary),
+        "layers": layer_curve(summary),
+        "training": training_curves(summary),
+    }
     maps = folder / "scores" / "maps.npz"
     drawn = map_figures(maps) if maps.exists() else {}
-    return {k: f for k, f in figures.items() if f is not None}, drawn, maps.exists() and str(read_arrays(maps)["kind"]) == "vertex"
+    return (
+        {k: f for k, f in figures.items() if f is not None},
+        drawn,
+        maps.exists() and str(read_arrays(maps)["kind"]) == "vertex",
+    )
+
 
 def _provenance(record):
-    rows = [("began", record["sessions"][0]["began"] if record.get("sessions") else None), ("wall time", duration(record["seconds"])), ("peak memory", f"{record['peak_memory_mb']:.0f} MB"),
-            ("sessions", f"{len(record['sessions'])} (continued after a stop)" if len(record.get("sessions", [])) > 1 else None), ("seed", record.get("seed")),
-            ("package", record["package"]), ("git commit", record.get("git")), ("Python", record["python"]), ("machine", record["hardware"]),
-            ("peak memory of the accelerator", f"{record['gpu_peak_memory_mb']:.0f} MB" if record.get("gpu_peak_memory_mb") else None), ("SHA-256 of the parameters", record.get("parameters_hash"))]
+    rows = [
+        ("began", record["sessions"][0]["began"] if record.get("sessions") else None),
+        ("wall time", duration(record["seconds"])),
+        ("peak memory", f"{record['peak_memory_mb']:.0f} MB"),
+        (
+            "sessions",
+            (
+                f"{len(record['sessions'])} (continued after a stop)"
+                if len(record.get("sessions", [])) > 1
+                else None
+            ),
+        ),
+        ("seed", record.get("seed")),
+        ("package", record["package"]),
+        ("git commit", record.get("git")),
+        ("Python", record["python"]),
+        ("machine", record["hardware"]),
+        (
+            "peak memory of the accelerator",
+            f"{record['gpu_peak_memory_mb']:.0f} MB" if record.get("gpu_peak_memory_mb") else None,
+        ),
+        ("SHA-256 of the parameters", record.get("parameters_hash")),
+    ]
     return [(k, _flat(v)) for k, v in rows if v not in (None, "", [])]
 
 # %% ../../nbs/92_report.page.ipynb #6972c412
 def _environment():
     from jinja2 import DictLoader, Environment, StrictUndefined
-    env = Environment(autoescape=True, loader=DictLoader({"page": MACROS + TOP + REST}), undefined=StrictUndefined, trim_blocks=True)
-    env.filters.update(number=_number, range=_range, words=lambda s: str(s).replace("_", " "), duration=duration)
+
+    env = Environment(
+        autoescape=True,
+        loader=DictLoader({"page": MACROS + TOP + REST}),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    env.filters.update(
+        number=_number, range=_range, words=lambda s: str(s).replace("_", " "), duration=duration
+    )
     return env
 
-SECTIONS = (("run", "Run"), ("gain", "Gains"), ("alignment", "Alignment"), ("concepts", "Oracles and concepts"), ("more", "More"), ("maps", "Maps"), ("curves", "Curves"), ("reading", "Intervals"), ("limits", "Limits"),
-            ("provenance", "Provenance"))
+
+SECTIONS = (
+    ("run", "Run"),
+    ("gain", "Gains"),
+    ("alignment", "Alignment"),
+    ("concepts", "Oracles and concepts"),
+    ("more", "More"),
+    ("maps", "Maps"),
+    ("curves", "Curves"),
+    ("reading", "Intervals"),
+    ("limits", "Limits"),
+    ("provenance", "Provenance"),
+)
+
 
 def _context(summary, record, pictures, maps, on_surface):
     rois = list(gain_table(summary).roi.unique())
     main = rois[0]
-    oracles, seen = _tree(summary.get("oracles"), ("oracle", "roi")), _tree(summary.get("seen_unseen"), ("arm", "concepts", "roi"))
-    if "kind" in oracles and not set(oracles.kind) <= {"raw", "normalized"}: oracles = _tree(summary["oracles"], ("oracle", "concepts", "roi"))
+    oracles, seen = (
+        _tree(summary.get("oracles"), ("oracle", "roi")),
+        _tree(summary.get("seen_unseen"), ("arm", "concepts", "roi")),
+    )
+    if "kind" in oracles and not set(oracles.kind) <= {"raw", "normalized"}:
+        oracles = _tree(summary["oracles"], ("oracle", "concepts", "roi"))
     columns = [c for c in ("roi", "oracle", "concepts") if c in oracles]
     free = _free_tables(summary)
-    splits = [(title, keys, t) for title, t in split_tables(summary).items() if (keys := list(t.columns[:list(t.columns).index("kind")]))]
-    absent = {name for name, there in (("concepts", len(oracles) or len(seen)), ("more", free), ("maps", maps), ("curves", {"layers", "training"} & set(pictures))) if not there}
-    return dict(style=STYLE, title=summary.get("title") or "A brain-tuning run", record=record, when=record["sessions"][0]["began"][:10] if record.get("sessions") else "", lead=sentences(summary, main), notes=summary.get("notes") or [],
-        tiles=_tiles(summary, main), sections=[s for s in SECTIONS if s[0] not in absent], parameters=[(k, _flat(v)) for k, v in record["parameters"].items()],
-        gains=_rows(gain_table(summary), ["roi", "arm"]), alignment=_rows(alignment_table(summary), ["roi", "arm"]), others=[(roi, sentences(summary, roi)) for roi in rois if roi != main],
-        ceilings=[(k.replace("_", " "), f"{_number(v.get('mean'))} (interval {_range(v)})" if isinstance(v, dict) else _number(v)) for k, v in sorted(summary["ceiling"].items(), key=lambda kv: rois.index(kv[0]) if kv[0] in rois else len(rois))],
-        seen=_rows(_by_region(seen), ["roi", "arm", "concepts"]) if len(seen) else [], oracles=_rows(_by_region(oracles), columns) if len(oracles) else [], oracle_columns=["region" if c == "roi" else c for c in columns],
-        splits=[(title, ["region" if k == "roi" else k for k in keys], _rows(t, keys)) for title, keys, t in splits], free=free, maps=list(maps), on_surface=on_surface, participants=[(k, _flat(v)) for k, v in (summary["participants"].items() if isinstance(summary.get("participants"), dict) else [("participants", summary["participants"])] if summary.get("participants") else [])],
-        interval=summary.get("interval") or "This run did not state what its intervals cover.", limits=limits(summary, record), provenance=_provenance(record),
-        libraries=[(k, _flat(v)) for k, v in record["libraries"].items()], inputs=list(record.get("inputs", {}).items()), stages=[(k, duration(v["seconds"])) for k, v in record.get("stages", {}).items()])
+    splits = [
+        (title, keys, t)
+        for title, t in split_tables(summary).items()
+        if (keys := list(t.columns[: list(t.columns).index("kind")]))
+    ]
+    absent = {
+        name
+        for name, there in (
+            ("concepts", len(oracles) or len(seen)),
+            ("more", free),
+            ("maps", maps),
+            ("curves", {"layers", "training"} & set(pictures)),
+        )
+        if not there
+    }
+    return dict(
+        style=STYLE,
+        title=summary.get("title") or "A brain-tuning run",
+        record=record,
+        when=record["sessions"][0]["began"][:10] if record.get("sessions") else "",
+        lead=sentences(summary, main),
+        notes=summary.get("notes") or [],
+        tiles=_tiles(summary, main),
+        sections=[s for s in SECTIONS if s[0] not in absent],
+        parameters=[(k, _flat(v)) for k, v in record["parameters"].items()],
+        gains=_rows(gain_table(summary), ["roi", "arm"]),
+        alignment=_rows(alignment_table(summary), ["roi", "arm"]),
+        others=[(roi, sentences(summary, roi)) for roi in rois if roi != main],
+        ceilings=[
+            (
+                k.replace("_", " "),
+                (
+                    f"{_number(v.get('mean'))} (interval {_range(v)})"
+                    if isinstance(v, dict)
+                    else _number(v)
+                ),
+            )
+            for k, v in sorted(
+                summary["ceiling"].items(),
+                key=lambda kv: rois.index(kv[0]) if kv[0] in rois else len(rois),
+            )
+        ],
+        seen=_rows(_by_region(seen), ["roi", "arm", "concepts"]) if len(seen) else [],
+        oracles=_rows(_by_region(oracles), columns) if len(oracles) else [],
+        oracle_columns=["region" if c == "roi" else c for c in columns],
+        splits=[
+            (title, ["region" if k == "roi" else k for k in keys], _rows(t, keys))
+            for title, keys, t in splits
+        ],
+        free=free,
+        maps=list(maps),
+        on_surface=on_surface,
+        participants=[
+            (k, _flat(v))
+            for k, v in (
+                summary["participants"].items()
+                if isinstance(summary.get("participants"), dict)
+                else (
+                    [("participants", summary["participants"])]
+                    if summary.get("participants")
+                    else []
+                )
+            )
+        ],
+        interval=summary.get("interval") or "This run did not state what its intervals cover.",
+        limits=limits(summary, record),
+        provenance=_provenance(record),
+        libraries=[(k, _flat(v)) for k, v in record["libraries"].items()],
+        inputs=list(record.get("inputs", {}).items()),
+        stages=[(k, duration(v["seconds"])) for k, v in record.get("stages", {}).items()],
+    )
 
 # %% ../../nbs/92_report.page.ipynb #6a10603a
 def report(
-    folder,        # a finished run
+    folder,  # a finished run
     dpi: int = 110,  # resolution of the pictures
-) -> Path:         # <folder>/report.html
+) -> Path:  # <folder>/report.html
     "Make report.html and figures/ from the numbers of a finished run."
     folder = Path(folder)
     summary, record = read_run(folder)
     figures, maps, on_surface = _pictures(folder, summary)
-    pictures = {name: png(figure, dpi) for name, figure in {**figures, **{f"map {name}": f for name, f in maps.items()}}.items()}
-    for name, data in pictures.items(): write_atomic(folder / "figures" / f"{name.replace(' ', '_')}.png", data)
+    pictures = {
+        name: png(figure, dpi)
+        for name, figure in {**figures, **{f"map {name}": f for name, f in maps.items()}}.items()
+    }
+    for name, data in pictures.items():
+        write_atomic(folder / "figures" / f"{name.replace(' ', '_')}.png", data)
     encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
     blank = dict.fromkeys(("gain", "alignment", "seen", "layers", "training"), "")
-    page = _environment().get_template("page").render(pictures=blank | encoded, **_context(summary, record, pictures, maps, on_surface))
+    page = (
+        _environment()
+        .get_template("page")
+        .render(pictures=blank | encoded, **_context(summary, record, pictures, maps, on_surface))
+    )
     return write_atomic(folder / "report.html", page)

@@ -19,106 +19,225 @@ ARMS = ("pretrained", "tuned", "permuted", "reduced_rank")
 
 # %% ../../nbs/90_report.tables.ipynb #647a276c
 def tidy(
-    tree: dict,           # nested dictionaries; a leaf is a number, None, or a dictionary with `mean`
-    names: tuple = (),    # column name of each level, outermost first
-) -> pd.DataFrame:        # one row a leaf: the level columns, then mean, ci_low, ci_high, n; NaN where not given
+    tree: dict,  # nested dictionaries; a leaf is a number, None, or a dictionary with `mean`
+    names: tuple = (),  # column name of each level, outermost first
+) -> (
+    pd.DataFrame
+):  # one row a leaf: the level columns, then mean, ci_low, ci_high, n; NaN where not given
     "Walk a tree of scores and return one row per leaf."
     rows = []
+
     def walk(node, path):
         if isinstance(node, dict) and "mean" not in node:
-            for key, child in node.items(): walk(child, path + (key,))
-        else: rows.append((path, node if isinstance(node, dict) else {"mean": node}))
+            for key, child in node.items():
+                walk(child, path + (key,))
+        else:
+            rows.append((path, node if isinstance(node, dict) else {"mean": node}))
+
     walk(tree or {}, ())
     deep = {len(path) for path, _ in rows} or {len(names)}
-    if len(deep) > 1: raise DataError("Branches of this tree of scores differ in depth", found=sorted(deep), expected=f"levels {names}")
+    if len(deep) > 1:
+        raise DataError(
+            "Branches of this tree of scores differ in depth",
+            found=sorted(deep),
+            expected=f"levels {names}",
+        )
     levels = list(names) + [f"level{i}" for i in range(len(names), max(deep))]
     numbers = [{f: np.nan if leaf.get(f) is None else leaf[f] for f in FIELDS} for _, leaf in rows]
-    return pd.DataFrame([dict(zip(levels, path)) | number for (path, _), number in zip(rows, numbers)], columns=[*levels, *FIELDS])
+    return pd.DataFrame(
+        [dict(zip(levels, path)) | number for (path, _), number in zip(rows, numbers)],
+        columns=[*levels, *FIELDS],
+    )
 
 # %% ../../nbs/90_report.tables.ipynb #c2710358
 def check_summary(
     summary: dict,  # as in summary.json
-    file=None,      # where it comes from, for the message
-) -> dict:          # the same
+    file=None,  # where it comes from, for the message
+) -> dict:  # the same
     "Refuse a summary without the parts that every report needs, by name; `DataError`."
     for key in ("alignment", "gain", "gain_permuted", "ceiling"):
-        if not isinstance(summary.get(key), dict): raise DataError("This summary lacks a part that every run has", file=file, place=key, next_step="finish the run again")
-    alone = isinstance(summary.get("participants"), dict) and len(summary["participants"].get("tuning") or ()) == 1     # nobody else's weights span a subspace
-    missing = [arm for arm in ARMS if arm not in summary["alignment"] and not (alone and arm == "reduced_rank")]
-    if missing: raise DataError("This summary lacks arms, so that its gain would stand without its controls", file=file, place="alignment", found=sorted(summary["alignment"]), expected=", ".join(missing))
+        if not isinstance(summary.get(key), dict):
+            raise DataError(
+                "This summary lacks a part that every run has",
+                file=file,
+                place=key,
+                next_step="finish the run again",
+            )
+    alone = (
+        isinstance(summary.get("participants"), dict)
+        and len(summary["participants"].get("tuning") or ()) == 1
+    )  # nobody else's weights span a subspace
+    missing = [
+        arm
+        for arm in ARMS
+        if arm not in summary["alignment"] and not (alone and arm == "reduced_rank")
+    ]
+    if missing:
+        raise DataError(
+            "This summary lacks arms, so that its gain would stand without its controls",
+            file=file,
+            place="alignment",
+            found=sorted(summary["alignment"]),
+            expected=", ".join(missing),
+        )
     for key in ("gain", "gain_permuted"):
         rois = set(summary["alignment"]["tuned"]) - set(summary[key])
-        if rois: raise DataError("A region has an alignment but no gain", file=file, place=key, found=sorted(summary[key]), expected=", ".join(sorted(rois)))
+        if rois:
+            raise DataError(
+                "A region has an alignment but no gain",
+                file=file,
+                place=key,
+                found=sorted(summary[key]),
+                expected=", ".join(sorted(rois)),
+            )
     return summary
 
 # %% ../../nbs/90_report.tables.ipynb #f75b475c
 def read_run(
-    folder,                   # a finished run
-) -> tuple[dict, dict]:       # (summary, record): summary.json and run.json
+    folder,  # a finished run
+) -> tuple[dict, dict]:  # (summary, record): summary.json and run.json
     "Read the numbers and the record of a finished run; `DataError` if it is not one."
     folder = Path(folder).absolute()
     for name in ("run.json", "summary.json"):
         if not (folder / name).exists():
-            partial = folder.name.endswith(".partial") or folder.with_name(folder.name + ".partial").exists()
-            raise DataError("This folder holds no finished run", file=folder, place=name, found="an unfinished one" if partial else None,
-                            next_step="repeat the command that began it: it continues" if partial else "give the folder that --out named")
-    return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(folder / "run.json")
+            partial = (
+                folder.name.endswith(".partial")
+                or folder.with_name(folder.name + ".partial").exists()
+            )
+            raise DataError(
+                "This folder holds no finished run",
+                file=folder,
+                place=name,
+                found="an unfinished one" if partial else None,
+                next_step=(
+                    "repeat the command that began it: it continues"
+                    if partial
+                    else "give the folder that --out named"
+                ),
+            )
+    return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(
+        folder / "run.json"
+    )
 
 # %% ../../nbs/90_report.tables.ipynb #a0aa64bf
 def _by_region(table):
-    "Rows grouped by region: language and auditory first, the others by name; JSON keeps keys in alphabetical order."
+    """Rows grouped by region: language and auditory first, the others by name; JSON keeps keys
+    in alphabetical order."""
     first = ("language", "auditory")
-    rank = {roi: (first.index(roi) if roi in first else len(first), str(roi)) for roi in table.roi.unique()}
-    return table.assign(o=table.roi.map(rank)).sort_values("o", kind="stable").drop(columns="o").reset_index(drop=True)
+    rank = {
+        roi: (first.index(roi) if roi in first else len(first), str(roi))
+        for roi in table.roi.unique()
+    }
+    return (
+        table.assign(o=table.roi.map(rank))
+        .sort_values("o", kind="stable")
+        .drop(columns="o")
+        .reset_index(drop=True)
+    )
 
 # %% ../../nbs/90_report.tables.ipynb #d8de8270
 def alignment_table(
-    summary: dict,      # as in summary.json
-) -> pd.DataFrame:      # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
+    summary: dict,  # as in summary.json
+) -> pd.DataFrame:  # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
     "Alignment of every arm in every region."
     arms = dict.fromkeys([*(a for a in ARMS if a in summary["alignment"]), *summary["alignment"]])
-    return _by_region(tidy({arm: summary["alignment"][arm] for arm in arms}, ("arm", "roi", "kind")))
+    return _by_region(
+        tidy({arm: summary["alignment"][arm] for arm in arms}, ("arm", "roi", "kind"))
+    )
 
 # %% ../../nbs/90_report.tables.ipynb #028e1344
 def gain_table(
-    summary: dict,      # as in summary.json
-) -> pd.DataFrame:      # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
+    summary: dict,  # as in summary.json
+) -> pd.DataFrame:  # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
     "What every arm gains over the pretrained model: tuned first, then its controls."
     arms = {"tuned": summary["gain"], "permuted": summary["gain_permuted"]}
-    arms |= {arm: by for arm, by in (summary.get("gain_arms") or {}).items() if arm not in arms and arm != "pretrained"}
+    arms |= {
+        arm: by
+        for arm, by in (summary.get("gain_arms") or {}).items()
+        if arm not in arms and arm != "pretrained"
+    }
     return _by_region(tidy(arms, ("arm", "roi", "kind")))
 
 # %% ../../nbs/90_report.tables.ipynb #c86d224c
 def split_tables(
-    summary: dict,              # as in summary.json
-) -> dict[str, pd.DataFrame]:   # title -> table with roi first, then what splits it, then kind, mean, ci_low, ci_high, n
-    "Gains by group of participants and by kind of concept, and the average listener, where the run has them."
+    summary: dict,  # as in summary.json
+) -> dict[
+    str, pd.DataFrame
+]:  # title -> table with roi first, then what splits it, then kind, mean, ci_low, ci_high, n
+    """Gains by group of participants and by kind of concept, and the average listener, where
+    the run has them."""
     found = {}
+
     def stack(parts, name):
-        return pd.concat([t.assign(**{name: part})[["roi", name, *[c for c in t if c not in ("roi", name)]]] for part, t in parts]) if parts else None
+        return (
+            pd.concat(
+                [
+                    t.assign(**{name: part})[
+                        ["roi", name, *[c for c in t if c not in ("roi", name)]]
+                    ]
+                    for part, t in parts
+                ]
+            )
+            if parts
+            else None
+        )
+
     groups = [(name, gain_table(part)) for name, part in (summary.get("by_group") or {}).items()]
     found["Gain over pretrained, by group of participants"] = stack(groups, "group")
-    found["Gain of the tuned model over pretrained, by kind of concept"] = tidy(summary["gain_seen_unseen"], ("concepts", "roi", "kind"))[["roi", "concepts", "kind", *FIELDS]] if summary.get("gain_seen_unseen") else None
-    found["Gain over pretrained, by language"] = stack([(name, gain_table(part)) for name, part in (summary.get("by_language") or {}).items()], "language")
-    found["Gain over pretrained, by language of the encoding model and of the story"] = stack([(name, gain_table(part)) for name, part in (summary.get("by_quadrant") or {}).items()], "quadrant")
+    found["Gain of the tuned model over pretrained, by kind of concept"] = (
+        tidy(summary["gain_seen_unseen"], ("concepts", "roi", "kind"))[
+            ["roi", "concepts", "kind", *FIELDS]
+        ]
+        if summary.get("gain_seen_unseen")
+        else None
+    )
+    found["Gain over pretrained, by language"] = stack(
+        [(name, gain_table(part)) for name, part in (summary.get("by_language") or {}).items()],
+        "language",
+    )
+    found["Gain over pretrained, by language of the encoding model and of the story"] = stack(
+        [(name, gain_table(part)) for name, part in (summary.get("by_quadrant") or {}).items()],
+        "quadrant",
+    )
     average = list((summary.get("average_listeners") or {}).items())
-    found["Alignment with the average listener"] = stack([(n, alignment_table(p)) for n, p in average], "group")
-    found["Gain over pretrained, average listener"] = stack([(n, gain_table(p)) for n, p in average], "group")
+    found["Alignment with the average listener"] = stack(
+        [(n, alignment_table(p)) for n, p in average], "group"
+    )
+    found["Gain over pretrained, average listener"] = stack(
+        [(n, gain_table(p)) for n, p in average], "group"
+    )
     return {title: _by_region(table) for title, table in found.items() if table is not None}
 
 # %% ../../nbs/90_report.tables.ipynb #733477f2
 def collect(
-    folders,             # finished run folders
-    table=gain_table,    # summary -> table: `gain_table` or `alignment_table`
-) -> pd.DataFrame:       # `run` (folder name), a column per parameter that varies, then the columns of `table`
+    folders,  # finished run folders
+    table=gain_table,  # summary -> table: `gain_table` or `alignment_table`
+) -> (
+    pd.DataFrame
+):  # `run` (folder name), a column per parameter that varies, then the columns of `table`
     "One table from many runs; `DataError` when two have the same parameters."
     folders = [Path(f) for f in folders]
     runs = [read_run(f) for f in folders]
     settings = [r["parameters"] for _, r in runs]
     keys = [content_hash(s) for s in settings]
     twins = [str(f) for f, k in zip(folders, keys) if keys.count(k) > 1]
-    if twins: raise DataError("These runs have the same parameters", found=", ".join(twins), next_step="leave one of them out, or vary the seed")
+    if twins:
+        raise DataError(
+            "These runs have the same parameters",
+            found=", ".join(twins),
+            next_step="leave one of them out, or vary the seed",
+        )
     names = sorted(k for k in set().union(*settings) if len({str(s.get(k)) for s in settings}) > 1)
-    parts = [table(summary).assign(run=f.name, **{k: str(s[k]) if isinstance(s.get(k), (list, dict)) else s.get(k) for k in names}) for f, (summary, _), s in zip(folders, runs, settings)]
-    whole = pd.concat(parts, ignore_index=True) if parts else table({"alignment": {}, "gain": {}, "gain_permuted": {}}).assign(run=[])
+    parts = [
+        table(summary).assign(
+            run=f.name,
+            **{k: str(s[k]) if isinstance(s.get(k), (list, dict)) else s.get(k) for k in names},
+        )
+        for f, (summary, _), s in zip(folders, runs, settings)
+    ]
+    whole = (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else table({"alignment": {}, "gain": {}, "gain_permuted": {}}).assign(run=[])
+    )
     return whole[["run", *names, *[c for c in whole if c not in ("run", *names)]]]

@@ -14,44 +14,96 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import ModelError, ParameterError, RunError, seed_everything, write_atomic, write_json
-from .language import TEMPLATES, Lexicon, exchangeable_sentences, linked_concepts
+from braintune_nb.core import (
+    ModelError,
+    ParameterError,
+    RunError,
+    seed_everything,
+    write_atomic,
+    write_json,
+)
+from braintune_nb.simulate.language import (
+    TEMPLATES,
+    Lexicon,
+    exchangeable_sentences,
+    linked_concepts,
+)
 
 # %% ../../nbs/38_simulate.backbone.ipynb #de4a132c
 def build_tokenizer(
     lexicon: Lexicon,  # C concepts with their words in both languages
 ):  # fast tokenizer of `transformers`, both languages in one vocabulary
-    "WordPiece with one token a lexicon or function word, and single characters for all other words."
+    """WordPiece with one token a lexicon or function word, and single characters for all other
+    words."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
-    function = {w for pair in TEMPLATES for side in pair for w in side.split() if w[0] not in "NVA"} | {"an"}
+
+    function = {
+        w for pair in TEMPLATES for side in pair for w in side.split() if w[0] not in "NVA"
+    } | {"an"}
     known = sorted({*lexicon.words["en"], *lexicon.words["zh"], *function})
     characters = sorted({c for w in known for c in w} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    entries = list(dict.fromkeys([*special, *".,?!'\"-。，？！", *known, *characters, *("##" + c for c in characters)]))
+    entries = list(
+        dict.fromkeys(
+            [*special, *".,?!'\"-。，？！", *known, *characters, *("##" + c for c in characters)]
+        )
+    )
     vocabulary = {token: i for i, token in enumerate(entries)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
+    )
     tokenizer.normalizer = normalizers.Lowercase()
     chinese = sorted((w for w in known if not w.isascii()), key=len, reverse=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Split(Regex("|".join(chinese)), "isolated")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Split(Regex("|".join(chinese)), "isolated"),
+        ]
+    )
     frame = dict(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]")
-    tokenizer.post_processor = processors.TemplateProcessing(**frame, special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=256)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        **frame, special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=256,
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #2eeecbb7
 def build_text_model(
-    n_tokens: int,     # size of the vocabulary
-    width: int = 96,   # H, hidden size
-    layers: int = 2,   # transformer layers
-    heads: int = 4,    # attention heads
+    n_tokens: int,  # size of the vocabulary
+    width: int = 96,  # H, hidden size
+    layers: int = 2,  # transformer layers
+    heads: int = 4,  # attention heads
 ):  # DistilBertForMaskedLM
     "A small masked language model with fixed sinusoidal positions for up to 256 tokens."
     from transformers import DistilBertConfig, DistilBertForMaskedLM
-    model = DistilBertForMaskedLM(DistilBertConfig(vocab_size=n_tokens, dim=width, n_layers=layers, n_heads=heads, hidden_dim=2 * width, max_position_embeddings=256,
-                                                   initializer_range=0.05, dropout=0.0, attention_dropout=0.0, pad_token_id=0))
+
+    model = DistilBertForMaskedLM(
+        DistilBertConfig(
+            vocab_size=n_tokens,
+            dim=width,
+            n_layers=layers,
+            n_heads=heads,
+            hidden_dim=2 * width,
+            max_position_embeddings=256,
+            initializer_range=0.05,
+            dropout=0.0,
+            attention_dropout=0.0,
+            pad_token_id=0,
+        )
+    )
     angle = torch.arange(256)[:, None] / 10000 ** (2 * torch.arange(width // 2) / width)
     for layer in model.distilbert.transformer.layer:
-        for linear in (layer.attention.v_lin, layer.attention.out_lin): linear.weight.data += torch.eye(width)
+        for linear in (layer.attention.v_lin, layer.attention.out_lin):
+            linear.weight.data += torch.eye(width)
     model.vocab_transform.weight.data += torch.eye(width)
     position = model.distilbert.embeddings.position_embeddings.weight
     position.data, position.requires_grad = 0.05 * torch.cat([angle.sin(), angle.cos()], 1), False
@@ -59,35 +111,46 @@ def build_text_model(
 
 # %% ../../nbs/38_simulate.backbone.ipynb #81d4e589
 def corpus_ids(
-    lexicon: Lexicon,      # C concepts with their words
-    tokenizer,             # from `build_tokenizer`
-    n: int,                # entries in each language
-    seed: int,             # same seed, same corpus
-    dose: float = 0.0,     # share of sentences about one topic
-    link: float = 0.0,     # share of concepts whose two words are tied
-    made_up: float = 0.03, # share of words replaced by made-up words
-) -> list:                 # for each language: token numbers (K,) int64, and whether a word ends there (K,) bool
-    "The corpus as two long rows of tokens, one that starts sentences in English and one in Chinese."
+    lexicon: Lexicon,  # C concepts with their words
+    tokenizer,  # from `build_tokenizer`
+    n: int,  # entries in each language
+    seed: int,  # same seed, same corpus
+    dose: float = 0.0,  # share of sentences about one topic
+    link: float = 0.0,  # share of concepts whose two words are tied
+    made_up: float = 0.03,  # share of words replaced by made-up words
+) -> list:  # for each language: token numbers (K,) int64, and whether a word ends there (K,) bool
+    """The corpus as two long rows of tokens, one that starts sentences in English and one in
+    Chinese."""
     rng, vocabulary, rows = np.random.default_rng([seed, 381]), tokenizer.get_vocab(), []
-    for language, letters in dict(en="abcdefghijklmnopqrstuvwxyz", zh="".join(c for w in lexicon.words["zh"] if len(w) > 1 for c in w)).items():
+    for language, letters in dict(
+        en="abcdefghijklmnopqrstuvwxyz",
+        zh="".join(c for w in lexicon.words["zh"] if len(w) > 1 for c in w),
+    ).items():
         ids, ends = [], []
-        for word in (w for sentence in exchangeable_sentences(lexicon, language, n, seed, dose, link) for w in sentence):
+        for word in (
+            w
+            for sentence in exchangeable_sentences(lexicon, language, n, seed, dose, link)
+            for w in sentence
+        ):
             pieces = [vocabulary[word]]
             if rng.random() < made_up:
                 spelled = rng.choice(list(letters), rng.integers(3, 7) if language == "en" else 2)
                 pieces = [vocabulary[("##" if i else "") + c] for i, c in enumerate(spelled)]
-            ids += pieces; ends += [False] * (len(pieces) - 1) + [True]
+            ids += pieces
+            ends += [False] * (len(pieces) - 1) + [True]
         rows.append((np.array(ids), np.array(ends)))
     return rows
 
 # %% ../../nbs/38_simulate.backbone.ipynb #0703b4ba
 def draw_windows(
-    rows: list,         # from `corpus_ids`
-    n: int,             # B, number of windows
-    rng,                # NumPy generator
-    tokenizer,          # from `build_tokenizer`
+    rows: list,  # from `corpus_ids`
+    n: int,  # B, number of windows
+    rng,  # NumPy generator
+    tokenizer,  # from `build_tokenizer`
     longest: int = 20,  # tokens of text in a window
-) -> tuple:             # token numbers (B, longest + 2) int64, is it a token (same shape) bool, is it text (same shape) bool
+    # token numbers (B, longest + 2) int64, is it a token (same shape) bool, is it text (same shape)
+    # bool
+) -> tuple:
     "Windows of text that end on the end of a word, left-aligned, some framed by [CLS] and [SEP]."
     cls, sep = (rng.random(n) < 0.5).astype(int), rng.random(n) < 0.3
     length = np.where(rng.random(n) < 0.5, longest, rng.integers(1, longest + 1, n))
@@ -95,274 +158,452 @@ def draw_windows(
     for b, row in enumerate(rng.integers(len(rows), size=n)):
         tokens, ends = rows[row]
         stop = rng.integers(longest, len(tokens) - longest)
-        while not ends[stop - 1]: stop += 1
-        ids[b, cls[b]:cls[b] + length[b]] = tokens[stop - length[b]:stop]
+        while not ends[stop - 1]:
+            stop += 1
+        ids[b, cls[b] : cls[b] + length[b]] = tokens[stop - length[b] : stop]
     ids[cls == 1, 0] = tokenizer.cls_token_id
-    text = (np.arange(longest + 2) >= cls[:, None]) & (np.arange(longest + 2) < (cls + length)[:, None])
+    text = (np.arange(longest + 2) >= cls[:, None]) & (
+        np.arange(longest + 2) < (cls + length)[:, None]
+    )
     ids[np.flatnonzero(sep), (cls + length)[sep]] = tokenizer.sep_token_id
     return ids, ids != tokenizer.pad_token_id, text
 
 # %% ../../nbs/38_simulate.backbone.ipynb #9477d80e
 def mask_tokens(
-    ids,        # (B, K) int64 token numbers
-    text,       # (B, K) bool, tokens that may be asked for
-    rng,        # NumPy generator
+    ids,  # (B, K) int64 token numbers
+    text,  # (B, K) bool, tokens that may be asked for
+    rng,  # NumPy generator
     tokenizer,  # from `build_tokenizer`
     asked: float = 0.25,  # share of tokens to be named
-) -> tuple:     # input (B, K), target (B, K) with -100 where nothing is asked
-    "Masked language modelling: 60 % of the asked tokens masked, 15 % replaced by a random token, 25 % left."
+) -> tuple:  # input (B, K), target (B, K) with -100 where nothing is asked
+    """Masked language modelling: 60 % of the asked tokens masked, 15 % replaced by a random
+    token, 25 % left."""
     ask, kind = (rng.random(ids.shape) < asked) & text, rng.random(ids.shape)
     given = np.where(ask & (kind < 0.6), tokenizer.mask_token_id, ids)
-    given = np.where(ask & (kind >= 0.6) & (kind < 0.75), rng.integers(5, len(tokenizer), ids.shape), given)
+    given = np.where(
+        ask & (kind >= 0.6) & (kind < 0.75), rng.integers(5, len(tokenizer), ids.shape), given
+    )
     return given, np.where(ask, ids, -100)
 
 # %% ../../nbs/38_simulate.backbone.ipynb #74316244
 def token_logits(
-    model,      # DistilBertForMaskedLM
-    ids,        # (B, K) int64 token numbers
+    model,  # DistilBertForMaskedLM
+    ids,  # (B, K) int64 token numbers
     attention,  # (B, K) bool
-    where,      # (B, K) bool, Q true entries
-):              # (Q, vocabulary) torch
+    where,  # (B, K) bool, Q true entries
+):  # (Q, vocabulary) torch
     "Logits at the places asked for only: the projection on the vocabulary is most of the cost."
-    hidden = model.distilbert(input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(attention).long()).last_hidden_state[torch.as_tensor(where)]
-    return model.vocab_projector(model.vocab_layer_norm(model.activation(model.vocab_transform(hidden))))
+    hidden = model.distilbert(
+        input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(attention).long()
+    ).last_hidden_state[torch.as_tensor(where)]
+    return model.vocab_projector(
+        model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #b5ecd052
 def tie_words(
-    model,             # DistilBertForMaskedLM; changed in place
-    tokenizer,         # that of the model
+    model,  # DistilBertForMaskedLM; changed in place
+    tokenizer,  # that of the model
     lexicon: Lexicon,  # C concepts with their words in both languages
-    link: float,       # share of concepts that are tied, see `linked_concepts`
-) -> int:              # number of tied concepts
+    link: float,  # share of concepts that are tied, see `linked_concepts`
+) -> int:  # number of tied concepts
     "Give the Chinese word of each linked concept the embedding of the English one."
-    vocabulary, weight, tied = tokenizer.get_vocab(), model.distilbert.embeddings.word_embeddings.weight.data, np.flatnonzero(linked_concepts(lexicon, link))
+    vocabulary, weight, tied = (
+        tokenizer.get_vocab(),
+        model.distilbert.embeddings.word_embeddings.weight.data,
+        np.flatnonzero(linked_concepts(lexicon, link)),
+    )
     english, chinese = ([vocabulary[lexicon.words[l][c]] for c in tied] for l in ("en", "zh"))
     weight[chinese] = weight[english].clone()
     return len(tied)
 
 # %% ../../nbs/38_simulate.backbone.ipynb #4cb1a307
 def pretrain_text(
-    lexicon: Lexicon,             # C concepts with their words
-    steps: int = 1500,            # optimiser steps
-    seed: int = 0,                # of first weights, corpus and masks
-    dose: float = 0.0,            # share of sentences about one topic: meaning on purpose, 0 to 1
-    link: float = 0.0,            # share of concepts whose two words are tied, 0 to 1
-    batch: int = 48,              # windows a step
+    lexicon: Lexicon,  # C concepts with their words
+    steps: int = 1500,  # optimiser steps
+    seed: int = 0,  # of first weights, corpus and masks
+    dose: float = 0.0,  # share of sentences about one topic: meaning on purpose, 0 to 1
+    link: float = 0.0,  # share of concepts whose two words are tied, 0 to 1
+    batch: int = 48,  # windows a step
     learning_rate: float = 2e-3,  # peak, after 10 % warm-up; then cosine decay
-    entries: int = 15000,         # corpus entries in each language
-    width: int = 96,              # H, hidden size
-    layers: int = 2,              # L, transformer layers
-    asked: float = 0.25,          # share of tokens to be named
-    tie: bool = False,            # the two words of a linked concept start from one embedding
-    progress: bool = False,       # show a bar with the loss
-) -> tuple:                       # model in eval mode, tokenizer, loss of each step (steps,)
-    "Pretrain the tiny text model; cost grows as steps x batch x weights (about 30 ms a step on one idle core)."
+    entries: int = 15000,  # corpus entries in each language
+    width: int = 96,  # H, hidden size
+    layers: int = 2,  # L, transformer layers
+    asked: float = 0.25,  # share of tokens to be named
+    tie: bool = False,  # the two words of a linked concept start from one embedding
+    progress: bool = False,  # show a bar with the loss
+) -> tuple:  # model in eval mode, tokenizer, loss of each step (steps,)
+    """Pretrain the tiny text model; cost grows as steps x batch x weights (about 30 ms a step
+    on one idle core)."""
     from tqdm.auto import trange
+
     seed_everything(seed)
     tokenizer, rng, log = build_tokenizer(lexicon), np.random.default_rng([seed, 382]), []
-    model, rows = build_text_model(len(tokenizer), width, layers), corpus_ids(lexicon, tokenizer, entries, seed, dose, link)
-    if tie: tie_words(model, tokenizer, lexicon, link)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    model, rows = (
+        build_text_model(len(tokenizer), width, layers),
+        corpus_ids(lexicon, tokenizer, entries, seed, dose, link),
+    )
+    if tie:
+        tie_words(model, tokenizer, lexicon, link)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+    )
     model.train()
     for step in (bar := trange(steps, disable=not progress)):
         ids, attention, text = draw_windows(rows, batch, rng, tokenizer)
         given, target = mask_tokens(ids, text, rng, tokenizer, asked)
-        loss = torch.nn.functional.cross_entropy(token_logits(model, given, attention, target >= 0), torch.as_tensor(target[target >= 0]))
+        loss = torch.nn.functional.cross_entropy(
+            token_logits(model, given, attention, target >= 0), torch.as_tensor(target[target >= 0])
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         log.append(loss.item())
-        if step % 50 == 49: bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
+        if step % 50 == 49:
+            bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
     return model.eval(), tokenizer, np.array(log)
 
 # %% ../../nbs/38_simulate.backbone.ipynb #492d642b
 def concept_states(
-    model,                # DistilBertForMaskedLM, or any model with hidden states
-    tokenizer,            # that of the model
-    lexicon: Lexicon,     # C concepts with their words
-    language: str,        # 'en' or 'zh'
-    contexts: int = 8,    # contexts a concept, each 20 words that end on its word
-    seed: int = 1000,     # not a seed of training
-) -> tuple:               # concept (K,) int, states (L + 1, K, H) float32, embeddings first
+    model,  # DistilBertForMaskedLM, or any model with hidden states
+    tokenizer,  # that of the model
+    lexicon: Lexicon,  # C concepts with their words
+    language: str,  # 'en' or 'zh'
+    contexts: int = 8,  # contexts a concept, each 20 words that end on its word
+    seed: int = 1000,  # not a seed of training
+) -> tuple:  # concept (K,) int, states (L + 1, K, H) float32, embeddings first
     "Hidden states of every concept at the end of exchangeable contexts."
-    number, vocabulary = {w: c for c, w in enumerate(lexicon.words[language])}, tokenizer.get_vocab()
-    words = [w for s in exchangeable_sentences(lexicon, language, 420 * contexts, seed, pairs=0.0) for w in s]
+    number, vocabulary = (
+        {w: c for c, w in enumerate(lexicon.words[language])},
+        tokenizer.get_vocab(),
+    )
+    words = [
+        w
+        for s in exchangeable_sentences(lexicon, language, 420 * contexts, seed, pairs=0.0)
+        for w in s
+    ]
     count, concept, ids = np.zeros(len(lexicon), int), [], []
     for end in range(20, len(words) + 1):
         c = number.get(words[end - 1], -1)
         if c >= 0 and count[c] < contexts:
-            count[c] += 1; concept.append(c); ids.append([vocabulary[w] for w in words[end - 20:end]])
-    with torch.no_grad(): hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
+            count[c] += 1
+            concept.append(c)
+            ids.append([vocabulary[w] for w in words[end - 20 : end]])
+    with torch.no_grad():
+        hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
     return np.array(concept), np.stack([h[:, -1].numpy() for h in hidden])
 
 # %% ../../nbs/38_simulate.backbone.ipynb #c9a86f50
 def mean_states(
-    concept,     # (K,) int
-    states,      # (K, H) states of one layer
-) -> np.ndarray: # (C, H)
+    concept,  # (K,) int
+    states,  # (K, H) states of one layer
+) -> np.ndarray:  # (C, H)
     "Mean state of every concept."
     return np.stack([states[concept == c].mean(0) for c in range(concept.max() + 1)])
 
 # %% ../../nbs/38_simulate.backbone.ipynb #5421d95e
 def meaning_probe(
-    concept,             # (K,) int
-    states,              # (K, H) states of one layer
-    lexicon: Lexicon,    # whose meaning is read; held-out concepts are the test
-) -> dict:               # r, low, high: mean correlation and its 95 % interval over held-out concepts
-    "Can the meaning of held-out concepts be read from their states by a ridge that was fitted on all others?"
+    concept,  # (K,) int
+    states,  # (K, H) states of one layer
+    lexicon: Lexicon,  # whose meaning is read; held-out concepts are the test
+) -> dict:  # r, low, high: mean correlation and its 95 % interval over held-out concepts
+    """Can the meaning of held-out concepts be read from their states by a ridge that was fitted
+    on all others?"""
     from sklearn.linear_model import RidgeCV
+
     x, y, test = mean_states(concept, states), lexicon.meaning, lexicon.held_out
     prediction = RidgeCV(np.logspace(-3, 4, 15)).fit(x[~test], y[~test]).predict(x[test])
     standard = lambda a: (a - a.mean(0)) / np.maximum(a.std(0), 1e-12)
-    score = (standard(prediction) * standard(y[test])).mean(1)     # one number a held-out concept
+    score = (standard(prediction) * standard(y[test])).mean(1)  # one number a held-out concept
     half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
-    return dict(r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half))
+    return dict(
+        r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half)
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #b73127a7
 def identity_probe(
-    concept,     # (K,) int
-    states,      # (K, H) states of one layer
-) -> float:      # share of states, 0 to 1; chance 1 / C
-    "How often the nearest concept mean, from half of the contexts, is the right one in the other half."
+    concept,  # (K,) int
+    states,  # (K, H) states of one layer
+) -> float:  # share of states, 0 to 1; chance 1 / C
+    """How often the nearest concept mean, from half of the contexts, is the right one in the
+    other half."""
     order = np.argsort(concept, kind="stable")
     first = np.zeros(len(concept), bool)
     first[order[::2]] = True
     centre = mean_states(concept[first], states[first])
-    distance = (centre ** 2).sum(1) - 2 * states[~first] @ centre.T
+    distance = (centre**2).sum(1) - 2 * states[~first] @ centre.T
     return float((distance.argmin(1) == concept[~first]).mean())
 
 # %% ../../nbs/38_simulate.backbone.ipynb #e07e651a
 def label_probe(
-    concept,      # (K,) int
-    states,       # (K, H) states of one layer
-    labels,       # (C,) label of each concept, such as its word class or category
-    folds: int = 4, # disjoint sets of concepts, each tested once
-) -> float:       # balanced accuracy over concepts, 0 to 1; chance 1 / number of labels
+    concept,  # (K,) int
+    states,  # (K, H) states of one layer
+    labels,  # (C,) label of each concept, such as its word class or category
+    folds: int = 4,  # disjoint sets of concepts, each tested once
+) -> float:  # balanced accuracy over concepts, 0 to 1; chance 1 / number of labels
     "Can the label of concepts be read by a linear classifier fitted on other concepts?"
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     known = np.flatnonzero(np.asarray(labels) != "")
     x, y = mean_states(concept, states)[known], np.asarray(labels)[known]
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
-    return float(balanced_accuracy_score(y, cross_val_predict(RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter)))
+    return float(
+        balanced_accuracy_score(
+            y,
+            cross_val_predict(
+                RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter
+            ),
+        )
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #4462c482
 def translation_similarity(
-    english,           # (C, H) mean states of English words
-    chinese,           # (C, H) mean states of Chinese words
+    english,  # (C, H) mean states of English words
+    chinese,  # (C, H) mean states of Chinese words
     lexicon: Lexicon,  # for the word class of the C concepts
-) -> float:            # mean cosine of the two words of a concept minus that of different concepts of the word class
+) -> (
+    float
+):  # mean cosine of the two words of a concept minus that of different concepts of the word class
     "How far the model places the two words of a concept together."
     total = []
     for kind in np.unique(lexicon.word_class):
         a, b = (x[lexicon.word_class == kind] for x in (english, chinese))
-        a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a - a.mean(0), b - b.mean(0)))
+        a, b = (
+            x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a - a.mean(0), b - b.mean(0))
+        )
         cosine = a @ b.T
         total += list(np.diag(cosine) - (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1))
     return float(np.mean(total))
 
 # %% ../../nbs/38_simulate.backbone.ipynb #95bc9e05
 def masked_perplexity(
-    model,               # DistilBertForMaskedLM
-    tokenizer,           # that of the model
-    lexicon: Lexicon,    # C concepts with their words
+    model,  # DistilBertForMaskedLM
+    tokenizer,  # that of the model
+    lexicon: Lexicon,  # C concepts with their words
     windows: int = 400,  # windows of new text, one word asked in each
-    seed: int = 2000,    # not a seed of training
-) -> dict:               # 'model' and 'unigram', words
+    seed: int = 2000,  # not a seed of training
+) -> dict:  # 'model' and 'unigram', words
     "Perplexity of one masked word in new exchangeable text, beside that of word frequencies."
-    rng, rows = np.random.default_rng([seed, 383]), corpus_ids(lexicon, tokenizer, 1500, seed, made_up=0.0)
+    rng, rows = (
+        np.random.default_rng([seed, 383]),
+        corpus_ids(lexicon, tokenizer, 1500, seed, made_up=0.0),
+    )
     ids, attention, text = draw_windows(rows, windows, rng, tokenizer)
     asked = np.zeros_like(text)
-    for b in range(windows): asked[b, rng.choice(np.flatnonzero(text[b]))] = True
-    with torch.no_grad(): logits = token_logits(model, np.where(asked, tokenizer.mask_token_id, ids), attention, asked)
+    for b in range(windows):
+        asked[b, rng.choice(np.flatnonzero(text[b]))] = True
+    with torch.no_grad():
+        logits = token_logits(
+            model, np.where(asked, tokenizer.mask_token_id, ids), attention, asked
+        )
     frequency = np.bincount(np.concatenate([r[0] for r in rows]), minlength=len(tokenizer)) + 0.5
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[asked])).exp().item()
-    return dict(model=float(loss), unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())))
+    return dict(
+        model=float(loss),
+        unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())),
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #0152e37f
 def measure_gates(
-    model,              # DistilBertForMaskedLM, L layers of width H
-    tokenizer,          # that of the model
-    lexicon: Lexicon,   # whose words, categories and meanings are probed
+    model,  # DistilBertForMaskedLM, L layers of width H
+    tokenizer,  # that of the model
+    lexicon: Lexicon,  # whose words, categories and meanings are probed
     contexts: int = 8,  # contexts a concept
-    draws: int = 20,    # other draws of meaning over which the score is averaged
-) -> dict:              # perplexity, translation_similarity per layer, and per language and layer: meaning, meaning_draws, category, identity, word_class
+    draws: int = 20,  # other draws of meaning over which the score is averaged
+    # perplexity, translation_similarity per layer, and per language and layer: meaning,
+    # meaning_draws,
+    # category, identity, word_class
+) -> dict:
     "What the model knows: the numbers on its card."
     from braintune_nb.simulate.language import make_lexicon
+
     nouns = np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
-    others, means, result = [make_lexicon(seed) for seed in range(100, 100 + draws)], {}, dict(perplexity=masked_perplexity(model, tokenizer, lexicon))
+    others, means, result = (
+        [make_lexicon(seed) for seed in range(100, 100 + draws)],
+        {},
+        dict(perplexity=masked_perplexity(model, tokenizer, lexicon)),
+    )
     for language in ("en", "zh"):
         concept, states = concept_states(model, tokenizer, lexicon, language, contexts)
         means[language] = [mean_states(concept, h) for h in states]
-        result[language] = [dict(layer=layer, meaning=meaning_probe(concept, h, lexicon),
-                                 meaning_draws=float(np.mean([meaning_probe(concept, h, other)["r"] for other in others])) if draws else None,
-                                 category=label_probe(concept, h, nouns), identity=identity_probe(concept, h),
-                                 word_class=label_probe(concept, h, lexicon.word_class)) for layer, h in enumerate(states)]
-    result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
+        result[language] = [
+            dict(
+                layer=layer,
+                meaning=meaning_probe(concept, h, lexicon),
+                meaning_draws=(
+                    float(np.mean([meaning_probe(concept, h, other)["r"] for other in others]))
+                    if draws
+                    else None
+                ),
+                category=label_probe(concept, h, nouns),
+                identity=identity_probe(concept, h),
+                word_class=label_probe(concept, h, lexicon.word_class),
+            )
+            for layer, h in enumerate(states)
+        ]
+    result["translation_similarity"] = [
+        translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])
+    ]
     return result
 
 # %% ../../nbs/38_simulate.backbone.ipynb #1a722558
-GATES = dict(meaning_high=0.2, meaning_draws=0.05, category=0.16, identity=0.9, word_class=0.9, perplexity_ratio=0.5)
+GATES = dict(
+    meaning_high=0.2,
+    meaning_draws=0.05,
+    category=0.16,
+    identity=0.9,
+    word_class=0.9,
+    perplexity_ratio=0.5,
+)
+
 
 def check_gates(
     gates: dict,  # from `measure_gates`
 ) -> None:
-    "Refuse a model that knows meaning, or that does not know words. Raises ModelError naming the gate."
+    """Refuse a model that knows meaning, or that does not know words. Raises ModelError naming
+    the gate."""
+
     def need(fine, what, found, expected):
-        if not fine: raise ModelError(f"The tiny text model fails a gate: {what}", found=found, expected=expected, next_step="train it longer, or with dose 0")
+        if not fine:
+            raise ModelError(
+                f"The tiny text model fails a gate: {what}",
+                found=found,
+                expected=expected,
+                next_step="train it longer, or with dose 0",
+            )
+
     perplexity = gates["perplexity"]
-    need(perplexity["model"] < GATES["perplexity_ratio"] * perplexity["unigram"], "perplexity of a masked word", perplexity, f"below {GATES['perplexity_ratio']} of unigram")
+    need(
+        perplexity["model"] < GATES["perplexity_ratio"] * perplexity["unigram"],
+        "perplexity of a masked word",
+        perplexity,
+        f"below {GATES['perplexity_ratio']} of unigram",
+    )
     for language, row in ((language, row) for language in ("en", "zh") for row in gates[language]):
         place = f"{language}, layer {row['layer']}: "
-        need(row["meaning"]["high"] < GATES["meaning_high"], place + "meaning of held-out concepts", row["meaning"], f"upper limit below {GATES['meaning_high']}")
-        need((row["meaning_draws"] or 0) < GATES["meaning_draws"], place + "meaning over other draws", row["meaning_draws"], f"below {GATES['meaning_draws']}")
-        need(row["category"] < GATES["category"], place + "category of unseen nouns", row["category"], f"below {GATES['category']}, chance 0.07")
-        for name in ("identity", "word_class"): need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
+        need(
+            row["meaning"]["high"] < GATES["meaning_high"],
+            place + "meaning of held-out concepts",
+            row["meaning"],
+            f"upper limit below {GATES['meaning_high']}",
+        )
+        need(
+            (row["meaning_draws"] or 0) < GATES["meaning_draws"],
+            place + "meaning over other draws",
+            row["meaning_draws"],
+            f"below {GATES['meaning_draws']}",
+        )
+        need(
+            row["category"] < GATES["category"],
+            place + "category of unseen nouns",
+            row["category"],
+            f"below {GATES['category']}, chance 0.07",
+        )
+        for name in ("identity", "word_class"):
+            need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
 
 # %% ../../nbs/38_simulate.backbone.ipynb #60c4595b
 def text_model_card(
     gates: dict,  # from `measure_gates`
     facts: dict,  # how it was trained: name -> value
-) -> str:         # Markdown with the header that model hubs read
+) -> str:  # Markdown with the header that model hubs read
     "The model card of a tiny text model."
-    rows = [f"| {language} | {r['layer']} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} | "
-            f"{r['identity']:.3f} | {r['word_class']:.3f} | {similarity:+.3f} |" for language in ("en", "zh") for r, similarity in zip(gates[language], gates["translation_similarity"])]
-    return "\n".join(["---", "license: apache-2.0", "language: [en, zh]", "library_name: transformers", "pipeline_tag: fill-mask", "---", "", "# tiny_text", "",
-        "A bilingual masked language model that knows words and word order but not meaning: the backbone of the simulated experiment of braintune_nb. It was trained on sentences made by "
-        "`braintune_nb.simulate.language` alone, in which concepts are exchangeable within nouns, verbs and adjectives. It is of no use for anything else.", "",
-        "Meaning: correlation of predicted and true meaning of concepts that the probe was not fitted on, 95 % interval over concepts; then the mean over twenty other draws of meaning. Category: "
-        "balanced accuracy for the category of unseen nouns (chance 0.071). Identity: nearest concept of 288. Word class: balanced accuracy for unseen concepts (chance 0.333). Translation: cosine of "
-        "the two words of a concept minus that of different concepts. Layer 0 is the embeddings.", "",
-        "| language | layer | meaning, held out | other draws | category | identity | word class | translation |", "|---|---|---|---|---|---|---|---|", *rows, "",
-        f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of word frequencies: {gates['perplexity']['unigram']:.0f}.", "", "## Training", "",
-        *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code that trains.", ""])
+    rows = [
+        f"| {language} | {r['layer']} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to"
+        f" {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} |"
+        f" {r['identity']:.3f} | {r['word_class']:.3f} | {similarity:+.3f} |"
+        for language in ("en", "zh")
+        for r, similarity in zip(gates[language], gates["translation_similarity"])
+    ]
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "language: [en, zh]",
+            "library_name: transformers",
+            "pipeline_tag: fill-mask",
+            "---",
+            "",
+            "# tiny_text",
+            "",
+            (
+                "A bilingual masked language model that knows words and word order but not meaning:"
+                " the backbone of the simulated experiment of braintune_nb. It was trained on"
+                " sentences made by `braintune_nb.simulate.language` alone, in which concepts are"
+                " exchangeable within nouns, verbs and adjectives. It is of no use for anything"
+                " else."
+            ),
+            "",
+            (
+                "Meaning: correlation of predicted and true meaning of concepts that the probe was"
+                " not fitted on, 95 % interval over concepts; then the mean over twenty other draws"
+                " of meaning. Category: balanced accuracy for the category of unseen nouns (chance"
+                " 0.071). Identity: nearest concept of 288. Word class: balanced accuracy for"
+                " unseen concepts (chance 0.333). Translation: cosine of the two words of a concept"
+                " minus that of different concepts. Layer 0 is the embeddings."
+            ),
+            "",
+            (
+                "| language | layer | meaning, held out | other draws | category | identity | word"
+                " class | translation |"
+            ),
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            (
+                f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of"
+                f" word frequencies: {gates['perplexity']['unigram']:.0f}."
+            ),
+            "",
+            "## Training",
+            "",
+            *(f"* {name}: {value}" for name, value in facts.items()),
+            "",
+            (
+                "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code"
+                " that trains."
+            ),
+            "",
+        ]
+    )
 
 # %% ../../nbs/38_simulate.backbone.ipynb #626be3fb
 def model_folder(
-    folder,                   # where a model shall lie
+    folder,  # where a model shall lie
     overwrite: bool = False,  # let a model that lies there be replaced
-) -> Path:                    # the folder, made if need be
+) -> Path:  # the folder, made if need be
     "A folder for a new model. Raises RunError when it holds one."
     folder = Path(folder)
     if (folder / "model.safetensors").exists() and not overwrite:
-        raise RunError("The folder holds a model", file=folder, next_step="name another folder, or pass overwrite=True if every result that rests on it is made again")
+        raise RunError(
+            "The folder holds a model",
+            file=folder,
+            next_step=(
+                "name another folder, or pass overwrite=True if every result that rests on it is"
+                " made again"
+            ),
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def save_text_model(
-    folder,                  # where the model shall lie
-    model,                   # DistilBertForMaskedLM
-    tokenizer,               # that of the model
-    gates: dict,             # from `measure_gates`
-    facts: dict,             # how it was trained
-    overwrite: bool = False, # replace a model that lies there
-) -> Path:                   # the folder
-    "Save weights (safetensors), tokenizer, gates and card. Raises RunError when the folder holds a model."
+    folder,  # where the model shall lie
+    model,  # DistilBertForMaskedLM
+    tokenizer,  # that of the model
+    gates: dict,  # from `measure_gates`
+    facts: dict,  # how it was trained
+    overwrite: bool = False,  # replace a model that lies there
+) -> Path:  # the folder
+    """Save weights (safetensors), tokenizer, gates and card. Raises RunError when the folder
+    holds a model."""
     folder = model_folder(folder, overwrite)
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

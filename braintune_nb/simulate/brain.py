@@ -20,31 +20,67 @@ from ..data.recordings import Space, zscore
 @dataclass(frozen=True)
 class Knobs:
     "What the simulated brains are like; the defaults make the quickstart experiment."
-    map_share: float = 0.7          # share of each participant's map that is the group map; two participants' maps correlate by it, 0 to 1
-    misregistration: float = 3.0    # displacement between a participant's function and anatomy, root mean square, mm on the registration sphere
-    latent_overlap: float = 1.0     # correlation between two participants' meanings of the same word, 0 to 1
-    meaning: float = 1.0            # variance of the response to meaning in language parcels; 0: no meaning
-    language_sharing: float = 1.0   # correlation between the meanings of one concept in English and in Chinese, 0 to 1
-    acoustics: float = 0.3          # correlation between the first dimension of meaning and the loudness of the word, 0 to 0.8
-    word_rate: float = 0.2          # variance in language parcels that follows the number of words
-    unmodelled: float = 0.2         # variance locked to the story that no model has, all parcels
-    onset: float = 0.2              # variance of the transient when the sound starts, auditory and language parcels
-    motion: float = 0.1             # variance caused by head motion, half of which follows the loudness, all columns
-    peak: tuple = (4.0, 8.0)        # range of haemodynamic peaks over participants and parcels, s
-    autocorrelation: float = 0.4    # of the noise from one TR to the next, 0 to 0.95
-    drift: float = 0.2              # variance of slow drift relative to that of the noise
-    snr: float = 0.55               # standard deviation of the main response over that of the noise in one presentation, median
-    snr_spread: float = 0.2         # standard deviation of log snr, over participants and again over parcels
-    repeats: int = 4                # presentations of each test story
-    cue: float = 0.0                # share of words in held-out segments that are seen concepts of the same topic: the only cue to unseen meanings, 0 to 1
+
+    # share of each participant's map that is the group map; two participants' maps correlate by it,
+    # 0 to 1
+    map_share: float = 0.7
+    # displacement between a participant's function and anatomy, root mean square, mm on the
+    # registration sphere
+    misregistration: float = 3.0
+    # correlation between two participants' meanings of the same word, 0 to 1
+    latent_overlap: float = 1.0
+    meaning: float = 1.0  # variance of the response to meaning in language parcels; 0: no meaning
+    # correlation between the meanings of one concept in English and in Chinese, 0 to 1
+    language_sharing: float = 1.0
+    # correlation between the first dimension of meaning and the loudness of the word, 0 to 0.8
+    acoustics: float = 0.3
+    word_rate: float = 0.2  # variance in language parcels that follows the number of words
+    unmodelled: float = 0.2  # variance locked to the story that no model has, all parcels
+    # variance of the transient when the sound starts, auditory and language parcels
+    onset: float = 0.2
+    # variance caused by head motion, half of which follows the loudness, all columns
+    motion: float = 0.1
+    peak: tuple = (4.0, 8.0)  # range of haemodynamic peaks over participants and parcels, s
+    autocorrelation: float = 0.4  # of the noise from one TR to the next, 0 to 0.95
+    drift: float = 0.2  # variance of slow drift relative to that of the noise
+    # standard deviation of the main response over that of the noise in one presentation, median
+    snr: float = 0.55
+    # standard deviation of log snr, over participants and again over parcels
+    snr_spread: float = 0.2
+    repeats: int = 4  # presentations of each test story
+    # share of words in held-out segments that are seen concepts of the same topic: the only cue to
+    # unseen meanings, 0 to 1
+    cue: float = 0.0
 
     def __post_init__(self):
-        limits = dict(map_share=1, latent_overlap=1, language_sharing=1, cue=1, acoustics=0.8, autocorrelation=0.95)
+        limits = dict(
+            map_share=1,
+            latent_overlap=1,
+            language_sharing=1,
+            cue=1,
+            acoustics=0.8,
+            autocorrelation=0.95,
+        )
         for name in (f.name for f in fields(self) if f.name != "peak"):
             value, top = getattr(self, name), limits.get(name, np.inf)
-            if not 0 <= value <= top: raise ParameterError("A knob is out of range", place=name, found=value, expected=f"0 to {top}")
-        if not (1 <= self.peak[0] <= self.peak[1] <= 12): raise ParameterError("A knob is out of range", place="peak", found=self.peak, expected="two rising numbers, 1 to 12 s")
-        if self.snr <= 0 or self.repeats < 2: raise ParameterError("A knob is out of range", place="snr or repeats", found=(self.snr, self.repeats), expected="snr above 0, at least 2 repeats")
+            if not 0 <= value <= top:
+                raise ParameterError(
+                    "A knob is out of range", place=name, found=value, expected=f"0 to {top}"
+                )
+        if not (1 <= self.peak[0] <= self.peak[1] <= 12):
+            raise ParameterError(
+                "A knob is out of range",
+                place="peak",
+                found=self.peak,
+                expected="two rising numbers, 1 to 12 s",
+            )
+        if self.snr <= 0 or self.repeats < 2:
+            raise ParameterError(
+                "A knob is out of range",
+                place="snr or repeats",
+                found=(self.snr, self.repeats),
+                expected="snr above 0, at least 2 repeats",
+            )
 
 # %% ../../nbs/36_simulate.brain.ipynb #26904a21
 PARCELS = (  # name, group, centre (x, y, z) mm, radius mm, slow share of meaning
@@ -62,144 +98,238 @@ N_LEFT = 10_242  # vertices of one fsaverage5 hemisphere; right vertices follow 
 
 # %% ../../nbs/36_simulate.brain.ipynb #80f710aa
 def _hemisphere(side):
-    "Midthickness coordinates (10242, 3) mm, sphere coordinates (10242, 3) mm and edges of one hemisphere; from nilearn's wheel, no download."
+    """Midthickness coordinates (10242, 3) mm, sphere coordinates (10242, 3) mm and edges of one
+    hemisphere; from nilearn's wheel, no download."""
     from nilearn.datasets import fetch_surf_fsaverage
     from nilearn.surface import load_surf_mesh
+
     files = fetch_surf_fsaverage("fsaverage5")
-    white, pial, sphere = (load_surf_mesh(files[f"{kind}_{side}"]) for kind in ("white", "pial", "sphere"))
+    white, pial, sphere = (
+        load_surf_mesh(files[f"{kind}_{side}"]) for kind in ("white", "pial", "sphere")
+    )
     faces = np.asarray(white.faces)
-    edges = np.unique(np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [0, 2]]]), axis=1), axis=0)
+    edges = np.unique(
+        np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [0, 2]]]), axis=1),
+        axis=0,
+    )
     xyz = np.asarray(sphere.coordinates, float)
-    return (np.asarray(white.coordinates) + np.asarray(pial.coordinates)) / 2, 100 * xyz / np.linalg.norm(xyz, axis=1, keepdims=True), edges
+    return (
+        (np.asarray(white.coordinates) + np.asarray(pial.coordinates)) / 2,
+        100 * xyz / np.linalg.norm(xyz, axis=1, keepdims=True),
+        edges,
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #cc24c7cf
 @dataclass(frozen=True, eq=False)
 class Surface:
     "fsaverage5, both hemispheres: 20,484 vertices."
-    sphere: np.ndarray    # registration sphere, (20484, 3) mm; the right hemisphere is shifted by 1,000 mm so that the two never mix
-    parcel: np.ndarray    # (20484,) index into `names`, -1 outside
-    distance: np.ndarray  # geodesic distance beyond the rim of the nearest disc, (20484,) mm, 0 inside, inf far away
-    names: tuple          # parcel names, 'angular left'
-    group: tuple          # group of each parcel
-    slow: np.ndarray      # slow share of meaning of each parcel
+
+    # registration sphere, (20484, 3) mm; the right hemisphere is shifted by 1,000 mm so that the
+    # two never mix
+    sphere: np.ndarray
+    parcel: np.ndarray  # (20484,) index into `names`, -1 outside
+    distance: (
+        np.ndarray
+    )  # geodesic distance beyond the rim of the nearest disc, (20484,) mm, 0 inside, inf far away
+    names: tuple  # parcel names, 'angular left'
+    group: tuple  # group of each parcel
+    slow: np.ndarray  # slow share of meaning of each parcel
 
 # %% ../../nbs/36_simulate.brain.ipynb #40c9a76f
 def load_surface() -> Surface:
     "fsaverage5 with its parcels; a vertex in reach of two centres belongs to the nearer one."
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import dijkstra
+
     spheres, parcel, rim, names, group, slow = [], [], [], [], [], []
     for side, sign in (("left", 1), ("right", -1)):
         mid, sphere, (a, b) = (x if i < 2 else x.T for i, x in enumerate(_hemisphere(side)))
-        graph = coo_matrix((np.linalg.norm(mid[a] - mid[b], axis=1), (a, b)), (len(mid), len(mid))).tocsr()
-        centres = [int(np.argmin(np.linalg.norm(mid - np.array(c) * (sign, 1, 1), axis=1))) for _, _, c, _, _ in PARCELS]
-        beyond = dijkstra(graph, directed=False, indices=centres, limit=40) - np.array([[p[3]] for p in PARCELS])
+        graph = coo_matrix(
+            (np.linalg.norm(mid[a] - mid[b], axis=1), (a, b)), (len(mid), len(mid))
+        ).tocsr()
+        centres = [
+            int(np.argmin(np.linalg.norm(mid - np.array(c) * (sign, 1, 1), axis=1)))
+            for _, _, c, _, _ in PARCELS
+        ]
+        beyond = dijkstra(graph, directed=False, indices=centres, limit=40) - np.array(
+            [[p[3]] for p in PARCELS]
+        )
         nearest = beyond.argmin(0)
         parcel.append(np.where(beyond.min(0) <= 0, nearest + len(names), -1))
         rim.append(beyond.min(0).clip(0))
         spheres.append(sphere + (0 if sign > 0 else 1000))
-        names += [f"{p[0]} {side}" for p in PARCELS]; group += [p[1] for p in PARCELS]; slow += [p[4] for p in PARCELS]
-    return Surface(np.concatenate(spheres), np.concatenate(parcel), np.concatenate(rim), tuple(names), tuple(group), np.array(slow))
+        names += [f"{p[0]} {side}" for p in PARCELS]
+        group += [p[1] for p in PARCELS]
+        slow += [p[4] for p in PARCELS]
+    return Surface(
+        np.concatenate(spheres),
+        np.concatenate(parcel),
+        np.concatenate(rim),
+        tuple(names),
+        tuple(group),
+        np.array(slow),
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #52f38e6a
 def surface_columns(
-    surface: Surface,     # from load_surface
-    which="parcels",   # 'parcels' (with a ring of 3 mm), 'all' (20,484 vertices), or a number of voxels: that many columns, each at a vertex
-) -> np.ndarray:       # (V,) vertex numbers; with a number above 20,484 vertices come more than once
+    surface: Surface,  # from load_surface
+    # 'parcels' (with a ring of 3 mm), 'all' (20,484 vertices), or a number of voxels: that many
+    # columns, each at a vertex
+    which="parcels",
+) -> np.ndarray:  # (V,) vertex numbers; with a number above 20,484 vertices come more than once
     "Which vertices the response columns lie at."
-    if which == "parcels": return np.flatnonzero(surface.distance <= 3)
-    if which == "all": return np.arange(len(surface.parcel))
-    if not isinstance(which, int) or which < 1: raise ParameterError("Unknown choice of columns", found=repr(which), expected="'parcels', 'all' or a number of voxels")
+    if which == "parcels":
+        return np.flatnonzero(surface.distance <= 3)
+    if which == "all":
+        return np.arange(len(surface.parcel))
+    if not isinstance(which, int) or which < 1:
+        raise ParameterError(
+            "Unknown choice of columns",
+            found=repr(which),
+            expected="'parcels', 'all' or a number of voxels",
+        )
     return np.sort(np.resize(np.random.default_rng(which).permutation(len(surface.parcel)), which))
 
+
 def surface_space(
-    surface: Surface,     # from load_surface
+    surface: Surface,  # from load_surface
     columns: np.ndarray,  # (V,) vertex numbers
-) -> Space:               # regions 'auditory', 'superior_temporal', 'language' and 'rest'; labels: the parcel of each column
-    "The regions as an anatomist would draw them: the same for every participant, wherever their function lies."
+    # regions 'auditory', 'superior_temporal', 'language' and 'rest'; labels: the parcel of each
+    # column
+) -> Space:
+    """The regions as an anatomist would draw them: the same for every participant, wherever
+    their function lies."""
     parcel = surface.parcel[columns]
     group = np.array(surface.group + ("rest",))[parcel]
-    return Space("fsaverage5", "vertex" if len(np.unique(columns)) == len(columns) else "voxel", columns,
-        {g: group == g for g in GROUPS}, tuple(np.array(surface.names + ("rest",))[parcel]))
+    return Space(
+        "fsaverage5",
+        "vertex" if len(np.unique(columns)) == len(columns) else "voxel",
+        columns,
+        {g: group == g for g in GROUPS},
+        tuple(np.array(surface.names + ("rest",))[parcel]),
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #0a089324
-HZ = 10                                                                                                  # samples of a latent track a second
-SIZES = dict(spectrum=8, phones=12, meaning=None, topic=None, rate=1, unmodelled=4, onset=1)             # dimensions; None: as the lexicon
-FOLLOWS = dict(auditory=("spectrum", "unmodelled", "onset"), superior_temporal=("phones", "unmodelled"), # what each group responds to
-    language=("meaning", "topic", "rate", "unmodelled", "onset"), rest=())
+HZ = 10  # samples of a latent track a second
+SIZES = dict(
+    spectrum=8, phones=12, meaning=None, topic=None, rate=1, unmodelled=4, onset=1
+)  # dimensions; None: as the lexicon
+FOLLOWS = dict(
+    auditory=("spectrum", "unmodelled", "onset"),
+    superior_temporal=("phones", "unmodelled"),  # what each group responds to
+    language=("meaning", "topic", "rate", "unmodelled", "onset"),
+    rest=(),
+)
 
 # %% ../../nbs/36_simulate.brain.ipynb #0e99d8ee
 def _spectrum(audio, rate, n):
     "Cube root of the power in 8 mel bands, 10 frames a second, (n, 8)."
     step = rate // HZ
-    frames = np.pad(audio, (0, max(0, n * step - len(audio))))[: n * step].reshape(n, step) * np.hanning(step)
+    frames = np.pad(audio, (0, max(0, n * step - len(audio))))[: n * step].reshape(
+        n, step
+    ) * np.hanning(step)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
     edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 2 / 700), 10) / 2595) - 1)
     hz = np.fft.rfftfreq(step, 1 / rate)
-    bands = np.clip(np.minimum((hz[:, None] - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - hz[:, None]) / np.diff(edges)[1:]), 0, None)
+    bands = np.clip(
+        np.minimum(
+            (hz[:, None] - edges[:-2]) / np.diff(edges)[:-1],
+            (edges[2:] - hz[:, None]) / np.diff(edges)[1:],
+        ),
+        0,
+        None,
+    )
     return np.cbrt(power @ bands)
+
 
 def _held(onset, offset, values, n):
     "Each event's row of `values` while it lasts, (n, K); zero between events."
     track = np.zeros((n, values.shape[1]))
-    for a, b, row in zip(np.round(onset * HZ).astype(int), np.round(offset * HZ).astype(int), values): track[a:max(b, a + 1)] = row
+    for a, b, row in zip(
+        np.round(onset * HZ).astype(int), np.round(offset * HZ).astype(int), values
+    ):
+        track[a : max(b, a + 1)] = row
     return track
 
 # %% ../../nbs/36_simulate.brain.ipynb #bdb8d113
 def stimulus_tracks(
     audio: np.ndarray,  # mono sound, (n,)
-    rate: int,          # Hz
-    words: Events,      # (N,) s
-    phones: Events,     # (P,) s
-    seed: int,          # seed of the unmodelled signal
-) -> dict:              # name -> (n, K) float32 at 10 Hz
+    rate: int,  # Hz
+    words: Events,  # (N,) s
+    phones: Events,  # (P,) s
+    seed: int,  # seed of the unmodelled signal
+) -> dict:  # name -> (n, K) float32 at 10 Hz
     "Everything but meaning: spectrum, phones, word rate, unmodelled signal, onset."
     n = int(np.ceil(len(audio) / rate * HZ))
-    codes = {name: np.random.default_rng([36, zlib.crc32(name.encode())]).standard_normal(SIZES["phones"]) for name in set(phones.text)}
+    codes = {
+        name: (
+            np.random.default_rng([36, zlib.crc32(name.encode())]).standard_normal(SIZES["phones"])
+        )
+        for name in set(phones.text)
+    }
     rng, window = np.random.default_rng([seed, 361]), np.hanning(8 * HZ)
-    noise = np.stack([np.convolve(x, window, "same") for x in rng.standard_normal((SIZES["unmodelled"], n))], axis=1)
-    return {k: v.astype(np.float32) for k, v in dict(
-        spectrum=_spectrum(audio, rate, n), phones=_held(phones.onset, phones.offset, np.array([codes[p] for p in phones.text]), n),
-        rate=np.bincount(np.minimum(np.round(words.onset * HZ).astype(int), n - 1), minlength=n)[:, None],
-        unmodelled=noise / noise.std(0), onset=np.exp(-np.arange(n) / HZ / 12)[:, None]).items()}
+    noise = np.stack(
+        [np.convolve(x, window, "same") for x in rng.standard_normal((SIZES["unmodelled"], n))],
+        axis=1,
+    )
+    return {
+        k: v.astype(np.float32)
+        for k, v in dict(
+            spectrum=_spectrum(audio, rate, n),
+            phones=_held(phones.onset, phones.offset, np.array([codes[p] for p in phones.text]), n),
+            rate=np.bincount(
+                np.minimum(np.round(words.onset * HZ).astype(int), n - 1), minlength=n
+            )[:, None],
+            unmodelled=noise / noise.std(0),
+            onset=np.exp(-np.arange(n) / HZ / 12)[:, None],
+        ).items()
+    }
+
 
 def meaning_tracks(
-    words: Events,        # (N,) s
-    fast: np.ndarray,     # meaning of each word, (N, M)
-    slow: np.ndarray,     # running topic at each word, (N, M)
-    n: int,               # samples at 10 Hz
-) -> dict:                # 'meaning' and 'topic', (n, M) float32
+    words: Events,  # (N,) s
+    fast: np.ndarray,  # meaning of each word, (N, M)
+    slow: np.ndarray,  # running topic at each word, (N, M)
+    n: int,  # samples at 10 Hz
+) -> dict:  # 'meaning' and 'topic', (n, M) float32
     "Meaning in time: a word's own while it sounds, the topic until the next word."
     until = np.append(words.onset[1:], words.offset[-1:])
-    return dict(meaning=_held(words.onset, words.offset, fast, n).astype(np.float32), topic=_held(words.onset, until, slow, n).astype(np.float32))
+    return dict(
+        meaning=_held(words.onset, words.offset, fast, n).astype(np.float32),
+        topic=_held(words.onset, until, slow, n).astype(np.float32),
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #e4c4e7aa
 LAGS = np.arange(0, 32, 1 / HZ)  # s
 
+
 @lru_cache(maxsize=1000)
 def hrf(
-    peak: float,       # s
-) -> np.ndarray:       # (320,) at LAGS, sums to 1
+    peak: float,  # s
+) -> np.ndarray:  # (320,) at LAGS, sums to 1
     "Double-gamma haemodynamic response with its peak at `peak`, undershoot ten seconds later."
     from scipy.stats import gamma
+
     h = gamma.pdf(LAGS, peak + 1) - gamma.pdf(LAGS, peak + 11) / 6
     h /= h.sum()
     h.flags.writeable = False  # shared between callers
     return h
 
+
 def lag_windows(
     track: np.ndarray,  # (n, K) at 10 Hz from story second 0
     times: np.ndarray,  # (T,) s
-) -> np.ndarray:        # (320, T, K) float32: the track at each lag before each time, 0 outside the story
+) -> np.ndarray:  # (320, T, K) float32: the track at each lag before each time, 0 outside the story
     "Gather what a convolution needs."
     index = np.round((np.asarray(times)[None] - LAGS[:, None]) * HZ).astype(int)
     inside = (index >= 0) & (index < len(track))
     return np.where(inside[..., None], track[np.where(inside, index, 0)], 0).astype(np.float32)
 
+
 def convolve(
-    windows: np.ndarray,   # (320, T, K)
-    peaks: np.ndarray,     # (J,) s
-) -> np.ndarray:           # (J, T, K) float32
+    windows: np.ndarray,  # (320, T, K)
+    peaks: np.ndarray,  # (J,) s
+) -> np.ndarray:  # (J, T, K) float32
     "Haemodynamic response to each dimension, for each peak."
     return np.tensordot(np.stack([hrf(p) for p in peaks]).astype(np.float32), windows, axes=1)
 
@@ -207,14 +337,17 @@ def convolve(
 def _field(points, k, seed, width=12.0, n_features=100):
     "Smooth Gaussian random field on the sphere, unit variance, (V, k)."
     rng = np.random.default_rng(seed)
-    phase = points @ (rng.standard_normal((3, n_features)) / width) + rng.uniform(0, 2 * np.pi, n_features)
+    phase = points @ (rng.standard_normal((3, n_features)) / width) + rng.uniform(
+        0, 2 * np.pi, n_features
+    )
     return np.sqrt(2 / n_features) * np.cos(phase) @ rng.standard_normal((n_features, k))
+
 
 def displaced(
     points: np.ndarray,  # on the spheres, (V, 3) mm
-    mm: float,           # expected root mean square displacement
-    seed,                # what numpy's default_rng takes
-) -> np.ndarray:         # (V, 3) mm
+    mm: float,  # expected root mean square displacement
+    seed,  # what numpy's default_rng takes
+) -> np.ndarray:  # (V, 3) mm
     "Positions moved along the sphere by a smooth random field, width 40 mm."
     centre = np.where(points[:, :1] > 500, 1000, 0)
     unit = (points - centre) / 100
@@ -227,30 +360,43 @@ def displaced(
 @dataclass(frozen=True, eq=False)
 class Brain:
     "One simulated participant: where things are, what they follow, how fast and how noisy."
-    name: str            # of the participant
-    parcel: np.ndarray   # functional parcel of each column, (V,), -1: none; displaced from the anatomical one
-    weights: dict        # latent -> (K, V) float32, scaled so that variances are those of the knobs
-    peaks: np.ndarray    # haemodynamic peak of each parcel, (J,) s
-    noise: np.ndarray    # standard deviation of the noise of one presentation, (V,)
-    seed: list           # numbers that seed this participant's noise
+
+    name: str  # of the participant
+    parcel: (
+        np.ndarray
+    )  # functional parcel of each column, (V,), -1: none; displaced from the anatomical one
+    weights: dict  # latent -> (K, V) float32, scaled so that variances are those of the knobs
+    peaks: np.ndarray  # haemodynamic peak of each parcel, (J,) s
+    noise: np.ndarray  # standard deviation of the noise of one presentation, (V,)
+    seed: list  # numbers that seed this participant's noise
 
 # %% ../../nbs/36_simulate.brain.ipynb #972824f6
 def _part_variance(knobs, slow):
     "Variance of each part in a parcel whose meaning is `slow` to that share."
-    return dict(spectrum=1, phones=1, meaning=knobs.meaning * (1 - slow), topic=knobs.meaning * slow, rate=knobs.word_rate, unmodelled=knobs.unmodelled, onset=knobs.onset)
+    return dict(
+        spectrum=1,
+        phones=1,
+        meaning=knobs.meaning * (1 - slow),
+        topic=knobs.meaning * slow,
+        rate=knobs.word_rate,
+        unmodelled=knobs.unmodelled,
+        onset=knobs.onset,
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #e2fdffe8
 def make_brain(
-    name: str,               # of the participant
-    number: int,             # number of the participant, part of the seed
-    surface: Surface,     # from load_surface
-    columns: np.ndarray,     # (V,) vertex numbers
-    covariance: dict,        # latent -> (K, K), of the latents after the haemodynamic response, over all stories
-    knobs: Knobs,            # what brains are like
-    seed: int,               # of the experiment
+    name: str,  # of the participant
+    number: int,  # number of the participant, part of the seed
+    surface: Surface,  # from load_surface
+    columns: np.ndarray,  # (V,) vertex numbers
+    # latent -> (K, K), of the latents after the haemodynamic response, over all stories
+    covariance: dict,
+    knobs: Knobs,  # what brains are like
+    seed: int,  # of the experiment
 ) -> Brain:
     "Draw one participant; the group's maps depend on `seed` alone."
     from scipy.spatial import cKDTree
+
     rng = np.random.default_rng([seed, 362, number])
     moved = displaced(surface.sphere[columns], knobs.misregistration, [seed, 363, number])
     parcel = surface.parcel[cKDTree(surface.sphere).query(moved)[1]]
@@ -258,50 +404,70 @@ def make_brain(
     slow = np.append(surface.slow, 0.0)[parcel]
     for i, (latent, c) in enumerate(sorted(covariance.items())):
         follows = np.array([latent in FOLLOWS[g] for g in group])
-        if latent in ("rate", "onset"): w = np.ones((len(columns), 1))
+        if latent in ("rate", "onset"):
+            w = np.ones((len(columns), 1))
         else:
-            shared, own = _field(moved, len(c), [seed, 364, i]), _field(surface.sphere[columns], len(c), [seed, 365, i, number])
+            shared, own = (
+                _field(moved, len(c), [seed, 364, i]),
+                _field(surface.sphere[columns], len(c), [seed, 365, i, number]),
+            )
             w = np.sqrt(knobs.map_share) * shared + np.sqrt(1 - knobs.map_share) * own
         scale = np.sqrt(np.maximum(np.einsum("vk,kl,vl->v", w, c, w), 1e-12))
         variance = np.broadcast_to(_part_variance(knobs, slow)[latent], len(columns))
         weights[latent] = (w * (follows * np.sqrt(variance) / scale)[:, None]).T.astype(np.float32)
     base = rng.uniform(*knobs.peak)
-    peaks = np.clip(base + 0.15 * np.ptp(knobs.peak) * rng.standard_normal(len(surface.names)), *knobs.peak)
-    log_snr = np.log(knobs.snr) + knobs.snr_spread * (rng.standard_normal() + rng.standard_normal(len(surface.names) + 1))
+    peaks = np.clip(
+        base + 0.15 * np.ptp(knobs.peak) * rng.standard_normal(len(surface.names)), *knobs.peak
+    )
+    log_snr = np.log(knobs.snr) + knobs.snr_spread * (
+        rng.standard_normal() + rng.standard_normal(len(surface.names) + 1)
+    )
     return Brain(name, parcel, weights, peaks, np.exp(-log_snr)[parcel], [seed, 366, number])
 
 # %% ../../nbs/36_simulate.brain.ipynb #432843cc
 def latent_covariance(
-    tracks: list,      # one dictionary of latent tracks a story
-    times: list,       # (T,) s for each of them
-    peak: float = 6.0, # s
-) -> dict:             # latent -> (K, K)
+    tracks: list,  # one dictionary of latent tracks a story
+    times: list,  # (T,) s for each of them
+    peak: float = 6.0,  # s
+) -> dict:  # latent -> (K, K)
     "Covariance of the latents over the TRs of all stories, after the haemodynamic response."
-    rows = {k: np.concatenate([convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]) for k in tracks[0]}
+    rows = {
+        k: np.concatenate(
+            [convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]
+        )
+        for k in tracks[0]
+    }
     return {k: np.atleast_2d(np.cov(x.T)) for k, x in rows.items()}
 
 # %% ../../nbs/36_simulate.brain.ipynb #16b7cda1
 def private_meaning(
-    lexicon,              # the true lexicon
-    language: str,        # 'en' or 'zh'
-    number: int,          # participant
-    knobs: Knobs,            # what brains are like
-    seed: int,            # of the experiment
-) -> np.ndarray:          # (C, M) float32, variance 1 per dimension
+    lexicon,  # the true lexicon
+    language: str,  # 'en' or 'zh'
+    number: int,  # participant
+    knobs: Knobs,  # what brains are like
+    seed: int,  # of the experiment
+) -> np.ndarray:  # (C, M) float32, variance 1 per dimension
     "Meanings of the concepts for one participant in one language."
     from braintune_nb.simulate.language import make_lexicon
-    other = lambda *key: make_lexicon(int(np.random.default_rng([seed, *key]).integers(2**31)), lexicon.meaning.shape[1]).meaning
+
+    other = lambda *key: (
+        make_lexicon(
+            int(np.random.default_rng([seed, *key]).integers(2**31)), lexicon.meaning.shape[1]
+        ).meaning
+    )
     r, meaning = knobs.language_sharing, lexicon.meaning
-    if language == "zh" and r < 1: meaning = r * meaning + np.sqrt(1 - r ** 2) * other(367)
+    if language == "zh" and r < 1:
+        meaning = r * meaning + np.sqrt(1 - r**2) * other(367)
     o = knobs.latent_overlap
-    if o < 1: meaning = np.sqrt(o) * meaning + np.sqrt(1 - o) * other(368, number)
+    if o < 1:
+        meaning = np.sqrt(o) * meaning + np.sqrt(1 - o) * other(368, number)
     return meaning.astype(np.float32)
 
 # %% ../../nbs/36_simulate.brain.ipynb #b184f58e
 def signal_parts(
-    brain: Brain,         # the participant
-    windows: dict,      # latent -> (320, T, K)
-) -> dict:              # latent -> (T, V) float32
+    brain: Brain,  # the participant
+    windows: dict,  # latent -> (320, T, K)
+) -> dict:  # latent -> (T, V) float32
     "The parts of the response that are locked to the story."
     parts = {}
     for latent, weight in brain.weights.items():
@@ -317,46 +483,68 @@ def signal_parts(
 def _noise_parts(brain, n, tr, loudness, knobs, rng):
     "Motion, drift and noise of one presentation, (T, V) each, and the motion regressors (T, 6)."
     from scipy.signal import lfilter
+
     v, a = len(brain.noise), knobs.autocorrelation
     walk = zscore(np.cumsum(rng.standard_normal((n, 6)), axis=0))
     motion = np.sqrt(0.5) * walk + np.sqrt(0.5) * zscore(loudness)[:, None]
     mix = np.random.default_rng([*brain.seed, 1]).standard_normal((6, v))
     moved = zscore(motion @ mix) * np.sqrt(knobs.motion)
     period = rng.uniform(130, 400, (3, 1)) / tr
-    waves = np.cos(2 * np.pi * (np.arange(n) / period + rng.uniform(0, 1, (3, 1)))).T * np.sqrt(2 / 3)
+    waves = np.cos(2 * np.pi * (np.arange(n) / period + rng.uniform(0, 1, (3, 1)))).T * np.sqrt(
+        2 / 3
+    )
     slow = waves @ (rng.standard_normal((3, v)) * np.sqrt(knobs.drift) * brain.noise)
     white = rng.standard_normal((n + 20, v), np.float32) * np.float32(np.sqrt(1 - a * a))
     noise = lfilter([1], [1, -a], white, axis=0)[20:].astype(np.float32) * brain.noise
-    return dict(motion=moved.astype(np.float32), drift=slow.astype(np.float32), noise=noise.astype(np.float32)), motion
+    return (
+        dict(
+            motion=moved.astype(np.float32),
+            drift=slow.astype(np.float32),
+            noise=noise.astype(np.float32),
+        ),
+        motion,
+    )
 
 # %% ../../nbs/36_simulate.brain.ipynb #cdca1f24
 def presentations(
-    brain: Brain,         # the participant
-    windows: dict,          # latent -> (320, T, K)
-    repeats: int,           # R, number of presentations
-    tr: float,              # s
-    knobs: Knobs,            # what brains are like
-    story_seed: int,        # part of the seed of the noise
-) -> tuple:                 # responses (R, T, V) float32, z-scored; motion (T, 6), mean over repeats; parts of the first presentation, name -> (T, V)
+    brain: Brain,  # the participant
+    windows: dict,  # latent -> (320, T, K)
+    repeats: int,  # R, number of presentations
+    tr: float,  # s
+    knobs: Knobs,  # what brains are like
+    story_seed: int,  # part of the seed of the noise
+    # responses (R, T, V) float32, z-scored; motion (T, 6), mean over repeats; parts of the first
+    # presentation, name -> (T, V)
+) -> tuple:
     "Let a participant listen `repeats` times; cost: T x V x R random numbers."
     parts, responses, motions = signal_parts(brain, windows), [], []
     signal = sum(parts.values())
     loudness = convolve(windows["spectrum"], [2.0])[0].sum(1)
     for r in range(repeats):
-        extra, motion = _noise_parts(brain, len(signal), tr, loudness, knobs, np.random.default_rng([*brain.seed, 2, story_seed, r]))
+        extra, motion = _noise_parts(
+            brain,
+            len(signal),
+            tr,
+            loudness,
+            knobs,
+            np.random.default_rng([*brain.seed, 2, story_seed, r]),
+        )
         responses.append(zscore(signal + sum(extra.values())).astype(np.float32))
         motions.append(motion)
-        if r == 0: parts = {**parts, **extra}
+        if r == 0:
+            parts = {**parts, **extra}
     return np.stack(responses), np.mean(motions, 0).astype(np.float32), parts
 
 # %% ../../nbs/36_simulate.brain.ipynb #0023a906
 def implied_ceiling(
-    brain: Brain,         # the participant
+    brain: Brain,  # the participant
     signal: np.ndarray,  # story-locked signal, (T, V)
-    repeats: int,        # m, presentations that are averaged
-    knobs: Knobs,            # what brains are like
-) -> np.ndarray:         # (V,)
+    repeats: int,  # m, presentations that are averaged
+    knobs: Knobs,  # what brains are like
+) -> np.ndarray:  # (V,)
     "Ceiling of the correlation with the mean of `repeats` presentations, as the knobs imply it."
-    s = signal.var(0) + 0.5 * knobs.motion  # half of the motion follows the story, on average over columns
-    n = brain.noise ** 2 * (1 + knobs.drift) + 0.5 * knobs.motion
+    s = (
+        signal.var(0) + 0.5 * knobs.motion
+    )  # half of the motion follows the story, on average over columns
+    n = brain.noise**2 * (1 + knobs.drift) + 0.5 * knobs.motion
     return np.sqrt(s / (s + n / repeats))

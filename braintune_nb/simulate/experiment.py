@@ -15,43 +15,77 @@ from ..core import DataError, MissingData, ParameterError, RunError, write_atomi
 from ..clock import regular_clock
 from ..data.stories import Story
 from ..data.recordings import Dataset, Recording
-from ..data.lebel2023 import RESPDICT_SURPLUS, lebel_clock, load_lebel2023, write_lebel2023, write_npz
+from braintune_nb.data.lebel2023 import (
+    RESPDICT_SURPLUS,
+    lebel_clock,
+    load_lebel2023,
+    write_lebel2023,
+    write_npz,
+)
 from ..data.bilingual import load_bilingual, write_bilingual
 from ..align.resample import lanczos_weights, resample
-from .language import Lexicon, Text, make_lexicon, meaning_track, topic_track, translate, write_story
+from braintune_nb.simulate.language import (
+    Lexicon,
+    Text,
+    make_lexicon,
+    meaning_track,
+    topic_track,
+    translate,
+    write_story,
+)
 from .speech import VOICES, speak
-from .brain import (Knobs, implied_ceiling, lag_windows, latent_covariance, load_surface, make_brain, meaning_tracks, presentations,
-    private_meaning, stimulus_tracks, surface_columns, surface_space)
+from braintune_nb.simulate.brain import (
+    Knobs,
+    implied_ceiling,
+    lag_windows,
+    latent_covariance,
+    load_surface,
+    make_brain,
+    meaning_tracks,
+    presentations,
+    private_meaning,
+    stimulus_tracks,
+    surface_columns,
+    surface_space,
+)
 
 # %% ../../nbs/37_simulate.experiment.ipynb #659f2f40
 ROLES = ("tuning", "validation", "encoding", "test")
 
+
 @dataclass(frozen=True)
 class Size:
     "How large a simulated experiment is."
-    participants: int  # how many people listen
-    tuning: int        # stories that tune the model
-    validation: int    # stories that stop it
-    encoding: int      # stories that fit the voxelwise models
-    test: int          # stories that are scored
-    words: int         # words of an English story
 
-SIZES = dict(smoke=Size(3, 3, 1, 2, 2, 420), quickstart=Size(8, 12, 2, 4, 4, 660), listening=Size(8, 6, 1, 4, 3, 600), study=Size(8, 16, 2, 8, 6, 1200))
+    participants: int  # how many people listen
+    tuning: int  # stories that tune the model
+    validation: int  # stories that stop it
+    encoding: int  # stories that fit the voxelwise models
+    test: int  # stories that are scored
+    words: int  # words of an English story
+
+
+SIZES = dict(
+    smoke=Size(3, 3, 1, 2, 2, 420),
+    quickstart=Size(8, 12, 2, 4, 4, 660),
+    listening=Size(8, 6, 1, 4, 3, 600),
+    study=Size(8, 16, 2, 8, 6, 1200),
+)
 LAYOUTS = ("lebel2023", "bilingual")
-TIMESCALE = 30        # words: memory of the topic track
-LOUDNESS = 2.5        # dB: standard deviation of the loudness of words
+TIMESCALE = 30  # words: memory of the topic track
+LOUDNESS = 2.5  # dB: standard deviation of the loudness of words
 
 # %% ../../nbs/37_simulate.experiment.ipynb #6cbf8e92
 def word_loudness(
-    text: Text,           # words with their concepts and topics
-    lexicon: Lexicon,     # with the meanings
-    correlation: float,   # with the first dimension of meaning, 0 to 0.8
-    seed: int,            # of the loudness that meaning does not explain
-) -> np.ndarray:          # (N,) dB
+    text: Text,  # words with their concepts and topics
+    lexicon: Lexicon,  # with the meanings
+    correlation: float,  # with the first dimension of meaning, 0 to 0.8
+    seed: int,  # of the loudness that meaning does not explain
+) -> np.ndarray:  # (N,) dB
     "Loudness of each word; function words vary as much, without meaning."
     z = np.random.default_rng([seed, 371]).standard_normal(len(text))
     m = meaning_track(text, lexicon)[:, 0]
-    mixed = np.where(text.concept >= 0, correlation * m + np.sqrt(1 - correlation ** 2) * z, z)
+    mixed = np.where(text.concept >= 0, correlation * m + np.sqrt(1 - correlation**2) * z, z)
     return LOUDNESS * np.clip(mixed, -2.5, 2.5)
 
 # %% ../../nbs/37_simulate.experiment.ipynb #2122cc57
@@ -62,21 +96,38 @@ def _plan(size, languages, seed):
     for role in ROLES:
         for i in range(getattr(size, role)):
             voices = VOICES[4:] if role == "test" else VOICES[:4]
-            plan[f"{short[role]}{i + 1:02d}"] = dict(role=role, number=number, kind="mixed" if role == "test" else "seen", voice=voices[i % len(voices)])
+            plan[f"{short[role]}{i + 1:02d}"] = dict(
+                role=role,
+                number=number,
+                kind="mixed" if role == "test" else "seen",
+                voice=voices[i % len(voices)],
+            )
             number += 1
     return plan
 
-def _story_seed(seed, number, what=0): return int(np.random.default_rng([seed, 372, number, what]).integers(2**31))
+
+def _story_seed(seed, number, what=0):
+    return int(np.random.default_rng([seed, 372, number, what]).integers(2**31))
+
 
 def _write_text(lexicon, base, entry, size, knobs, seed):
     "The English story; topic segments of test stories are long enough to be scored apart."
     more = dict(sentences=(8, 12), cue=knobs.cue) if entry["kind"] == "mixed" else {}
-    return write_story(lexicon, base, "en", size.words, _story_seed(seed, entry["number"]), kind=entry["kind"], **more)
+    return write_story(
+        lexicon,
+        base,
+        "en",
+        size.words,
+        _story_seed(seed, entry["number"]),
+        kind=entry["kind"],
+        **more,
+    )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #dc1c7a5e
 def _tell(folder, lexicon, text, name, base, entry, language, layout, knobs, seed):
     "Speak one text: the Story with its sound on disk, and its latent tracks without meaning."
     import soundfile
+
     gain = word_loudness(text, lexicon, knobs.acoustics, _story_seed(seed, entry["number"], 1))
     speech = speak(text.words, language, entry["voice"], text.sentence, gain)
     path = folder / "told" / f"{name}.wav"
@@ -84,39 +135,70 @@ def _tell(folder, lexicon, text, name, base, entry, language, layout, knobs, see
     soundfile.write(path, speech.audio, speech.rate, subtype="PCM_16")
     tr = 2.0 if layout == "lebel2023" else 2.0045
     n = int(np.ceil((speech.duration + 10) / tr)) + 5
-    clock = lebel_clock(n) if layout == "lebel2023" else regular_clock(n - RESPDICT_SURPLUS, tr, 11.02)
+    clock = (
+        lebel_clock(n) if layout == "lebel2023" else regular_clock(n - RESPDICT_SURPLUS, tr, 11.02)
+    )
     story = Story(name, language, speech.words, clock, speech.phones, path, speech.source, base)
-    tracks = stimulus_tracks(speech.audio, speech.rate, speech.words, speech.phones, _story_seed(seed, entry["number"], 2 + (language == "zh")))
+    tracks = stimulus_tracks(
+        speech.audio,
+        speech.rate,
+        speech.words,
+        speech.phones,
+        _story_seed(seed, entry["number"], 2 + (language == "zh")),
+    )
     return story, tracks
+
 
 def _with_meaning(tracks, story, text, lexicon):
     "Add meaning and topic to the tracks of a story."
-    return tracks | meaning_tracks(story.words, meaning_track(text, lexicon), topic_track(text, lexicon, TIMESCALE), len(tracks["rate"]))
+    return tracks | meaning_tracks(
+        story.words,
+        meaning_track(text, lexicon),
+        topic_track(text, lexicon, TIMESCALE),
+        len(tracks["rate"]),
+    )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #084eec21
 def segment_rows(
-    text: Text,           # words with their concepts and topics
-    story: Story,          # with times for the words of `text`
-    held_out: bool,        # segments with held-out concepts, or those without
-    purge: float = 10.0,   # s after the start of a segment
+    text: Text,  # words with their concepts and topics
+    story: Story,  # with times for the words of `text`
+    held_out: bool,  # segments with held-out concepts, or those without
+    purge: float = 10.0,  # s after the start of a segment
     lag: tuple = (4.0, 8.0),  # s, range of haemodynamic delay
-) -> np.ndarray:           # (T,) bool
+) -> np.ndarray:  # (T,) bool
     "The TRs whose evoking words all lie inside one kind of topic segment."
     rows = np.zeros(len(story.clock), bool)
     for t in np.unique(text.topic):
         words = np.flatnonzero(text.topic == t)
-        if bool(text.held_out[words[0]]) != held_out: continue
-        rows |= (story.clock.times >= story.words.onset[words[0]] + purge + lag[1]) & (story.clock.times <= story.words.offset[words[-1]] + lag[0])
+        if bool(text.held_out[words[0]]) != held_out:
+            continue
+        rows |= (story.clock.times >= story.words.onset[words[0]] + purge + lag[1]) & (
+            story.clock.times <= story.words.offset[words[-1]] + lag[0]
+        )
     return rows
 
 # %% ../../nbs/37_simulate.experiment.ipynb #1a2faf2d
 def _check_request(folder, size, languages, layout):
-    if size not in SIZES and not isinstance(size, Size): raise ParameterError("Unknown size", found=repr(size), expected=f"one of {tuple(SIZES)} or a Size")
-    if layout not in LAYOUTS: raise ParameterError("Unknown layout", found=repr(layout), expected=f"one of {LAYOUTS}")
-    if not languages or any(l not in ("en", "zh") for l in languages): raise ParameterError("Unknown languages", found=repr(languages), expected="('en',), ('zh',) or ('en', 'zh')")
-    if folder.exists() and any(folder.iterdir()): raise RunError("The folder is not empty", file=folder, next_step="choose another folder, or delete this one")
+    if size not in SIZES and not isinstance(size, Size):
+        raise ParameterError(
+            "Unknown size", found=repr(size), expected=f"one of {tuple(SIZES)} or a Size"
+        )
+    if layout not in LAYOUTS:
+        raise ParameterError("Unknown layout", found=repr(layout), expected=f"one of {LAYOUTS}")
+    if not languages or any(l not in ("en", "zh") for l in languages):
+        raise ParameterError(
+            "Unknown languages", found=repr(languages), expected="('en',), ('zh',) or ('en', 'zh')"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(
+            "The folder is not empty",
+            file=folder,
+            next_step="choose another folder, or delete this one",
+        )
 
-def _story_name(base, language, layout, languages): return base if layout == "lebel2023" and languages == ("en",) else f"{base}_{language}"
+
+def _story_name(base, language, layout, languages):
+    return base if layout == "lebel2023" and languages == ("en",) else f"{base}_{language}"
 
 # %% ../../nbs/37_simulate.experiment.ipynb #3678f571
 def _tell_all(folder, lexicon, size, languages, layout, knobs, seed):
@@ -127,64 +209,144 @@ def _tell_all(folder, lexicon, size, languages, layout, knobs, seed):
         for language in languages:
             name = _story_name(base, language, layout, languages)
             text = english if language == "en" else translate(english, lexicon, language)
-            told[name] = (*_tell(folder, lexicon, text, name, base, entry, language, layout, knobs, seed), text, entry["role"])
+            told[name] = (
+                *_tell(folder, lexicon, text, name, base, entry, language, layout, knobs, seed),
+                text,
+                entry["role"],
+            )
     return told
 
+
 def _listen(brain, number, lexicon, told, space, knobs, seed):
-    "Recordings of one participant, and the ceiling implied for the mean of the repeats of the test stories."
+    """Recordings of one participant, and the ceiling implied for the mean of the repeats of the
+    test stories."""
     recordings, ceilings = {}, []
     for name, (story, tracks, text, role) in told.items():
-        mine = replace(lexicon, meaning=private_meaning(lexicon, story.language, number, knobs, seed))
-        windows = {k: lag_windows(t, story.clock.times) for k, t in _with_meaning(tracks, story, text, mine).items()}
+        mine = replace(
+            lexicon, meaning=private_meaning(lexicon, story.language, number, knobs, seed)
+        )
+        windows = {
+            k: lag_windows(t, story.clock.times)
+            for k, t in _with_meaning(tracks, story, text, mine).items()
+        }
         n = knobs.repeats if role == "test" else 1
-        responses, motion, parts = presentations(brain, windows, n, story.clock.tr, knobs, list(told).index(name))
-        if role == "test": ceilings.append(implied_ceiling(brain, sum(parts[k] for k in brain.weights), n, knobs))
-        recordings[name] = Recording(brain.name, story, responses.mean(0), space, responses if n > 1 else None, motion, "simulated")
+        responses, motion, parts = presentations(
+            brain, windows, n, story.clock.tr, knobs, list(told).index(name)
+        )
+        if role == "test":
+            ceilings.append(implied_ceiling(brain, sum(parts[k] for k in brain.weights), n, knobs))
+        recordings[name] = Recording(
+            brain.name,
+            story,
+            responses.mean(0),
+            space,
+            responses if n > 1 else None,
+            motion,
+            "simulated",
+        )
     return recordings, np.mean(ceilings, axis=0)
 
 # %% ../../nbs/37_simulate.experiment.ipynb #846087ad
 def _write_truth(folder, lexicon, told):
     "Everything about the stories that a model may not know."
-    write_npz(folder / "truth" / "lexicon.npz", meaning=lexicon.meaning, category=lexicon.category, word_class=lexicon.word_class, held_out=lexicon.held_out,
-        category_names=np.array(lexicon.category_names), **{f"words_{k}": np.array(v) for k, v in lexicon.words.items()})
+    write_npz(
+        folder / "truth" / "lexicon.npz",
+        meaning=lexicon.meaning,
+        category=lexicon.category,
+        word_class=lexicon.word_class,
+        held_out=lexicon.held_out,
+        category_names=np.array(lexicon.category_names),
+        **{f"words_{k}": np.array(v) for k, v in lexicon.words.items()},
+    )
     for name, (story, tracks, text, role) in told.items():
         full = _with_meaning(tracks, story, text, lexicon)
-        write_npz(folder / "truth" / f"story_{name}.npz", words=np.array(text.words), language=np.array(text.language),
-            **{k: getattr(text, k) for k in ("concept", "sentence", "topic", "template", "held_out", "theme")}, meaning=meaning_track(text, lexicon), topic_meaning=topic_track(text, lexicon, TIMESCALE),
-            seen_rows=segment_rows(text, story, False), unseen_rows=segment_rows(text, story, True), **{f"track_{k}": v for k, v in full.items()})
+        write_npz(
+            folder / "truth" / f"story_{name}.npz",
+            words=np.array(text.words),
+            language=np.array(text.language),
+            **{
+                k: getattr(text, k)
+                for k in ("concept", "sentence", "topic", "template", "held_out", "theme")
+            },
+            meaning=meaning_track(text, lexicon),
+            topic_meaning=topic_track(text, lexicon, TIMESCALE),
+            seen_rows=segment_rows(text, story, False),
+            unseen_rows=segment_rows(text, story, True),
+            **{f"track_{k}": v for k, v in full.items()},
+        )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #25b2771d
 def simulate_experiment(
-    folder,                         # where it goes; must be empty or absent
-    size: str | Size = "quickstart",# 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
-    seed: int = 0,                  # same seed, same files
-    knobs: Knobs = Knobs(),         # what the brains are like
-    languages: tuple = ("en",),     # ('en',), ('zh',) or ('en', 'zh'): the same stories in both
-    layout: str = "lebel2023",      # or 'bilingual'
-    columns="parcels",              # 'parcels', 'all' (20,484 vertices), or a number of voxels (81,126 as UTS01)
-) -> Path:                          # the folder: dataset in the layout, simulation.json, truth/
-    "Make a simulated experiment; `RunError` if the folder holds something. Cost grows with stories x participants x TRs x columns."
-    folder, languages = Path(folder), tuple([languages] if isinstance(languages, str) else languages)
+    folder,  # where it goes; must be empty or absent
+    size: (
+        str | Size
+    ) = "quickstart",  # 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
+    seed: int = 0,  # same seed, same files
+    knobs: Knobs = Knobs(),  # what the brains are like
+    languages: tuple = ("en",),  # ('en',), ('zh',) or ('en', 'zh'): the same stories in both
+    layout: str = "lebel2023",  # or 'bilingual'
+    # 'parcels', 'all' (20,484 vertices), or a number of voxels (81,126 as UTS01)
+    columns="parcels",
+) -> Path:  # the folder: dataset in the layout, simulation.json, truth/
+    """Make a simulated experiment; `RunError` if the folder holds something. Cost grows with
+    stories x participants x TRs x columns."""
+    folder, languages = (
+        Path(folder),
+        tuple([languages] if isinstance(languages, str) else languages),
+    )
     _check_request(folder, size, languages, layout)
-    scale, work = size if isinstance(size, Size) else SIZES[size], folder.with_name(folder.name + ".partial")
-    if work.exists(): shutil.rmtree(work)
+    scale, work = (
+        size if isinstance(size, Size) else SIZES[size],
+        folder.with_name(folder.name + ".partial"),
+    )
+    if work.exists():
+        shutil.rmtree(work)
     lexicon, surface = make_lexicon(seed), load_surface()
     told = _tell_all(work, lexicon, scale, languages, layout, knobs, seed)
     vertices = surface_columns(surface, columns)
-    space, write = surface_space(surface, vertices), write_lebel2023 if layout == "lebel2023" else write_bilingual
-    covariance = latent_covariance([_with_meaning(t, s, x, lexicon) for s, t, x, _ in told.values()], [s.clock.times for s, *_ in told.values()])
-    stories, people = {name: t[0] for name, t in told.items()}, [f"sim{i + 1:02d}" for i in range(scale.participants)]
+    space, write = (
+        surface_space(surface, vertices),
+        (write_lebel2023 if layout == "lebel2023" else write_bilingual),
+    )
+    covariance = latent_covariance(
+        [_with_meaning(t, s, x, lexicon) for s, t, x, _ in told.values()],
+        [s.clock.times for s, *_ in told.values()],
+    )
+    stories, people = (
+        {name: t[0] for name, t in told.items()},
+        [f"sim{i + 1:02d}" for i in range(scale.participants)],
+    )
     for i, person in enumerate(people):
         brain = make_brain(person, i, surface, vertices, covariance, knobs, seed)
         recordings, ceiling = _listen(brain, i, lexicon, told, space, knobs, seed)
         write(work, Dataset(f"simulated, seed {seed}", stories, {person: recordings}), told=i == 0)
-        write_npz(work / "truth" / f"participant_{person}.npz", parcel=brain.parcel, peaks=brain.peaks, noise=brain.noise, ceiling=ceiling, **{f"weights_{k}": w for k, w in brain.weights.items()})
+        write_npz(
+            work / "truth" / f"participant_{person}.npz",
+            parcel=brain.parcel,
+            peaks=brain.peaks,
+            noise=brain.noise,
+            ceiling=ceiling,
+            **{f"weights_{k}": w for k, w in brain.weights.items()},
+        )
     _write_truth(work, lexicon, told)
     shutil.rmtree(work / "told")
-    record = dict(format=1, layout=layout, languages=languages, seed=seed, size=size if isinstance(size, str) else "own", scale=asdict(scale), knobs=asdict(knobs), columns=columns, participants=people,
-        roles={role: [n for n, t in told.items() if t[3] == role] for role in ROLES}, parcels=surface.names, groups=surface.group)
+    record = dict(
+        format=1,
+        layout=layout,
+        languages=languages,
+        seed=seed,
+        size=size if isinstance(size, str) else "own",
+        scale=asdict(scale),
+        knobs=asdict(knobs),
+        columns=columns,
+        participants=people,
+        roles={role: [n for n, t in told.items() if t[3] == role] for role in ROLES},
+        parcels=surface.names,
+        groups=surface.group,
+    )
     write_atomic(work / "simulation.json", json.dumps(record, indent=1))
-    if folder.exists(): folder.rmdir()
+    if folder.exists():
+        folder.rmdir()
     os.replace(work, folder)
     return folder
 
@@ -192,59 +354,111 @@ def simulate_experiment(
 @dataclass(frozen=True, eq=False)
 class Truth:
     "What the simulation knows and no model may."
-    knobs: Knobs         # what the brains are like
-    seed: int            # of the experiment
-    roles: dict          # 'tuning', 'validation', 'encoding', 'test' -> names of stories
-    lexicon: Lexicon     # concepts, their words and meanings
-    texts: dict          # story -> Text: per word concept, topic, sentence, template, held_out
-    meaning: dict        # story -> (N, M) float32, meaning of each word, 0 for function words
+
+    knobs: Knobs  # what the brains are like
+    seed: int  # of the experiment
+    roles: dict  # 'tuning', 'validation', 'encoding', 'test' -> names of stories
+    lexicon: Lexicon  # concepts, their words and meanings
+    texts: dict  # story -> Text: per word concept, topic, sentence, template, held_out
+    meaning: dict  # story -> (N, M) float32, meaning of each word, 0 for function words
     topic_meaning: dict  # story -> (N, M) float32, running topic
-    seen_rows: dict      # story -> (T,) bool, TRs of segments with seen concepts
-    unseen_rows: dict    # story -> (T,) bool, TRs of segments with held-out concepts
-    tracks: dict         # story -> latent -> (n, K) at 10 Hz
-    participants: dict   # participant -> 'parcel' (V,), 'peaks' (J,), 'noise' (V,), 'ceiling' (V,), 'weights_<latent>' (K, V)
-    parcels: tuple       # names of the parcels that 'parcel' counts
+    seen_rows: dict  # story -> (T,) bool, TRs of segments with seen concepts
+    unseen_rows: dict  # story -> (T,) bool, TRs of segments with held-out concepts
+    tracks: dict  # story -> latent -> (n, K) at 10 Hz
+    # participant -> 'parcel' (V,), 'peaks' (J,), 'noise' (V,), 'ceiling' (V,), 'weights_<latent>'
+    # (K, V)
+    participants: dict
+    parcels: tuple  # names of the parcels that 'parcel' counts
 
 # %% ../../nbs/37_simulate.experiment.ipynb #77e2ec8c
 def _read_npz(path):
-    if not path.exists(): raise MissingData("A file of the simulated truth is missing", file=path, next_step="make the experiment again")
-    with np.load(path, allow_pickle=False) as f: return {k: f[k] for k in f.files}
+    if not path.exists():
+        raise MissingData(
+            "A file of the simulated truth is missing",
+            file=path,
+            next_step="make the experiment again",
+        )
+    with np.load(path, allow_pickle=False) as f:
+        return {k: f[k] for k in f.files}
+
 
 def _read_text_truth(name, a):
-    return Text(name, str(a["language"]), tuple(str(w) for w in a["words"]), *(a[k] for k in ("concept", "sentence", "topic", "template", "held_out", "theme")))
+    return Text(
+        name,
+        str(a["language"]),
+        tuple(str(w) for w in a["words"]),
+        *(a[k] for k in ("concept", "sentence", "topic", "template", "held_out", "theme")),
+    )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #c95d3ce1
 def load_simulated(
-    folder,            # made by simulate_experiment
-    participants=None, # names; None: all
-) -> tuple:            # (Dataset, Truth)
+    folder,  # made by simulate_experiment
+    participants=None,  # names; None: all
+) -> tuple:  # (Dataset, Truth)
     "The dataset, read by the loader of its layout, and the truth."
     folder = Path(folder)
-    if not (folder / "simulation.json").exists(): raise MissingData("This is not a simulated experiment", file=folder, found="no simulation.json", next_step="make one with simulate_experiment")
+    if not (folder / "simulation.json").exists():
+        raise MissingData(
+            "This is not a simulated experiment",
+            file=folder,
+            found="no simulation.json",
+            next_step="make one with simulate_experiment",
+        )
     record = json.loads((folder / "simulation.json").read_text())
     load = load_lebel2023 if record["layout"] == "lebel2023" else load_bilingual
     dataset, truth = load(folder, participants), folder / "truth"
     lexicon = _read_npz(truth / "lexicon.npz")
     words = {k[6:]: tuple(str(w) for w in v) for k, v in lexicon.items() if k.startswith("words_")}
-    lexicon = Lexicon(words, *(lexicon[k] for k in ("category", "word_class", "meaning", "held_out")), tuple(str(n) for n in lexicon["category_names"]))
+    lexicon = Lexicon(
+        words,
+        *(lexicon[k] for k in ("category", "word_class", "meaning", "held_out")),
+        tuple(str(n) for n in lexicon["category_names"]),
+    )
     files = {name: _read_npz(truth / f"story_{name}.npz") for name in dataset.stories}
     for name, a in files.items():
-        if tuple(str(w) for w in a["words"]) != dataset.stories[name].words.text: raise DataError("TextGrid and truth of a simulated story differ", file=truth / f"story_{name}.npz", place=name, found=f"{len(dataset.stories[name].words)} words", expected=f"{len(a['words'])} words", next_step="make the experiment again")
+        if tuple(str(w) for w in a["words"]) != dataset.stories[name].words.text:
+            raise DataError(
+                "TextGrid and truth of a simulated story differ",
+                file=truth / f"story_{name}.npz",
+                place=name,
+                found=f"{len(dataset.stories[name].words)} words",
+                expected=f"{len(a['words'])} words",
+                next_step="make the experiment again",
+            )
     pick = lambda key: {name: a[key] for name, a in files.items()}
-    return dataset, Truth(Knobs(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])}), record["seed"], {k: tuple(v) for k, v in record["roles"].items()}, lexicon,
-        {n: _read_text_truth(n, a) for n, a in files.items()}, pick("meaning"), pick("topic_meaning"), pick("seen_rows"), pick("unseen_rows"),
+    return dataset, Truth(
+        Knobs(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])}),
+        record["seed"],
+        {k: tuple(v) for k, v in record["roles"].items()},
+        lexicon,
+        {n: _read_text_truth(n, a) for n, a in files.items()},
+        pick("meaning"),
+        pick("topic_meaning"),
+        pick("seen_rows"),
+        pick("unseen_rows"),
         {n: {k[6:]: v for k, v in a.items() if k.startswith("track_")} for n, a in files.items()},
-        {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants}, tuple(record["parcels"]))
+        {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants},
+        tuple(record["parcels"]),
+    )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #4848594f
 def oracle_features(
-    truth: Truth,    # of the experiment
-    story: Story,    # of the same experiment
-    which: str,      # 'word_identity' or 'meaning'
-) -> np.ndarray:     # (T, C) concept rate, or (T, 2M) word and topic meaning
+    truth: Truth,  # of the experiment
+    story: Story,  # of the same experiment
+    which: str,  # 'word_identity' or 'meaning'
+) -> np.ndarray:  # (T, C) concept rate, or (T, 2M) word and topic meaning
     "Features of an oracle, resampled to TRs by the Lanczos filter that all models use."
     weights = lanczos_weights(story.words.midpoint, story.clock.times, story.clock.tr)
     text = truth.texts[story.name]
-    if which == "word_identity": return resample((text.concept[:, None] == np.arange(len(truth.lexicon))).astype(np.float32), weights)
-    if which == "meaning": return resample(np.concatenate([truth.meaning[story.name], truth.topic_meaning[story.name]], axis=1), weights)
-    raise ParameterError("Unknown oracle", found=repr(which), expected="'word_identity' or 'meaning'")
+    if which == "word_identity":
+        return resample(
+            (text.concept[:, None] == np.arange(len(truth.lexicon))).astype(np.float32), weights
+        )
+    if which == "meaning":
+        return resample(
+            np.concatenate([truth.meaning[story.name], truth.topic_meaning[story.name]], axis=1),
+            weights,
+        )
+    raise ParameterError(
+        "Unknown oracle", found=repr(which), expected="'word_identity' or 'meaning'"
+    )

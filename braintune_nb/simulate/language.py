@@ -48,44 +48,75 @@ mood: happy 高兴, sad 难过, angry 生气, tired 疲倦, quiet 安静, brave 
 @dataclass(frozen=True, eq=False)
 class Lexicon:
     "C concepts: their word in each language, category, word class and meaning."
-    words: dict             # language -> tuple of C words
-    category: np.ndarray    # (C,) int, index into `category_names`
-    word_class: np.ndarray  # (C,) 'noun', 'verb' or 'adjective'
-    meaning: np.ndarray     # (C, M) float32, mean 0 within word class, variance 1 per dimension
-    held_out: np.ndarray    # (C,) bool, concepts that tuning and encoding stories never use
-    category_names: tuple   # names of the categories
 
-    def __len__(self) -> int: return len(self.category)
+    words: dict  # language -> tuple of C words
+    category: np.ndarray  # (C,) int, index into `category_names`
+    word_class: np.ndarray  # (C,) 'noun', 'verb' or 'adjective'
+    meaning: np.ndarray  # (C, M) float32, mean 0 within word class, variance 1 per dimension
+    held_out: np.ndarray  # (C,) bool, concepts that tuning and encoding stories never use
+    category_names: tuple  # names of the categories
+
+    def __len__(self) -> int:
+        return len(self.category)
 
 # %% ../../nbs/34_simulate.language.ipynb #9ee5d567
 def make_lexicon(
-    seed: int = 0,                 # seed of the meanings and of the choice of held-out concepts
-    n_meaning: int = 8,            # M, dimensions of meaning
+    seed: int = 0,  # seed of the meanings and of the choice of held-out concepts
+    n_meaning: int = 8,  # M, dimensions of meaning
     held_out_share: float = 0.25,  # share of every category that is held out, 0 to 0.5
-    within: float = 0.5,           # share of the variance of meaning that is a concept's own, 0 to 1
-) -> Lexicon:                      # 288 concepts in 22 categories
+    within: float = 0.5,  # share of the variance of meaning that is a concept's own, 0 to 1
+) -> Lexicon:  # 288 concepts in 22 categories
     "The lexicon of the simulated experiment; the words are fixed, the meanings follow the seed."
-    if not 0 <= within <= 1: raise ParameterError("`within` is a share of variance", found=within, expected="0 to 1")
-    if not 0 <= held_out_share <= 0.5: raise ParameterError("`held_out_share` leaves too few concepts to learn from", found=held_out_share, expected="0 to 0.5")
-    rng, names, english, chinese, category, word_class = np.random.default_rng([seed, 34]), [], [], [], [], []
+    if not 0 <= within <= 1:
+        raise ParameterError("`within` is a share of variance", found=within, expected="0 to 1")
+    if not 0 <= held_out_share <= 0.5:
+        raise ParameterError(
+            "`held_out_share` leaves too few concepts to learn from",
+            found=held_out_share,
+            expected="0 to 0.5",
+        )
+    rng, names, english, chinese, category, word_class = (
+        np.random.default_rng([seed, 34]),
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
     for kind, table in dict(noun=NOUNS, verb=VERBS, adjective=ADJECTIVES).items():
         for line in table.strip().splitlines():
             name, entries = line.split(": ")
             for en, zh in (entry.split() for entry in entries.split(", ")):
-                english.append(en); chinese.append(zh); category.append(len(names)); word_class.append(kind)
+                english.append(en)
+                chinese.append(zh)
+                category.append(len(names))
+                word_class.append(kind)
             names.append(name)
     category, word_class = np.array(category), np.array(word_class)
-    centroid, own = rng.standard_normal((len(names), n_meaning)), rng.standard_normal((len(category), n_meaning))
+    centroid, own = (
+        rng.standard_normal((len(names), n_meaning)),
+        rng.standard_normal((len(category), n_meaning)),
+    )
     meaning = np.sqrt(1 - within) * centroid[category] + np.sqrt(within) * own
-    for kind in np.unique(word_class): meaning[word_class == kind] -= meaning[word_class == kind].mean(0)
+    for kind in np.unique(word_class):
+        meaning[word_class == kind] -= meaning[word_class == kind].mean(0)
     held_out = np.zeros(len(category), bool)
     for c in range(len(names)):
         members = np.flatnonzero(category == c)
-        held_out[rng.permutation(members)[:round(held_out_share * len(members))]] = True
-    return Lexicon(dict(en=tuple(english), zh=tuple(chinese)), category, word_class, (meaning / meaning.std(0)).astype(np.float32), held_out, tuple(names))
+        held_out[rng.permutation(members)[: round(held_out_share * len(members))]] = True
+    return Lexicon(
+        dict(en=tuple(english), zh=tuple(chinese)),
+        category,
+        word_class,
+        (meaning / meaning.std(0)).astype(np.float32),
+        held_out,
+        tuple(names),
+    )
 
 # %% ../../nbs/34_simulate.language.ipynb #9e4cf338
-TEMPLATES = tuple(tuple(pair.split(" / ")) for pair in """
+TEMPLATES = tuple(
+    tuple(pair.split(" / "))
+    for pair in """
 the A1 N1 V1 the N2 / A1 的 N1 V1 那个 N2
 in the N1 the N2 V1 a N3 / 在 N1 里 N2 V1 一个 N3
 the N1 and the N2 V1 the A1 N3 / N1 和 N2 V1 A1 的 N3
@@ -99,8 +130,11 @@ every N1 V1 some A1 N2 / 每个 N1 都 V1 一些 A1 的 N2
 before the N1 V1 the N2 it was A1 / N1 V1 N2 以前 它 很 A1
 they V1 the N1 but not the N2 / 他们 不 要 N2 只 V1 N1
 under the A1 N1 we V1 the N2 / 我们 在 A1 的 N1 下面 V1 N2
-the N1 was as A1 as the N2 / N1 和 N2 一样 A1""".strip().splitlines())
-TOPICS = tuple(tuple(line.split()) for line in """
+the N1 was as A1 as the N2 / N1 和 N2 一样 A1""".strip().splitlines()
+)
+TOPICS = tuple(
+    tuple(line.split())
+    for line in """
 animals plants people
 food plants home
 tools home vehicles
@@ -121,80 +155,115 @@ people feelings plants
 home vehicles places
 weather body animals
 arts feelings people
-food vehicles tools""".strip().splitlines())
+food vehicles tools""".strip().splitlines()
+)
 N_TEST_TEMPLATES, N_TEST_TOPICS = 4, 7
 
 # %% ../../nbs/34_simulate.language.ipynb #b5c70e60
 @dataclass(frozen=True, eq=False)
 class Text:
-    "A story as N words, each with the units of text that it belongs to; a Chinese word may have several characters."
-    name: str             # name of the story
-    language: str         # 'en' or 'zh'
-    words: tuple          # (N,) str
-    concept: np.ndarray   # (N,) int, -1 for a function word
+    """A story as N words, each with the units of text that it belongs to; a Chinese word may
+    have several characters."""
+
+    name: str  # name of the story
+    language: str  # 'en' or 'zh'
+    words: tuple  # (N,) str
+    concept: np.ndarray  # (N,) int, -1 for a function word
     sentence: np.ndarray  # (N,) int, running number of the sentence
-    topic: np.ndarray     # (N,) int, running number of the topic segment
+    topic: np.ndarray  # (N,) int, running number of the topic segment
     template: np.ndarray  # (N,) int, index into TEMPLATES
     held_out: np.ndarray  # (N,) bool, the word's topic segment uses held-out concepts
-    theme: np.ndarray     # (N,) int, index into TOPICS, -1 without a topic
+    theme: np.ndarray  # (N,) int, index into TOPICS, -1 without a topic
 
-    def __len__(self) -> int: return len(self.words)
+    def __len__(self) -> int:
+        return len(self.words)
 
 # %% ../../nbs/34_simulate.language.ipynb #4313f6a3
 def fill_template(
     lexicon: Lexicon,  # C concepts with their words
     language: str,  # 'en' or 'zh'
     template: int,  # index into TEMPLATES
-    slots: dict,    # slot name, such as 'N1' -> concept
-) -> tuple:         # list of words, list of concepts (-1 for function words)
+    slots: dict,  # slot name, such as 'N1' -> concept
+) -> tuple:  # list of words, list of concepts (-1 for function words)
     "One sentence: the template of `language` with its slots filled."
     concepts = [slots.get(item, -1) for item in TEMPLATES[template][language == "zh"].split()]
-    words = [lexicon.words[language][c] if c >= 0 else item for c, item in zip(concepts, TEMPLATES[template][language == "zh"].split())]
-    words = ["an" if w == "a" and after[0] in "aeiou" else w for w, after in zip(words, words[1:] + ["."])]
+    words = [
+        lexicon.words[language][c] if c >= 0 else item
+        for c, item in zip(concepts, TEMPLATES[template][language == "zh"].split())
+    ]
+    words = [
+        "an" if w == "a" and after[0] in "aeiou" else w
+        for w, after in zip(words, words[1:] + ["."])
+    ]
     return words, concepts
 
 # %% ../../nbs/34_simulate.language.ipynb #bf8f05aa
 CLASS_OF_SLOT = dict(N="noun", V="verb", A="adjective")
 
+
 def draw_slots(
     lexicon: Lexicon,  # C concepts
     template: int,  # index into TEMPLATES
-    rng,            # NumPy generator
-    allowed,        # (C,) bool, concepts that may be drawn
-) -> dict:          # slot name -> concept
+    rng,  # NumPy generator
+    allowed,  # (C,) bool, concepts that may be drawn
+) -> dict:  # slot name -> concept
     "Fill the slots of a template: each uniformly among the allowed concepts of its word class."
     slots = sorted(s for s in set(TEMPLATES[template][0].split()) if re.fullmatch(r"[NVA]\d", s))
-    return {s: int(rng.choice(np.flatnonzero(allowed & (lexicon.word_class == CLASS_OF_SLOT[s[0]])))) for s in slots}
+    return {
+        s: int(rng.choice(np.flatnonzero(allowed & (lexicon.word_class == CLASS_OF_SLOT[s[0]]))))
+        for s in slots
+    }
 
 # %% ../../nbs/34_simulate.language.ipynb #7fa329d3
 def topic_concepts(
     lexicon: Lexicon,  # C concepts
     theme: int,  # index into TOPICS
-) -> np.ndarray: # (C,) bool
+) -> np.ndarray:  # (C,) bool
     "The concepts of a topic: three noun categories, one category of verbs and one of adjectives."
-    verbs, adjectives = ([n for n in lexicon.category_names if lexicon.word_class[lexicon.category == lexicon.category_names.index(n)][0] == kind] for kind in ("verb", "adjective"))
+    verbs, adjectives = (
+        [
+            n
+            for n in lexicon.category_names
+            if lexicon.word_class[lexicon.category == lexicon.category_names.index(n)][0] == kind
+        ]
+        for kind in ("verb", "adjective")
+    )
     names = (*TOPICS[theme], verbs[theme % 4], adjectives[(theme + theme // 4) % 4])
     return np.isin(lexicon.category, [lexicon.category_names.index(n) for n in names])
 
 # %% ../../nbs/34_simulate.language.ipynb #52c7c403
 def write_story(
-    lexicon: Lexicon,             # C concepts with their words
-    name: str,                    # name of the story
-    language: str,                # 'en' or 'zh'
-    n_words: int,                 # the story ends with the first sentence that reaches this length
-    seed: int,                    # same seed, same concepts and topics
-    kind: str = "seen",           # 'seen' (tuning, encoding) or 'mixed' (test)
-    new_topics: bool = True,      # mixed stories: topics that no seen story uses
-    new_templates: bool = True,   # mixed stories: templates that no seen story uses
-    cue: float = 0.0,             # mixed stories: share of slots of a held-out segment filled with seen concepts of the topic, 0 to 1
-    sentences: tuple = (5, 8),    # shortest and longest topic segment, sentences
+    lexicon: Lexicon,  # C concepts with their words
+    name: str,  # name of the story
+    language: str,  # 'en' or 'zh'
+    n_words: int,  # the story ends with the first sentence that reaches this length
+    seed: int,  # same seed, same concepts and topics
+    kind: str = "seen",  # 'seen' (tuning, encoding) or 'mixed' (test)
+    new_topics: bool = True,  # mixed stories: topics that no seen story uses
+    new_templates: bool = True,  # mixed stories: templates that no seen story uses
+    # mixed stories: share of slots of a held-out segment filled with seen concepts of the topic, 0
+    # to 1
+    cue: float = 0.0,
+    sentences: tuple = (5, 8),  # shortest and longest topic segment, sentences
 ) -> Text:
     "Write a story; the same seed in the other language is not its translation, use `translate`."
-    if kind not in ("seen", "mixed"): raise ParameterError("Unknown kind of story", found=kind, expected="'seen' or 'mixed'")
-    if language not in lexicon.words: raise ParameterError("The lexicon has no such language", found=language, expected=sorted(lexicon.words))
+    if kind not in ("seen", "mixed"):
+        raise ParameterError("Unknown kind of story", found=kind, expected="'seen' or 'mixed'")
+    if language not in lexicon.words:
+        raise ParameterError(
+            "The lexicon has no such language", found=language, expected=sorted(lexicon.words)
+        )
     rng, mixed = np.random.default_rng([seed, 341]), kind == "mixed"
-    themes = np.arange(len(TOPICS))[-N_TEST_TOPICS:] if mixed and new_topics else np.arange(len(TOPICS) - N_TEST_TOPICS)
-    templates = np.arange(len(TEMPLATES))[-N_TEST_TEMPLATES:] if mixed and new_templates else np.arange(len(TEMPLATES) - N_TEST_TEMPLATES)
+    themes = (
+        np.arange(len(TOPICS))[-N_TEST_TOPICS:]
+        if mixed and new_topics
+        else np.arange(len(TOPICS) - N_TEST_TOPICS)
+    )
+    templates = (
+        np.arange(len(TEMPLATES))[-N_TEST_TEMPLATES:]
+        if mixed and new_templates
+        else np.arange(len(TEMPLATES) - N_TEST_TEMPLATES)
+    )
     rows, words, topic, sentence, theme = [], [], 0, 0, -1
     while len(words) < n_words:
         theme = int(rng.choice(themes[themes != theme]))
@@ -209,30 +278,47 @@ def write_story(
             words += new
             rows += [(c, sentence, topic, template, unseen, theme) for c in concepts]
             sentence += 1
-            if len(words) >= n_words: break
+            if len(words) >= n_words:
+                break
         topic += 1
     concept, sentence, topic, template, unseen, theme = np.array(rows).T
-    return Text(name, language, tuple(words), concept, sentence, topic, template, unseen.astype(bool), theme)
+    return Text(
+        name, language, tuple(words), concept, sentence, topic, template, unseen.astype(bool), theme
+    )
 
 # %% ../../nbs/34_simulate.language.ipynb #d859f34f
 def translate(
-    text: Text,        # N words in any language of the lexicon
+    text: Text,  # N words in any language of the lexicon
     lexicon: Lexicon,  # the one that `text` was written with
     language: str,  # language of the result
-) -> Text:          # same sentences, topics, templates and concepts; words and their order differ
+) -> Text:  # same sentences, topics, templates and concepts; words and their order differ
     "The same story in another language."
     words, concept, origin = [], [], []
     for s in np.unique(text.sentence):
         index = np.flatnonzero(text.sentence == s)
         template = int(text.template[index[0]])
-        slots = {item: int(c) for item, c in zip(TEMPLATES[template][text.language == "zh"].split(), text.concept[index]) if c >= 0}
+        slots = {
+            item: int(c)
+            for item, c in zip(
+                TEMPLATES[template][text.language == "zh"].split(), text.concept[index]
+            )
+            if c >= 0
+        }
         new, concepts = fill_template(lexicon, language, template, slots)
-        words += new; concept += concepts; origin += [index[0]] * len(new)
-    return Text(text.name, language, tuple(words), np.array(concept), *(getattr(text, k)[origin] for k in ("sentence", "topic", "template", "held_out", "theme")))
+        words += new
+        concept += concepts
+        origin += [index[0]] * len(new)
+    return Text(
+        text.name,
+        language,
+        tuple(words),
+        np.array(concept),
+        *(getattr(text, k)[origin] for k in ("sentence", "topic", "template", "held_out", "theme")),
+    )
 
 # %% ../../nbs/34_simulate.language.ipynb #6baab526
 def meaning_track(
-    text: Text,        # N words with their concepts
+    text: Text,  # N words with their concepts
     lexicon: Lexicon,  # with M dimensions of meaning
 ) -> np.ndarray:  # (N, M) float32, zero rows for function words
     "Meaning word by word."
@@ -240,51 +326,84 @@ def meaning_track(
 
 # %% ../../nbs/34_simulate.language.ipynb #5668e457
 def topic_track(
-    text: Text,              # N words with their concepts
-    lexicon: Lexicon,        # with M dimensions of meaning
+    text: Text,  # N words with their concepts
+    lexicon: Lexicon,  # with M dimensions of meaning
     timescale_words: float,  # e-folding memory, words
-) -> np.ndarray:             # (N, M) float32, zero before the first content word
+) -> np.ndarray:  # (N, M) float32, zero before the first content word
     "Slow meaning: mean of the content words so far, older ones weighted down exponentially."
-    if timescale_words <= 0: raise ParameterError("The timescale must be positive", found=timescale_words, expected="> 0 words")
-    keep, track = np.exp(-1 / timescale_words), np.zeros((len(text), lexicon.meaning.shape[1]), np.float32)
+    if timescale_words <= 0:
+        raise ParameterError(
+            "The timescale must be positive", found=timescale_words, expected="> 0 words"
+        )
+    keep, track = (
+        np.exp(-1 / timescale_words),
+        np.zeros((len(text), lexicon.meaning.shape[1]), np.float32),
+    )
     total, weight = np.zeros(lexicon.meaning.shape[1]), 0.0
     for n, (x, c) in enumerate(zip(meaning_track(text, lexicon), text.concept)):
         total, weight = keep * total + x, keep * weight + (c >= 0)
-        if weight > 0: track[n] = total / weight
+        if weight > 0:
+            track[n] = total / weight
     return track
 
 # %% ../../nbs/34_simulate.language.ipynb #e2cd37a8
 def linked_concepts(
     lexicon: Lexicon,  # C concepts
-    link: float,     # share of linked concepts, 0 to 1
-) -> np.ndarray:     # (C,) bool; nested: a larger link keeps the smaller one's concepts
+    link: float,  # share of linked concepts, 0 to 1
+) -> np.ndarray:  # (C,) bool; nested: a larger link keeps the smaller one's concepts
     "Which concepts have their two words tied in pretraining."
-    if not 0 <= link <= 1: raise ParameterError("`link` is a share of concepts", found=link, expected="0 to 1")
+    if not 0 <= link <= 1:
+        raise ParameterError("`link` is a share of concepts", found=link, expected="0 to 1")
     return np.random.default_rng(342).permutation(len(lexicon)) < round(link * len(lexicon))
 
 # %% ../../nbs/34_simulate.language.ipynb #d6ff2eaf
 def exchangeable_sentences(
-    lexicon: Lexicon,     # C concepts with their words
-    language: str,        # language of the sentence, or of the first of a pair
-    n: int,               # number of entries
-    seed: int,            # same seed, same sentences
-    dose: float = 0.0,    # share of sentences that come in runs about one topic, 0 to 1
-    link: float = 0.0,    # share of concepts that are translated in pairs, 0 to 1
-    pairs: float = 0.5,   # share of entries that are a sentence and its rendering in the other language
-) -> list:                # n lists of words
-    "Sentences for pretraining, in which concepts are exchangeable within their word class unless a knob says otherwise."
-    if not 0 <= dose <= 1: raise ParameterError("`dose` is a share of sentences", found=dose, expected="0 to 1")
-    rng, linked, result = np.random.default_rng([seed, 343, language == "zh"]), linked_concepts(lexicon, link), []
+    lexicon: Lexicon,  # C concepts with their words
+    language: str,  # language of the sentence, or of the first of a pair
+    n: int,  # number of entries
+    seed: int,  # same seed, same sentences
+    dose: float = 0.0,  # share of sentences that come in runs about one topic, 0 to 1
+    link: float = 0.0,  # share of concepts that are translated in pairs, 0 to 1
+    # share of entries that are a sentence and its rendering in the other language
+    pairs: float = 0.5,
+) -> list:  # n lists of words
+    """Sentences for pretraining, in which concepts are exchangeable within their word class
+    unless a knob says otherwise."""
+    if not 0 <= dose <= 1:
+        raise ParameterError("`dose` is a share of sentences", found=dose, expected="0 to 1")
+    rng, linked, result = (
+        np.random.default_rng([seed, 343, language == "zh"]),
+        linked_concepts(lexicon, link),
+        [],
+    )
     other = "en" if language == "zh" else "zh"
     while len(result) < n:
         topical = rng.random() < dose
-        allowed = topic_concepts(lexicon, int(rng.integers(len(TOPICS)))) if topical else np.ones(len(lexicon), bool)
+        allowed = (
+            topic_concepts(lexicon, int(rng.integers(len(TOPICS))))
+            if topical
+            else np.ones(len(lexicon), bool)
+        )
         for _ in range(rng.integers(5, 9)):
             template = int(rng.integers(len(TEMPLATES)))
             slots = draw_slots(lexicon, template, rng, allowed)
             sentence = fill_template(lexicon, language, template, slots)[0]
             if rng.random() < pairs:
-                anew = lambda c: int(rng.choice(np.flatnonzero(allowed & ~linked & (lexicon.word_class == lexicon.word_class[c]))))
-                sentence = sentence + fill_template(lexicon, other, template, {s: c if linked[c] else anew(c) for s, c in slots.items()})[0]
+                anew = lambda c: int(
+                    rng.choice(
+                        np.flatnonzero(
+                            allowed & ~linked & (lexicon.word_class == lexicon.word_class[c])
+                        )
+                    )
+                )
+                sentence = (
+                    sentence
+                    + fill_template(
+                        lexicon,
+                        other,
+                        template,
+                        {s: c if linked[c] else anew(c) for s, c in slots.items()},
+                    )[0]
+                )
             result.append(sentence)
     return result[:n]

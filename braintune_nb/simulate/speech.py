@@ -13,48 +13,84 @@ from ..core import DataError, ParameterError
 from ..data.stories import Events
 
 # %% ../../nbs/35_simulate.speech.ipynb #9475d2ba
-RATE = 16_000                                     # Hz, sampling rate of all speech here
-LANGUAGES = dict(en="en-us", zh="cmn")            # language of a story -> eSpeak's name
-HEADROOM = 0.4                                    # of full scale: room for words that are made louder
+RATE = 16_000  # Hz, sampling rate of all speech here
+LANGUAGES = dict(en="en-us", zh="cmn")  # language of a story -> eSpeak's name
+HEADROOM = 0.4  # of full scale: room for words that are made louder
 VOICES = ("plain", "f2", "m3", "f4", "m7", "f5")  # eSpeak's variants; 'plain' is its default voice
 
 # %% ../../nbs/35_simulate.speech.ipynb #11f87922
-class _Name(ctypes.Union): _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+class _Name(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
 class _Event(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int), ("unique", ctypes.c_uint), ("position", ctypes.c_int), ("length", ctypes.c_int),
-                ("audio_ms", ctypes.c_int), ("sample", ctypes.c_int), ("user", ctypes.c_void_p), ("id", _Name)]
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique", ctypes.c_uint),
+        ("position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user", ctypes.c_void_p),
+        ("id", _Name),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
 
 # %% ../../nbs/35_simulate.speech.ipynb #2227d413
 class _Synthesiser:
     "A fresh copy of the library: loaded on entry, unloaded on exit, so that no state survives."
+
     def __init__(self, language, voice):
-        if language not in LANGUAGES: raise ParameterError("Unknown language", found=repr(language), expected=f"one of {tuple(LANGUAGES)}")
-        if voice not in VOICES: raise ParameterError("Unknown voice", found=repr(voice), expected=f"one of {VOICES}")
+        if language not in LANGUAGES:
+            raise ParameterError(
+                "Unknown language", found=repr(language), expected=f"one of {tuple(LANGUAGES)}"
+            )
+        if voice not in VOICES:
+            raise ParameterError("Unknown voice", found=repr(voice), expected=f"one of {VOICES}")
         self.voice = LANGUAGES[language] + ("" if voice == "plain" else f"+{voice}")
 
     def __enter__(self):
         import espeakng_loader
+
         self.library = ctypes.CDLL(str(espeakng_loader.get_library_path()))
-        self.rate = self.library.espeak_Initialize(2, 0, str(espeakng_loader.get_data_path()).encode(), 0x8001)  # synchronous; phone events; no exit on error
+        self.rate = self.library.espeak_Initialize(
+            2, 0, str(espeakng_loader.get_data_path()).encode(), 0x8001
+        )  # synchronous; phone events; no exit on error
         self.callback = _Callback(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         if self.rate <= 0 or self.library.espeak_SetVoiceByName(self.voice.encode()) != 0:
-            raise DataError("eSpeak NG cannot use this voice", found=self.voice, next_step="reinstall espeakng-loader: its wheel brings the voices")
+            raise DataError(
+                "eSpeak NG cannot use this voice",
+                found=self.voice,
+                next_step="reinstall espeakng-loader: its wheel brings the voices",
+            )
         return self
 
     def __exit__(self, *error):
         import _ctypes
+
         self.library.espeak_Terminate()
         getattr(_ctypes, "dlclose", getattr(_ctypes, "FreeLibrary", None))(self.library._handle)
 
     def _receive(self, wave, n, events):
-        if n > 0: self.audio.append(np.ctypeslib.as_array(wave, (n,)).copy())
+        if n > 0:
+            self.audio.append(np.ctypeslib.as_array(wave, (n,)).copy())
         i = 0
         while events[i].type != 0:
             e = events[i]
-            self.events.append((e.type, e.position - 1, e.sample, e.id.string.decode("utf-8", "replace") if e.type == 7 else ""))
+            self.events.append(
+                (
+                    e.type,
+                    e.position - 1,
+                    e.sample,
+                    e.id.string.decode("utf-8", "replace") if e.type == 7 else "",
+                )
+            )
             i += 1
         return 0
 
@@ -67,9 +103,11 @@ class _Synthesiser:
 
 # %% ../../nbs/35_simulate.speech.ipynb #7a8747e3
 def _text_of(words, sentence):
-    "Text with one zero-width space and one blank between words, and the span of characters of each word."
+    """Text with one zero-width space and one blank between words, and the span of characters of
+    each word."""
     pieces, spans, at = [], [], 0
-    if sentence is None: sentence = np.arange(len(words)) // 20
+    if sentence is None:
+        sentence = np.arange(len(words)) // 20
     for i, word in enumerate(words):
         ends = i + 1 == len(words) or sentence[i + 1] != sentence[i]
         spans.append((at, at + len(word)))
@@ -79,31 +117,50 @@ def _text_of(words, sentence):
 
 # %% ../../nbs/35_simulate.speech.ipynb #33ae171a
 def _phones_of(events, rate):
-    "Phones without stress marks, and the start of every pause, s; `_|` divides the syllables of a Mandarin word and is no pause."
+    """Phones without stress marks, and the start of every pause, s; `_|` divides the syllables
+    of a Mandarin word and is no pause."""
     marks = [(sample / rate, name) for kind, _, sample, name in events if kind == 7]
     onset = np.array([t for t, _ in marks])
     offset = np.append(onset[1:], onset[-1:])
     name = tuple(n.lstrip("',%=|") for _, n in marks)
     pause = np.array([n.startswith("_") for n in name])
-    return Events(onset, offset, name).keep(~pause & (offset > onset)), onset[pause & (np.array(name) != "_|")]
+    return (
+        Events(onset, offset, name).keep(~pause & (offset > onset)),
+        onset[pause & (np.array(name) != "_|")],
+    )
 
 # %% ../../nbs/35_simulate.speech.ipynb #8170b63e
 def _words_of(words, spans, events, pauses, rate, language):
-    "One event a word: the first whose text position lies inside the word; it ends at the next word or pause."
+    """One event a word: the first whose text position lies inside the word; it ends at the next
+    word or pause."""
     marks = [(position, sample / rate) for kind, position, sample, _ in events if kind == 1]
     owner = np.searchsorted(spans[:, 0], [p for p, _ in marks], side="right") - 1
     onset = np.full(len(words), np.nan)
     for i, (position, time) in zip(owner, marks):
-        if i >= 0 and position < spans[i, 1] and np.isnan(onset[i]): onset[i] = time
+        if i >= 0 and position < spans[i, 1] and np.isnan(onset[i]):
+            onset[i] = time
     if np.isnan(onset).any():
         i = int(np.flatnonzero(np.isnan(onset))[0])
-        raise DataError("eSpeak NG gave a word no time", place=f"word {i}: {words[i]!r}", found=f"{int((~np.isnan(onset)).sum())} words spoken", expected=f"{len(words)}",
-            next_step=f"a word must be written in the script of {language!r} and have a sound; sentences beyond about 60 words are too long for eSpeak")
+        raise DataError(
+            "eSpeak NG gave a word no time",
+            place=f"word {i}: {words[i]!r}",
+            found=f"{int((~np.isnan(onset)).sum())} words spoken",
+            expected=f"{len(words)}",
+            next_step=(
+                f"a word must be written in the script of {language!r} and have a sound; sentences"
+                " beyond about 60 words are too long for eSpeak"
+            ),
+        )
     last = pauses[-1] if len(pauses) else onset[-1] + 0.3
     following = np.append(onset[1:], max(last, onset[-1] + 1e-3))
     if (following <= onset).any():
         i = int(np.flatnonzero(following <= onset)[0])
-        raise DataError("Word times do not rise", place=f"word {i}: {words[i]!r}", found=f"{onset[i]:.3f} s, then {following[i]:.3f} s", expected="rising times")
+        raise DataError(
+            "Word times do not rise",
+            place=f"word {i}: {words[i]!r}",
+            found=f"{onset[i]:.3f} s, then {following[i]:.3f} s",
+            expected="rising times",
+        )
     k = np.searchsorted(pauses, onset, side="right")
     pause = np.where(k < len(pauses), np.append(pauses, np.inf)[k], np.inf)
     return Events(onset, np.minimum(following, pause), tuple(words))
@@ -112,36 +169,52 @@ def _words_of(words, spans, events, pauses, rate, language):
 @dataclass(frozen=True, eq=False)
 class Speech:
     "Sound with the times of its words and phones."
-    audio: np.ndarray       # mono, (n,) float32, between -1 and 1
-    rate: int               # Hz
-    words: Events           # (N,) s
-    phones: Events          # (P,) s, eSpeak's names without stress marks
+
+    audio: np.ndarray  # mono, (n,) float32, between -1 and 1
+    rate: int  # Hz
+    words: Events  # (N,) s
+    phones: Events  # (P,) s, eSpeak's names without stress marks
     source: str = "eSpeak NG"  # 'revoiced' where the words have the times of a human speaker
 
     @property
-    def duration(self) -> float: "Length of the sound, s."; return len(self.audio) / self.rate
+    def duration(self) -> float:
+        "Length of the sound, s."
+        return len(self.audio) / self.rate
 
 # %% ../../nbs/35_simulate.speech.ipynb #b66096fa
 def _word_gain(n, rate, onset, decibel, ramp=0.01):
     "Amplitude factor of each sample, (n,): constant in a word, with a smooth step at its onset."
     from scipy.ndimage import uniform_filter1d
+
     level = 10 ** (np.asarray(decibel, np.float32) / 20)
-    edges = np.concatenate([[0], np.round(np.asarray(onset[1:]) * rate).astype(int).clip(max=n), [n]])
-    return uniform_filter1d(np.repeat(level, np.diff(edges)), max(1, int(ramp * rate)), mode="nearest")
+    edges = np.concatenate(
+        [[0], np.round(np.asarray(onset[1:]) * rate).astype(int).clip(max=n), [n]]
+    )
+    return uniform_filter1d(
+        np.repeat(level, np.diff(edges)), max(1, int(ramp * rate)), mode="nearest"
+    )
 
 # %% ../../nbs/35_simulate.speech.ipynb #7285d1d6
 def speak(
-    words,                  # (N,) str, in the script of the language
-    language: str = "en",   # 'en' (en-us) or 'zh' (cmn, Mandarin)
-    voice: str = "plain",   # one of VOICES
-    sentence=None,          # (N,) int, sentence of each word; a pause follows each; None: one every 20 words
-    gain=None,              # (N,) dB, loudness of each word relative to the rest
+    words,  # (N,) str, in the script of the language
+    language: str = "en",  # 'en' (en-us) or 'zh' (cmn, Mandarin)
+    voice: str = "plain",  # one of VOICES
+    # (N,) int, sentence of each word; a pause follows each; None: one every 20 words
+    sentence=None,
+    gain=None,  # (N,) dB, loudness of each word relative to the rest
     words_per_minute: int = 150,  # eSpeak's rate, 80 to 450
-) -> Speech:                # sound at 16 kHz; as many words as went in
-    "Speak `words`; raises `DataError` if a word gets no time. Cost: about a thousandth of the spoken time."
+) -> Speech:  # sound at 16 kHz; as many words as went in
+    """Speak `words`; raises `DataError` if a word gets no time. Cost: about a thousandth of the
+    spoken time."""
     import soxr
+
     words = tuple(words)
-    if not words or any(not w.strip() for w in words): raise DataError("Nothing to say", found=f"{len(words)} words, some of them empty" if words else "no words", expected="words")
+    if not words or any(not w.strip() for w in words):
+        raise DataError(
+            "Nothing to say",
+            found=f"{len(words)} words, some of them empty" if words else "no words",
+            expected="words",
+        )
     text, spans = _text_of(words, sentence)
     with _Synthesiser(language, voice) as synthesiser:
         raw, events = synthesiser.say(text, words_per_minute)
@@ -149,34 +222,59 @@ def speak(
     phones, pauses = _phones_of(events, rate)
     timed = _words_of(words, spans, events, pauses, rate, language)
     audio = soxr.resample(raw.astype(np.float32) * (HEADROOM / 32768), rate, RATE)
-    if gain is not None: audio = audio * _word_gain(len(audio), RATE, timed.onset, gain)
+    if gain is not None:
+        audio = audio * _word_gain(len(audio), RATE, timed.onset, gain)
     if (peak := float(abs(audio).max())) > 1:
-        raise ParameterError("The gain makes words louder than the sound file can hold", found=f"peak {peak:.2f}", expected="at most 1", next_step="keep gains below about +7 dB")
+        raise ParameterError(
+            "The gain makes words louder than the sound file can hold",
+            found=f"peak {peak:.2f}",
+            expected="at most 1",
+            next_step="keep gains below about +7 dB",
+        )
     return Speech(audio.astype(np.float32), RATE, timed, phones)
 
 # %% ../../nbs/35_simulate.speech.ipynb #0a0e318d
 def revoice(
-    words: Events,          # (N,) words of a TextGrid, s
-    language: str = "en",   # 'en' or 'zh'
-    voice: str = "plain",   # one of VOICES
-) -> Speech:                # sound as long as the words last, labelled 'revoiced'
+    words: Events,  # (N,) words of a TextGrid, s
+    language: str = "en",  # 'en' or 'zh'
+    voice: str = "plain",  # one of VOICES
+) -> Speech:  # sound as long as the words last, labelled 'revoiced'
     "Speak each word at its time in a real story; cost: about 1 ms a word."
     import soxr
+
     audio, phones, long = np.zeros(int((words.offset.max() + 2) * RATE), np.float32), [], 0
     with _Synthesiser(language, voice) as synthesiser:
         for onset, offset, text in zip(words.onset, words.offset, words.text):
             natural = _last_phone(synthesiser.say(text, 175)[1], synthesiser.rate)
-            wanted = int(np.clip(175 * natural / max(offset - onset, .02), 80, 450))
+            wanted = int(np.clip(175 * natural / max(offset - onset, 0.02), 80, 450))
             raw, events = synthesiser.say(text, wanted)
             sounds, _ = _phones_of(events, synthesiser.rate)
-            if len(sounds) == 0: raise DataError("eSpeak NG cannot say a word", place=f"{onset:.2f} s", found=repr(text), next_step=f"drop it, or check that it is {language!r}")
-            spoken = soxr.resample(raw.astype(np.float32) * (HEADROOM / 32768), synthesiser.rate, RATE)[: int(sounds.offset[-1] * RATE)]
+            if len(sounds) == 0:
+                raise DataError(
+                    "eSpeak NG cannot say a word",
+                    place=f"{onset:.2f} s",
+                    found=repr(text),
+                    next_step=f"drop it, or check that it is {language!r}",
+                )
+            spoken = soxr.resample(
+                raw.astype(np.float32) * (HEADROOM / 32768), synthesiser.rate, RATE
+            )[: int(sounds.offset[-1] * RATE)]
             start = round(onset * RATE)
-            audio[start:start + len(spoken)] += spoken[: len(audio) - start]
-            phones += [(onset + a, onset + b, name) for a, b, name in zip(sounds.onset, sounds.offset, sounds.text)]
-            long += int(onset + sounds.offset[-1] > offset + .05)
+            audio[start : start + len(spoken)] += spoken[: len(audio) - start]
+            phones += [
+                (onset + a, onset + b, name)
+                for a, b, name in zip(sounds.onset, sounds.offset, sounds.text)
+            ]
+            long += int(onset + sounds.offset[-1] > offset + 0.05)
     phones = Events(*zip(*sorted(phones)))
-    return Speech(audio, RATE, words, phones, f"revoiced: eSpeak NG at the word times of the story; {long} of {len(words)} words run over their slot by more than 50 ms")
+    return Speech(
+        audio,
+        RATE,
+        words,
+        phones,
+        f"revoiced: eSpeak NG at the word times of the story; {long} of {len(words)} words run over"
+        " their slot by more than 50 ms",
+    )
 
 # %% ../../nbs/35_simulate.speech.ipynb #e5d132bc
 def _last_phone(events, rate):

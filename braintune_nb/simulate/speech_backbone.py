@@ -15,76 +15,134 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import DataError, MissingData, ModelError, RunError, read_json, seed_everything, write_atomic, write_json
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    ModelError,
+    RunError,
+    read_json,
+    seed_everything,
+    write_atomic,
+    write_json,
+)
 from ..data.stories import Events
-from .backbone import label_probe, mean_states, meaning_probe, model_folder, translation_similarity
+from braintune_nb.simulate.backbone import (
+    label_probe,
+    mean_states,
+    meaning_probe,
+    model_folder,
+    translation_similarity,
+)
 from .language import TEMPLATES, Lexicon, exchangeable_sentences
 from .speech import LANGUAGES, RATE, VOICES, Speech, speak
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #946b9e0b
-TRAINING_VOICES, NEW_VOICES = VOICES[:4], VOICES[4:]  # those of tuning stories, those of test stories
+TRAINING_VOICES, NEW_VOICES = (
+    VOICES[:4],
+    VOICES[4:],
+)  # those of tuning stories, those of test stories
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #9cccb53b
 def invented(
-    language: str,     # 'en' or 'zh'
+    language: str,  # 'en' or 'zh'
     lexicon: Lexicon,  # whose words it must not be
-    rng,               # NumPy generator
-) -> str:              # a word that can be spoken
+    rng,  # NumPy generator
+) -> str:  # a word that can be spoken
     "A made-up word: two or three English syllables, or two Chinese characters."
     while True:
         if language == "en":
             pick = lambda letters: letters[rng.integers(len(letters))]
-            word = "".join(pick("bdfgklmnprstvz") + pick("aeiou") for _ in range(rng.integers(1, 4))) + pick("bdklmnprst")
+            word = "".join(
+                pick("bdfgklmnprstvz") + pick("aeiou") for _ in range(rng.integers(1, 4))
+            ) + pick("bdklmnprst")
         else:
             characters = "".join(lexicon.words["zh"])
             word = "".join(characters[i] for i in rng.integers(len(characters), size=2))
-        if word not in lexicon.words[language]: return word
+        if word not in lexicon.words[language]:
+            return word
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #c2cea9c2
 def speak_corpus(
-    lexicon: Lexicon,         # C concepts with their words
-    language: str,            # 'en' or 'zh'
-    passages: int,            # P, number of passages of six sentences, about 20 s each
-    seed: int,                # same seed, same sentences
+    lexicon: Lexicon,  # C concepts with their words
+    language: str,  # 'en' or 'zh'
+    passages: int,  # P, number of passages of six sentences, about 20 s each
+    seed: int,  # same seed, same sentences
     voices: tuple = TRAINING_VOICES,  # voices of eSpeak, drawn at random
-    topics: float = 0.0,      # share of sentences about one topic
-    made_up: float = 0.05,    # share of words replaced by made-up words
-    vary: bool = True,        # vary speed and size of the speaker; False: as stories are told
-) -> list:                    # P Speech objects
+    topics: float = 0.0,  # share of sentences about one topic
+    made_up: float = 0.05,  # share of words replaced by made-up words
+    vary: bool = True,  # vary speed and size of the speaker; False: as stories are told
+) -> list:  # P Speech objects
     "Exchangeable sentences spoken; words as loud as in stories (2.5 dB apart)."
     import soxr
+
     rng, result = np.random.default_rng([seed, 391, language == "zh"]), []
     sentences = exchangeable_sentences(lexicon, language, 6 * passages, seed, topics, pairs=0.0)
     for start in range(0, 6 * passages, 6):
-        part = sentences[start:start + 6]
-        words = [invented(language, lexicon, rng) if rng.random() < made_up else w for s in part for w in s]
+        part = sentences[start : start + 6]
+        words = [
+            invented(language, lexicon, rng) if rng.random() < made_up else w
+            for s in part
+            for w in s
+        ]
         gain = 2.5 * np.clip(rng.standard_normal(len(words)), -2.5, 2.5)
         speed = int(rng.integers(115, 195)) if vary else 150
-        speech = speak(words, language, voices[rng.integers(len(voices))], np.repeat(np.arange(6), [len(s) for s in part]), gain, speed)
-        if vary:  # a larger or smaller speaker, so that pitch and resonances move; a brighter or duller voice; near or far
-            stretch, tilt, level = rng.uniform(0.82, 1.2), rng.uniform(-0.5, 0.8), rng.uniform(0.5, 1.0)
+        speech = speak(
+            words,
+            language,
+            voices[rng.integers(len(voices))],
+            np.repeat(np.arange(6), [len(s) for s in part]),
+            gain,
+            speed,
+        )
+        # a larger or smaller speaker, so that pitch and resonances move; a brighter or duller
+        # voice; near or far
+        if vary:
+            stretch, tilt, level = (
+                rng.uniform(0.82, 1.2),
+                rng.uniform(-0.5, 0.8),
+                rng.uniform(0.5, 1.0),
+            )
             longer = lambda e: Events(e.onset * stretch, e.offset * stretch, e.text)
             sound = soxr.resample(speech.audio, RATE, RATE * stretch)
             sound[1:] += tilt * sound[:-1]
-            speech = Speech(level / (1 + abs(tilt)) * sound, RATE, longer(speech.words), longer(speech.phones), speech.source)
+            speech = Speech(
+                level / (1 + abs(tilt)) * sound,
+                RATE,
+                longer(speech.words),
+                longer(speech.phones),
+                speech.source,
+            )
         result.append(speech)
     return result
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #7d868206
 def word_labels(
     lexicon: Lexicon,  # C concepts with their words
-) -> tuple:            # W labels: '' for a pause, 'other' for a word without a label, then 'en:dog', 'zh:狗' and so on
-    "The words that the model learns to recognise: those of the lexicon and the function words, in both languages."
-    function = [{w for pair in TEMPLATES for w in pair[side].split() if w[0] not in "NVA"} for side in (0, 1)]
-    return ("", "other", *(f"{language}:{w}" for language, more in zip(("en", "zh"), (function[0] | {"an"}, function[1]))
-                           for w in [*lexicon.words[language], *sorted(more - set(lexicon.words[language]))]))
+) -> (
+    tuple
+):  # W labels: '' for a pause, 'other' for a word without a label, then 'en:dog', 'zh:狗' and so on
+    """The words that the model learns to recognise: those of the lexicon and the function
+    words, in both languages."""
+    function = [
+        {w for pair in TEMPLATES for w in pair[side].split() if w[0] not in "NVA"}
+        for side in (0, 1)
+    ]
+    return (
+        "",
+        "other",
+        *(
+            f"{language}:{w}"
+            for language, more in zip(("en", "zh"), (function[0] | {"an"}, function[1]))
+            for w in [*lexicon.words[language], *sorted(more - set(lexicon.words[language]))]
+        ),
+    )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #8cc35231
 def at_times(
     events: Events,  # K events with rising onsets, s
-    values,          # (K,) int, one for each event
-    times,           # (N,) s
-) -> np.ndarray:     # (N,) int64, 0 where no event is
+    values,  # (K,) int, one for each event
+    times,  # (N,) s
+) -> np.ndarray:  # (N,) int64, 0 where no event is
     "The value of the event at each time."
     k = np.searchsorted(events.onset, times, side="right") - 1
     inside = (k >= 0) & (np.asarray(times) < events.offset[k.clip(0)])
@@ -92,19 +150,20 @@ def at_times(
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #49e85840
 def reach_and_hop(
-    config,    # configuration of a wav2vec2 model
-) -> tuple:    # samples that one frame hears, samples from one frame to the next
+    config,  # configuration of a wav2vec2 model
+) -> tuple:  # samples that one frame hears, samples from one frame to the next
     "What the convolutions in front make of the sound."
     reach, hop = 1, 1
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride): reach, hop = reach + (kernel - 1) * hop, hop * stride
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
+        reach, hop = reach + (kernel - 1) * hop, hop * stride
     return reach, hop
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #ec2064d8
 def frame_centres(
-    config,         # configuration of a wav2vec2 model
-    n: int,         # N, number of frames
+    config,  # configuration of a wav2vec2 model
+    n: int,  # N, number of frames
     rate: int = RATE,  # Hz
-) -> np.ndarray:    # (N,) s
+) -> np.ndarray:  # (N,) s
     "Time of the middle of what each frame hears, from the start of the sound."
     reach, hop = reach_and_hop(config)
     return (np.arange(n) * hop + reach / 2) / rate
@@ -112,242 +171,403 @@ def frame_centres(
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #6871c225
 class SpeechHeads(torch.nn.Module):
     "Two linear maps on the states of frames: which phone, which word."
-    def __init__(self,
-        width: int,     # H, width of a state
+
+    def __init__(
+        self,
+        width: int,  # H, width of a state
         phones: tuple,  # P labels, '' for a pause
-        words: tuple,   # W labels, '' for a pause and 'other'
+        words: tuple,  # W labels, '' for a pause and 'other'
     ):
         super().__init__()
         self.phones, self.words = tuple(phones), tuple(words)
-        self.phone, self.word = torch.nn.Linear(width, len(phones)), torch.nn.Linear(width, len(words))
+        self.phone, self.word = (
+            torch.nn.Linear(width, len(phones)),
+            torch.nn.Linear(width, len(words)),
+        )
 
-    def labels(self,
-        words: Events,   # of a story, s
+    def labels(
+        self,
+        words: Events,  # of a story, s
         phones: Events,  # eSpeak's names, s
-        language: str,   # 'en' or 'zh'
-        times,           # (N,) s, middle of each frame
-    ) -> dict:           # 'phone' and 'word', (N,) int64; -100 where a phone is not in the inventory
+        language: str,  # 'en' or 'zh'
+        times,  # (N,) s, middle of each frame
+    ) -> dict:  # 'phone' and 'word', (N,) int64; -100 where a phone is not in the inventory
         "What is said at each frame."
         number = {p: i for i, p in enumerate(self.phones)}, {w: i for i, w in enumerate(self.words)}
         phone = at_times(phones, [number[0].get(p, -100) for p in phones.text], times)
-        return dict(phone=phone, word=at_times(words, [number[1].get(f"{language}:{w}", 1) for w in words.text], times))
+        return dict(
+            phone=phone,
+            word=at_times(words, [number[1].get(f"{language}:{w}", 1) for w in words.text], times),
+        )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #45ff1b65
 def pretraining_loss(
     heads: SpeechHeads,  # of the same width
-    states,              # (N, H) torch, last layer, one row a frame
-    labels: dict,        # 'phone' and 'word', (N,) int64, from `SpeechHeads.labels`
-):                       # scalar torch
-    "What the tiny speech model was trained on: cross-entropy of phones plus that of words, mean over frames."
+    states,  # (N, H) torch, last layer, one row a frame
+    labels: dict,  # 'phone' and 'word', (N,) int64, from `SpeechHeads.labels`
+):  # scalar torch
+    """What the tiny speech model was trained on: cross-entropy of phones plus that of words,
+    mean over frames."""
     target = {k: torch.as_tensor(v, device=states.device) for k, v in labels.items()}
-    return sum(torch.nn.functional.cross_entropy(head(states), target[k]) for k, head in (("phone", heads.phone), ("word", heads.word)))
+    return sum(
+        torch.nn.functional.cross_entropy(head(states), target[k])
+        for k, head in (("phone", heads.phone), ("word", heads.word))
+    )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #549d738f
 def frames_right(
     heads: SpeechHeads,  # of the same width
-    states,              # (N, H) torch, last layer
-    labels: dict,        # 'phone' and 'word', (N,) int64
-) -> dict:               # 'phone', 'word': share of frames named right, 0 to 1; 'frames': their number
+    states,  # (N, H) torch, last layer
+    labels: dict,  # 'phone' and 'word', (N,) int64
+) -> dict:  # 'phone', 'word': share of frames named right, 0 to 1; 'frames': their number
     "How well phones and words are recognised, frame by frame; frames without a label are left out."
-    with torch.no_grad(): found = dict(phone=heads.phone(states).argmax(1).cpu().numpy(), word=heads.word(states).argmax(1).cpu().numpy())
+    with torch.no_grad():
+        found = dict(
+            phone=heads.phone(states).argmax(1).cpu().numpy(),
+            word=heads.word(states).argmax(1).cpu().numpy(),
+        )
     known = {k: labels[k] >= 0 for k in found}
-    return dict({k: float((found[k] == labels[k])[known[k]].mean()) for k in found}, frames=int(known["phone"].sum()))
+    return dict(
+        {k: float((found[k] == labels[k])[known[k]].mean()) for k in found},
+        frames=int(known["phone"].sum()),
+    )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #eff5e192
 def mel_filters(
-    channels: int,     # four for each band: two waves a quarter apart, and both upside down
-    kernel: int,       # samples
-    lowest: float = 80.0,    # Hz
-    highest: float = 7000.0, # Hz
-) -> np.ndarray:       # (channels, kernel) float32
-    "Windowed waves at mel-spaced frequencies; half-wave rectified and summed, the four of a band give its loudness."
+    channels: int,  # four for each band: two waves a quarter apart, and both upside down
+    kernel: int,  # samples
+    lowest: float = 80.0,  # Hz
+    highest: float = 7000.0,  # Hz
+) -> np.ndarray:  # (channels, kernel) float32
+    """Windowed waves at mel-spaced frequencies; half-wave rectified and summed, the four of a
+    band give its loudness."""
     mel = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (lowest, highest)), channels // 4)
     frequency = 700 * (10 ** (mel / 2595) - 1)
     time = (np.arange(kernel) - (kernel - 1) / 2) / RATE
-    width = np.clip(2.5 / (frequency * 0.35 + 60), None, kernel / RATE)     # s: shorter for higher bands
+    width = np.clip(
+        2.5 / (frequency * 0.35 + 60), None, kernel / RATE
+    )  # s: shorter for higher bands
     window = np.where(abs(time) < width[:, None] / 2, np.cos(np.pi * time / width[:, None]) ** 2, 0)
-    waves = np.stack([s * f(2 * np.pi * frequency[:, None] * time) * window for f in (np.cos, np.sin) for s in (1, -1)], 1).reshape(channels, kernel)
-    loud = np.repeat(frequency / 1000 + 0.25, 4)[:, None]                   # speech is weaker at high frequencies
+    waves = np.stack(
+        [
+            s * f(2 * np.pi * frequency[:, None] * time) * window
+            for f in (np.cos, np.sin)
+            for s in (1, -1)
+        ],
+        1,
+    ).reshape(channels, kernel)
+    loud = np.repeat(frequency / 1000 + 0.25, 4)[:, None]  # speech is weaker at high frequencies
     return (loud * waves / np.linalg.norm(waves, axis=1, keepdims=True)).astype(np.float32)
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #c0ca9bb2
 def build_speech_model(
-    width: int = 160,      # H, hidden size
-    layers: int = 2,       # L, transformer layers
-    heads: int = 4,        # attention heads
+    width: int = 160,  # H, hidden size
+    layers: int = 2,  # L, transformer layers
+    heads: int = 4,  # attention heads
     channels: tuple = (128, 128, 128, 192),  # of the convolutions
-    kernels: tuple = (320, 3, 3, 5),         # of the convolutions, samples or frames
-    strides: tuple = (80, 2, 2, 4),          # of the convolutions; their product is the samples a frame
-    reach: int = 15,       # frames that the convolution for positions spans
+    kernels: tuple = (320, 3, 3, 5),  # of the convolutions, samples or frames
+    strides: tuple = (80, 2, 2, 4),  # of the convolutions; their product is the samples a frame
+    reach: int = 15,  # frames that the convolution for positions spans
 ):  # Wav2Vec2Model
-    "A small wav2vec2 model that reads 12.5 frames a second; its first convolution starts as a bank of mel filters."
+    """A small wav2vec2 model that reads 12.5 frames a second; its first convolution starts as a
+    bank of mel filters."""
     from transformers import Wav2Vec2Config, Wav2Vec2Model
-    model = Wav2Vec2Model(Wav2Vec2Config(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=2 * width, conv_dim=channels, conv_kernel=kernels, conv_stride=strides,
-        num_feat_extract_layers=len(channels), feat_extract_norm="layer", conv_bias=True, num_conv_pos_embeddings=reach, num_conv_pos_embedding_groups=16, hidden_dropout=0.0, activation_dropout=0.0,
-        attention_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0, final_dropout=0.0, apply_spec_augment=False, mask_time_prob=0.0, mask_feature_prob=0.0, add_adapter=False))
+
+    model = Wav2Vec2Model(
+        Wav2Vec2Config(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=2 * width,
+            conv_dim=channels,
+            conv_kernel=kernels,
+            conv_stride=strides,
+            num_feat_extract_layers=len(channels),
+            feat_extract_norm="layer",
+            conv_bias=True,
+            num_conv_pos_embeddings=reach,
+            num_conv_pos_embedding_groups=16,
+            hidden_dropout=0.0,
+            activation_dropout=0.0,
+            attention_dropout=0.0,
+            feat_proj_dropout=0.0,
+            layerdrop=0.0,
+            final_dropout=0.0,
+            apply_spec_augment=False,
+            mask_time_prob=0.0,
+            mask_feature_prob=0.0,
+            add_adapter=False,
+        )
+    )
     first = model.feature_extractor.conv_layers[0].conv
     first.weight.data = 4 * torch.from_numpy(mel_filters(channels[0], kernels[0]))[:, None]
     return model
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #fc7f1627
 def draw_clips(
-    corpus: list,    # pairs of a language and a Speech
+    corpus: list,  # pairs of a language and a Speech
     heads: SpeechHeads,  # whose labels are wanted
-    config,          # configuration of the model
-    n: int,          # B, clips
+    config,  # configuration of the model
+    n: int,  # B, clips
     seconds: float,  # length of a clip
-    rng,             # NumPy generator
-    masked: float = 0.0, # share of words replaced by noise; their phones are not asked for, the words are
-) -> tuple:          # sound (B, S) float32, labels 'phone' and 'word' (B, N) int64
-    "Clips from anywhere in the corpus, half of them with a little noise. Raises DataError when no passage is long enough."
+    rng,  # NumPy generator
+    # share of words replaced by noise; their phones are not asked for, the words are
+    masked: float = 0.0,
+) -> tuple:  # sound (B, S) float32, labels 'phone' and 'word' (B, N) int64
+    """Clips from anywhere in the corpus, half of them with a little noise. Raises DataError
+    when no passage is long enough."""
     size, audio, labels, (reach, hop) = round(seconds * RATE), [], [], reach_and_hop(config)
     centres = frame_centres(config, (size - reach) // hop + 1)
-    if all(len(speech.audio) <= size for _, speech in corpus): raise DataError("No passage is as long as a clip", found=f"at most {max(s.duration for _, s in corpus):.1f} s", expected=f"more than {seconds:g} s")
+    if all(len(speech.audio) <= size for _, speech in corpus):
+        raise DataError(
+            "No passage is as long as a clip",
+            found=f"at most {max(s.duration for _, s in corpus):.1f} s",
+            expected=f"more than {seconds:g} s",
+        )
     while len(audio) < n:
         language, speech = corpus[rng.integers(len(corpus))]
-        if len(speech.audio) <= size: continue
+        if len(speech.audio) <= size:
+            continue
         start = int(rng.integers(len(speech.audio) - size))
-        times, sound = centres + start / RATE, speech.audio[start:start + size].copy()
+        times, sound = centres + start / RATE, speech.audio[start : start + size].copy()
         found = heads.labels(speech.words, speech.phones, language, times)
-        for i in np.flatnonzero((rng.random(len(speech.words)) < masked) & (speech.words.offset > start / RATE) & (speech.words.onset < (start + size) / RATE)):
+        for i in np.flatnonzero(
+            (rng.random(len(speech.words)) < masked)
+            & (speech.words.offset > start / RATE)
+            & (speech.words.onset < (start + size) / RATE)
+        ):
             on, off = speech.words.onset[i], speech.words.offset[i]
             here = slice(max(0, round(on * RATE) - start), max(0, round(off * RATE) - start))
             sound[here] = 0.02 * rng.standard_normal(len(sound[here]))
             found["phone"][(times >= on) & (times < off)] = -100
-        audio.append(sound); labels.append(found)
-    noise = np.where(rng.random(n) < 0.5, 10 ** rng.uniform(-4, -2, n), 0)[:, None].astype(np.float32)
+        audio.append(sound)
+        labels.append(found)
+    noise = np.where(rng.random(n) < 0.5, 10 ** rng.uniform(-4, -2, n), 0)[:, None].astype(
+        np.float32
+    )
     audio = np.stack(audio) + noise * rng.standard_normal((n, size), np.float32)
     return audio, {k: np.stack([row[k] for row in labels]) for k in ("phone", "word")}
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #2a619919
 class MeaningTeacher(torch.nn.Module):
-    "A linear map from states to the meaning of the words, of all concepts: what a model is taught that shall know meaning."
-    def __init__(self,
+    """A linear map from states to the meaning of the words, of all concepts: what a model is
+    taught that shall know meaning."""
+
+    def __init__(
+        self,
         heads: SpeechHeads,  # whose word labels are used
-        lexicon: Lexicon,    # with M dimensions of meaning
+        lexicon: Lexicon,  # with M dimensions of meaning
     ):
         super().__init__()
-        self.map, concept = torch.nn.Linear(heads.word.in_features, lexicon.meaning.shape[1]), {f"{k}:{w}": c for k in LANGUAGES for c, w in enumerate(lexicon.words[k])}
+        self.map, concept = (
+            torch.nn.Linear(heads.word.in_features, lexicon.meaning.shape[1]),
+            {f"{k}:{w}": c for k in LANGUAGES for c, w in enumerate(lexicon.words[k])},
+        )
         self.concept = np.array([concept.get(w, -1) for w in heads.words])
         self.meaning = torch.from_numpy(lexicon.meaning)
 
-    def forward(self,
+    def forward(
+        self,
         states,  # (N, H) torch
-        word,    # (N,) int64, numbers of words in `heads.words`
-    ):           # scalar torch
+        word,  # (N,) int64, numbers of words in `heads.words`
+    ):  # scalar torch
         "Mean squared error of the meaning at the frames of concepts."
         concept = self.concept[word]
-        return torch.nn.functional.mse_loss(self.map(states[torch.from_numpy(concept >= 0)]), self.meaning[concept[concept >= 0]])
+        return torch.nn.functional.mse_loss(
+            self.map(states[torch.from_numpy(concept >= 0)]), self.meaning[concept[concept >= 0]]
+        )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #f608b280
 def pretrain_speech(
-    lexicon: Lexicon,             # C concepts with their words
-    steps: int = 1000,            # optimiser steps
-    seed: int = 0,                # of first weights, sentences and clips
-    dose: float = 0.0,            # weight of a third loss, that of the words' meaning: meaning on purpose
-    topics: float = 0.0,          # share of sentences about one topic, 0 to 1
-    passages: int = 250,          # of the corpus, in each language, about 20 s each
+    lexicon: Lexicon,  # C concepts with their words
+    steps: int = 1000,  # optimiser steps
+    seed: int = 0,  # of first weights, sentences and clips
+    dose: float = 0.0,  # weight of a third loss, that of the words' meaning: meaning on purpose
+    topics: float = 0.0,  # share of sentences about one topic, 0 to 1
+    passages: int = 250,  # of the corpus, in each language, about 20 s each
     batch_seconds: float = 96.0,  # s of sound a step
-    masked: float = 0.1,          # share of words replaced by noise
+    masked: float = 0.1,  # share of words replaced by noise
     learning_rate: float = 2e-3,  # peak, after 10 % warm-up; then cosine decay
-    shape: dict | None = None,    # settings of `build_speech_model` other than its defaults
-    start: tuple | None = None,   # model and heads to train on from, in place; None: fresh ones
-    progress: bool = False,       # show a bar with the losses
-) -> tuple:                       # model and heads in eval mode, log (steps, 3): loss, share of frames right for phones and for words
-    "Pretrain the tiny speech model; cost grows as the seconds of speech, about 4 ms for a second on one idle core."
+    shape: dict | None = None,  # settings of `build_speech_model` other than its defaults
+    start: tuple | None = None,  # model and heads to train on from, in place; None: fresh ones
+    progress: bool = False,  # show a bar with the losses
+    # model and heads in eval mode, log (steps, 3): loss, share of frames right for phones and for
+    # words
+) -> tuple:
+    """Pretrain the tiny speech model; cost grows as the seconds of speech, about 4 ms for a
+    second on one idle core."""
     from tqdm.auto import trange
+
     seed_everything(seed)
-    rng, log, model = np.random.default_rng([seed, 392]), [], start[0] if start else build_speech_model(**(shape or {}))
-    corpus = [(language, speech) for language in LANGUAGES for speech in speak_corpus(lexicon, language, passages, seed, topics=topics)]
-    heads = start[1] if start else SpeechHeads(model.config.hidden_size, ("", *sorted({p for _, s in corpus for p in s.phones.text})), word_labels(lexicon))
+    rng, log, model = (
+        np.random.default_rng([seed, 392]),
+        [],
+        start[0] if start else build_speech_model(**(shape or {})),
+    )
+    corpus = [
+        (language, speech)
+        for language in LANGUAGES
+        for speech in speak_corpus(lexicon, language, passages, seed, topics=topics)
+    ]
+    heads = (
+        start[1]
+        if start
+        else SpeechHeads(
+            model.config.hidden_size,
+            ("", *sorted({p for _, s in corpus for p in s.phones.text})),
+            word_labels(lexicon),
+        )
+    )
     teacher = MeaningTeacher(heads, lexicon) if dose else None
     parameters = [*model.parameters(), *heads.parameters(), *(teacher.parameters() if dose else ())]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+    )
     model.train()
     for step in (bar := trange(steps, disable=not progress)):
         seconds = float(rng.choice([4, 6, 12]))
-        audio, labels = draw_clips(corpus, heads, model.config, round(batch_seconds / seconds), seconds, rng, masked)
-        states, labels = model(torch.from_numpy(audio)).last_hidden_state.flatten(0, 1), {k: v.ravel() for k, v in labels.items()}
-        loss = pretraining_loss(heads, states, labels) + (dose * teacher(states, labels["word"]) if dose else 0)
+        audio, labels = draw_clips(
+            corpus, heads, model.config, round(batch_seconds / seconds), seconds, rng, masked
+        )
+        states, labels = (
+            model(torch.from_numpy(audio)).last_hidden_state.flatten(0, 1),
+            {k: v.ravel() for k, v in labels.items()},
+        )
+        loss = pretraining_loss(heads, states, labels) + (
+            dose * teacher(states, labels["word"]) if dose else 0
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        log.append((loss.item(), *(frames_right(heads, states, labels)[k] for k in ("phone", "word"))))
-        if step % 20 == 19: bar.set_postfix(dict(zip(("loss", "phone", "word"), np.mean(log[-20:], 0).round(3))))
+        log.append(
+            (loss.item(), *(frames_right(heads, states, labels)[k] for k in ("phone", "word")))
+        )
+        if step % 20 == 19:
+            bar.set_postfix(dict(zip(("loss", "phone", "word"), np.mean(log[-20:], 0).round(3))))
     return model.eval(), heads.eval(), np.array(log)
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #220cd0ab
 def probe_sentences(
-    lexicon: Lexicon,    # C concepts with their words
-    language: str,       # 'en' or 'zh'
-    contexts: int,       # sentences in which each concept occurs at least
-    seed: int,           # not a seed of training
-) -> list:               # lists of words
+    lexicon: Lexicon,  # C concepts with their words
+    language: str,  # 'en' or 'zh'
+    contexts: int,  # sentences in which each concept occurs at least
+    seed: int,  # not a seed of training
+) -> list:  # lists of words
     "Exchangeable sentences, of which those are kept that hold a concept not met often enough yet."
-    number, count, kept = {w: c for c, w in enumerate(lexicon.words[language])}, np.zeros(len(lexicon), int), []
-    for sentence in exchangeable_sentences(lexicon, language, 800 * (contexts + 2), seed, pairs=0.0):
+    number, count, kept = (
+        {w: c for c, w in enumerate(lexicon.words[language])},
+        np.zeros(len(lexicon), int),
+        [],
+    )
+    for sentence in exchangeable_sentences(
+        lexicon, language, 800 * (contexts + 2), seed, pairs=0.0
+    ):
         found = [number[w] for w in sentence if w in number]
-        if (count[found] < contexts).any(): count[found] += 1; kept.append(sentence)
-        if (count >= contexts).all(): return kept
-    raise DataError("Some concepts are too rare", place=language, found=f"{int((count < contexts).sum())} with fewer than {contexts} contexts", next_step="ask for more contexts, or another seed")
+        if (count[found] < contexts).any():
+            count[found] += 1
+            kept.append(sentence)
+        if (count >= contexts).all():
+            return kept
+    raise DataError(
+        "Some concepts are too rare",
+        place=language,
+        found=f"{int((count < contexts).sum())} with fewer than {contexts} contexts",
+        next_step="ask for more contexts, or another seed",
+    )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #d37915f8
 def passage_states(
-    model,           # Wav2Vec2Model, L layers of width H
+    model,  # Wav2Vec2Model, L layers of width H
     speech: Speech,  # about 20 s
-) -> tuple:          # states (L + 1, N, H) torch, times (N,) s
+) -> tuple:  # states (L + 1, N, H) torch, times (N,) s
     "All layers at all frames of a passage, read at once."
-    with torch.no_grad(): hidden = model(torch.from_numpy(speech.audio)[None], output_hidden_states=True).hidden_states
+    with torch.no_grad():
+        hidden = model(
+            torch.from_numpy(speech.audio)[None], output_hidden_states=True
+        ).hidden_states
     return torch.cat(hidden), frame_centres(model.config, hidden[0].shape[1])
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #fb095807
 def spoken_states(
-    model,               # Wav2Vec2Model, L layers of width H
-    lexicon: Lexicon,    # C concepts with their words
-    language: str,       # 'en' or 'zh'
-    contexts: int = 4,   # sentences a concept
-    seed: int = 1000,    # not a seed of training
+    model,  # Wav2Vec2Model, L layers of width H
+    lexicon: Lexicon,  # C concepts with their words
+    language: str,  # 'en' or 'zh'
+    contexts: int = 4,  # sentences a concept
+    seed: int = 1000,  # not a seed of training
     voices: tuple = TRAINING_VOICES,  # taken in turn
-    heads: SpeechHeads | None = None, # also measure how many frames they name right
-) -> dict:               # concept (K,) int, states (L + 1, K, H) float32: mean over the frames of the word; phone, word: share of frames right, for each voice
+    heads: SpeechHeads | None = None,  # also measure how many frames they name right
+    # concept (K,) int, states (L + 1, K, H) float32: mean over the frames of the word; phone, word:
+    # share of frames right, for each voice
+) -> dict:
     "Hidden states of every concept spoken in exchangeable sentences at the speed of stories."
-    number, count, concept, states, right = {w: c for c, w in enumerate(lexicon.words[language])}, np.zeros(len(lexicon), int), [], [], {v: [] for v in voices}
-    sentences, rng = probe_sentences(lexicon, language, contexts, seed), np.random.default_rng([seed, 393])
+    number, count, concept, states, right = (
+        {w: c for c, w in enumerate(lexicon.words[language])},
+        np.zeros(len(lexicon), int),
+        [],
+        [],
+        {v: [] for v in voices},
+    )
+    sentences, rng = (
+        probe_sentences(lexicon, language, contexts, seed),
+        np.random.default_rng([seed, 393]),
+    )
     for i, start in enumerate(range(0, len(sentences), 6)):
-        part, voice = sentences[start:start + 6], voices[i % len(voices)]
+        part, voice = sentences[start : start + 6], voices[i % len(voices)]
         words = [w for s in part for w in s]
-        speech = speak(words, language, voice, np.repeat(np.arange(len(part)), [len(s) for s in part]), 2.5 * np.clip(rng.standard_normal(len(words)), -2.5, 2.5))
+        speech = speak(
+            words,
+            language,
+            voice,
+            np.repeat(np.arange(len(part)), [len(s) for s in part]),
+            2.5 * np.clip(rng.standard_normal(len(words)), -2.5, 2.5),
+        )
         hidden, times = passage_states(model, speech)
-        if heads is not None: right[voice].append(frames_right(heads, hidden[-1], heads.labels(speech.words, speech.phones, language, times)))
+        if heads is not None:
+            right[voice].append(
+                frames_right(
+                    heads, hidden[-1], heads.labels(speech.words, speech.phones, language, times)
+                )
+            )
         for w, on, off in zip(words, speech.words.onset, speech.words.offset):
             c, inside = number.get(w, -1), (times >= on) & (times < off)
             if c >= 0 and count[c] < contexts and inside.any():
-                count[c] += 1; concept.append(c); states.append(hidden[:, torch.from_numpy(inside)].mean(1).numpy())
-    score = {k: {v: float(np.average([r[k] for r in rows], weights=[r["frames"] for r in rows])) for v, rows in right.items() if rows} for k in ("phone", "word")}
+                count[c] += 1
+                concept.append(c)
+                states.append(hidden[:, torch.from_numpy(inside)].mean(1).numpy())
+    score = {
+        k: {
+            v: float(np.average([r[k] for r in rows], weights=[r["frames"] for r in rows]))
+            for v, rows in right.items()
+            if rows
+        }
+        for k in ("phone", "word")
+    }
     return dict(concept=np.array(concept), states=np.stack(states, 1), **score)
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #8d284085
 def nearest_concept(
-    concept,      # (K,) int, of the states that make the means
-    states,       # (K, H)
+    concept,  # (K,) int, of the states that make the means
+    states,  # (K, H)
     new_concept,  # (M,) int
-    new_states,   # (M, H) of one layer
-) -> float:       # share, 0 to 1; chance 1 / C
-    "How often a new state lies nearest to the mean of its own concept, dimensions scaled by their spread within concepts."
+    new_states,  # (M, H) of one layer
+) -> float:  # share, 0 to 1; chance 1 / C
+    """How often a new state lies nearest to the mean of its own concept, dimensions scaled by
+    their spread within concepts."""
     centre = mean_states(concept, states)
     scale = (states - centre[concept]).std(0) + 1e-6
     a, b = new_states / scale, centre / scale
-    return float((((b ** 2).sum(1) - 2 * a @ b.T).argmin(1) == new_concept).mean())
+    return float((((b**2).sum(1) - 2 * a @ b.T).argmin(1) == new_concept).mean())
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #4bc5b716
 def form_of_words(
     lexicon: Lexicon,  # C concepts with their words
-    language: str,     # 'en' or 'zh'
-) -> np.ndarray:       # (C, P) float64
-    "How often each pair of neighbouring phones, edges included, occurs in the word of each concept, spoken alone: what forms tell without any model."
+    language: str,  # 'en' or 'zh'
+) -> np.ndarray:  # (C, P) float64
+    """How often each pair of neighbouring phones, edges included, occurs in the word of each
+    concept, spoken alone: what forms tell without any model."""
     speech, pairs = speak(lexicon.words[language], language, sentence=np.arange(len(lexicon))), []
     owner = np.searchsorted(speech.words.onset, speech.phones.onset + 1e-6, side="right") - 1
     for c in range(len(lexicon)):
@@ -358,93 +578,252 @@ def form_of_words(
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #2eda8d2a
 def measure_speech_gates(
-    model,              # Wav2Vec2Model, L layers of width H
-    heads: SpeechHeads, # trained with it
-    lexicon: Lexicon,   # whose words, categories and meanings are probed
+    model,  # Wav2Vec2Model, L layers of width H
+    heads: SpeechHeads,  # trained with it
+    lexicon: Lexicon,  # whose words, categories and meanings are probed
     contexts: int = 4,  # contexts a concept
-    draws: int = 20,    # other draws of meaning over which the score is averaged
-) -> dict:              # phone, word: language -> voice -> share of frames; en, zh: one entry a layer; form: the same probes on the phones of words; translation_similarity a layer
+    draws: int = 20,  # other draws of meaning over which the score is averaged
+    # phone, word: language -> voice -> share of frames; en, zh: one entry a layer; form: the same
+    # probes on the phones of words; translation_similarity a layer
+) -> dict:
     "What the model knows: the numbers on its card."
     from braintune_nb.simulate.language import make_lexicon
+
     nouns = np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
-    others, means, result = [make_lexicon(seed) for seed in range(100, 100 + draws)], {}, dict(phone={}, word={}, form={})
+    others, means, result = (
+        [make_lexicon(seed) for seed in range(100, 100 + draws)],
+        {},
+        dict(phone={}, word={}, form={}),
+    )
+
     def probes(concept, h):
-        return dict(meaning=meaning_probe(concept, h, lexicon), meaning_draws=float(np.mean([meaning_probe(concept, h, other)["r"] for other in others])) if draws else None,
-                    category=label_probe(concept, h, nouns), word_class=label_probe(concept, h, lexicon.word_class))
+        return dict(
+            meaning=meaning_probe(concept, h, lexicon),
+            meaning_draws=(
+                float(np.mean([meaning_probe(concept, h, other)["r"] for other in others]))
+                if draws
+                else None
+            ),
+            category=label_probe(concept, h, nouns),
+            word_class=label_probe(concept, h, lexicon.word_class),
+        )
+
     for language in LANGUAGES:
-        first, second, new = (spoken_states(model, lexicon, language, contexts, seed, voices, heads) for seed, voices in ((1000, TRAINING_VOICES), (1001, TRAINING_VOICES), (1002, NEW_VOICES)))
-        for k in ("phone", "word"): result[k][language] = second[k] | new[k]
+        first, second, new = (
+            spoken_states(model, lexicon, language, contexts, seed, voices, heads)
+            for seed, voices in (
+                (1000, TRAINING_VOICES),
+                (1001, TRAINING_VOICES),
+                (1002, NEW_VOICES),
+            )
+        )
+        for k in ("phone", "word"):
+            result[k][language] = second[k] | new[k]
         means[language] = [mean_states(first["concept"], h) for h in first["states"]]
         result["form"][language] = probes(np.arange(len(lexicon)), form_of_words(lexicon, language))
-        result[language] = [dict(layer=layer, **probes(first["concept"], h), identity=nearest_concept(first["concept"], h, second["concept"], second["states"][layer]),
-                                 identity_new_voices=nearest_concept(first["concept"], h, new["concept"], new["states"][layer])) for layer, h in enumerate(first["states"])]
-    result["translation_similarity"] = [translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])]
+        result[language] = [
+            dict(
+                layer=layer,
+                **probes(first["concept"], h),
+                identity=nearest_concept(
+                    first["concept"], h, second["concept"], second["states"][layer]
+                ),
+                identity_new_voices=nearest_concept(
+                    first["concept"], h, new["concept"], new["states"][layer]
+                ),
+            )
+            for layer, h in enumerate(first["states"])
+        ]
+    result["translation_similarity"] = [
+        translation_similarity(a, b, lexicon) for a, b in zip(means["en"], means["zh"])
+    ]
     return result
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #b1e6f219
-SPEECH_GATES = dict(phone=0.85, word=0.7, identity_new_voices=0.8, meaning_high=0.2, meaning_draws=0.05, category=0.16, more_than_form=0.06)
+SPEECH_GATES = dict(
+    phone=0.85,
+    word=0.7,
+    identity_new_voices=0.8,
+    meaning_high=0.2,
+    meaning_draws=0.05,
+    category=0.16,
+    more_than_form=0.06,
+)
+
 
 def check_speech_gates(
     gates: dict,  # from `measure_speech_gates`
 ) -> None:
-    "Refuse a model that knows more meaning than forms tell, or that does not hear. Raises ModelError naming the gate."
+    """Refuse a model that knows more meaning than forms tell, or that does not hear. Raises
+    ModelError naming the gate."""
+
     def need(fine, what, found, expected):
-        if not fine: raise ModelError(f"The tiny speech model fails a gate: {what}", found=found, expected=expected, next_step="train it longer, or with dose 0")
+        if not fine:
+            raise ModelError(
+                f"The tiny speech model fails a gate: {what}",
+                found=found,
+                expected=expected,
+                next_step="train it longer, or with dose 0",
+            )
+
     for k in ("phone", "word"):
-        for language, voice, share in ((language, voice, share) for language in LANGUAGES for voice, share in gates[k][language].items()):
-            need(share > SPEECH_GATES[k], f"{language}, voice {voice}: frames whose {k} is named right", share, f"above {SPEECH_GATES[k]}")
+        for language, voice, share in (
+            (language, voice, share)
+            for language in LANGUAGES
+            for voice, share in gates[k][language].items()
+        ):
+            need(
+                share > SPEECH_GATES[k],
+                f"{language}, voice {voice}: frames whose {k} is named right",
+                share,
+                f"above {SPEECH_GATES[k]}",
+            )
     for language, row in ((language, row) for language in LANGUAGES for row in gates[language]):
         place, form = f"{language}, layer {row['layer']}: ", gates["form"][language]
-        need(row["meaning"]["high"] < SPEECH_GATES["meaning_high"], place + "meaning of held-out concepts", row["meaning"], f"upper limit below {SPEECH_GATES['meaning_high']}")
-        for name, what in dict(meaning_draws="meaning over other draws", category="category of unseen nouns").items():
+        need(
+            row["meaning"]["high"] < SPEECH_GATES["meaning_high"],
+            place + "meaning of held-out concepts",
+            row["meaning"],
+            f"upper limit below {SPEECH_GATES['meaning_high']}",
+        )
+        for name, what in dict(
+            meaning_draws="meaning over other draws", category="category of unseen nouns"
+        ).items():
             limit = max(SPEECH_GATES[name], (form[name] or 0) + SPEECH_GATES["more_than_form"])
-            need((row[name] or 0) < limit, place + what, row[name], f"below {limit:.3f}; the forms alone give {form[name]}")
+            need(
+                (row[name] or 0) < limit,
+                place + what,
+                row[name],
+                f"below {limit:.3f}; the forms alone give {form[name]}",
+            )
     for language in LANGUAGES:
         share = gates[language][-1]["identity_new_voices"]
-        need(share > SPEECH_GATES["identity_new_voices"], f"{language}: identity of words in new voices, last layer", share, f"above {SPEECH_GATES['identity_new_voices']}")
+        need(
+            share > SPEECH_GATES["identity_new_voices"],
+            f"{language}: identity of words in new voices, last layer",
+            share,
+            f"above {SPEECH_GATES['identity_new_voices']}",
+        )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #bcb9c9cf
 def speech_model_card(
     gates: dict,  # from `measure_speech_gates`
     facts: dict,  # how it was trained: name -> value
-) -> str:         # Markdown with the header that model hubs read
+) -> str:  # Markdown with the header that model hubs read
     "The model card of a tiny speech model."
-    def row(language, layer, r, more): return (f"| {language} | {layer} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} | "
-                                               f"{r['word_class']:.3f} | {more} |")
-    rows = [line for language in LANGUAGES for line in
-            [row(language, "form", gates["form"][language], " | | ")] + [row(language, r["layer"], r, f"{r['identity']:.3f} | {r['identity_new_voices']:.3f} | {similarity:+.3f}")
-                                                                        for r, similarity in zip(gates[language], gates["translation_similarity"])]]
+
+    def row(language, layer, r, more):
+        return (
+            f"| {language} | {layer} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to"
+            f" {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} |"
+            f" {r['word_class']:.3f} | {more} |"
+        )
+
+    rows = [
+        line
+        for language in LANGUAGES
+        for line in [row(language, "form", gates["form"][language], " | | ")]
+        + [
+            row(
+                language,
+                r["layer"],
+                r,
+                f"{r['identity']:.3f} | {r['identity_new_voices']:.3f} | {similarity:+.3f}",
+            )
+            for r, similarity in zip(gates[language], gates["translation_similarity"])
+        ]
+    ]
     voices = list(next(iter(gates["phone"].values())))
-    frames = [f"| {language} | {what} | " + " | ".join(f"{gates[what][language][v]:.3f}" for v in voices) + " |" for language in LANGUAGES for what in ("phone", "word")]
-    return "\n".join(["---", "license: apache-2.0", "language: [en, zh]", "library_name: transformers", "pipeline_tag: feature-extraction", "---", "", "# tiny_speech", "",
-        "A bilingual speech model that knows sounds and the forms of words but not meaning: the backbone of the simulated listening experiment of braintune_nb. It was trained on speech made by "
-        "`braintune_nb.simulate` (eSpeak NG) alone, on sentences in which concepts are exchangeable within nouns, verbs and adjectives. It is of no use for anything else.", "",
-        f"Share of frames named right in new sentences; {', '.join(NEW_VOICES)} are voices it never heard.", "", "| language | what | " + " | ".join(voices) + " |", "|---" * (2 + len(voices)) + "|", *frames, "",
-        "Meaning: correlation of predicted and true meaning of concepts that the probe was not fitted on, 95 % interval over concepts; then the mean over twenty other draws of meaning. Category: "
-        "balanced accuracy for the category of unseen nouns (chance 0.071). Word class: balanced accuracy for unseen concepts (chance 0.333). Identity: nearest mean of 288 concepts, in new sentences, in known and in new "
-        "voices. Translation: cosine of the two words of a concept minus that of different concepts. Layer 0 is the input of the transformer. *Form* is no model but the phones of each word: Chinese words of a category share "
-        "syllables (汽车, 火车, 电车), so their category can be guessed from sound, and the model can know no less than that.", "",
-        "| language | layer | meaning, held out | other draws | category | word class | identity | new voices | translation |", "|---|---|---|---|---|---|---|---|---|", *rows, "",
-        "## Training", "", *(f"* {name}: {value}" for name, value in facts.items()), "", "Made by `nbs/experiments/pretrain_speech.ipynb`; the card is written by the code that trains. `heads.safetensors` and `heads.json` hold the "
-        "two linear heads of training (`braintune_nb.simulate.speech_backbone.pretraining_heads`).", ""])
+    frames = [
+        f"| {language} | {what} | "
+        + " | ".join(f"{gates[what][language][v]:.3f}" for v in voices)
+        + " |"
+        for language in LANGUAGES
+        for what in ("phone", "word")
+    ]
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "language: [en, zh]",
+            "library_name: transformers",
+            "pipeline_tag: feature-extraction",
+            "---",
+            "",
+            "# tiny_speech",
+            "",
+            (
+                "A bilingual speech model that knows sounds and the forms of words but not meaning:"
+                " the backbone of the simulated listening experiment of braintune_nb. It was"
+                " trained on speech made by `braintune_nb.simulate` (eSpeak NG) alone, on sentences"
+                " in which concepts are exchangeable within nouns, verbs and adjectives. It is of"
+                " no use for anything else."
+            ),
+            "",
+            (
+                f"Share of frames named right in new sentences; {', '.join(NEW_VOICES)} are voices"
+                " it never heard."
+            ),
+            "",
+            "| language | what | " + " | ".join(voices) + " |",
+            "|---" * (2 + len(voices)) + "|",
+            *frames,
+            "",
+            (
+                "Meaning: correlation of predicted and true meaning of concepts that the probe was"
+                " not fitted on, 95 % interval over concepts; then the mean over twenty other draws"
+                " of meaning. Category: balanced accuracy for the category of unseen nouns (chance"
+                " 0.071). Word class: balanced accuracy for unseen concepts (chance 0.333)."
+                " Identity: nearest mean of 288 concepts, in new sentences, in known and in new"
+                " voices. Translation: cosine of the two words of a concept minus that of different"
+                " concepts. Layer 0 is the input of the transformer. *Form* is no model but the"
+                " phones of each word: Chinese words of a category share syllables (汽车, 火车,"
+                " 电车), so their category can be guessed from sound, and the model can know no"
+                " less than that."
+            ),
+            "",
+            (
+                "| language | layer | meaning, held out | other draws | category | word class |"
+                " identity | new voices | translation |"
+            ),
+            "|---|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "## Training",
+            "",
+            *(f"* {name}: {value}" for name, value in facts.items()),
+            "",
+            (
+                "Made by `nbs/experiments/pretrain_speech.ipynb`; the card is written by the code"
+                " that trains. `heads.safetensors` and `heads.json` hold the two linear heads of"
+                " training (`braintune_nb.simulate.speech_backbone.pretraining_heads`)."
+            ),
+            "",
+        ]
+    )
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #2d24c17d
 def save_speech_model(
-    folder,                  # where the model shall lie
-    model,                   # Wav2Vec2Model
-    heads: SpeechHeads,      # trained with it
-    gates: dict,             # from `measure_speech_gates`
-    facts: dict,             # how it was trained
-    overwrite: bool = False, # replace a model that lies there
-) -> Path:                   # the folder
-    "Save weights (safetensors), feature extractor, heads, gates and card. Raises RunError when the folder holds a model."
+    folder,  # where the model shall lie
+    model,  # Wav2Vec2Model
+    heads: SpeechHeads,  # trained with it
+    gates: dict,  # from `measure_speech_gates`
+    facts: dict,  # how it was trained
+    overwrite: bool = False,  # replace a model that lies there
+) -> Path:  # the folder
+    """Save weights (safetensors), feature extractor, heads, gates and card. Raises RunError
+    when the folder holds a model."""
     from safetensors.torch import save_file
     from transformers import Wav2Vec2FeatureExtractor
+
     folder = model_folder(folder, overwrite)
     model.save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False, return_attention_mask=False).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(
+        sampling_rate=RATE, do_normalize=False, return_attention_mask=False
+    ).save_pretrained(folder)
     save_file(heads.state_dict(), folder / "heads.safetensors", metadata={"format": "pt"})
-    for name in ("model", "heads"): (folder / f"{name}.safetensors").chmod(0o644)
+    for name in ("model", "heads"):
+        (folder / f"{name}.safetensors").chmod(0o644)
     write_json(folder / "heads.json", dict(phones=heads.phones, words=heads.words))
     write_json(folder / "gates.json", dict(gates=gates, training=facts))
     write_atomic(folder / "README.md", speech_model_card(gates, facts))
@@ -452,12 +831,19 @@ def save_speech_model(
 
 # %% ../../nbs/39_simulate.speech_backbone.ipynb #319db59c
 def pretraining_heads(
-    folder,         # of a tiny speech model
-) -> SpeechHeads:   # in eval mode
-    "The two heads that the tiny speech model was trained with: for measuring what tuning makes it forget, or for training on. Raises MissingData."
+    folder,  # of a tiny speech model
+) -> SpeechHeads:  # in eval mode
+    """The two heads that the tiny speech model was trained with: for measuring what tuning
+    makes it forget, or for training on. Raises MissingData."""
     from safetensors.torch import load_file
+
     folder = Path(folder)
-    if not (folder / "heads.safetensors").is_file(): raise MissingData("The model has no pretraining heads", file=folder / "heads.safetensors", next_step="pass the folder of tiny_speech, or of a model saved by save_speech_model")
+    if not (folder / "heads.safetensors").is_file():
+        raise MissingData(
+            "The model has no pretraining heads",
+            file=folder / "heads.safetensors",
+            next_step="pass the folder of tiny_speech, or of a model saved by save_speech_model",
+        )
     names, weights = read_json(folder / "heads.json"), load_file(folder / "heads.safetensors")
     heads = SpeechHeads(weights["phone.weight"].shape[1], names["phones"], names["words"])
     heads.load_state_dict(weights)

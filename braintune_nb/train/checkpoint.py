@@ -21,32 +21,51 @@ def _tensors(model):
     for name, t in model.state_dict().items():
         mine = t.to_local() if hasattr(t, "to_local") else t
         key = (mine.data_ptr(), t.shape, t.stride()) if mine.numel() else name
-        if key not in seen: seen.add(key); unique[name] = t
+        if key not in seen:
+            seen.add(key)
+            unique[name] = t
     return unique
 
 # %% ../../nbs/60_train.checkpoint.ipynb #26ca10af
 def whole_tensor(
-    t: torch.Tensor,  # any tensor, one that is sharded over processes (DTensor) included: then all of them must call
-) -> torch.Tensor:    # the same values in one piece: a contiguous copy on the CPU
+    # any tensor, one that is sharded over processes (DTensor) included: then all of them must call
+    t: torch.Tensor,
+) -> torch.Tensor:  # the same values in one piece: a contiguous copy on the CPU
     "A copy to keep or to write."
-    return (t.detach().full_tensor() if hasattr(t, "full_tensor") else t.detach()).to("cpu", copy=True).contiguous()
+    return (
+        (t.detach().full_tensor() if hasattr(t, "full_tensor") else t.detach())
+        .to("cpu", copy=True)
+        .contiguous()
+    )
 
 
 def placed_like(
-    t: torch.Tensor,     # in one piece
+    t: torch.Tensor,  # in one piece
     like: torch.Tensor,  # of the same shape, sharded or not
-) -> torch.Tensor:       # the values of `t`, sharded as `like` is
+) -> torch.Tensor:  # the values of `t`, sharded as `like` is
     "The way back from `whole_tensor`."
-    if not hasattr(like, "full_tensor") or t.ndim == 0: return t
+    if not hasattr(like, "full_tensor") or t.ndim == 0:
+        return t
     from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(t.to(like.device), like.device_mesh, like.placements)
 
 # %% ../../nbs/60_train.checkpoint.ipynb #f4698390
 def _split_optimizer(optimizer):
     "State of an optimiser as (JSON part, tensors named 'index.key')."
     state = optimizer.state_dict()
-    tensors = {f"{i}.{k}": v for i, entry in state["state"].items() for k, v in entry.items() if torch.is_tensor(v)}
-    scalars = {f"{i}.{k}": v for i, entry in state["state"].items() for k, v in entry.items() if not torch.is_tensor(v)}
+    tensors = {
+        f"{i}.{k}": v
+        for i, entry in state["state"].items()
+        for k, v in entry.items()
+        if torch.is_tensor(v)
+    }
+    scalars = {
+        f"{i}.{k}": v
+        for i, entry in state["state"].items()
+        for k, v in entry.items()
+        if not torch.is_tensor(v)
+    }
     return {"groups": state["param_groups"], "scalars": scalars}, tensors
 
 
@@ -55,7 +74,9 @@ def _join_optimizer(optimizer, saved, tensors):
     state, parameters = {}, [p for g in optimizer.param_groups for p in g["params"]]
     for name, value in {**saved["scalars"], **tensors}.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = placed_like(value, parameters[int(index)]) if torch.is_tensor(value) else value
+        state.setdefault(int(index), {})[key] = (
+            placed_like(value, parameters[int(index)]) if torch.is_tensor(value) else value
+        )
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in saved["groups"]]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -63,89 +84,138 @@ def _join_optimizer(optimizer, saved, tensors):
 def _sync(path):
     "Flush a file or folder to disk."
     handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _digest(path):
     "SHA-256 of a file, in hexadecimal."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _write_whole(folder, name, files, keep):
-    "Write `files` (name -> function of a path) as folder/name, point `latest` at it, drop all but the last `keep`."
+    """Write `files` (name -> function of a path) as folder/name, point `latest` at it, drop all
+    but the last `keep`."""
     folder.mkdir(parents=True, exist_ok=True)
-    while (folder / name).exists(): name += "+"          # saved twice at one step: the older stays whole until the newer is
+    while (folder / name).exists():
+        name += "+"  # saved twice at one step: the older stays whole until the newer is
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
-    for file, write in files.items(): write(temporary / file)
+    for file, write in files.items():
+        write(temporary / file)
     digests = {file: _digest(temporary / file) for file in files}
     (temporary / "manifest.json").write_text(json.dumps(digests))
-    for path in temporary.iterdir(): _sync(path)
+    for path in temporary.iterdir():
+        _sync(path)
     _sync(temporary)
     os.replace(temporary, folder / name)
     _sync(folder)
     write_atomic(folder / "latest", name)
-    for old in sorted(folder.glob("step-*"))[:-keep] + list(folder.glob(".partial-*")): shutil.rmtree(old, ignore_errors=True)
+    for old in sorted(folder.glob("step-*"))[:-keep] + list(folder.glob(".partial-*")):
+        shutil.rmtree(old, ignore_errors=True)
     return folder / name
 
 # %% ../../nbs/60_train.checkpoint.ipynb #8f77421e
 def save_checkpoint(
-    folder,                  # folder of all checkpoints of this run; made if absent
-    model,                   # torch module
-    optimizer,               # torch optimiser
-    scheduler,               # learning-rate scheduler, or None
-    state: dict,             # anything JSON can hold; state['step'] names the checkpoint
-    key: str = "",           # hash of settings and data; load_checkpoint refuses another one
+    folder,  # folder of all checkpoints of this run; made if absent
+    model,  # torch module
+    optimizer,  # torch optimiser
+    scheduler,  # learning-rate scheduler, or None
+    state: dict,  # anything JSON can hold; state['step'] names the checkpoint
+    key: str = "",  # hash of settings and data; load_checkpoint refuses another one
     tensors: dict | None = None,  # further tensors to keep, name -> tensor (e.g. the best weights)
-    keep: int = 2,           # how many checkpoints stay
-    write: bool = True,      # False on processes that lend their shards and leave the writing to another
-):                           # the new checkpoint's folder, or None
-    "Write weights, optimiser, schedule and `state`; whatever moment the process dies, a whole checkpoint remains."
+    keep: int = 2,  # how many checkpoints stay
+    # False on processes that lend their shards and leave the writing to another
+    write: bool = True,
+):  # the new checkpoint's folder, or None
+    """Write weights, optimiser, schedule and `state`; whatever moment the process dies, a whole
+    checkpoint remains."""
     optimizer_scalars, optimizer_tensors = _split_optimizer(optimizer)
-    text = json.dumps({"key": key, "state": state, "optimizer": optimizer_scalars, "scheduler": scheduler.state_dict() if scheduler else None})
+    text = json.dumps(
+        {
+            "key": key,
+            "state": state,
+            "optimizer": optimizer_scalars,
+            "scheduler": scheduler.state_dict() if scheduler else None,
+        }
+    )
     parts = {"model": _tensors(model), "optimizer": optimizer_tensors, "extra": tensors or {}}
-    stored = {part: {name: whole_tensor(t) for name, t in named.items()} for part, named in parts.items()}
-    if not write: return None
-    files = {f"{part}.safetensors": lambda path, named=named: save_file(named, path) for part, named in stored.items()}
+    stored = {
+        part: {name: whole_tensor(t) for name, t in named.items()} for part, named in parts.items()
+    }
+    if not write:
+        return None
+    files = {
+        f"{part}.safetensors": lambda path, named=named: save_file(named, path)
+        for part, named in stored.items()
+    }
     files["state.json"] = lambda path: path.write_text(text)
     return _write_whole(Path(folder), f"step-{state['step']:09d}", files, keep)
 
 # %% ../../nbs/60_train.checkpoint.ipynb #cf895dd7
 def _whole(checkpoint):
     "True if every file that the manifest lists is there and unchanged."
-    try: return all(_digest(checkpoint / f) == h for f, h in json.loads((checkpoint / "manifest.json").read_text()).items())
-    except (OSError, ValueError): return False
+    try:
+        return all(
+            _digest(checkpoint / f) == h
+            for f, h in json.loads((checkpoint / "manifest.json").read_text()).items()
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def _last_whole(folder):
     "The newest whole checkpoint, the one named by `latest` first; None if there is none."
     found = sorted(folder.glob("step-*"), reverse=True)
-    try: pointed = folder / (folder / "latest").read_text().strip()
-    except (OSError, ValueError): pointed = None
+    try:
+        pointed = folder / (folder / "latest").read_text().strip()
+    except (OSError, ValueError):
+        pointed = None
     for checkpoint in sorted(found, key=lambda c: c != pointed):
-        if _whole(checkpoint): return checkpoint
+        if _whole(checkpoint):
+            return checkpoint
         warnings.warn(f"checkpoint {checkpoint} is incomplete or damaged: passed over")
 
 # %% ../../nbs/60_train.checkpoint.ipynb #a3344b23
 def load_checkpoint(
-    folder,                  # folder of all checkpoints of this run
-    model,                   # torch module, same tensors as when saved; changed in place
-    optimizer,               # torch optimiser over the same parameters; changed in place
-    scheduler=None,          # learning-rate scheduler, or None; changed in place
-    key: str = "",           # hash of settings and data
-):                           # (state, extra tensors), or None where no whole checkpoint lies
-    "Continue from the newest whole checkpoint; RunError if it belongs to other settings, data or another model."
+    folder,  # folder of all checkpoints of this run
+    model,  # torch module, same tensors as when saved; changed in place
+    optimizer,  # torch optimiser over the same parameters; changed in place
+    scheduler=None,  # learning-rate scheduler, or None; changed in place
+    key: str = "",  # hash of settings and data
+):  # (state, extra tensors), or None where no whole checkpoint lies
+    """Continue from the newest whole checkpoint; RunError if it belongs to other settings, data
+    or another model."""
     checkpoint = _last_whole(Path(folder))
-    if checkpoint is None: return None
+    if checkpoint is None:
+        return None
     content = json.loads((checkpoint / "state.json").read_text())
     if content["key"] != key:
-        raise RunError("The checkpoint belongs to a run with other settings, data or starting weights", file=checkpoint, found=content["key"][:12],
-            expected=key[:12], next_step="choose an empty folder, or give the settings, data and untouched model of that run")
+        raise RunError(
+            "The checkpoint belongs to a run with other settings, data or starting weights",
+            file=checkpoint,
+            found=content["key"][:12],
+            expected=key[:12],
+            next_step=(
+                "choose an empty folder, or give the settings, data and untouched model of that run"
+            ),
+        )
     saved, mine = load_file(checkpoint / "model.safetensors"), _tensors(model)
     if saved.keys() != mine.keys() or any(saved[n].shape != mine[n].shape for n in mine):
-        raise RunError("The checkpoint holds other tensors than the model", file=checkpoint, found=f"{len(saved)} tensors", expected=f"{len(mine)} of the model's shapes")
+        raise RunError(
+            "The checkpoint holds other tensors than the model",
+            file=checkpoint,
+            found=f"{len(saved)} tensors",
+            expected=f"{len(mine)} of the model's shapes",
+        )
     with torch.no_grad():
-        for name, t in mine.items(): t.copy_(placed_like(saved[name], t))
-    _join_optimizer(optimizer, content["optimizer"], load_file(checkpoint / "optimizer.safetensors"))
-    if scheduler: scheduler.load_state_dict(content["scheduler"])
+        for name, t in mine.items():
+            t.copy_(placed_like(saved[name], t))
+    _join_optimizer(
+        optimizer, content["optimizer"], load_file(checkpoint / "optimizer.safetensors")
+    )
+    if scheduler:
+        scheduler.load_state_dict(content["scheduler"])
     return content["state"], load_file(checkpoint / "extra.safetensors")

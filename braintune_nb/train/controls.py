@@ -21,57 +21,217 @@ from ..align.delays import delay
 @dataclass(frozen=True)
 class Arm:
     "One arm of an experiment: what it shares with tuning and what it lacks."
-    name: str       # the parameter of the experiments
+
+    name: str  # the parameter of the experiments
     rules_out: str  # the explanation of a gain that this arm stands for
-    trained: str    # which weights move: 'backbone', 'heads', 'filter', 'noise', 'nothing'
-    targets: str    # what is predicted while they move
-    scoring: str    # encoding model of the scored participants
-    source: str     # who has it, paper A to D or ours
+    trained: str  # which weights move: 'backbone', 'heads', 'filter', 'noise', 'nothing'
+    targets: str  # what is predicted while they move
+    scoring: str  # encoding model of the scored participants
+    source: str  # who has it, paper A to D or ours
 
 # %% ../../nbs/62_train.controls.ipynb #c660db65
 _ROWS = (
     ("tuned", "", "backbone", "responses", "ridge", "A, B, C, D"),
-    ("single", "other people: one participant tunes", "backbone", "responses of one participant", "ridge", "A, B"),
-    ("pretrained", "pooling, window and lag of the input", "nothing", "none", "ridge", "A, B, C, D"),
+    (
+        "single",
+        "other people: one participant tunes",
+        "backbone",
+        "responses of one participant",
+        "ridge",
+        "A, B",
+    ),
+    (
+        "pretrained",
+        "pooling, window and lag of the input",
+        "nothing",
+        "none",
+        "ridge",
+        "A, B, C, D",
+    ),
     ("random_weights", "architecture, word rate and timing", "nothing", "none", "ridge", "ours"),
-    ("all_layers", "choice of the layer", "nothing", "none", "banded ridge over all layers", "ours"),
-    ("same_total", "more data: it fits on tuning and encoding stories", "nothing", "none", "ridge on tuning + encoding stories", "ours"),
-    ("reduced_rank", "knowing a subspace of responses", "nothing", "none", "ridge within other participants' weights", "ours"),
-    ("group_average", "signal of the group, without a model", "nothing", "none", "ridge on the average response of the tuning group", "ours"),
-    ("frozen_head", "the head, not the representation", "heads", "responses", "ridge on what the trained heads predict", "ours"),
-    ("temporal_filter", "shape of the haemodynamic response", "filter", "responses", "ridge on filtered features", "ours"),
-    ("monolingual", "a second language (as many TRs of one)", "backbone", "responses to stories in one language", "ridge", "C"),
-    ("permuted", "any training at all (it harms, so it is weak alone)", "backbone", "block-permuted responses", "ridge", "A, C"),
-    ("other_story", "response statistics without their story", "backbone", "responses to another story", "ridge", "A (code)"),
-    ("lexical", "word look-up and regularisation", "backbone", "random word codes, response function and noise of matched size", "ridge", "ours"),
-    ("stimulus", "the text or sound itself", "backbone", "the model's own pretraining objective", "ridge", "A, B, D"),
-    ("joint", "forgetting: brain and own objective together", "backbone", "responses and own objective", "ridge", "D"),
-    ("lm_target", "knowledge of a language model", "backbone", "states of a language model", "ridge", "A, B"),
-    ("speech_target", "knowledge of a larger speech model", "backbone", "states of a larger speech model", "ridge", "A"),
+    (
+        "all_layers",
+        "choice of the layer",
+        "nothing",
+        "none",
+        "banded ridge over all layers",
+        "ours",
+    ),
+    (
+        "same_total",
+        "more data: it fits on tuning and encoding stories",
+        "nothing",
+        "none",
+        "ridge on tuning + encoding stories",
+        "ours",
+    ),
+    (
+        "reduced_rank",
+        "knowing a subspace of responses",
+        "nothing",
+        "none",
+        "ridge within other participants' weights",
+        "ours",
+    ),
+    (
+        "group_average",
+        "signal of the group, without a model",
+        "nothing",
+        "none",
+        "ridge on the average response of the tuning group",
+        "ours",
+    ),
+    (
+        "frozen_head",
+        "the head, not the representation",
+        "heads",
+        "responses",
+        "ridge on what the trained heads predict",
+        "ours",
+    ),
+    (
+        "temporal_filter",
+        "shape of the haemodynamic response",
+        "filter",
+        "responses",
+        "ridge on filtered features",
+        "ours",
+    ),
+    (
+        "monolingual",
+        "a second language (as many TRs of one)",
+        "backbone",
+        "responses to stories in one language",
+        "ridge",
+        "C",
+    ),
+    (
+        "permuted",
+        "any training at all (it harms, so it is weak alone)",
+        "backbone",
+        "block-permuted responses",
+        "ridge",
+        "A, C",
+    ),
+    (
+        "other_story",
+        "response statistics without their story",
+        "backbone",
+        "responses to another story",
+        "ridge",
+        "A (code)",
+    ),
+    (
+        "lexical",
+        "word look-up and regularisation",
+        "backbone",
+        "random word codes, response function and noise of matched size",
+        "ridge",
+        "ours",
+    ),
+    (
+        "stimulus",
+        "the text or sound itself",
+        "backbone",
+        "the model's own pretraining objective",
+        "ridge",
+        "A, B, D",
+    ),
+    (
+        "joint",
+        "forgetting: brain and own objective together",
+        "backbone",
+        "responses and own objective",
+        "ridge",
+        "D",
+    ),
+    (
+        "lm_target",
+        "knowledge of a language model",
+        "backbone",
+        "states of a language model",
+        "ridge",
+        "A, B",
+    ),
+    (
+        "speech_target",
+        "knowledge of a larger speech model",
+        "backbone",
+        "states of a larger speech model",
+        "ridge",
+        "A",
+    ),
     ("weight_noise", "having moved by that much", "noise", "none", "ridge", "ours"),
-    ("averaged_losses", "participants in turn (ablation)", "backbone", "responses, one step for the mean loss of all", "ridge", "B"),
-    ("average", "differences between people (ablation: averaged responses)", "backbone", "mean response of all who heard the section", "ridge", "B"),
-    ("separate_heads", "the shared head (ablation)", "backbone", "responses, one head a participant", "ridge", "A, B"),
-    ("nonlinear_head", "the linear head (ablation)", "backbone", "responses, head with a hidden layer", "ridge", "B"),
-    ("shared_response", "the anatomical common space (ablation)", "backbone", "responses in a shared response model", "ridge", "B"),
-    ("lora", "full tuning (ablation; rank is a setting)", "low-rank adapters", "responses", "ridge", "B, D"),
+    (
+        "averaged_losses",
+        "participants in turn (ablation)",
+        "backbone",
+        "responses, one step for the mean loss of all",
+        "ridge",
+        "B",
+    ),
+    (
+        "average",
+        "differences between people (ablation: averaged responses)",
+        "backbone",
+        "mean response of all who heard the section",
+        "ridge",
+        "B",
+    ),
+    (
+        "separate_heads",
+        "the shared head (ablation)",
+        "backbone",
+        "responses, one head a participant",
+        "ridge",
+        "A, B",
+    ),
+    (
+        "nonlinear_head",
+        "the linear head (ablation)",
+        "backbone",
+        "responses, head with a hidden layer",
+        "ridge",
+        "B",
+    ),
+    (
+        "shared_response",
+        "the anatomical common space (ablation)",
+        "backbone",
+        "responses in a shared response model",
+        "ridge",
+        "B",
+    ),
+    (
+        "lora",
+        "full tuning (ablation; rank is a setting)",
+        "low-rank adapters",
+        "responses",
+        "ridge",
+        "B, D",
+    ),
 )
 ARMS = {row[0]: Arm(*row) for row in _ROWS}
 
 # %% ../../nbs/62_train.controls.ipynb #9d8b4a35
 def arms_table(
     names=None,  # which arms; default: all
-):               # pandas DataFrame, one row an arm
-    "The arms as a table: name, what it rules out, what is trained, on which targets, how it is scored, source. ParameterError for an unknown name."
+):  # pandas DataFrame, one row an arm
+    """The arms as a table: name, what it rules out, what is trained, on which targets, how it
+    is scored, source. ParameterError for an unknown name."""
     import pandas as pd
+
     names = list(ARMS) if names is None else list(names)
-    if unknown := [n for n in names if n not in ARMS]: raise ParameterError("Unknown arm", found=", ".join(unknown), expected=", ".join(ARMS))
+    if unknown := [n for n in names if n not in ARMS]:
+        raise ParameterError("Unknown arm", found=", ".join(unknown), expected=", ".join(ARMS))
     return pd.DataFrame([asdict(ARMS[n]) for n in names])
 
 # %% ../../nbs/62_train.controls.ipynb #a369977c
 def _far_permutation(n, apart, rng):
-    "A random permutation of `n` places on a ring that moves each by at least `apart`; None where there is none."
-    if apart > n // 2: return None
+    """A random permutation of `n` places on a ring that moves each by at least `apart`; None
+    where there is none."""
+    if apart > n // 2:
+        return None
     distance = np.abs(np.arange(n)[:, None] - np.arange(n))
     cost = np.where(np.minimum(distance, n - distance) < apart, 1e6, rng.exponential(size=(n, n)))
     place, source = linear_sum_assignment(cost)
@@ -79,53 +239,79 @@ def _far_permutation(n, apart, rng):
 
 # %% ../../nbs/62_train.controls.ipynb #5911f76c
 def permute_blocks(
-    n_rows: int,                            # rows of the section, T
-    block: int = 10,                        # rows of a block (the last may be shorter)
-    seed: int = 0,                          # seed of the draw
-    minimum_displacement: int | None = None,  # rows that every row must move at least; default: one block
-) -> np.ndarray:                            # (T,) int: row t of the control is row index[t] of the original
-    "Index that permutes blocks on a ring with a random offset, every row moved by at least `minimum_displacement` (methods A, C; defect A-13)."
+    n_rows: int,  # rows of the section, T
+    block: int = 10,  # rows of a block (the last may be shorter)
+    seed: int = 0,  # seed of the draw
+    minimum_displacement: (
+        int | None
+    ) = None,  # rows that every row must move at least; default: one block
+) -> np.ndarray:  # (T,) int: row t of the control is row index[t] of the original
+    """Index that permutes blocks on a ring with a random offset, every row moved by at least
+    `minimum_displacement` (methods A, C; defect A-13)."""
     least = block if minimum_displacement is None else minimum_displacement
     rng = np.random.default_rng(seed)
     n_blocks = -(-n_rows // block)
-    for apart in [-(-least // block) + (1 if n_rows % block else 0)] * 20 + [-(-least // block)] * 200:
+    for apart in [-(-least // block) + (1 if n_rows % block else 0)] * 20 + [
+        -(-least // block)
+    ] * 200:
         ring = np.roll(np.arange(n_rows), -int(rng.integers(n_rows)))
         order = _far_permutation(n_blocks, apart, rng)
-        if order is None: continue
-        moved = np.concatenate([ring[b * block:(b + 1) * block] for b in order])
+        if order is None:
+            continue
+        moved = np.concatenate([ring[b * block : (b + 1) * block] for b in order])
         index = np.empty(n_rows, int)
         index[ring] = moved
-        if np.abs(index - np.arange(n_rows)).min() >= least: return index
-    raise ParameterError("No permutation of blocks moves every row that far", found=f"{n_rows} rows in blocks of {block}, at least {least} rows away",
-        expected="at least twice that distance, plus a block or two", next_step="use shorter blocks or a smaller minimum_displacement")
+        if np.abs(index - np.arange(n_rows)).min() >= least:
+            return index
+    raise ParameterError(
+        "No permutation of blocks moves every row that far",
+        found=f"{n_rows} rows in blocks of {block}, at least {least} rows away",
+        expected="at least twice that distance, plus a block or two",
+        next_step="use shorter blocks or a smaller minimum_displacement",
+    )
 
 # %% ../../nbs/62_train.controls.ipynb #49cf9750
 def circular_shift_index(
-    n_rows: int,                    # rows of the section, T
-    seed: int = 0,                  # seed of the draw
-    minimum_displacement: int = 10, # rows that the shift must be away from none, in both directions
-) -> np.ndarray:                    # (T,) int: row t of the control is row index[t] of the original
+    n_rows: int,  # rows of the section, T
+    seed: int = 0,  # seed of the draw
+    # rows that the shift must be away from none, in both directions
+    minimum_displacement: int = 10,
+) -> np.ndarray:  # (T,) int: row t of the control is row index[t] of the original
     "Index of a random circular shift of at least `minimum_displacement` rows."
     if n_rows < 2 * minimum_displacement:
-        raise ParameterError("No circular shift is that far from none", found=f"{n_rows} rows, at least {minimum_displacement} away",
-            expected=f"{2 * minimum_displacement} rows or more", next_step="use a longer section or a smaller minimum_displacement")
-    shift = int(np.random.default_rng(seed).integers(minimum_displacement, n_rows - minimum_displacement + 1))
+        raise ParameterError(
+            "No circular shift is that far from none",
+            found=f"{n_rows} rows, at least {minimum_displacement} away",
+            expected=f"{2 * minimum_displacement} rows or more",
+            next_step="use a longer section or a smaller minimum_displacement",
+        )
+    shift = int(
+        np.random.default_rng(seed).integers(
+            minimum_displacement, n_rows - minimum_displacement + 1
+        )
+    )
     return np.roll(np.arange(n_rows), shift)
 
 # %% ../../nbs/62_train.controls.ipynb #48336fc2
 def weight_noise(
     pretrained: torch.nn.Module,  # the model before tuning
-    tuned: torch.nn.Module,       # the model after tuning; same tensors
-    seed: int = 0,                # seed of the noise
-) -> torch.nn.Module:             # a copy of `pretrained`, moved as far as `tuned` in every tensor
-    "A model whose tensors are each as far from `pretrained` as those of `tuned`, in random directions; ModelError where the tensors differ."
+    tuned: torch.nn.Module,  # the model after tuning; same tensors
+    seed: int = 0,  # seed of the noise
+) -> torch.nn.Module:  # a copy of `pretrained`, moved as far as `tuned` in every tensor
+    """A model whose tensors are each as far from `pretrained` as those of `tuned`, in random
+    directions; ModelError where the tensors differ."""
     moved, after = copy.deepcopy(pretrained), dict(tuned.named_parameters())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in moved.named_parameters():
             if name not in after or after[name].shape != p.shape:
-                raise ModelError("The two models do not have the same tensors", place=name, found="absent or of another shape in the tuned model",
-                    expected=f"shape {tuple(p.shape)}", next_step="pass the backbone that the tuned model started from")
+                raise ModelError(
+                    "The two models do not have the same tensors",
+                    place=name,
+                    found="absent or of another shape in the tuned model",
+                    expected=f"shape {tuple(p.shape)}",
+                    next_step="pass the backbone that the tuned model started from",
+                )
             length = (after[name].detach().to(p) - p).norm()
             noise = torch.randn(p.shape, generator=generator).to(p)
             p += noise * (length / noise.norm())
@@ -134,50 +320,68 @@ def weight_noise(
 # %% ../../nbs/62_train.controls.ipynb #c3e4c27c
 def random_weights(
     model: torch.nn.Module,  # a Hugging Face model: anything with a `config`
-    seed: int = 0,           # seed of the initialisation
-) -> torch.nn.Module:        # a new model of the same configuration, freshly initialised, in eval mode
-    "The architecture of `model` with new random weights; ModelError for a model without a Hugging Face config."
+    seed: int = 0,  # seed of the initialisation
+) -> torch.nn.Module:  # a new model of the same configuration, freshly initialised, in eval mode
+    """The architecture of `model` with new random weights; ModelError for a model without a
+    Hugging Face config."""
     if not hasattr(model, "config"):
-        raise ModelError("Only a Hugging Face model can be initialised again from its configuration", found=type(model).__name__,
-            expected="a model with a `config`", next_step="pass backbone.model")
+        raise ModelError(
+            "Only a Hugging Face model can be initialised again from its configuration",
+            found=type(model).__name__,
+            expected="a model with a `config`",
+            next_step="pass backbone.model",
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return type(model)(model.config).eval()
 
 # %% ../../nbs/62_train.controls.ipynb #397dfe27
 class TemporalFilter(torch.nn.Module):
-    "A learned FIR filter over the TRs of a story, the same for all channels or one for each; it starts as the identity."
-    def __init__(self,
-        width: int,             # H, channels
-        taps: int = 8,          # TRs of past it may use, the current one included
-        shared: bool = False,   # one filter for all channels
+    """A learned FIR filter over the TRs of a story, the same for all channels or one for each;
+    it starts as the identity."""
+
+    def __init__(
+        self,
+        width: int,  # H, channels
+        taps: int = 8,  # TRs of past it may use, the current one included
+        shared: bool = False,  # one filter for all channels
     ):
         super().__init__()
         self.taps = torch.nn.Parameter(torch.zeros(taps, 1 if shared else width))
         self.taps.data[0] = 1
         self.width = width
 
-    def forward(self,
+    def forward(
+        self,
         features: torch.Tensor,  # (T, H), one story
-    ) -> torch.Tensor:           # (T, H)
+    ) -> torch.Tensor:  # (T, H)
         "Filtered features; before the story there are zeros."
         past = delay(features, range(len(self.taps))).reshape(len(features), len(self.taps), -1)
         return (past * self.taps).sum(1)
 
-    def transform(self,
+    def transform(
+        self,
         features: np.ndarray,  # (T, H), one story
-    ) -> np.ndarray:           # (T, H) float32
+    ) -> np.ndarray:  # (T, H) float32
         "The same for NumPy, without gradients: what the encoding model reads."
-        with torch.no_grad(): return self(torch.as_tensor(np.asarray(features, np.float32))).numpy()
+        with torch.no_grad():
+            return self(torch.as_tensor(np.asarray(features, np.float32))).numpy()
 
 # %% ../../nbs/62_train.controls.ipynb #d80da959
 def _products(features, responses, taps):
-    "participant -> [X'X (K*H, K*H), X'Y (K*H, V)] over that participant's stories, delayed features X."
+    """participant -> [X'X (K*H, K*H), X'Y (K*H, V)] over that participant's stories, delayed
+    features X."""
     out = {}
     for name, its in sorted(responses.items()):
         x = delay(torch.as_tensor(np.asarray(features[name], np.float32)), range(taps)).double()
         for p, y in its.items():
-            if len(x) != len(y): raise DataError("Features and responses do not fit", place=f"{name}, {p}", found=f"{len(y)} rows", expected=f"{len(x)}")
+            if len(x) != len(y):
+                raise DataError(
+                    "Features and responses do not fit",
+                    place=f"{name}, {p}",
+                    found=f"{len(y)} rows",
+                    expected=f"{len(x)}",
+                )
             y = torch.as_tensor(np.asarray(y, np.float32)).double()
             gram, cross = out.get(p, (0, 0))
             out[p] = (gram + x.T @ x, cross + x.T @ y)
@@ -187,32 +391,51 @@ def _products(features, responses, taps):
 def _read_outs(products, a, penalty):
     "participant -> ridge weights (H, V) on filtered features, a (K, H)."
     taps, width = a.shape
-    mix = (torch.eye(width, dtype=a.dtype)[None] * a[:, None, :]).reshape(taps * width, width)     # (K*H, H): X @ mix is the filtered feature
+    mix = (torch.eye(width, dtype=a.dtype)[None] * a[:, None, :]).reshape(
+        taps * width, width
+    )  # (K*H, H): X @ mix is the filtered feature
     ridge = penalty * torch.eye(width, dtype=a.dtype)
-    return {p: torch.linalg.solve(mix.T @ gram @ mix + ridge * (gram.diagonal()[:width].mean()), mix.T @ cross) for p, (gram, cross) in products.items()}
+    return {
+        p: torch.linalg.solve(
+            mix.T @ gram @ mix + ridge * (gram.diagonal()[:width].mean()), mix.T @ cross
+        )
+        for p, (gram, cross) in products.items()
+    }
 
 
 def _taps(products, heads, taps, shared):
     "The filter (K, H) that is best for these read-outs."
     width = next(iter(heads.values())).shape[0]
-    left = sum(products[p][0].reshape(taps, width, taps, width) * (w @ w.T)[None, :, None, :] for p, w in heads.items())
+    left = sum(
+        products[p][0].reshape(taps, width, taps, width) * (w @ w.T)[None, :, None, :]
+        for p, w in heads.items()
+    )
     right = sum((products[p][1].reshape(taps, width, -1) * w).sum(2) for p, w in heads.items())
-    if shared: left, right = left.sum((1, 3)), right.sum(1)
+    if shared:
+        left, right = left.sum((1, 3)), right.sum(1)
     n = right.numel()
-    left = left.reshape(n, n) + 1e-6 * left.reshape(n, n).diagonal().mean() * torch.eye(n, dtype=left.dtype)
+    left = left.reshape(n, n) + 1e-6 * left.reshape(n, n).diagonal().mean() * torch.eye(
+        n, dtype=left.dtype
+    )
     return torch.linalg.solve(left, right.reshape(n)).reshape(taps, -1).expand(taps, width)
 
 # %% ../../nbs/62_train.controls.ipynb #571014e3
 def fit_temporal_filter(
-    features: dict,          # story name -> (T, H), z-scored features of the frozen model
-    responses: dict,         # story name -> participant -> (T, V_p), z-scored
-    taps: int = 8,           # TRs of past, the current one included
-    shared: bool = False,    # one filter for all channels
-    penalty: float = 0.1,    # ridge of the read-outs, relative to the sum of squares of a channel
-    rounds: int = 20,        # of filter and read-outs in turn
-) -> tuple:                  # the filter, of largest weight 1; its squared error over that of no prediction, after each round
-    "Find a filter over TRs and one linear read-out a participant on the tuning stories. DataError where features and responses do not fit."
-    if unknown := set(responses) - set(features): raise DataError("There are no features for this story", place=min(unknown), found=", ".join(features))
+    features: dict,  # story name -> (T, H), z-scored features of the frozen model
+    responses: dict,  # story name -> participant -> (T, V_p), z-scored
+    taps: int = 8,  # TRs of past, the current one included
+    shared: bool = False,  # one filter for all channels
+    penalty: float = 0.1,  # ridge of the read-outs, relative to the sum of squares of a channel
+    rounds: int = 20,  # of filter and read-outs in turn
+    # the filter, of largest weight 1; its squared error over that of no prediction, after each
+    # round
+) -> tuple:
+    """Find a filter over TRs and one linear read-out a participant on the tuning stories.
+    DataError where features and responses do not fit."""
+    if unknown := set(responses) - set(features):
+        raise DataError(
+            "There are no features for this story", place=min(unknown), found=", ".join(features)
+        )
     products = _products(features, responses, taps)
     total = sum(float(np.square(y).sum()) for its in responses.values() for y in its.values())
     width = next(iter(features.values())).shape[1]
@@ -221,7 +444,16 @@ def fit_temporal_filter(
         heads = _read_outs(products, a, penalty)
         a = _taps(products, heads, taps, shared)
         maps = {p: (a[:, :, None] * w).reshape(taps * width, -1) for p, w in heads.items()}
-        log.append(1 + float(sum((m * (products[p][0] @ m)).sum() - 2 * (m * products[p][1]).sum() for p, m in maps.items())) / total)
+        log.append(
+            1
+            + float(
+                sum(
+                    (m * (products[p][0] @ m)).sum() - 2 * (m * products[p][1]).sum()
+                    for p, m in maps.items()
+                )
+            )
+            / total
+        )
         a = a / a.abs().max()
     found = TemporalFilter(width, taps, shared)
     found.taps.data.copy_(a[:, :1] if shared else a)

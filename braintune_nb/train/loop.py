@@ -17,197 +17,384 @@ import time
 import torch
 from tqdm.auto import tqdm
 
-from ..core import ClockError, DataError, ParameterError, RunError, SplitError, content_hash, seed_everything, write_atomic
+from braintune_nb.core import (
+    ClockError,
+    DataError,
+    ParameterError,
+    RunError,
+    SplitError,
+    content_hash,
+    seed_everything,
+    write_atomic,
+)
 from ..loss import correlation_over_time, l2_penalty
-from .checkpoint import load_checkpoint, placed_like, save_checkpoint, whole_tensor
+from braintune_nb.train.checkpoint import (
+    load_checkpoint,
+    placed_like,
+    save_checkpoint,
+    whole_tensor,
+)
 from .participants import deal, epoch_steps, in_order
 
 # %% ../../nbs/65_train.loop.ipynb #bc87aa54
 @dataclass(frozen=True)
 class TuneSettings:
     "How to tune; everything that changes the numbers, and the device."
-    epochs: int = 10                  # passes over the training sections
-    learning_rate: float = 5e-5       # peak, backbone
+
+    epochs: int = 10  # passes over the training sections
+    learning_rate: float = 5e-5  # peak, backbone
     head_learning_rate: float = 1e-3  # peak, heads, pooling and the objective's own parameters
-    weight_decay: float = 0.01        # matrices only
-    warmup: float = 0.1               # share of all optimiser steps with a rising rate
-    accumulate: int = 1               # visits (forward passes) for one optimiser step
-    patience: int = 5                 # epochs without a better validation correlation before stopping; 0: never stop
-    clip: float = 1.0                 # largest norm of the gradient
-    seed: int = 0                     # dropout and order of sections
-    precision: str = "float32"        # 'float32', 'bfloat16', or 'float16' (CUDA only)
-    device: str = "auto"              # 'auto': CUDA where there is one, else CPU
-    train_layers: str = "all"         # see model.tuner.freeze_layers
-    participants: str = "joint"       # 'joint', 'batch' or 'story': see train.participants
-    order: str = "drawn"              # of stories and participants: 'drawn' each epoch, or 'fixed' (defect B-12)
-    optimizer: str = "adamw"          # 'adamw', or 'adam' (paper A)
-    schedule: str = "counted"         # 'counted', or as published code does it: 'overplanned' (paper B, defect B-01), 'epochs' (paper A, A-04)
-    refresh: int = 1                  # epochs between two solutions for heads of the kind 'ridge'; others are trained
+    weight_decay: float = 0.01  # matrices only
+    warmup: float = 0.1  # share of all optimiser steps with a rising rate
+    accumulate: int = 1  # visits (forward passes) for one optimiser step
+    # epochs without a better validation correlation before stopping; 0: never stop
+    patience: int = 5
+    clip: float = 1.0  # largest norm of the gradient
+    seed: int = 0  # dropout and order of sections
+    precision: str = "float32"  # 'float32', 'bfloat16', or 'float16' (CUDA only)
+    device: str = "auto"  # 'auto': CUDA where there is one, else CPU
+    train_layers: str = "all"  # see model.tuner.freeze_layers
+    participants: str = "joint"  # 'joint', 'batch' or 'story': see train.participants
+    # of stories and participants: 'drawn' each epoch, or 'fixed' (defect B-12)
+    order: str = "drawn"
+    optimizer: str = "adamw"  # 'adamw', or 'adam' (paper A)
+    # 'counted', or as published code does it: 'overplanned' (paper B, defect B-01), 'epochs' (paper
+    # A, A-04)
+    schedule: str = "counted"
+    # epochs between two solutions for heads of the kind 'ridge'; others are trained
+    refresh: int = 1
 
     def __post_init__(self):
-        if min(self.epochs, self.accumulate, self.refresh) < 1 or not 0 <= self.warmup <= 1 or min(self.learning_rate, self.head_learning_rate, self.clip) <= 0:
-            raise ParameterError("These settings cannot train", found=str(asdict(self)), expected="epochs, accumulate and refresh >= 1, 0 <= warmup <= 1, rates and clip > 0")
-        for name, known in (("precision", ("float32", "bfloat16", "float16")), ("optimizer", ("adamw", "adam")), ("schedule", ("counted", "overplanned", "epochs"))):
-            if getattr(self, name) not in known: raise ParameterError(f"Unknown {name}", found=getattr(self, name), expected=", ".join(known))
+        if (
+            min(self.epochs, self.accumulate, self.refresh) < 1
+            or not 0 <= self.warmup <= 1
+            or min(self.learning_rate, self.head_learning_rate, self.clip) <= 0
+        ):
+            raise ParameterError(
+                "These settings cannot train",
+                found=str(asdict(self)),
+                expected=(
+                    "epochs, accumulate and refresh >= 1, 0 <= warmup <= 1, rates and clip > 0"
+                ),
+            )
+        for name, known in (
+            ("precision", ("float32", "bfloat16", "float16")),
+            ("optimizer", ("adamw", "adam")),
+            ("schedule", ("counted", "overplanned", "epochs")),
+        ):
+            if getattr(self, name) not in known:
+                raise ParameterError(
+                    f"Unknown {name}", found=getattr(self, name), expected=", ".join(known)
+                )
 
 # %% ../../nbs/65_train.loop.ipynb #967a1a53
 def learning_rate_factor(
-    step: int,     # optimiser step, 0 to total
-    total: int,    # optimiser steps that are planned for
-    warmup: float, # share of them with a rising rate
-) -> float:        # multiplies the peak rate
-    "Linear warm-up to 1 within `warmup` x `total` steps, then linear decay to 0 at `total`; never 0 before that."
+    step: int,  # optimiser step, 0 to total
+    total: int,  # optimiser steps that are planned for
+    warmup: float,  # share of them with a rising rate
+) -> float:  # multiplies the peak rate
+    """Linear warm-up to 1 within `warmup` x `total` steps, then linear decay to 0 at `total`;
+    never 0 before that."""
     rising = round(warmup * total)
-    if step < rising: return (step + 1) / rising
+    if step < rising:
+        return (step + 1) / rising
     return max(0.0, (total - step) / max(1, total - rising))
 
 # %% ../../nbs/65_train.loop.ipynb #99ce1688
 def rate_factors(
-    settings: TuneSettings, # schedule, epochs, warm-up
-    per_epoch: int,         # optimiser steps of one epoch
-    people: int = 1,        # participants who tune; 'overplanned' counts them
-) -> tuple:                 # (backbone, heads): functions of the optimiser step
+    settings: TuneSettings,  # schedule, epochs, warm-up
+    per_epoch: int,  # optimiser steps of one epoch
+    people: int = 1,  # participants who tune; 'overplanned' counts them
+) -> tuple:  # (backbone, heads): functions of the optimiser step
     "What the two peak rates are multiplied with at each step."
     if settings.schedule == "epochs":
         epoch, n = lambda k: k // per_epoch, settings.epochs
-        return (lambda k: epoch(k) / 5 if epoch(k) < 5 else max(0.0, (n - epoch(k)) / max(1, n - 5))), lambda k: max(0.8 ** epoch(k), 0.1)
+        return (
+            lambda k: epoch(k) / 5 if epoch(k) < 5 else max(0.0, (n - epoch(k)) / max(1, n - 5))
+        ), lambda k: max(0.8 ** epoch(k), 0.1)
     total = settings.epochs * per_epoch * (3 * people if settings.schedule == "overplanned" else 1)
     return (lambda k: learning_rate_factor(k, total, settings.warmup),) * 2
 
 # %% ../../nbs/65_train.loop.ipynb #18c30635
 def _optimizer(part, settings, per_epoch):
-    "Adam(W) with a group for the backbone and one for everything else, each with and without decay, and the schedule."
+    """Adam(W) with a group for the backbone and one for everything else, each with and without
+    decay, and the schedule."""
     backbone, groups = {id(p) for p in part.tuner.model.parameters()}, {}
     for p in part.parameters():
-        if p.requires_grad: groups.setdefault((id(p) not in backbone, p.ndim > 1), []).append(p)
+        if p.requires_grad:
+            groups.setdefault((id(p) not in backbone, p.ndim > 1), []).append(p)
     factors = rate_factors(settings, per_epoch, len(part.tuner.outputs))
-    optimizer = (torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam)([dict(params=params,
-        lr=settings.head_learning_rate if head else settings.learning_rate, weight_decay=settings.weight_decay if matrix else 0.0) for (head, matrix), params in sorted(groups.items())])
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [factors[head] for head, _ in sorted(groups)])
+    optimizer = (torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam)(
+        [
+            dict(
+                params=params,
+                lr=settings.head_learning_rate if head else settings.learning_rate,
+                weight_decay=settings.weight_decay if matrix else 0.0,
+            )
+            for (head, matrix), params in sorted(groups.items())
+        ]
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, [factors[head] for head, _ in sorted(groups)]
+    )
 
 # %% ../../nbs/65_train.loop.ipynb #e9cf7a6e
 def check_pairs(
     pairs: list,  # of (inputs, dict participant -> (T_s, V) tensor)
-    tuner,        # BrainTuner
-    what: str,    # 'training' or 'validation', for the message
-) -> list:        # the same pairs in the order of their names
-    "Refuse pairs whose rows, participants or values do not fit (ClockError, DataError, SplitError), and sort them by name."
+    tuner,  # BrainTuner
+    what: str,  # 'training' or 'validation', for the message
+) -> list:  # the same pairs in the order of their names
+    """Refuse pairs whose rows, participants or values do not fit (ClockError, DataError,
+    SplitError), and sort them by name."""
     names = [inputs.name for inputs, _ in pairs]
     if not pairs or len(set(names)) < len(names):
-        raise SplitError(f"The {what} sections must be there, each once", found=", ".join(names) or "none", next_step="pass None where no validation is wanted" if what == "validation" else None)
+        raise SplitError(
+            f"The {what} sections must be there, each once",
+            found=", ".join(names) or "none",
+            next_step="pass None where no validation is wanted" if what == "validation" else None,
+        )
     for inputs, targets in pairs:
-        if not targets: raise DataError(f"Nobody's responses to this {what} section", place=inputs.name, found="no targets", expected="one participant or more")
+        if not targets:
+            raise DataError(
+                f"Nobody's responses to this {what} section",
+                place=inputs.name,
+                found="no targets",
+                expected="one participant or more",
+            )
         for participant, y in targets.items():
             place, v = f"{inputs.name}, {participant}", tuner.outputs.get(participant)
-            if v is None: raise DataError("The tuner has no head for this participant", place=place, found=participant, expected=", ".join(tuner.outputs))
+            if v is None:
+                raise DataError(
+                    "The tuner has no head for this participant",
+                    place=place,
+                    found=participant,
+                    expected=", ".join(tuner.outputs),
+                )
             if tuple(y.shape) != (len(inputs), v):
-                raise ClockError(f"Targets do not fit the {what} section", place=place, found=f"{tuple(y.shape)}", expected=f"({len(inputs)}, {v})",
-                    next_step="take responses of the same story at the same rows: see section_targets")
+                raise ClockError(
+                    f"Targets do not fit the {what} section",
+                    place=place,
+                    found=f"{tuple(y.shape)}",
+                    expected=f"({len(inputs)}, {v})",
+                    next_step=(
+                        "take responses of the same story at the same rows: see section_targets"
+                    ),
+                )
             if (wrong := ~torch.isfinite(y)).any():
-                raise DataError("Targets hold NaN or infinity", place=place, found=f"{int(wrong.sum())} values in {int(wrong.any(0).sum())} of {v} columns, the first in column {int(wrong.any(0).nonzero()[0])}",
-                    expected="finite numbers", next_step="leave these columns out for this participant, or choose regions without them")
+                raise DataError(
+                    "Targets hold NaN or infinity",
+                    place=place,
+                    found=(
+                        f"{int(wrong.sum())} values in {int(wrong.any(0).sum())} of {v} columns,"
+                        f" the first in column {int(wrong.any(0).nonzero()[0])}"
+                    ),
+                    expected="finite numbers",
+                    next_step=(
+                        "leave these columns out for this participant, or choose regions without"
+                        " them"
+                    ),
+                )
     return sorted(pairs, key=lambda pair: in_order(pair[0].name))
 
 # %% ../../nbs/65_train.loop.ipynb #90a2f05c
 def _checked(training, validation, tuner):
     "Both lists, checked; no section in both."
-    training, validation = check_pairs(training, tuner, "training"), check_pairs(validation, tuner, "validation") if validation is not None else []
+    training, validation = (
+        check_pairs(training, tuner, "training"),
+        (check_pairs(validation, tuner, "validation") if validation is not None else []),
+    )
     if shared := {i.name for i, _ in training} & {i.name for i, _ in validation}:
-        raise SplitError("Sections are in training and in validation", found=", ".join(sorted(shared)))
+        raise SplitError(
+            "Sections are in training and in validation", found=", ".join(sorted(shared))
+        )
     return training, validation
 
 # %% ../../nbs/65_train.loop.ipynb #dd1019c4
 def run_key(
-    part,                    # VisitLoss
-    training: list,          # of (inputs, targets)
-    validation: list,        # the same
+    part,  # VisitLoss
+    training: list,  # of (inputs, targets)
+    validation: list,  # the same
     settings: TuneSettings,  # of the run
-) -> str:                    # 64 hexadecimal digits
-    "Hash of everything that decides the result: settings, loss, starting weights, data. Device and number of processes are left out: a run may move."
+) -> str:  # 64 hexadecimal digits
+    """Hash of everything that decides the result: settings, loss, starting weights, data.
+    Device and number of processes are left out: a run may move."""
     tuner, loss = part.tuner, part.loss
-    about = [getattr(tuner, k, None) for k in ("layer", "delays", "kind", "standardise", "adapter", "memory_gb", "groups", "head_rank")] + [tuner.dropout.p, getattr(getattr(tuner, "pool", None), "kind", ""), list(tuner.outputs.items())]
-    own = {k: v for k, v in vars(part.objective).items() if k != "training" and isinstance(v, (str, int, float))} if part.objective else {}   # e.g. share and length of masks
-    described = [{**asdict(settings), "device": None}, getattr(loss, "__name__", type(loss).__name__), getattr(loss, "keywords", {}), part.weights, type(part.objective).__name__, own, about]
-    data = [[[inputs.key(), list(targets)] for inputs, targets in pairs] for pairs in (training, validation)]
-    tensors = [*part.state_dict().values(), *(y for _, targets in training + validation for y in targets.values())]
+    about = [
+        getattr(tuner, k, None)
+        for k in (
+            "layer",
+            "delays",
+            "kind",
+            "standardise",
+            "adapter",
+            "memory_gb",
+            "groups",
+            "head_rank",
+        )
+    ] + [
+        tuner.dropout.p,
+        getattr(getattr(tuner, "pool", None), "kind", ""),
+        list(tuner.outputs.items()),
+    ]
+    own = (
+        {
+            k: v
+            for k, v in vars(part.objective).items()
+            if k != "training" and isinstance(v, (str, int, float))
+        }
+        if part.objective
+        else {}
+    )  # e.g. share and length of masks
+    described = [
+        {**asdict(settings), "device": None},
+        getattr(loss, "__name__", type(loss).__name__),
+        getattr(loss, "keywords", {}),
+        part.weights,
+        type(part.objective).__name__,
+        own,
+        about,
+    ]
+    data = [
+        [[inputs.key(), list(targets)] for inputs, targets in pairs]
+        for pairs in (training, validation)
+    ]
+    tensors = [
+        *part.state_dict().values(),
+        *(y for _, targets in training + validation for y in targets.values()),
+    ]
     return content_hash(described, data, *(t.detach().cpu().float().numpy() for t in tensors))
 
 # %% ../../nbs/65_train.loop.ipynb #48f0fdf6
 class VisitLoss(torch.nn.Module):
     "Tuner and own objective as one module whose forward pass is the loss of one visit."
-    def __init__(self,
-        tuner,                        # BrainTuner
-        loss,                         # function (prediction (T, V), target (T, V)) -> scalar
-        objective=None,               # module with loss(tuner, inputs) -> scalar, or None
-        weights=(1.0, 0.0, 0.0),      # of the brain loss, of the objective, of loss.l2_penalty
-        precision: str = "float32",   # of the forward pass
+
+    def __init__(
+        self,
+        tuner,  # BrainTuner
+        loss,  # function (prediction (T, V), target (T, V)) -> scalar
+        objective=None,  # module with loss(tuner, inputs) -> scalar, or None
+        weights=(1.0, 0.0, 0.0),  # of the brain loss, of the objective, of loss.l2_penalty
+        precision: str = "float32",  # of the forward pass
     ):
         super().__init__()
-        if objective is None and not weights[0] or min(weights) < 0: raise ParameterError("Nothing to learn from", found=f"weights {weights}", expected="a brain weight above 0, or an objective")
-        self.tuner, self.objective, self.loss, self.weights, self.precision = tuner, objective, loss, tuple(weights), precision
+        if objective is None and not weights[0] or min(weights) < 0:
+            raise ParameterError(
+                "Nothing to learn from",
+                found=f"weights {weights}",
+                expected="a brain weight above 0, or an objective",
+            )
+        self.tuner, self.objective, self.loss, self.weights, self.precision = (
+            tuner,
+            objective,
+            loss,
+            tuple(weights),
+            precision,
+        )
 
-    def forward(self,
-        inputs,          # of one section
-        targets: dict,   # participant -> (T_s, V)
-    ) -> tuple:          # (loss, (3,) tensor without gradient: validation loss, correlation over time, own objective)
+    def forward(
+        self,
+        inputs,  # of one section
+        targets: dict,  # participant -> (T_s, V)
+        # (loss, (3,) tensor without gradient: validation loss, correlation over time, own
+        # objective)
+    ) -> tuple:
         "Loss of the visit; NaN stands for what was not looked at."
         device, (brain, own, l2) = next(self.tuner.parameters()).device, self.weights
         inputs, nothing, total = inputs.to(device), torch.full((), torch.nan, device=device), 0.0
-        with torch.autocast(device.type, dtype=getattr(torch, self.precision), enabled=self.precision != "float32"):
+        with torch.autocast(
+            device.type, dtype=getattr(torch, self.precision), enabled=self.precision != "float32"
+        ):
             predictions = self.tuner(inputs, list(targets)) if brain else {}
-            objective = self.objective.loss(self.tuner, inputs).float() if own and (self.training or not brain) else None
+            objective = (
+                self.objective.loss(self.tuner, inputs).float()
+                if own and (self.training or not brain)
+                else None
+            )
         pairs = [(predictions[p].float(), targets[p].to(device)) for p in predictions]
         loss = torch.stack([self.loss(*pair) for pair in pairs]).mean() if pairs else objective
-        with torch.no_grad(): correlation = torch.stack([1 - correlation_over_time(*pair) for pair in pairs]).mean() if pairs else nothing
-        if pairs: total = total + brain * loss
-        if objective is not None: total = total + own * objective
-        if l2 and self.training: total = total + l2_penalty(self, l2)
-        return total, torch.stack([loss.detach(), correlation, nothing if objective is None else objective.detach()])
+        with torch.no_grad():
+            correlation = (
+                torch.stack([1 - correlation_over_time(*pair) for pair in pairs]).mean()
+                if pairs
+                else nothing
+            )
+        if pairs:
+            total = total + brain * loss
+        if objective is not None:
+            total = total + own * objective
+        if l2 and self.training:
+            total = total + l2_penalty(self, l2)
+        return total, torch.stack(
+            [loss.detach(), correlation, nothing if objective is None else objective.detach()]
+        )
 
 # %% ../../nbs/65_train.loop.ipynb #2e739bb4
 class Alone:
-    "What the loop asks of the processes that train together, answered by one: `processes`, `rank`, `device`, and the methods."
+    """What the loop asks of the processes that train together, answered by one: `processes`,
+    `rank`, `device`, and the methods."""
+
     processes, rank = 1, 0
-    def __init__(self,
+
+    def __init__(
+        self,
         settings=TuneSettings(),  # for device and precision
     ):
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device)
+        self.device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu")
+            if settings.device == "auto"
+            else settings.device
+        )
         if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise ParameterError("There is no CUDA device", found=settings.device, expected="cpu or auto", next_step="check the driver and that torch was built for CUDA")
+            raise ParameterError(
+                "There is no CUDA device",
+                found=settings.device,
+                expected="cpu or auto",
+                next_step="check the driver and that torch was built for CUDA",
+            )
         if settings.precision == "float16" and self.device.type != "cuda":
-            raise ParameterError("float16 needs CUDA", found=self.device.type, expected="bfloat16 or float32 here")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "float16")
+            raise ParameterError(
+                "float16 needs CUDA", found=self.device.type, expected="bfloat16 or float32 here"
+            )
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=settings.precision == "float16"
+        )
 
-    def wrap(self,
-        part,      # VisitLoss
-    ):             # the module that is called instead, on the device
+    def wrap(
+        self,
+        part,  # VisitLoss
+    ):  # the module that is called instead, on the device
         "Make it ready for training."
         return part.to(self.device)
 
-    def inner(self,
-        module,    # what `wrap` returned
-    ):             # the VisitLoss in it
+    def inner(
+        self,
+        module,  # what `wrap` returned
+    ):  # the VisitLoss in it
         "The way back."
         return module
 
-    def apart(self,
-        module,    # what `wrap` returned
-    ):             # context
+    def apart(
+        self,
+        module,  # what `wrap` returned
+    ):  # context
         "While it lasts, gradients stay in their process."
         return nullcontext()
 
-    def settle(self,
-        module,    # what `wrap` returned
+    def settle(
+        self,
+        module,  # what `wrap` returned
     ):
         "Before the optimiser's step."
 
-    def total(self,
-        tensor,    # any shape, on the CPU
-    ):             # the same shape, on the CPU
+    def total(
+        self,
+        tensor,  # any shape, on the CPU
+    ):  # the same shape, on the CPU
         "Sum over processes."
         return tensor
 
-    def close(self): "Wait until everybody is here."
+    def close(self):
+        "Wait until everybody is here."
 
 # %% ../../nbs/65_train.loop.ipynb #3e7f60c4
 def _seeded(*place):
@@ -216,7 +403,8 @@ def _seeded(*place):
 
 
 def _step(team, module, visits, training, place, clip, optimizer, scheduler):
-    "One optimiser step over some visits; means over the step of (loss, correlation, own objective)."
+    """One optimiser step over some visits; means over the step of (loss, correlation, own
+    objective)."""
     sums, hand = torch.zeros(3, dtype=torch.float64), deal(visits, team.processes, team.rank)
     for k, ((i, people), counts) in enumerate(hand):
         inputs, targets = training[i]
@@ -224,20 +412,30 @@ def _step(team, module, visits, training, place, clip, optimizer, scheduler):
         with team.apart(module) if k + 1 < len(hand) else nullcontext():
             value, parts = module(inputs, {p: targets[p] for p in people})
             if not torch.isfinite(value):
-                raise RunError("The loss is not finite any more", place=inputs.name, found=value.item(), next_step="lower the learning rates, or use float32")
-            team.scaler.scale(value * (counts * team.processes / len(visits))).backward()    # several processes take the mean
-        if counts: sums += torch.stack([value.detach(), *parts[1:]]).double().cpu() / len(visits)
+                raise RunError(
+                    "The loss is not finite any more",
+                    place=inputs.name,
+                    found=value.item(),
+                    next_step="lower the learning rates, or use float32",
+                )
+            team.scaler.scale(
+                value * (counts * team.processes / len(visits))
+            ).backward()  # several processes take the mean
+        if counts:
+            sums += torch.stack([value.detach(), *parts[1:]]).double().cpu() / len(visits)
     team.settle(module)
     team.scaler.unscale_(optimizer)
     torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
-    team.scaler.step(optimizer); team.scaler.update()
+    team.scaler.step(optimizer)
+    team.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     scheduler.step()
     return team.total(sums).tolist()
 
 
 def _scores(team, module, pairs, seed):
-    "Validation (loss, correlation): means over whole sections, in eval mode; the mode of before is put back (defect A-08)."
+    """Validation (loss, correlation): means over whole sections, in eval mode; the mode of
+    before is put back (defect A-08)."""
     mode, scores = module.training, torch.zeros(len(pairs), 2)
     module.eval()
     try:
@@ -245,33 +443,42 @@ def _scores(team, module, pairs, seed):
             for i, counts in deal(range(len(pairs)), team.processes, team.rank):
                 _seeded(seed, "validation", pairs[i][0].name)
                 _, parts = module(*pairs[i])
-                if counts: scores[i] = parts[:2].float().cpu()
-    finally: module.train(mode)
+                if counts:
+                    scores[i] = parts[:2].float().cpu()
+    finally:
+        module.train(mode)
     return tuple(team.total(scores).mean(0).tolist())
 
 # %% ../../nbs/65_train.loop.ipynb #62024a4f
 def validate(
-    tuner,                      # BrainTuner, on its device
-    pairs: list,                # of (inputs, dict participant -> (T_s, V) tensor)
-    loss,                       # function (prediction, target) -> scalar
-    settings=TuneSettings(),    # for the precision
-) -> tuple:                     # (loss, correlation over time), means over sections, participants and voxels
+    tuner,  # BrainTuner, on its device
+    pairs: list,  # of (inputs, dict participant -> (T_s, V) tensor)
+    loss,  # function (prediction, target) -> scalar
+    settings=TuneSettings(),  # for the precision
+) -> tuple:  # (loss, correlation over time), means over sections, participants and voxels
     "Score whole sections in eval mode; the mode of before is put back."
     part = VisitLoss(tuner, loss, precision=settings.precision)
     part.training = tuner.training
-    return _scores(Alone(TuneSettings(device=str(next(tuner.parameters()).device))), part, pairs, settings.seed)
+    return _scores(
+        Alone(TuneSettings(device=str(next(tuner.parameters()).device))), part, pairs, settings.seed
+    )
 
 # %% ../../nbs/65_train.loop.ipynb #15e39706
 def _trained(part):
     "Copies of the weights that tuning changes, heads included, on the CPU."
-    return {name: whole_tensor(p) for name, p in part.named_parameters() if p.requires_grad or name.startswith("tuner.heads.")}
+    return {
+        name: whole_tensor(p)
+        for name, p in part.named_parameters()
+        if p.requires_grad or name.startswith("tuner.heads.")
+    }
 
 
 def _put(part, weights):
     "Copy `weights` back."
     with torch.no_grad():
         for name, p in part.named_parameters():
-            if name in weights: p.copy_(placed_like(weights[name], p))
+            if name in weights:
+                p.copy_(placed_like(weights[name], p))
 
 
 def _end_of_epoch(part, state, best, scores, rate, settings):
@@ -279,12 +486,25 @@ def _end_of_epoch(part, state, best, scores, rate, settings):
     number = lambda x: None if x is None or x != x else x
     loss, correlation = scores
     sums = [number(s / state["group"]) for s in state["sums"]]
-    state["log"].append(dict(epoch=state["epoch"], step=state["step"], train_loss=sums[0], validation_loss=loss, validation_correlation=number(correlation),
-        learning_rate=rate, train_correlation=sums[1], objective_loss=sums[2], seconds=round(state["seconds"], 3)))
+    state["log"].append(
+        dict(
+            epoch=state["epoch"],
+            step=state["step"],
+            train_loss=sums[0],
+            validation_loss=loss,
+            validation_correlation=number(correlation),
+            learning_rate=rate,
+            train_correlation=sums[1],
+            objective_loss=sums[2],
+            seconds=round(state["seconds"], 3),
+        )
+    )
     if loss is not None:
         score = correlation if part.weights[0] else -loss
         better = state["best"] is None or score > state["best"]
-        if better: best.clear(); best.update(_trained(part))
+        if better:
+            best.clear()
+            best.update(_trained(part))
         state["best"] = score if better else state["best"]
         state["waiting"] = 0 if better else state["waiting"] + 1
     state["stopped"] = bool(settings.patience) and state["waiting"] >= settings.patience
@@ -295,80 +515,164 @@ def _write_log(folder, log, tensorboard):
     "The rows as CSV; the last one as TensorBoard events too."
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, fieldnames=list(log[0]), lineterminator="\n")
-    table.writeheader(); table.writerows(log)
+    table.writeheader()
+    table.writerows(log)
     write_atomic(Path(folder) / "log.csv", text.getvalue())
-    if not tensorboard: return
+    if not tensorboard:
+        return
     with _board()(str(Path(folder) / "tensorboard")) as board:
         for name, value in log[-1].items():
-            if value is not None and name != "epoch": board.add_scalar(name, value, log[-1]["epoch"])
+            if value is not None and name != "epoch":
+                board.add_scalar(name, value, log[-1]["epoch"])
 
 
 def _board():
     "TensorBoard's writer."
-    try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise ParameterError("TensorBoard is not installed", found="tensorboard=True", next_step="pip install tensorboard, or read log.csv") from None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ParameterError(
+            "TensorBoard is not installed",
+            found="tensorboard=True",
+            next_step="pip install tensorboard, or read log.csv",
+        ) from None
     return SummaryWriter
 
 # %% ../../nbs/65_train.loop.ipynb #0c4c6ac6
 def _started(folder, part, optimizer, scheduler, key, team):
     "(state, best weights) of the newest checkpoint, or of a new run; the processes must agree."
-    found = load_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, key) if folder else None
-    state, best = found or (dict(epoch=0, group=0, step=0, sums=[0.0] * 3, seconds=0.0, log=[], best=None, waiting=0, stopped=False, scaler={}), {})
+    found = (
+        load_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, key)
+        if folder
+        else None
+    )
+    state, best = found or (
+        dict(
+            epoch=0,
+            group=0,
+            step=0,
+            sums=[0.0] * 3,
+            seconds=0.0,
+            log=[],
+            best=None,
+            waiting=0,
+            stopped=False,
+            scaler={},
+        ),
+        {},
+    )
     if team.total(torch.tensor(float(state["step"]))) != team.processes * state["step"]:
-        raise RunError("The processes found different checkpoints", file=folder, found=f"step {state['step']} in process {team.rank}", next_step="give all processes the same folder, on a disk that they share")
-    if state["scaler"]: team.scaler.load_state_dict(state["scaler"])
+        raise RunError(
+            "The processes found different checkpoints",
+            file=folder,
+            found=f"step {state['step']} in process {team.rank}",
+            next_step="give all processes the same folder, on a disk that they share",
+        )
+    if state["scaler"]:
+        team.scaler.load_state_dict(state["scaler"])
     return state, best
 
 # %% ../../nbs/65_train.loop.ipynb #e814b48f
 def tune(
-    tuner,                             # BrainTuner; changed in place
-    training: list,                    # of (inputs, dict participant -> (T_s, V) float32 tensor)
-    validation: list | None,           # the same, other sections; None: no early stopping, last weights
-    loss,                              # function (prediction (T, V), target (T, V)) -> scalar; see get_loss
-    settings=TuneSettings(),           # TuneSettings
-    folder=None,                       # for checkpoints and log.csv; continued if it holds a checkpoint of the same run
-    progress: bool = True,             # show a bar with loss and time left
-    save_every: int | None = None,     # optimiser steps between checkpoints; default: one an epoch
-    l2: float = 0.0,                   # weight of loss.l2_penalty
-    stop_epoch: int | None = None,     # stop after so many epochs of the schedule, e.g. to match the steps of another arm
-    objective=None,                    # module with loss(tuner, inputs) -> scalar, trained beside or instead of the brain loss
-    objective_weight: float = 0.0,     # its weight
-    brain_weight: float = 1.0,         # weight of the brain loss; 0: responses play no part
-    tensorboard: bool = False,         # write TensorBoard events too
-    team=None,                         # the processes that train together; default: Alone(settings)
-) -> list:                             # one dict an epoch: losses, correlations, rate, seconds
-    "Tune backbone and heads; best weights by validation are in `tuner` afterwards. SplitError, ClockError, DataError, RunError say what does not fit."
+    tuner,  # BrainTuner; changed in place
+    training: list,  # of (inputs, dict participant -> (T_s, V) float32 tensor)
+    validation: list | None,  # the same, other sections; None: no early stopping, last weights
+    loss,  # function (prediction (T, V), target (T, V)) -> scalar; see get_loss
+    settings=TuneSettings(),  # TuneSettings
+    folder=None,  # for checkpoints and log.csv; continued if it holds a checkpoint of the same run
+    progress: bool = True,  # show a bar with loss and time left
+    save_every: int | None = None,  # optimiser steps between checkpoints; default: one an epoch
+    l2: float = 0.0,  # weight of loss.l2_penalty
+    stop_epoch: (
+        int | None
+    ) = None,  # stop after so many epochs of the schedule, e.g. to match the steps of another arm
+    # module with loss(tuner, inputs) -> scalar, trained beside or instead of the brain loss
+    objective=None,
+    objective_weight: float = 0.0,  # its weight
+    brain_weight: float = 1.0,  # weight of the brain loss; 0: responses play no part
+    tensorboard: bool = False,  # write TensorBoard events too
+    team=None,  # the processes that train together; default: Alone(settings)
+) -> list:  # one dict an epoch: losses, correlations, rate, seconds
+    """Tune backbone and heads; best weights by validation are in `tuner` afterwards.
+    SplitError, ClockError, DataError, RunError say what does not fit."""
     seed_everything(settings.seed)
-    if tensorboard: _board()
+    if tensorboard:
+        _board()
     tuner.freeze(settings.train_layers)
     training, validation = _checked(training, validation, tuner)
-    whole, team = VisitLoss(tuner, loss, objective, (brain_weight, objective_weight, l2), settings.precision), team or Alone(settings)
+    whole, team = (
+        VisitLoss(tuner, loss, objective, (brain_weight, objective_weight, l2), settings.precision),
+        team or Alone(settings),
+    )
     key = run_key(whole, training, validation, settings) if folder else ""
     module = team.wrap(whole.train())
     part, last = team.inner(module), min(settings.epochs, stop_epoch or settings.epochs)
-    heard = [(inputs.name, [p for p in tuner.outputs if p in targets]) for inputs, targets in training]
-    steps = partial(epoch_steps, heard, settings.participants, settings.order, settings.seed, accumulate=settings.accumulate)
+    heard = [
+        (inputs.name, [p for p in tuner.outputs if p in targets]) for inputs, targets in training
+    ]
+    steps = partial(
+        epoch_steps,
+        heard,
+        settings.participants,
+        settings.order,
+        settings.seed,
+        accumulate=settings.accumulate,
+    )
     optimizer, scheduler = _optimizer(part, settings, len(steps(0)))
     state, best = _started(folder, part, optimizer, scheduler, key, team)
 
     def save():
-        if not folder: return
+        if not folder:
+            return
         state["scaler"] = team.scaler.state_dict()
-        save_checkpoint(Path(folder) / "checkpoints", part, optimizer, scheduler, state, key, best, write=team.rank == 0)
+        save_checkpoint(
+            Path(folder) / "checkpoints",
+            part,
+            optimizer,
+            scheduler,
+            state,
+            key,
+            best,
+            write=team.rank == 0,
+        )
 
-    bar = tqdm(total=settings.epochs * len(steps(0)), initial=state["step"], disable=not progress or team.rank > 0, desc="tuning" if team.processes == 1 else f"tuning in {team.processes} processes", unit="step")
+    bar = tqdm(
+        total=settings.epochs * len(steps(0)),
+        initial=state["step"],
+        disable=not progress or team.rank > 0,
+        desc="tuning" if team.processes == 1 else f"tuning in {team.processes} processes",
+        unit="step",
+    )
     while state["epoch"] < last and not state["stopped"]:
         started, before = time.perf_counter(), state["seconds"]
-        if tuner.kind == "ridge" and state["group"] == 0 and state["epoch"] % settings.refresh == 0: part.tuner.refresh_heads(training)
-        for visits in steps(state["epoch"])[state["group"]:]:
-            values = _step(team, module, visits, training, (settings.seed, state["step"]), settings.clip, optimizer, scheduler)
-            state.update(step=state["step"] + 1, group=state["group"] + 1, sums=[s + v for s, v in zip(state["sums"], values)], seconds=before + time.perf_counter() - started)
-            bar.update(); bar.set_postfix(loss=f"{values[0]:.4f}", best=state["best"] and f"{state['best']:.3f}")
-            if save_every and state["step"] % save_every == 0: save()
+        if tuner.kind == "ridge" and state["group"] == 0 and state["epoch"] % settings.refresh == 0:
+            part.tuner.refresh_heads(training)
+        for visits in steps(state["epoch"])[state["group"] :]:
+            values = _step(
+                team,
+                module,
+                visits,
+                training,
+                (settings.seed, state["step"]),
+                settings.clip,
+                optimizer,
+                scheduler,
+            )
+            state.update(
+                step=state["step"] + 1,
+                group=state["group"] + 1,
+                sums=[s + v for s, v in zip(state["sums"], values)],
+                seconds=before + time.perf_counter() - started,
+            )
+            bar.update()
+            bar.set_postfix(loss=f"{values[0]:.4f}", best=state["best"] and f"{state['best']:.3f}")
+            if save_every and state["step"] % save_every == 0:
+                save()
         scores = _scores(team, module, validation, settings.seed) if validation else (None, None)
         _end_of_epoch(part, state, best, scores, scheduler.get_last_lr()[0], settings)
         save()
-        if folder and team.rank == 0: _write_log(folder, state["log"], tensorboard)
+        if folder and team.rank == 0:
+            _write_log(folder, state["log"], tensorboard)
     bar.close()
     _put(whole, best or _trained(part))
     team.close()

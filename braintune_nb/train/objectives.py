@@ -19,199 +19,347 @@ from ..model.listening import _encode, fast_products
 
 # %% ../../nbs/63_train.objectives.ipynb #0a7e4d52
 class Objective(torch.nn.Module):
-    "Something a backbone can be trained on without a brain: `loss(tuner, inputs)`, own parameters, and `note`, what is to be said about them."
+    """Something a backbone can be trained on without a brain: `loss(tuner, inputs)`, own
+    parameters, and `note`, what is to be said about them."""
+
     note: str = ""
 
-    def loss(self,
-        tuner,   # BrainTuner, on the device of this objective; its `training` decides dropout and draws
+    def loss(
+        self,
+        # BrainTuner, on the device of this objective; its `training` decides dropout and draws
+        tuner,
         inputs,  # SectionInputs or SpeechInputs, on the same device
-    ):           # scalar tensor with gradients
+    ):  # scalar tensor with gradients
         "Mean loss over what is asked for in this section."
         self.train(tuner.training)
-        with _draws(tuner.training): return self._loss(tuner, inputs)
+        with _draws(tuner.training):
+            return self._loss(tuner, inputs)
 
     def key(self) -> str:  # hash of kind and parameters
         "Content hash, for the identity of a run."
-        return content_hash(type(self).__name__, self.note, *(part for name, p in self.state_dict().items() for part in (name, p.detach().cpu().float().numpy())))
+        return content_hash(
+            type(self).__name__,
+            self.note,
+            *(
+                part
+                for name, p in self.state_dict().items()
+                for part in (name, p.detach().cpu().float().numpy())
+            ),
+        )
 
 
 @contextmanager
 def _draws(training):
-    "Training draws from the global generators, which checkpoints keep; validation always draws the same."
-    if training: yield; return
+    """Training draws from the global generators, which checkpoints keep; validation always
+    draws the same."""
+    if training:
+        yield
+        return
     state = np.random.get_state()
     with torch.random.fork_rng():
-        torch.manual_seed(0); np.random.seed(0)
-        try: yield
-        finally: np.random.set_state(state)
+        torch.manual_seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
 
 # %% ../../nbs/63_train.objectives.ipynb #7f237105
 @contextmanager
 def _first_weights(seed):
     "Fresh weights from a seed of their own, and no progress bars."
     from transformers.utils import logging
+
     level = logging.get_verbosity()
-    logging.set_verbosity_error(); logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try: yield
-        finally: logging.set_verbosity(level)
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
 
 
 def _with_head(kind, backbone, seed):
     "(model of class `kind` with its pretraining head, names of the weights that are fresh)"
     random = backbone.name == "random" or any("random weights" in note for note in backbone.notes)
     with _first_weights(seed):
-        if random: whole, missing = kind.from_config(backbone.model.config) if hasattr(kind, "from_config") else kind(backbone.model.config), None
+        if random:
+            whole, missing = (
+                (
+                    kind.from_config(backbone.model.config)
+                    if hasattr(kind, "from_config")
+                    else kind(backbone.model.config)
+                ),
+                None,
+            )
         else:
-            whole, info = kind.from_pretrained(str(backbone.folder or backbone.name), use_safetensors=True, dtype=torch.float32, output_loading_info=True)
+            whole, info = kind.from_pretrained(
+                str(backbone.folder or backbone.name),
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
             missing = info["missing_keys"]
-    own = [n for n, _ in whole.named_parameters() if not n.startswith(whole.base_model_prefix + ".")]
+    own = [
+        n for n, _ in whole.named_parameters() if not n.startswith(whole.base_model_prefix + ".")
+    ]
     return whole, own if missing is None else [n for n in own if n in missing]
 
 # %% ../../nbs/63_train.objectives.ipynb #f1e6bfd7
 class OwnText(Objective):
-    "Masked words for models that see both sides, the next token for those that do not; with the checkpoint's own language-model head where it has one."
-    def __init__(self,
-        backbone,             # Backbone: which model, which tokenizer
-        stride: int = 20,     # every so many-th context is read: with contexts of 20 words, each word about once
+    """Masked words for models that see both sides, the next token for those that do not; with
+    the checkpoint's own language-model head where it has one."""
+
+    def __init__(
+        self,
+        backbone,  # Backbone: which model, which tokenizer
+        # every so many-th context is read: with contexts of 20 words, each word about once
+        stride: int = 20,
         asked: float = 0.15,  # share of tokens that are asked for (masked models)
-        seed: int = 0,        # of head weights that the checkpoint does not have
+        seed: int = 0,  # of head weights that the checkpoint does not have
     ):
         super().__init__()
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
         if not backbone.causal and backbone.tokenizer.mask_token_id is None:
-            raise ModelError("Without a mask token nothing can be masked", place=backbone.name, found="a tokenizer without mask token", next_step="use a masked language model, or leave this arm out")
-        whole, fresh = _with_head(AutoModelForCausalLM if backbone.causal else AutoModelForMaskedLM, backbone, seed)
-        self.stride, self.asked, self.causal, self.tokenizer = stride, asked, backbone.causal, backbone.tokenizer
+            raise ModelError(
+                "Without a mask token nothing can be masked",
+                place=backbone.name,
+                found="a tokenizer without mask token",
+                next_step="use a masked language model, or leave this arm out",
+            )
+        whole, fresh = _with_head(
+            AutoModelForCausalLM if backbone.causal else AutoModelForMaskedLM, backbone, seed
+        )
+        self.stride, self.asked, self.causal, self.tokenizer = (
+            stride,
+            asked,
+            backbone.causal,
+            backbone.tokenizer,
+        )
         output = whole.get_output_embeddings()
         self._tied = output.weight is whole.get_input_embeddings().weight
-        self._base, self._whole = whole.base_model_prefix, [whole]                  # in a list: no part of this module's weights
+        self._base, self._whole = (
+            whole.base_model_prefix,
+            [whole],
+        )  # in a list: no part of this module's weights
         setattr(whole, self._base, torch.nn.Identity())
-        own = {n.replace(".", "/"): p for n, p in whole.named_parameters() if not (self._tied and p is output.weight)}
+        own = {
+            n.replace(".", "/"): p
+            for n, p in whole.named_parameters()
+            if not (self._tied and p is output.weight)
+        }
         self.own = torch.nn.ParameterDict(own)
         what = "next token" if self.causal else "masked tokens"
         fresh = [n for n in fresh if n.replace(".", "/") in own]
-        self.note = f"{what}; " + (f"{len(fresh)} of {len(own)} tensors of the head are fresh, such as {fresh[0]}" if fresh else "head of the checkpoint")
+        self.note = f"{what}; " + (
+            f"{len(fresh)} of {len(own)} tensors of the head are fresh, such as {fresh[0]}"
+            if fresh
+            else "head of the checkpoint"
+        )
 
     def _asked(self, ids, mask):
         "(what the model is given, what it is asked; -100 where nothing is)"
-        if self.causal: return ids, ids.masked_fill(mask == 0, -100)
+        if self.causal:
+            return ids, ids.masked_fill(mask == 0, -100)
         from transformers import DataCollatorForLanguageModeling
-        collator = DataCollatorForLanguageModeling(self.tokenizer, mlm=True, mlm_probability=self.asked)
-        special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids, device=ids.device)) | (mask == 0)
-        if special.all(): raise DataError("There is no token to ask for", found=f"{len(ids)} contexts of special tokens")
+
+        collator = DataCollatorForLanguageModeling(
+            self.tokenizer, mlm=True, mlm_probability=self.asked
+        )
+        special = torch.isin(
+            ids, torch.tensor(self.tokenizer.all_special_ids, device=ids.device)
+        ) | (mask == 0)
+        if special.all():
+            raise DataError(
+                "There is no token to ask for", found=f"{len(ids)} contexts of special tokens"
+            )
         while True:
             given, target = collator.torch_mask_tokens(ids.clone(), special_tokens_mask=special)
-            if (target >= 0).any(): return given, target
+            if (target >= 0).any():
+                return given, target
 
     def _loss(self, tuner, inputs):
-        first = int(torch.randint(min(self.stride, len(inputs.token_ids)), ())) if tuner.training else 0
-        ids, mask = inputs.token_ids[first::self.stride], inputs.attention_mask[first::self.stride]
+        first = (
+            int(torch.randint(min(self.stride, len(inputs.token_ids)), ())) if tuner.training else 0
+        )
+        ids, mask = (
+            inputs.token_ids[first :: self.stride],
+            inputs.attention_mask[first :: self.stride],
+        )
         given, target = self._asked(ids, mask)
         whole = self._whole[0]
         setattr(whole, self._base, tuner.model)
-        if self._tied: whole.get_output_embeddings().weight = tuner.model.get_input_embeddings().weight
-        try: return whole(input_ids=given, attention_mask=mask, labels=target).loss
-        finally: setattr(whole, self._base, torch.nn.Identity())
+        if self._tied:
+            whole.get_output_embeddings().weight = tuner.model.get_input_embeddings().weight
+        try:
+            return whole(input_ids=given, attention_mask=mask, labels=target).loss
+        finally:
+            setattr(whole, self._base, torch.nn.Identity())
 
 # %% ../../nbs/63_train.objectives.ipynb #9187e5a9
 def encode_frames(
-    model: torch.nn.Module,      # wav2vec2, HuBERT or WavLM base model
-    front: torch.Tensor,         # what the front end makes of the sound, (B, K, C)
-    hidden: torch.Tensor = None, # (B, K) bool, frames that the model may not see; None: it sees all
-) -> tuple:                      # states (B, K, H); the front end's frames as the quantizer wants them, (B, K, C), or None (HuBERT)
-    "States of the last block, when some frames are replaced by the model's mask vector before anything mixes them."
+    model: torch.nn.Module,  # wav2vec2, HuBERT or WavLM base model
+    front: torch.Tensor,  # what the front end makes of the sound, (B, K, C)
+    # (B, K) bool, frames that the model may not see; None: it sees all
+    hidden: torch.Tensor = None,
+    # states (B, K, H); the front end's frames as the quantizer wants them, (B, K, C), or None
+    # (HuBERT)
+) -> tuple:
+    """States of the last block, when some frames are replaced by the model's mask vector before
+    anything mixes them."""
     x, encoder = model.feature_projection(front), model.encoder
     x, normed = x if isinstance(x, tuple) else (x, None)
-    if hidden is not None: x = torch.where(hidden[..., None], model.masked_spec_embed.to(x), x)
-    mode, encoder.training = encoder.training, False      # the flag of this module alone: no block is skipped at random, as in chapter 42
+    if hidden is not None:
+        x = torch.where(hidden[..., None], model.masked_spec_embed.to(x), x)
+    mode, encoder.training = (
+        encoder.training,
+        False,
+    )  # the flag of this module alone: no block is skipped at random, as in chapter 42
     try:
-        with fast_products(): return encoder(x.float(), return_dict=True).last_hidden_state, normed
-    finally: encoder.training = mode
+        with fast_products():
+            return encoder(x.float(), return_dict=True).last_hidden_state, normed
+    finally:
+        encoder.training = mode
 
 # %% ../../nbs/63_train.objectives.ipynb #2a7d6162
 def draw_pieces(
-    tuner,                # BrainTuner, or a SpeechBackbone; only a tuner in training draws at random
-    inputs,               # SpeechInputs
-    pieces: int | None,   # how many windows or chunks; None: all
-) -> tuple:               # front (B, K, C) on the model's device, numbers of the chosen pieces (B,)
+    tuner,  # BrainTuner, or a SpeechBackbone; only a tuner in training draws at random
+    inputs,  # SpeechInputs
+    pieces: int | None,  # how many windows or chunks; None: all
+) -> tuple:  # front (B, K, C) on the model's device, numbers of the chosen pieces (B,)
     "Some windows or chunks of a section, as the frozen front end hears them."
     n = len(inputs.starts)
-    if pieces is None or pieces >= n: chosen = np.arange(n)
-    elif getattr(tuner, "training", False): chosen = np.sort(np.random.choice(n, pieces, replace=False))
-    else: chosen = np.linspace(0, n - 1, pieces).round().astype(int)
-    return inputs.front(chosen, tuner.model)[:, :inputs.frames], chosen
+    if pieces is None or pieces >= n:
+        chosen = np.arange(n)
+    elif getattr(tuner, "training", False):
+        chosen = np.sort(np.random.choice(n, pieces, replace=False))
+    else:
+        chosen = np.linspace(0, n - 1, pieces).round().astype(int)
+    return inputs.front(chosen, tuner.model)[:, : inputs.frames], chosen
 
 
 def draw_mask(
-    shape: tuple,   # (B, K) pieces and frames
-    share: float,   # spans are drawn so that their lengths sum to this share of the frames; overlaps make it less
-    length: int,    # frames of a span
+    shape: tuple,  # (B, K) pieces and frames
+    # spans are drawn so that their lengths sum to this share of the frames; overlaps make it less
+    share: float,
+    length: int,  # frames of a span
 ) -> torch.Tensor:  # (B, K) bool, True where frames are hidden
-    "Spans of frames to hide, at least two a piece (transformers' own draw, from NumPy's global generator)."
+    """Spans of frames to hide, at least two a piece (transformers' own draw, from NumPy's
+    global generator)."""
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
     if shape[1] < 2 * length:
-        raise DataError("Pieces of sound are too short to hide spans of them", found=f"{shape[1]} frames", expected=f"at least {2 * length}", next_step="use longer windows or chunks, or shorter spans")
+        raise DataError(
+            "Pieces of sound are too short to hide spans of them",
+            found=f"{shape[1]} frames",
+            expected=f"at least {2 * length}",
+            next_step="use longer windows or chunks, or shorter spans",
+        )
     return torch.from_numpy(_compute_mask_indices(tuple(shape), share, length, min_masks=2))
 
 # %% ../../nbs/63_train.objectives.ipynb #55bf5d44
 def _maskable(backbone, kinds):
-    if backbone.kind not in kinds: raise ModelError("This objective belongs to other models", place=backbone.name, found=backbone.kind, expected=" or ".join(kinds), next_step="see own_objective")
+    if backbone.kind not in kinds:
+        raise ModelError(
+            "This objective belongs to other models",
+            place=backbone.name,
+            found=backbone.kind,
+            expected=" or ".join(kinds),
+            next_step="see own_objective",
+        )
     if not hasattr(backbone.model, "masked_spec_embed"):
-        raise ModelError("The model has no vector for hidden frames", place=backbone.name, found="mask_time_prob = 0 in its configuration", next_step="use a checkpoint that was pretrained with masking")
+        raise ModelError(
+            "The model has no vector for hidden frames",
+            place=backbone.name,
+            found="mask_time_prob = 0 in its configuration",
+            next_step="use a checkpoint that was pretrained with masking",
+        )
 
 
 class _FromFront(torch.nn.Module):
-    "Stands where Wav2Vec2ForPreTraining has its wav2vec2: the same outputs, from front-end frames and the tuner's own transformer."
+    """Stands where Wav2Vec2ForPreTraining has its wav2vec2: the same outputs, from front-end
+    frames and the tuner's own transformer."""
+
     model = None  # in a list, for the time of one loss
 
     def forward(self, front, attention_mask=None, mask_time_indices=None, **settings):
         from transformers.modeling_outputs import Wav2Vec2BaseModelOutput
+
         states, normed = encode_frames(self.model[0], front, mask_time_indices)
         return Wav2Vec2BaseModelOutput(last_hidden_state=states, extract_features=normed)
 
 # %% ../../nbs/63_train.objectives.ipynb #c4e0db52
 class ContrastiveSpeech(Objective):
-    "Which quantized frame was hidden here? The contrastive loss of wav2vec 2.0 (Baevski et al. 2020, equations 2 to 4), by transformers' own code."
-    def __init__(self,
-        backbone,                  # SpeechBackbone of kind 'wav2vec2'
-        pieces: int | None = 8,    # windows or chunks drawn for one loss; None: all
-        share: float = 0.65,       # of frames in hidden spans, overlaps counted twice
-        length: int = 10,          # frames of a span
-        temperature: float | None = None,  # of the quantizer's draw; None: 0.5, the end of pretraining, or 2 for a fresh quantizer
-        seed: int = 0,             # of the quantizer, where the checkpoint has none
+    """Which quantized frame was hidden here? The contrastive loss of wav2vec 2.0 (Baevski et
+    al. 2020, equations 2 to 4), by transformers' own code."""
+
+    def __init__(
+        self,
+        backbone,  # SpeechBackbone of kind 'wav2vec2'
+        pieces: int | None = 8,  # windows or chunks drawn for one loss; None: all
+        share: float = 0.65,  # of frames in hidden spans, overlaps counted twice
+        length: int = 10,  # frames of a span
+        # of the quantizer's draw; None: 0.5, the end of pretraining, or 2 for a fresh quantizer
+        temperature: float | None = None,
+        seed: int = 0,  # of the quantizer, where the checkpoint has none
     ):
         super().__init__()
         from transformers import Wav2Vec2ForPreTraining
+
         _maskable(backbone, ("wav2vec2",))
         self.pieces, self.share, self.length = pieces, share, length
         self.whole, fresh = _with_head(Wav2Vec2ForPreTraining, backbone, seed)
         self.whole.wav2vec2 = _FromFront()
         self.whole.set_gumbel_temperature(temperature or (2.0 if fresh else 0.5))
-        self.note = "contrastive; " + (f"{len(fresh)} tensors of quantizer and projections are fresh" if fresh else "quantizer of the checkpoint")
+        self.note = "contrastive; " + (
+            f"{len(fresh)} tensors of quantizer and projections are fresh"
+            if fresh
+            else "quantizer of the checkpoint"
+        )
 
     def _loss(self, tuner, inputs):
         from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
+
         front, _ = draw_pieces(tuner, inputs, self.pieces)
         hidden = draw_mask(front.shape[:2], self.share, self.length)
-        negatives = torch.from_numpy(_sample_negative_indices(tuple(hidden.shape), self.whole.config.num_negatives, hidden.numpy())).to(front.device)
+        negatives = torch.from_numpy(
+            _sample_negative_indices(
+                tuple(hidden.shape), self.whole.config.num_negatives, hidden.numpy()
+            )
+        ).to(front.device)
         self.whole.wav2vec2.model = [tuner.model]
-        try: return self.whole(front, mask_time_indices=hidden.to(front.device), sampled_negative_indices=negatives).loss / hidden.sum()
-        finally: self.whole.wav2vec2.model = None
+        try:
+            return (
+                self.whole(
+                    front,
+                    mask_time_indices=hidden.to(front.device),
+                    sampled_negative_indices=negatives,
+                ).loss
+                / hidden.sum()
+            )
+        finally:
+            self.whole.wav2vec2.model = None
 
 # %% ../../nbs/63_train.objectives.ipynb #42be9131
 class MaskedClusters(Objective):
-    "Which cluster did the hidden frame belong to? HuBERT's objective (Hsu et al. 2021, equations 1 to 3); WavLM's without its added noise."
-    def __init__(self,
-        backbone,                  # SpeechBackbone of kind 'hubert' or 'wavlm', pretrained
-        inputs: list,              # SpeechInputs of all sections that it will be asked about
-        clusters: int = 100,       # K-means clusters (HuBERT: 100, then 500)
-        layer: int | None = None,  # whose states are clustered; None: the middle one (HuBERT: 6 of 12)
-        pieces: int | None = 8,    # windows or chunks drawn for one loss; None: all
-        share: float = 0.8,        # of frames in hidden spans, overlaps counted twice
-        length: int = 10,          # frames of a span
-        seed: int = 0,             # of k-means and of the head
+    """Which cluster did the hidden frame belong to? HuBERT's objective (Hsu et al. 2021,
+    equations 1 to 3); WavLM's without its added noise."""
+
+    def __init__(
+        self,
+        backbone,  # SpeechBackbone of kind 'hubert' or 'wavlm', pretrained
+        inputs: list,  # SpeechInputs of all sections that it will be asked about
+        clusters: int = 100,  # K-means clusters (HuBERT: 100, then 500)
+        layer: (
+            int | None
+        ) = None,  # whose states are clustered; None: the middle one (HuBERT: 6 of 12)
+        pieces: int | None = 8,  # windows or chunks drawn for one loss; None: all
+        share: float = 0.8,  # of frames in hidden spans, overlaps counted twice
+        length: int = 10,  # frames of a span
+        seed: int = 0,  # of k-means and of the head
     ):
         super().__init__()
         _maskable(backbone, ("hubert", "wavlm"))
@@ -221,77 +369,148 @@ class MaskedClusters(Objective):
         width = min(256, backbone.width)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.project, self.codes = torch.nn.Linear(backbone.width, width), torch.nn.Parameter(torch.rand(clusters, width) - 0.5)
-        self.note = f"masked clusters; {clusters} clusters of layer {self.layer} of the pretrained model, projection and codes are fresh"
+            self.project, self.codes = (
+                torch.nn.Linear(backbone.width, width),
+                torch.nn.Parameter(torch.rand(clusters, width) - 0.5),
+            )
+        self.note = (
+            f"masked clusters; {clusters} clusters of layer {self.layer} of the pretrained model,"
+            " projection and codes are fresh"
+        )
 
     def _loss(self, tuner, inputs):
         labels = self._labels.get(inputs.name)
-        if labels is None: raise ParameterError("The frames of this section were not clustered", place=inputs.name, found=", ".join(self._labels), next_step="pass it in `inputs` when the objective is made")
+        if labels is None:
+            raise ParameterError(
+                "The frames of this section were not clustered",
+                place=inputs.name,
+                found=", ".join(self._labels),
+                next_step="pass it in `inputs` when the objective is made",
+            )
         front, chosen = draw_pieces(tuner, inputs, self.pieces)
         hidden = draw_mask(front.shape[:2], self.share, self.length).to(front.device)
         states = self.project(encode_frames(tuner.model, front, hidden)[0][hidden]).float()
-        logits = torch.nn.functional.normalize(states, dim=-1) @ torch.nn.functional.normalize(self.codes.float(), dim=-1).T / 0.1
-        return torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels[chosen]).to(front.device)[hidden].long())
-
-
+        logits = (
+            torch.nn.functional.normalize(states, dim=-1)
+            @ torch.nn.functional.normalize(self.codes.float(), dim=-1).T
+            / 0.1
+        )
+        return torch.nn.functional.cross_entropy(
+            logits, torch.from_numpy(labels[chosen]).to(front.device)[hidden].long()
+        )
 
 # %% ../../nbs/63_train.objectives.ipynb #154ec1fc
 def cluster_frames(
-    backbone,        # SpeechBackbone, pretrained
-    inputs: list,    # SpeechInputs
-    layer: int,      # whose states
-    clusters: int,   # how many
-    seed: int = 0,   # of k-means
+    backbone,  # SpeechBackbone, pretrained
+    inputs: list,  # SpeechInputs
+    layer: int,  # whose states
+    clusters: int,  # how many
+    seed: int = 0,  # of k-means
     batch: int = 8,  # pieces at once
-) -> dict:           # section name -> (W, K) int16 cluster of each frame
-    "K-means over the states of a frozen model (scikit-learn, in mini-batches); one pass over the sections to fit and label."
+) -> dict:  # section name -> (W, K) int16 cluster of each frame
+    """K-means over the states of a frozen model (scikit-learn, in mini-batches); one pass over
+    the sections to fit and label."""
     from sklearn.cluster import MiniBatchKMeans
+
     states = {}
     backbone.model.eval()
     with torch.inference_mode():
         for section in inputs:
             front, _ = draw_pieces(backbone, section, None)
-            states[section.name] = torch.cat([_encode(backbone.model, backbone.kind, part, layer).float().cpu() for part in front.split(batch)]).numpy()
+            states[section.name] = torch.cat(
+                [
+                    _encode(backbone.model, backbone.kind, part, layer).float().cpu()
+                    for part in front.split(batch)
+                ]
+            ).numpy()
     frames = np.concatenate([s.reshape(-1, s.shape[-1]) for s in states.values()])
-    if len(frames) < clusters: raise ParameterError("There are fewer frames than clusters", found=f"{len(frames)} frames", expected=f"{clusters} or more", next_step="ask for fewer clusters")
+    if len(frames) < clusters:
+        raise ParameterError(
+            "There are fewer frames than clusters",
+            found=f"{len(frames)} frames",
+            expected=f"{clusters} or more",
+            next_step="ask for fewer clusters",
+        )
     means = MiniBatchKMeans(clusters, random_state=seed, batch_size=10_000, n_init=5).fit(frames)
-    return {name: means.predict(s.reshape(-1, s.shape[-1])).reshape(s.shape[:2]).astype(np.int16) for name, s in states.items()}
+    return {
+        name: means.predict(s.reshape(-1, s.shape[-1])).reshape(s.shape[:2]).astype(np.int16)
+        for name, s in states.items()
+    }
 
 # %% ../../nbs/63_train.objectives.ipynb #7ed62c20
 class FrameLabels(Objective):
-    "What is said in each frame? The pretraining of the tiny speech model (chapter 39), which hides nothing."
-    def __init__(self,
-        backbone,                # SpeechBackbone that was pretrained so
-        stories: dict,           # section name -> Story with words and phones
+    """What is said in each frame? The pretraining of the tiny speech model (chapter 39), which
+    hides nothing."""
+
+    def __init__(
+        self,
+        backbone,  # SpeechBackbone that was pretrained so
+        stories: dict,  # section name -> Story with words and phones
         pieces: int | None = 8,  # windows or chunks drawn for one loss; None: all
-        heads=None,              # SpeechHeads; None: those beside its weights
+        heads=None,  # SpeechHeads; None: those beside its weights
     ):
         super().__init__()
-        self.heads, self._stories, self.pieces = pretraining_heads(backbone.folder) if heads is None else heads, dict(stories), pieces
+        self.heads, self._stories, self.pieces = (
+            pretraining_heads(backbone.folder) if heads is None else heads,
+            dict(stories),
+            pieces,
+        )
         self.note = "phones and words of frames; heads of the checkpoint"
 
     def _loss(self, tuner, inputs):
         story = self._stories.get(inputs.name)
         if story is None or story.phones is None:
-            raise ParameterError("There are no phones for this section", place=inputs.name, found=", ".join(self._stories) or "no stories", next_step="pass a story with phones under this name")
+            raise ParameterError(
+                "There are no phones for this section",
+                place=inputs.name,
+                found=", ".join(self._stories) or "no stories",
+                next_step="pass a story with phones under this name",
+            )
         front, chosen = draw_pieces(tuner, inputs, self.pieces)
-        labels = self.heads.labels(story.words, story.phones, story.language, inputs.frame_times()[chosen].reshape(-1))
-        return pretraining_loss(self.heads, encode_frames(tuner.model, front)[0].flatten(0, 1), labels)
+        labels = self.heads.labels(
+            story.words, story.phones, story.language, inputs.frame_times()[chosen].reshape(-1)
+        )
+        return pretraining_loss(
+            self.heads, encode_frames(tuner.model, front)[0].flatten(0, 1), labels
+        )
 
 # %% ../../nbs/63_train.objectives.ipynb #185f236f
 def own_objective(
-    backbone,                # Backbone or SpeechBackbone, pretrained
-    inputs: list = (),       # SpeechInputs of all sections (HuBERT and WavLM: their frames are clustered)
-    stories: dict = None,    # section name -> Story (the tiny speech model: its phones and words are asked for)
-    seed: int = 0,           # of fresh parameters
-    **settings,              # of the objective that is chosen
-) -> Objective:              # to be passed to `tune(..., objective=...)`
-    "The objective that this model was pretrained on. Raises ModelError where it needs what is not here (Whisper: transcripts for its decoder)."
-    if not isinstance(backbone, SpeechBackbone): return OwnText(backbone, seed=seed, **settings)
+    backbone,  # Backbone or SpeechBackbone, pretrained
+    # SpeechInputs of all sections (HuBERT and WavLM: their frames are clustered)
+    inputs: list = (),
+    # section name -> Story (the tiny speech model: its phones and words are asked for)
+    stories: dict = None,
+    seed: int = 0,  # of fresh parameters
+    **settings,  # of the objective that is chosen
+) -> Objective:  # to be passed to `tune(..., objective=...)`
+    """The objective that this model was pretrained on. Raises ModelError where it needs what is
+    not here (Whisper: transcripts for its decoder)."""
+    if not isinstance(backbone, SpeechBackbone):
+        return OwnText(backbone, seed=seed, **settings)
     if backbone.folder is not None and (backbone.folder / "heads.safetensors").is_file():
-        if not stories: raise ParameterError("This model was trained on phones and words, which only stories have", place=backbone.name, found="no stories", next_step="pass stories={section.name: section.story}")
+        if not stories:
+            raise ParameterError(
+                "This model was trained on phones and words, which only stories have",
+                place=backbone.name,
+                found="no stories",
+                next_step="pass stories={section.name: section.story}",
+            )
         return FrameLabels(backbone, stories, **settings)
-    if backbone.kind == "wav2vec2": return ContrastiveSpeech(backbone, seed=seed, **settings)
-    if backbone.kind in ("hubert", "wavlm"): return MaskedClusters(backbone, list(inputs), seed=seed, **settings)
-    raise ModelError("This model's own objective cannot be continued here", place=backbone.name, found=f"{backbone.kind}: it was trained to write transcripts with a decoder that is not loaded",
-        expected="wav2vec2, hubert, wavlm or a text model", next_step="take a speech representation as target instead (representation_targets), or leave the arm out")
+    if backbone.kind == "wav2vec2":
+        return ContrastiveSpeech(backbone, seed=seed, **settings)
+    if backbone.kind in ("hubert", "wavlm"):
+        return MaskedClusters(backbone, list(inputs), seed=seed, **settings)
+    raise ModelError(
+        "This model's own objective cannot be continued here",
+        place=backbone.name,
+        found=(
+            f"{backbone.kind}: it was trained to write transcripts with a decoder that is not"
+            " loaded"
+        ),
+        expected="wav2vec2, hubert, wavlm or a text model",
+        next_step=(
+            "take a speech representation as target instead (representation_targets), or leave the"
+            " arm out"
+        ),
+    )

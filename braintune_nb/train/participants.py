@@ -17,53 +17,72 @@ from ..data.splits import Section
 # %% ../../nbs/61_train.participants.ipynb #6b2d184d
 def story_of(
     name: str,  # of a section: 'alice', 'alice/3', 'alice.2', 'alice/3.2'
-) -> str:       # 'alice'
+) -> str:  # 'alice'
     "The story that a section was cut from: its name without the numbers of block and piece."
     return re.sub(r"([./]\d+)+$", "", name)
 
 
 def in_order(
     name: str,  # of a section
-) -> list:      # sort key: text and numbers in turn
+) -> list:  # sort key: text and numbers in turn
     "Sort key that puts piece 10 of a story after piece 9."
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))]
 
 # %% ../../nbs/61_train.participants.ipynb #8cf02eb0
 def _visits(sections, mode, draw, sort):
-    "(section index, participants) in the order of one epoch; `draw` puts things in the order of the epoch, `sort` in that of time."
-    if mode == "joint": return [(i, tuple(sections[i][1])) for i in draw(range(len(sections)))]
-    if mode == "batch": return [(i, (p,)) for i in draw(range(len(sections))) for p in draw(sections[i][1])]
+    """(section index, participants) in the order of one epoch; `draw` puts things in the order
+    of the epoch, `sort` in that of time."""
+    if mode == "joint":
+        return [(i, tuple(sections[i][1])) for i in draw(range(len(sections)))]
+    if mode == "batch":
+        return [(i, (p,)) for i in draw(range(len(sections))) for p in draw(sections[i][1])]
     stories = {}
-    for i in sort(range(len(sections))): stories.setdefault(story_of(sections[i][0]), []).append(i)
-    return [(i, (p,)) for story in draw(stories) for p in draw(dict.fromkeys(p for i in stories[story] for p in sections[i][1])) for i in stories[story] if p in sections[i][1]]
+    for i in sort(range(len(sections))):
+        stories.setdefault(story_of(sections[i][0]), []).append(i)
+    return [
+        (i, (p,))
+        for story in draw(stories)
+        for p in draw(dict.fromkeys(p for i in stories[story] for p in sections[i][1]))
+        for i in stories[story]
+        if p in sections[i][1]
+    ]
 
 # %% ../../nbs/61_train.participants.ipynb #0ac7e21d
 def epoch_steps(
-    sections: list,         # of (name, participants who heard it), in any fixed order
-    mode: str = "joint",    # 'joint', 'batch' or 'story'
-    order: str = "drawn",   # 'drawn': fresh each epoch from (seed, epoch); 'fixed': as listed, pieces in time
-    seed: int = 0,          # of the draws
-    epoch: int = 0,         # which epoch
-    accumulate: int = 1,    # visits in one optimiser step
-) -> list:                  # steps, each a list of (section index, tuple of participants)
-    "The optimiser steps of one epoch: which sections, for whom. ParameterError, SplitError where there is no such way or nobody."
+    sections: list,  # of (name, participants who heard it), in any fixed order
+    mode: str = "joint",  # 'joint', 'batch' or 'story'
+    # 'drawn': fresh each epoch from (seed, epoch); 'fixed': as listed, pieces in time
+    order: str = "drawn",
+    seed: int = 0,  # of the draws
+    epoch: int = 0,  # which epoch
+    accumulate: int = 1,  # visits in one optimiser step
+) -> list:  # steps, each a list of (section index, tuple of participants)
+    """The optimiser steps of one epoch: which sections, for whom. ParameterError, SplitError
+    where there is no such way or nobody."""
     if mode not in ("joint", "batch", "story") or order not in ("drawn", "fixed") or accumulate < 1:
-        raise ParameterError("Unknown way to share steps", found=f"{mode}, {order}, {accumulate}", expected="joint, batch or story; drawn or fixed; 1 or more visits a step")
-    if empty := [name for name, people in sections if not people]: raise SplitError("Nobody heard these sections", found=", ".join(empty))
+        raise ParameterError(
+            "Unknown way to share steps",
+            found=f"{mode}, {order}, {accumulate}",
+            expected="joint, batch or story; drawn or fixed; 1 or more visits a step",
+        )
+    if empty := [name for name, people in sections if not people]:
+        raise SplitError("Nobody heard these sections", found=", ".join(empty))
     rng = np.random.default_rng([seed, epoch])
     sort = lambda indices: sorted(indices, key=lambda i: in_order(sections[i][0]))
+
     def draw(things):
         things = list(things)
         return things if order == "fixed" else [things[i] for i in rng.permutation(len(things))]
+
     visits = _visits(sections, mode, draw, sort)
-    return [visits[i:i + accumulate] for i in range(0, len(visits), accumulate)]
+    return [visits[i : i + accumulate] for i in range(0, len(visits), accumulate)]
 
 # %% ../../nbs/61_train.participants.ipynb #85d594f2
 def deal(
-    visits: list,        # of one optimiser step, or anything else that is to be shared out
+    visits: list,  # of one optimiser step, or anything else that is to be shared out
     processes: int = 1,  # how many share it
-    rank: int = 0,       # which of them this is, from 0
-) -> list:               # (visit, True), or (visit, False) where it fills up a hand and does not count
+    rank: int = 0,  # which of them this is, from 0
+) -> list:  # (visit, True), or (visit, False) where it fills up a hand and does not count
     "What this process does of a step: as many entries for everyone, each visit counted once."
     hand = [(visit, True) for visit in visits[rank::processes]]
     return hand + [(visits[0], False)] * (-(-len(visits) // processes) - len(hand))
@@ -71,52 +90,76 @@ def deal(
 # %% ../../nbs/61_train.participants.ipynb #46aa2ae8
 def shortened(
     sections: list,  # of Section
-    n_rows: int,     # TRs that stay, at most those there are
-) -> list:           # of Section, the same names
-    "Every section shortened from its end by the same share, so that `n_rows` stay in all; `SplitError` where there are not so many."
+    n_rows: int,  # TRs that stay, at most those there are
+) -> list:  # of Section, the same names
+    """Every section shortened from its end by the same share, so that `n_rows` stay in all;
+    `SplitError` where there are not so many."""
     total = sum(len(s) for s in sections)
-    if n_rows > total: raise SplitError("There are not so many TRs", found=total, expected=f"{n_rows} or more", next_step="ask for fewer, or add stories")
+    if n_rows > total:
+        raise SplitError(
+            "There are not so many TRs",
+            found=total,
+            expected=f"{n_rows} or more",
+            next_step="ask for fewer, or add stories",
+        )
     ends = np.round(np.cumsum([0] + [len(s) for s in sections]) * (n_rows / total)).astype(int)
     return [Section(s.name, s.story, s.rows[:n], s.note) for s, n in zip(sections, np.diff(ends))]
 
 
 def balance_sections(
-    sections: list,    # of Section, in several languages
+    sections: list,  # of Section, in several languages
     languages: tuple,  # those that are used
-    n_rows: int = 0,   # TRs of all languages together (of several: at most), every story in one language only; 0: all that balance allows
-) -> list:             # of Section: as many sections and as many TRs of each language
-    "The sections of some languages in balance; `ParameterError` for a language without one, `SplitError` where one language alone has less than the budget."
+    # TRs of all languages together (of several: at most), every story in one language only; 0: all
+    # that balance allows
+    n_rows: int = 0,
+) -> list:  # of Section: as many sections and as many TRs of each language
+    """The sections of some languages in balance; `ParameterError` for a language without one,
+    `SplitError` where one language alone has less than the budget."""
     languages = tuple(dict.fromkeys(languages))
     of = {l: [s for s in sections if s.story.language == l] for l in languages}
     if missing := [l for l in languages if not of[l]] or not languages and ["none"]:
-        raise ParameterError("There is no section in this language", place="languages", found=", ".join(missing), expected=", ".join(sorted({s.story.language for s in sections})))
+        raise ParameterError(
+            "There is no section in this language",
+            place="languages",
+            found=", ".join(missing),
+            expected=", ".join(sorted({s.story.language for s in sections})),
+        )
     if n_rows and len(languages) > 1:
-        turn = {name: i % len(languages) for i, name in enumerate(dict.fromkeys(s.story.identity for s in sections))}
+        turn = {
+            name: i % len(languages)
+            for i, name in enumerate(dict.fromkeys(s.story.identity for s in sections))
+        }
         of = {l: [s for s in of[l] if turn[s.story.identity] == i] for i, l in enumerate(languages)}
     n = min(len(x) for x in of.values())
     most = min(sum(len(s) for s in x[:n]) for x in of.values())
-    each = most if not n_rows else n_rows if len(languages) == 1 else min(n_rows // len(languages), most)
+    each = (
+        most
+        if not n_rows
+        else n_rows
+        if len(languages) == 1
+        else min(n_rows // len(languages), most)
+    )
     return [s for x in of.values() for s in shortened(x[:n], each)]
 
 # %% ../../nbs/61_train.participants.ipynb #9d64f2a9
 def head_name(
     participant: str,  # name of the participant
-    language: str,     # of the section
-    separate: bool,    # a head for each language
-) -> str:              # 'sub01', or 'sub01:zh'
+    language: str,  # of the section
+    separate: bool,  # a head for each language
+) -> str:  # 'sub01', or 'sub01:zh'
     "Under which name the responses of a participant to a section are predicted."
     return f"{participant}:{language}" if separate else participant
 
 
 def participant_of(
     head: str,  # 'sub01' or 'sub01:zh'
-) -> str:       # 'sub01'
+) -> str:  # 'sub01'
     "Whose head it is."
     return head.partition(":")[0]
 
 
 def language_of(
     head: str,  # 'sub01' or 'sub01:zh'
-) -> str:       # '' or 'zh'
+) -> str:  # '' or 'zh'
     "Of which language the head is, where there is one for each."
     return head.partition(":")[2]

@@ -14,99 +14,153 @@ from .loop import Alone, TuneSettings, tune
 
 # %% ../../nbs/66_train.scale.ipynb #5156b01e
 class Team(Alone):
-    "Several processes that train one tuner together, each with its share of every step; started by torchrun or `accelerate launch`."
-    def __init__(self,
+    """Several processes that train one tuner together, each with its share of every step;
+    started by torchrun or `accelerate launch`."""
+
+    def __init__(
+        self,
         settings=TuneSettings(),  # for device and precision
-        shard: bool = False,      # False: every process holds everything (DDP); True: weights, gradients and moments are divided (FSDP)
+        # False: every process holds everything (DDP); True: weights, gradients and moments are
+        # divided (FSDP)
+        shard: bool = False,
     ):
         from accelerate import Accelerator, DistributedDataParallelKwargs
-        self.accelerator = Accelerator(cpu=settings.device == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+        self.accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
         super().__init__(settings)
-        self.device, self.processes, self.rank = self.accelerator.device, self.accelerator.num_processes, self.accelerator.process_index
+        self.device, self.processes, self.rank = (
+            self.accelerator.device,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
         self.shard = shard and self.processes > 1
 
-    def wrap(self,
-        part,      # VisitLoss
-    ):             # the same in DDP, or a sharded copy of it
+    def wrap(
+        self,
+        part,  # VisitLoss
+    ):  # the same in DDP, or a sharded copy of it
         "Make it ready for training by all; ParameterError for what cannot be sharded."
-        return _sharded(part, self) if self.shard else self.accelerator.prepare(part.to(self.device))
+        return (
+            _sharded(part, self) if self.shard else self.accelerator.prepare(part.to(self.device))
+        )
 
-    def inner(self,
-        module,    # what `wrap` returned
-    ):             # the VisitLoss in it
+    def inner(
+        self,
+        module,  # what `wrap` returned
+    ):  # the VisitLoss in it
         "The way back."
         return self.accelerator.unwrap_model(module)
 
     @contextmanager
-    def apart(self,
-        module,    # what `wrap` returned
-    ):             # context
+    def apart(
+        self,
+        module,  # what `wrap` returned
+    ):  # context
         "While it lasts, gradients stay in their process."
-        if self.shard: module.set_requires_gradient_sync(False)
-        with self.accelerator.no_sync(module): yield
-        if self.shard: module.set_requires_gradient_sync(True)
+        if self.shard:
+            module.set_requires_gradient_sync(False)
+        with self.accelerator.no_sync(module):
+            yield
+        if self.shard:
+            module.set_requires_gradient_sync(True)
 
-    def settle(self,
-        module,    # what `wrap` returned
+    def settle(
+        self,
+        module,  # what `wrap` returned
     ):
         "Before the optimiser's step: a sharded head that nobody used has no gradient."
         for p in module.tuner.heads.parameters() if self.shard else ():
-            if p.grad is not None and not p.grad.abs().max().full_tensor(): p.grad = None
+            if p.grad is not None and not p.grad.abs().max().full_tensor():
+                p.grad = None
 
-    def total(self,
-        tensor,    # any shape, on the CPU
-    ):             # the same shape, on the CPU
+    def total(
+        self,
+        tensor,  # any shape, on the CPU
+    ):  # the same shape, on the CPU
         "Sum over processes."
         return self.accelerator.reduce(tensor.to(self.device), "sum").cpu()
 
-    def close(self): "Wait until everybody is here."; self.accelerator.wait_for_everyone()
+    def close(self):
+        "Wait until everybody is here."
+        self.accelerator.wait_for_everyone()
 
 # %% ../../nbs/66_train.scale.ipynb #5bf756e8
 def _sharded(part, team):
-    "A copy of `part` whose weights are divided over the processes, a block at a time (PyTorch's fully_shard)."
+    """A copy of `part` whose weights are divided over the processes, a block at a time
+    (PyTorch's fully_shard)."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    wrong = [what for what, found in (("heads='ridge'", part.tuner.kind == "ridge"), ("l2", part.weights[2]), ("float16", team.scaler.is_enabled())) if found]
-    if wrong: raise ParameterError("This cannot be sharded", found=", ".join(wrong), next_step="train with shard=False, or without")
-    part, mesh = copy.deepcopy(part).to(team.device), init_device_mesh(team.device.type, (team.processes,))
+
+    wrong = [
+        what
+        for what, found in (
+            ("heads='ridge'", part.tuner.kind == "ridge"),
+            ("l2", part.weights[2]),
+            ("float16", team.scaler.is_enabled()),
+        )
+        if found
+    ]
+    if wrong:
+        raise ParameterError(
+            "This cannot be sharded",
+            found=", ".join(wrong),
+            next_step="train with shard=False, or without",
+        )
+    part, mesh = (
+        copy.deepcopy(part).to(team.device),
+        init_device_mesh(team.device.type, (team.processes,)),
+    )
     part.register_forward_hook(_touch_heads)
-    for block in part.tuner.blocks: fully_shard(block, mesh=mesh)
+    for block in part.tuner.blocks:
+        fully_shard(block, mesh=mesh)
     return fully_shard(part, mesh=mesh, ignored_params=_whole(part))
 
 
 def _whole(part):
-    "Frozen weights outside the blocks: a front end, embeddings. They are small, and every process keeps them in one piece."
+    """Frozen weights outside the blocks: a front end, embeddings. They are small, and every
+    process keeps them in one piece."""
     blocks = {id(p) for block in part.tuner.blocks for p in block.parameters()}
     return {p for p in part.parameters() if not p.requires_grad and id(p) not in blocks}
 
 
 def _touch_heads(part, args, output):
-    "Every head gets a gradient in every process, if only zero: pieces are added up in the same order everywhere."
+    """Every head gets a gradient in every process, if only zero: pieces are added up in the
+    same order everywhere."""
     heads = [p for p in part.tuner.heads.parameters() if p.requires_grad and part.training]
     return (output[0] + 0.0 * sum(p.sum() for p in heads), output[1]) if heads else output
 
 # %% ../../nbs/66_train.scale.ipynb #fec328c3
 def tune_distributed(
-    tuner,                     # BrainTuner, the same in every process
-    training: list,            # of (inputs, targets), all of it in every process
-    validation: list | None,   # the same
-    loss,                      # function (prediction, target) -> scalar
-    settings=TuneSettings(),   # `accumulate` should be a multiple of the number of processes
-    shard: bool = False,       # divide weights, gradients and moments (FSDP)
-    **options,                 # of `tune`: folder, save_every, objective ...
-) -> list:                     # the log, in every process
-    "`tune` in the processes that torchrun or `accelerate launch` started; with one process it is `tune`."
+    tuner,  # BrainTuner, the same in every process
+    training: list,  # of (inputs, targets), all of it in every process
+    validation: list | None,  # the same
+    loss,  # function (prediction, target) -> scalar
+    settings=TuneSettings(),  # `accumulate` should be a multiple of the number of processes
+    shard: bool = False,  # divide weights, gradients and moments (FSDP)
+    **options,  # of `tune`: folder, save_every, objective ...
+) -> list:  # the log, in every process
+    """`tune` in the processes that torchrun or `accelerate launch` started; with one process it
+    is `tune`."""
     return tune(tuner, training, validation, loss, settings, team=Team(settings, shard), **options)
 
 # %% ../../nbs/66_train.scale.ipynb #61c7203a
 def memory_plan(
-    parameters: int,             # weights of backbone and heads
+    parameters: int,  # weights of backbone and heads
     trained: int | None = None,  # how many of them are trained; default: all
-    processes: int = 1,          # that train together
-    shard: bool = False,         # FSDP
-    activations_gb: float = 0.0, # of one visit, GB; see model.tuner.activation_gb
-) -> dict:                       # GB in each process: weights, gradients, moments, activations, total
-    "Memory of tuning in float32 with Adam, for each process; the block that FSDP puts together for the moment is left out."
+    processes: int = 1,  # that train together
+    shard: bool = False,  # FSDP
+    activations_gb: float = 0.0,  # of one visit, GB; see model.tuner.activation_gb
+) -> dict:  # GB in each process: weights, gradients, moments, activations, total
+    """Memory of tuning in float32 with Adam, for each process; the block that FSDP puts
+    together for the moment is left out."""
     trained, pieces = parameters if trained is None else trained, processes if shard else 1
-    plan = dict(weights=4 * parameters / pieces / 1e9, gradients=4 * trained / pieces / 1e9, moments=8 * trained / pieces / 1e9, activations=activations_gb)
+    plan = dict(
+        weights=4 * parameters / pieces / 1e9,
+        gradients=4 * trained / pieces / 1e9,
+        moments=8 * trained / pieces / 1e9,
+        activations=activations_gb,
+    )
     return {**plan, "total": sum(plan.values())}

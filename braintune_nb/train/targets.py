@@ -21,211 +21,365 @@ from ..features.speech import speech_features
 
 # %% ../../nbs/64_train.targets.ipynb #8f3c5077
 def haemodynamic_response(
-    time,                # s after the event, any shape
-    peak: float = 5.0,   # s
-) -> np.ndarray:         # same shape; 0 before the event
-    "Double-gamma response (Friston et al. 1998) with its maximum at `peak` and an undershoot of a sixth ten seconds later; integral 1."
+    time,  # s after the event, any shape
+    peak: float = 5.0,  # s
+) -> np.ndarray:  # same shape; 0 before the event
+    """Double-gamma response (Friston et al. 1998) with its maximum at `peak` and an undershoot
+    of a sixth ten seconds later; integral 1."""
     from scipy.stats import gamma
+
     time = np.asarray(time, float)
     return (gamma.pdf(time, peak + 1) - gamma.pdf(time, peak + 11) / 6) / (1 - 1 / 6)
 
 # %% ../../nbs/64_train.targets.ipynb #508f8b5e
 def response_weights(
-    source_times,        # (N,) s: words, or TRs
-    target_times,        # (T,) s
-    peak: float = 5.0,   # s
-) -> np.ndarray:         # (T, N) float64
-    "Weights of a convolution with the haemodynamic response: row t sums what happened before t, as blood flow would."
-    return haemodynamic_response(np.asarray(target_times, float)[:, None] - np.asarray(source_times, float), peak)
+    source_times,  # (N,) s: words, or TRs
+    target_times,  # (T,) s
+    peak: float = 5.0,  # s
+) -> np.ndarray:  # (T, N) float64
+    """Weights of a convolution with the haemodynamic response: row t sums what happened before
+    t, as blood flow would."""
+    return haemodynamic_response(
+        np.asarray(target_times, float)[:, None] - np.asarray(source_times, float), peak
+    )
 
 # %% ../../nbs/64_train.targets.ipynb #e2751da0
 def ar1_noise(
-    rows: int,               # T
-    columns: int,            # V
+    rows: int,  # T
+    columns: int,  # V
     autocorrelation: float,  # from one row to the next, 0 to below 1
-    seed,                    # of NumPy's generator
-) -> np.ndarray:             # (T, V) float32, expected variance 1 in every row
+    seed,  # of NumPy's generator
+) -> np.ndarray:  # (T, V) float32, expected variance 1 in every row
     "Noise in which every row remembers the one before."
     from scipy.signal import lfilter
-    if not 0 <= autocorrelation < 1: raise ParameterError("Autocorrelation must be a share", found=autocorrelation, expected="0 to below 1")
+
+    if not 0 <= autocorrelation < 1:
+        raise ParameterError(
+            "Autocorrelation must be a share", found=autocorrelation, expected="0 to below 1"
+        )
     fresh = np.random.default_rng(seed).standard_normal((rows, columns))
-    fresh[1:] *= np.sqrt(1 - autocorrelation ** 2)
+    fresh[1:] *= np.sqrt(1 - autocorrelation**2)
     return lfilter([1], [1, -autocorrelation], fresh, axis=0).astype(np.float32)
 
 # %% ../../nbs/64_train.targets.ipynb #0f3baa69
 def representation_targets(
-    stories,                # Story objects; all that one model is tuned and validated on, together
-    backbone,               # Backbone or SpeechBackbone whose states are the targets
-    layers=None,            # layers that stand side by side; None: 0 to L
+    stories,  # Story objects; all that one model is tuned and validated on, together
+    backbone,  # Backbone or SpeechBackbone whose states are the targets
+    layers=None,  # layers that stand side by side; None: 0 to L
     columns: int | None = None,  # principal components to keep; None: all L * H columns
-    peak: float | None = 5.0,    # s, haemodynamic delay; None: none, as published
-    seed: int = 0,          # of the randomised components
-    **reading,              # of text_features or speech_features: n_words, window, audio, cache, ...
-) -> dict:                  # story name -> (T, V) float32, z-scored over the story
-    "States of a language or speech model as if they were responses (LM-tuned and BigSLM-tuned arms of papers A and B)."
+    peak: float | None = 5.0,  # s, haemodynamic delay; None: none, as published
+    seed: int = 0,  # of the randomised components
+    **reading,  # of text_features or speech_features: n_words, window, audio, cache, ...
+) -> dict:  # story name -> (T, V) float32, z-scored over the story
+    """States of a language or speech model as if they were responses (LM-tuned and BigSLM-tuned
+    arms of papers A and B)."""
     extract = speech_features if isinstance(backbone, SpeechBackbone) else text_features
     rows = {}
     for story in stories:
         x = np.concatenate(extract(story, backbone, layers, **reading), axis=1)
-        rows[story.name] = zscore(x if peak is None else resample(x, response_weights(story.clock.times, story.clock.times, peak)))
-    if not rows: raise ParameterError("There is no story to make targets of", found="none", expected="at least 1 story")
+        rows[story.name] = zscore(
+            x
+            if peak is None
+            else resample(x, response_weights(story.clock.times, story.clock.times, peak))
+        )
+    if not rows:
+        raise ParameterError(
+            "There is no story to make targets of", found="none", expected="at least 1 story"
+        )
     return rows if columns is None else _components(rows, columns, seed)
 
 # %% ../../nbs/64_train.targets.ipynb #5e154760
 def _components(rows, columns, seed):
     "The same principal components for all stories, z-scored over each."
     from sklearn.decomposition import PCA
+
     x = np.concatenate(list(rows.values()))
-    if columns > min(x.shape): raise ParameterError("There are not so many components", found=columns, expected=f"at most {min(x.shape)}, from {x.shape[0]} TRs and {x.shape[1]} columns")
+    if columns > min(x.shape):
+        raise ParameterError(
+            "There are not so many components",
+            found=columns,
+            expected=f"at most {min(x.shape)}, from {x.shape[0]} TRs and {x.shape[1]} columns",
+        )
     model = PCA(columns, svd_solver="randomized", random_state=seed).fit(x)
     return {name: zscore(model.transform(y)).astype(np.float32) for name, y in rows.items()}
 
 # %% ../../nbs/64_train.targets.ipynb #5fb899af
 def word_codes(
-    words,            # (N,) str
-    columns: int,     # V
-    seed: int = 0,    # same seed, same code for a word, in every story
-) -> np.ndarray:      # (N, V) float32, independent standard normal for each word type
+    words,  # (N,) str
+    columns: int,  # V
+    seed: int = 0,  # same seed, same code for a word, in every story
+) -> np.ndarray:  # (N, V) float32, independent standard normal for each word type
     "A random vector for each word type; case and surrounding punctuation do not make a type."
     types = [w.strip(".,;:!?\"'()[]-–—…。，？！").lower() or w for w in words]
-    code = {t: np.random.default_rng([seed, 64, zlib.crc32(t.encode())]).standard_normal(columns, np.float32) for t in dict.fromkeys(types)}
+    code = {
+        t: (
+            np.random.default_rng([seed, 64, zlib.crc32(t.encode())]).standard_normal(
+                columns, np.float32
+            )
+        )
+        for t in dict.fromkeys(types)
+    }
     return np.stack([code[t] for t in types])
 
 # %% ../../nbs/64_train.targets.ipynb #daaa6c56
 def lexical_targets(
-    stories,              # Story objects
-    columns: int,         # V, as many as the responses have
-    seed: int = 0,        # of the codes
-    snr=1.0,              # variance of signal over variance of noise, a number or (V,): see matched_snr
-    peak: float = 5.0,    # s
+    stories,  # Story objects
+    columns: int,  # V, as many as the responses have
+    seed: int = 0,  # of the codes
+    snr=1.0,  # variance of signal over variance of noise, a number or (V,): see matched_snr
+    peak: float = 5.0,  # s
     autocorrelation: float = 0.5,  # of the noise, from one TR to the next
     noise_seed: int = 0,  # of the noise: another one for every participant
-) -> dict:                # story name -> (T, V) float32, z-scored over the story
-    "Brains that know words and nothing about them: random codes, haemodynamic response, AR(1) noise at the signal-to-noise of real columns."
+) -> dict:  # story name -> (T, V) float32, z-scored over the story
+    """Brains that know words and nothing about them: random codes, haemodynamic response, AR(1)
+    noise at the signal-to-noise of real columns."""
     snr, result = np.broadcast_to(np.asarray(snr, np.float32), (columns,)), {}
-    if not (np.isfinite(snr).all() and (snr >= 0).all()): raise ParameterError("Signal-to-noise is a ratio of variances", found=f"{snr.min()} to {snr.max()}", expected="finite numbers, 0 or more")
+    if not (np.isfinite(snr).all() and (snr >= 0).all()):
+        raise ParameterError(
+            "Signal-to-noise is a ratio of variances",
+            found=f"{snr.min()} to {snr.max()}",
+            expected="finite numbers, 0 or more",
+        )
     for story in stories:
-        signal = response_weights(story.words.midpoint, story.clock.times, peak).astype(np.float32) @ word_codes(story.words.text, columns, seed)
-        noise = ar1_noise(len(story.clock), columns, autocorrelation, [seed, noise_seed, zlib.crc32(story.name.encode())])
+        signal = response_weights(story.words.midpoint, story.clock.times, peak).astype(
+            np.float32
+        ) @ word_codes(story.words.text, columns, seed)
+        noise = ar1_noise(
+            len(story.clock),
+            columns,
+            autocorrelation,
+            [seed, noise_seed, zlib.crc32(story.name.encode())],
+        )
         result[story.name] = zscore(np.sqrt(snr) * zscore(signal) + noise).astype(np.float32)
     return result
 
 # %% ../../nbs/64_train.targets.ipynb #73c3d0d4
 def matched_snr(
-    ceiling,        # noise ceiling of a single presentation as a correlation, (V,) or a number; NaN counts as 0
-) -> np.ndarray:    # same shape: variance of signal over variance of noise
+    # noise ceiling of a single presentation as a correlation, (V,) or a number; NaN counts as 0
+    ceiling,
+) -> np.ndarray:  # same shape: variance of signal over variance of noise
     "Signal-to-noise at which a perfect model would reach `ceiling`: c² / (1 - c²)."
     c = np.clip(np.nan_to_num(np.asarray(ceiling, float)), 0, 1)
-    if (c == 1).any(): raise ParameterError("A ceiling of 1 has no noise to match", found=f"{int((c == 1).sum())} columns at 1", expected="below 1")
-    return c ** 2 / (1 - c ** 2)
+    if (c == 1).any():
+        raise ParameterError(
+            "A ceiling of 1 has no noise to match",
+            found=f"{int((c == 1).sum())} columns at 1",
+            expected="below 1",
+        )
+    return c**2 / (1 - c**2)
 
 # %% ../../nbs/64_train.targets.ipynb #24880b84
 @dataclass(frozen=True, eq=False)
 class Borrowed:
     "Which rows of which other story stand in for a story's own."
-    source: str        # name of the other story
+
+    source: str  # name of the other story
     index: np.ndarray  # (T,) int: row t gets row index[t] of the source
-    seams: int         # how often the source came to its end and began again
+    seams: int  # how often the source came to its end and began again
 
 # %% ../../nbs/64_train.targets.ipynb #2dbd4de9
 def other_stories(
-    stories,         # Story objects that a participant heard; two or more
-    seed: int = 0,   # of the choice
-) -> dict:           # story name -> Borrowed
-    "Give each story the rows of another, each used once, none the same story in another language. Raises ParameterError where that cannot be."
+    stories,  # Story objects that a participant heard; two or more
+    seed: int = 0,  # of the choice
+) -> dict:  # story name -> Borrowed
+    """Give each story the rows of another, each used once, none the same story in another
+    language. Raises ParameterError where that cannot be."""
     from scipy.optimize import linear_sum_assignment
+
     stories, rng = sorted(stories, key=lambda s: s.name), np.random.default_rng([seed, 641])
     n = np.array([len(s.clock) for s in stories])
-    same = np.array([[a.identity == b.identity for b in stories] for a in stories]).reshape(len(n), len(n))
-    missing = np.maximum(n[:, None] - n, 0) / max(n.max(initial=1), 1)          # share of rows that would be used twice
+    same = np.array([[a.identity == b.identity for b in stories] for a in stories]).reshape(
+        len(n), len(n)
+    )
+    missing = np.maximum(n[:, None] - n, 0) / max(
+        n.max(initial=1), 1
+    )  # share of rows that would be used twice
     cost = np.where(same, 1e6, missing + rng.uniform(0, 0.1, same.shape))
     place, source = linear_sum_assignment(cost)
     if len(n) < 2 or cost[place, source].max() >= 1e6:
-        raise ParameterError("Not every story can borrow from another", found=f"{len(n)} stories, {len({s.identity for s in stories})} different", expected="at least 2 different stories, no story more than half of them",
-            next_step="use more tuning stories, or the permuted arm")
-    start = [int(rng.integers(n[j] - n[i] + 1)) if n[j] >= n[i] else 0 for i, j in enumerate(source)]
-    return {stories[i].name: Borrowed(stories[j].name, (start[i] + np.arange(n[i])) % n[j], int((start[i] + n[i] - 1) // n[j])) for i, j in enumerate(source)}
+        raise ParameterError(
+            "Not every story can borrow from another",
+            found=f"{len(n)} stories, {len({s.identity for s in stories})} different",
+            expected="at least 2 different stories, no story more than half of them",
+            next_step="use more tuning stories, or the permuted arm",
+        )
+    start = [
+        int(rng.integers(n[j] - n[i] + 1)) if n[j] >= n[i] else 0 for i, j in enumerate(source)
+    ]
+    return {
+        stories[i].name: Borrowed(
+            stories[j].name, (start[i] + np.arange(n[i])) % n[j], int((start[i] + n[i] - 1) // n[j])
+        )
+        for i, j in enumerate(source)
+    }
 
 # %% ../../nbs/64_train.targets.ipynb #fb898af6
 def group_average(
-    dataset,             # Dataset
-    story: str,          # name of a story
-    participants=None,   # who is averaged; default: all who heard it
-    leave_out=(),        # participants who must not be in it: whoever is scored
-) -> np.ndarray:         # (T, V) float32, z-scored over the story
-    "Mean of z-scored responses: a target for all, or a predictor of somebody else. Raises DataError where columns differ or nobody is left."
+    dataset,  # Dataset
+    story: str,  # name of a story
+    participants=None,  # who is averaged; default: all who heard it
+    leave_out=(),  # participants who must not be in it: whoever is scored
+) -> np.ndarray:  # (T, V) float32, z-scored over the story
+    """Mean of z-scored responses: a target for all, or a predictor of somebody else. Raises
+    DataError where columns differ or nobody is left."""
     left = {leave_out} if isinstance(leave_out, str) else set(leave_out)
-    names = [p for p in (dataset.participants if participants is None else participants) if p not in left and story in dataset.recordings[p]]
-    if not names: raise DataError("Nobody is left to average", place=f"story {story!r}", found=f"{len(left)} left out", expected="at least 1 participant who heard it")
+    names = [
+        p
+        for p in (dataset.participants if participants is None else participants)
+        if p not in left and story in dataset.recordings[p]
+    ]
+    if not names:
+        raise DataError(
+            "Nobody is left to average",
+            place=f"story {story!r}",
+            found=f"{len(left)} left out",
+            expected="at least 1 participant who heard it",
+        )
     chosen = [dataset.recordings[p][story] for p in names]
     for p, r in zip(names, chosen):
-        if len(r.space) != len(chosen[0].space) or not np.array_equal(r.space.columns, chosen[0].space.columns):
-            raise DataError("Columns of different participants mean different things", place=f"story {story!r}", found=f"{p} in {r.space.name} ({len(r.space)}), {names[0]} in {chosen[0].space.name} ({len(chosen[0].space)})",
-                expected="a common space", next_step="project to a surface, or fit SharedResponse")
-    return zscore(np.mean([zscore(np.asarray(r.responses, np.float32)) for r in chosen], axis=0)).astype(np.float32)
+        if len(r.space) != len(chosen[0].space) or not np.array_equal(
+            r.space.columns, chosen[0].space.columns
+        ):
+            raise DataError(
+                "Columns of different participants mean different things",
+                place=f"story {story!r}",
+                found=(
+                    f"{p} in {r.space.name} ({len(r.space)}), {names[0]} in {chosen[0].space.name}"
+                    f" ({len(chosen[0].space)})"
+                ),
+                expected="a common space",
+                next_step="project to a surface, or fit SharedResponse",
+            )
+    return zscore(
+        np.mean([zscore(np.asarray(r.responses, np.float32)) for r in chosen], axis=0)
+    ).astype(np.float32)
 
 # %% ../../nbs/64_train.targets.ipynb #c8792607
 def averaged_targets(
-    targets: dict,   # participant -> (T_s, V) tensor or array, the same columns
-) -> dict:           # participant -> their mean, z-scored over the rows; one object for all
-    "Paper B's ablation 'averaged responses': everybody is given the mean of all who heard the section."
+    targets: dict,  # participant -> (T_s, V) tensor or array, the same columns
+) -> dict:  # participant -> their mean, z-scored over the rows; one object for all
+    """Paper B's ablation 'averaged responses': everybody is given the mean of all who heard the
+    section."""
     shapes = {tuple(y.shape) for y in targets.values()}
-    if len(shapes) != 1: raise DataError("Only equal columns and rows can be averaged", found=f"{sorted(shapes)}", expected="one shape", next_step="bring the responses to a common space")
+    if len(shapes) != 1:
+        raise DataError(
+            "Only equal columns and rows can be averaged",
+            found=f"{sorted(shapes)}",
+            expected="one shape",
+            next_step="bring the responses to a common space",
+        )
     mean = sum(targets.values()) / len(targets)
     mean = mean - mean.mean(0)
-    return dict.fromkeys(targets, mean / ((mean ** 2).mean(0) ** 0.5 + 1e-6))
+    return dict.fromkeys(targets, mean / ((mean**2).mean(0) ** 0.5 + 1e-6))
 
 # %% ../../nbs/64_train.targets.ipynb #616a3ba6
 class SharedResponse:
-    "Shared response model (deterministic, Chen et al. 2015, section 3): orthonormal maps W_p of each participant's columns to common time courses S."
-    def __init__(self,
-        components: int = 50,    # K, shared time courses; at most V of every participant
-        iterations: int = 50,    # at most
-        tolerance: float = 1e-5, # stop when the error falls by less than this share
-        seed: int = 0,           # of the first maps
-    ): self.components, self.iterations, self.tolerance, self.seed = components, iterations, tolerance, seed
+    """Shared response model (deterministic, Chen et al. 2015, section 3): orthonormal maps W_p
+    of each participant's columns to common time courses S."""
 
-    def fit(self,
+    def __init__(
+        self,
+        components: int = 50,  # K, shared time courses; at most V of every participant
+        iterations: int = 50,  # at most
+        tolerance: float = 1e-5,  # stop when the error falls by less than this share
+        seed: int = 0,  # of the first maps
+    ):
+        self.components, self.iterations, self.tolerance, self.seed = (
+            components,
+            iterations,
+            tolerance,
+            seed,
+        )
+
+    def fit(
+        self,
         responses: dict,  # participant -> story name -> (T, V_p); all heard the same stories
     ) -> "SharedResponse":
-        "Alternate between the common time courses and everybody's map, each at its best given the other."
+        """Alternate between the common time courses and everybody's map, each at its best
+        given the other."""
         stories = [sorted(its) for its in responses.values()]
         if len(responses) < 2 or any(s != stories[0] for s in stories):
-            raise DataError("A shared response needs people who heard the same stories", found="; ".join(f"{p}: {len(its)} stories" for p, its in responses.items()), expected="2 participants or more with the same stories",
-                next_step="fit on the stories all of them heard, then `add` the others")
+            raise DataError(
+                "A shared response needs people who heard the same stories",
+                found="; ".join(f"{p}: {len(its)} stories" for p, its in responses.items()),
+                expected="2 participants or more with the same stories",
+                next_step="fit on the stories all of them heard, then `add` the others",
+            )
         self.stories = stories[0]
         x = {p: self._stacked(its) for p, its in responses.items()}
         if any(v.shape[1] < self.components for v in x.values()):
-            raise ParameterError("There are more shared time courses than columns", found=self.components, expected=f"at most {min(v.shape[1] for v in x.values())}")
-        rng, total = np.random.default_rng([self.seed, 642]), sum(float((v ** 2).sum()) for v in x.values())
-        self.maps = {p: np.linalg.qr(rng.standard_normal((v.shape[1], self.components)))[0].astype(np.float32) for p, v in x.items()}
+            raise ParameterError(
+                "There are more shared time courses than columns",
+                found=self.components,
+                expected=f"at most {min(v.shape[1] for v in x.values())}",
+            )
+        rng, total = (
+            np.random.default_rng([self.seed, 642]),
+            sum(float((v**2).sum()) for v in x.values()),
+        )
+        self.maps = {
+            p: (
+                np.linalg.qr(rng.standard_normal((v.shape[1], self.components)))[0].astype(
+                    np.float32
+                )
+            )
+            for p, v in x.items()
+        }
         self.errors = []
         for _ in range(self.iterations):
             self.shared = np.mean([x[p] @ w for p, w in self.maps.items()], axis=0)
             self.maps = {p: _nearest_orthonormal(v.T @ self.shared) for p, v in x.items()}
-            self.errors.append(sum(float(((v - self.shared @ self.maps[p].T) ** 2).sum()) for p, v in x.items()) / total)
-            if len(self.errors) > 1 and self.errors[-2] - self.errors[-1] < self.tolerance * self.errors[-2]: break
+            self.errors.append(
+                sum(float(((v - self.shared @ self.maps[p].T) ** 2).sum()) for p, v in x.items())
+                / total
+            )
+            if (
+                len(self.errors) > 1
+                and self.errors[-2] - self.errors[-1] < self.tolerance * self.errors[-2]
+            ):
+                break
         return self
 
-    def _scaled(self, y): return zscore(np.asarray(y, np.float32)) * np.float32((self.components / y.shape[1]) ** 0.5)
-    def _stacked(self, its): return np.concatenate([self._scaled(its[s]) for s in self.stories])
+    def _scaled(self, y):
+        return zscore(np.asarray(y, np.float32)) * np.float32((self.components / y.shape[1]) ** 0.5)
 
-    def add(self,
+    def _stacked(self, its):
+        return np.concatenate([self._scaled(its[s]) for s in self.stories])
+
+    def add(
+        self,
         participant: str,  # name
-        responses: dict,   # story name -> (T, V_p), all stories of the fit
+        responses: dict,  # story name -> (T, V_p), all stories of the fit
     ) -> "SharedResponse":
         "The map of somebody who was not in the fit, with the common time courses as they are."
-        if missing := set(self.stories) - set(responses): raise DataError("A new participant must have heard the stories of the fit", place=participant, found=f"{len(missing)} missing, such as {min(missing)}")
+        if missing := set(self.stories) - set(responses):
+            raise DataError(
+                "A new participant must have heard the stories of the fit",
+                place=participant,
+                found=f"{len(missing)} missing, such as {min(missing)}",
+            )
         self.maps[participant] = _nearest_orthonormal(self._stacked(responses).T @ self.shared)
         return self
 
     # participant: name; responses: (T, V_p) of one story
-    def transform(self, participant, responses) -> np.ndarray: "Responses in common time courses, (T, K); mean variance at most 1."; return self._scaled(responses) @ self._map(participant)
+    def transform(self, participant, responses) -> np.ndarray:
+        "Responses in common time courses, (T, K); mean variance at most 1."
+        return self._scaled(responses) @ self._map(participant)
+
     # participant: name; shared: (T, K)
-    def inverse(self, participant, shared) -> np.ndarray: "Common time courses in somebody's z-scored columns, (T, V_p)."; w = self._map(participant); return shared @ w.T * np.float32((len(w) / w.shape[1]) ** 0.5)
+    def inverse(self, participant, shared) -> np.ndarray:
+        "Common time courses in somebody's z-scored columns, (T, V_p)."
+        w = self._map(participant)
+        return shared @ w.T * np.float32((len(w) / w.shape[1]) ** 0.5)
 
     def _map(self, participant):
-        if participant not in self.maps: raise ParameterError("This participant has no map", found=participant, expected=", ".join(self.maps), next_step="call add(participant, responses)")
+        if participant not in self.maps:
+            raise ParameterError(
+                "This participant has no map",
+                found=participant,
+                expected=", ".join(self.maps),
+                next_step="call add(participant, responses)",
+            )
         return self.maps[participant]
 
 # %% ../../nbs/64_train.targets.ipynb #e20d0eb5

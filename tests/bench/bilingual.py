@@ -1,11 +1,16 @@
-"""Known truth for the bilingual analyses (chapters 78 and 79): does sharing come out as planted, is a planted tuning-shift dimension found, and what do noise alone, unequal noise and shuffled voxels produce?
+"""Known truth for the bilingual analyses (chapters 78 and 79): does sharing come out as planted, is
+a planted tuning-shift dimension found, and what do noise alone, unequal noise and shuffled
+voxels produce?
 
-python tests/bench/bilingual.py                          all parts -> nbs/experiments/results/bilingual_calibration.csv (about 8 minutes on one thread)
-python tests/bench/bilingual.py --only clusters          one part again; the rows of the other parts are kept
-python tests/bench/bilingual.py --datasets 5 --out x.csv a quick look
+python tests/bench/bilingual.py all parts -> nbs/experiments/results/bilingual_calibration.csv
+(about 8 minutes on one thread) python tests/bench/bilingual.py --only clusters one part again; the
+rows of the other parts are kept python tests/bench/bilingual.py --datasets 5 --out x.csv a quick
+look
 
-Every row is `datasets` simulated data sets, each with a seed of its own from --seed. Rates carry the exact binomial 95 % interval, means their t interval; `spread` is the standard deviation over data sets; `datasets` counts those with a value.
-"""
+Every row is `datasets` simulated data sets, each with a seed of its own from --seed. Rates carry
+the exact binomial 95 % interval, means their t interval; `spread` is the standard deviation over
+data sets; `datasets` counts those with a value."""
+
 import argparse
 import csv
 import sys
@@ -18,39 +23,91 @@ RESULTS = ROOT / "nbs" / "experiments" / "results" / "bilingual_calibration.csv"
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from braintune_nb.analyses.bilingual import match_noise, noise_to_add, pooled_sharing, session_weights, weight_sharing  # noqa: E402
-from braintune_nb.analyses.tuning_shift import (cluster_test, released_shift, semantic_clusters, shift_moments, spins, split_null, tuning_shift,  # noqa: E402
-    within_language)
+from braintune_nb.analyses.bilingual import (
+    match_noise,
+    noise_to_add,
+    pooled_sharing,
+    session_weights,
+    weight_sharing,
+)  # noqa: E402
+from braintune_nb.analyses.tuning_shift import (
+    cluster_test,
+    released_shift,
+    semantic_clusters,
+    shift_moments,
+    spins,
+    split_null,
+    tuning_shift,  # noqa: E402
+    within_language,
+)
 from braintune_nb.clock import regular_clock  # noqa: E402
 from braintune_nb.data.recordings import zscore  # noqa: E402
 from braintune_nb.data.splits import whole_story  # noqa: E402
 from braintune_nb.data.stories import Events, Story  # noqa: E402
 from braintune_nb.encode.ceiling import explainable_variance  # noqa: E402
 
-FIELDS = ("part", "case", "measure", "value", "low", "high", "spread", "datasets", "seed", "language")
+FIELDS = (
+    "part",
+    "case",
+    "measure",
+    "value",
+    "low",
+    "high",
+    "spread",
+    "datasets",
+    "seed",
+    "language",
+)
 
 
-def story(i, language, T): return Story(f"s{i}_{language}", language, Events(np.arange(9.), np.arange(9.) + .5, ("w",) * 9), regular_clock(T, 2.), identity=f"s{i}")
+def story(i, language, T):
+    return Story(
+        f"s{i}_{language}",
+        language,
+        Events(np.arange(9.0), np.arange(9.0) + 0.5, ("w",) * 9),
+        regular_clock(T, 2.0),
+        identity=f"s{i}",
+    )
 
 
 def row(part, case, measure, values, seed, rate):
     "One row of the table: a rate with its exact interval, or a mean with its t interval."
     from scipy.stats import binomtest, t
+
     x = np.asarray(values, float)
     x = x[np.isfinite(x)]
-    if rate: value, (low, high) = x.mean(), binomtest(int(x.sum()), len(x)).proportion_ci()
+    if rate:
+        value, (low, high) = x.mean(), binomtest(int(x.sum()), len(x)).proportion_ci()
     else:
-        half = t.ppf(.975, len(x) - 1) * x.std(ddof=1) / len(x)**.5
+        half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
         value, low, high = x.mean(), x.mean() - half, x.mean() + half
-    return dict(zip(FIELDS, (part, case, measure, f"{value:.4f}", f"{low:.4f}", f"{high:.4f}", f"{x.std(ddof=1):.4f}", len(x), seed, "en zh")))
+    return dict(
+        zip(
+            FIELDS,
+            (
+                part,
+                case,
+                measure,
+                f"{value:.4f}",
+                f"{low:.4f}",
+                f"{high:.4f}",
+                f"{x.std(ddof=1):.4f}",
+                len(x),
+                seed,
+                "en zh",
+            ),
+        )
+    )
 
 
 # ---- sharing
 
+
 def planted_sharing(sharing, snr, steep, seed, F=15, V=60, T=60):
-    "One person, six stories in two languages and two sessions, weights that correlate by `sharing`; designs, responses, sections, sessions, covariance."
+    """One person, six stories in two languages and two sessions, weights that correlate by
+    `sharing`; designs, responses, sections, sessions, covariance."""
     rng = np.random.default_rng([seed, 78])
-    mix = np.linalg.qr(rng.standard_normal((F, F)))[0] * np.arange(1, F + 1.)**-steep
+    mix = np.linalg.qr(rng.standard_normal((F, F)))[0] * np.arange(1, F + 1.0) ** -steep
     w = {"en": rng.standard_normal((F, V))}
     w["zh"] = sharing * w["en"] + np.sqrt(1 - sharing**2) * rng.standard_normal((F, V))
     parts = [story(i, l, T) for i in range(6) for l in ("en", "zh")]
@@ -58,30 +115,60 @@ def planted_sharing(sharing, snr, steep, seed, F=15, V=60, T=60):
     signal = {s.name: x[s.name] @ w[s.language] for s in parts}
     sd = np.mean([y.std() for y in signal.values()])
     y = {n: v / sd + rng.standard_normal(v.shape) / snr for n, v in signal.items()}
-    return x, y, [whole_story(s) for s in parts], {s.name: int(s.identity[1:]) % 2 for s in parts}, np.cov(np.concatenate(list(x.values())).T)
+    return (
+        x,
+        y,
+        [whole_story(s) for s in parts],
+        {s.name: int(s.identity[1:]) % 2 for s in parts},
+        np.cov(np.concatenate(list(x.values())).T),
+    )
 
 
 def own_spaces(sharing, snr, seed, M=8, V=60, T=60):
-    "The languages have features of their own, correlated by `sharing`, and each voxel reads both with the same weights: sharing sits in the features, where ridge finds it too easily."
+    """The languages have features of their own, correlated by `sharing`, and each voxel reads
+    both with the same weights: sharing sits in the features, where ridge finds it too
+    easily."""
     rng = np.random.default_rng([seed, 77])
-    w, x, y, parts = rng.standard_normal((M, V)), {}, {}, [story(i, l, T) for i in range(6) for l in ("en", "zh")]
+    w, x, y, parts = (
+        rng.standard_normal((M, V)),
+        {},
+        {},
+        [story(i, l, T) for i in range(6) for l in ("en", "zh")],
+    )
     for s in parts:
-        a = rng.standard_normal((T, M)); b = sharing * a + np.sqrt(1 - sharing**2) * rng.standard_normal((T, M))
+        a = rng.standard_normal((T, M))
+        b = sharing * a + np.sqrt(1 - sharing**2) * rng.standard_normal((T, M))
         x[s.name] = np.concatenate([a, b], 1).astype(np.float32)
-        y[s.name] = (a if s.language == "en" else b) @ w / M**.5 + rng.standard_normal((T, V)) / snr
-    return x, y, [whole_story(s) for s in parts], {s.name: int(s.identity[1:]) % 2 for s in parts}, np.cov(np.concatenate(list(x.values())).T)
+        y[s.name] = (a if s.language == "en" else b) @ w / M**0.5 + rng.standard_normal(
+            (T, V)
+        ) / snr
+    return (
+        x,
+        y,
+        [whole_story(s) for s in parts],
+        {s.name: int(s.identity[1:]) % 2 for s in parts},
+        np.cov(np.concatenate(list(x.values())).T),
+    )
 
 
 class QuickRidge:
-    "Ridge with a penalty a voxel by leave-one-story-out R², as RidgeCV chooses it, for problems so small that its bookkeeping would take nine tenths of the time (tests/test_bilingual_analyses.py compares them)."
-    def __init__(self, alphas=np.logspace(0, 8, 17)): self.alphas = np.asarray(alphas)
+    """Ridge with a penalty a voxel by leave-one-story-out R², as RidgeCV chooses it, for
+    problems so small that its bookkeeping would take nine tenths of the time
+    (tests/test_bilingual_analyses.py compares them)."""
+
+    def __init__(self, alphas=np.logspace(0, 8, 17)):
+        self.alphas = np.asarray(alphas)
 
     def solve(self, x, y):
         "Weights for every penalty, (A, F, V), and the means."
         mx, my = x.mean(0), y.mean(0)
         values, vectors = np.linalg.eigh((x - mx).T @ (x - mx))
         projected = vectors.T @ ((x - mx).T @ (y - my))
-        return vectors @ (projected[None] / (values[None, :, None] + self.alphas[:, None, None])), mx, my
+        return (
+            vectors @ (projected[None] / (values[None, :, None] + self.alphas[:, None, None])),
+            mx,
+            my,
+        )
 
     def fit(self, x, y, groups):
         x, y = np.asarray(x, float), np.asarray(y, float)
@@ -89,7 +176,12 @@ class QuickRidge:
         for g in np.unique(groups) if len(self.alphas) > 1 else ():
             w, mx, my = self.solve(x[groups != g], y[groups != g])
             held = y[groups == g]
-            score = score + 1 - ((held - ((x[groups == g] - mx) @ w + my))**2).sum(1) / ((held - held.mean(0))**2).sum(0)
+            score = (
+                score
+                + 1
+                - ((held - ((x[groups == g] - mx) @ w + my)) ** 2).sum(1)
+                / ((held - held.mean(0)) ** 2).sum(0)
+            )
         best = np.argmax(score, 0) if len(self.alphas) > 1 else np.zeros(y.shape[1], int)
         self.coef_ = weights[best, :, np.arange(y.shape[1])].T
         return self
@@ -98,19 +190,28 @@ class QuickRidge:
 def sharing_part(n, seed):
     "Least squares and ridge, plain and whitened; pooled over voxels, and the median of voxels."
     out, ridge, least = [], QuickRidge, lambda: QuickRidge([1e-3])
-    kinds = {"correlated features": lambda *a: planted_sharing(*a[:2], 1., a[2]), "features of their own": own_spaces}
+    kinds = {
+        "correlated features": lambda *a: planted_sharing(*a[:2], 1.0, a[2]),
+        "features of their own": own_spaces,
+    }
     for kind, make in kinds.items():
-        for snr in (.25, .5, 1.):
-            for truth in (0., .5, 1.) if kind != "features of their own" else (.5,):
+        for snr in (0.25, 0.5, 1.0):
+            for truth in (0.0, 0.5, 1.0) if kind != "features of their own" else (0.5,):
                 got = {}
                 for i in range(n):
                     x, y, parts, session, cov = make(truth, snr, seed + i)
                     for fit, model in (("ridge", ridge), ("least squares", least)):
                         w = session_weights(x, y, parts, session, model)
                         found = weight_sharing(w, cov)
-                        keep = lambda measure, value: got.setdefault(f"{fit}, {measure}", []).append(value)
-                        keep("whitened", pooled_sharing(found)); keep("plain", pooled_sharing(weight_sharing(w)))
-                        if fit == "least squares": keep("uncorrected correlation", found["across"].mean()); keep("whitened, median of voxels", np.nanmedian(found["sharing"])); keep("voxels without a value", np.isnan(found["sharing"]).mean())
+                        keep = lambda measure, value: got.setdefault(
+                            f"{fit}, {measure}", []
+                        ).append(value)
+                        keep("whitened", pooled_sharing(found))
+                        keep("plain", pooled_sharing(weight_sharing(w)))
+                        if fit == "least squares":
+                            keep("uncorrected correlation", found["across"].mean())
+                            keep("whitened, median of voxels", np.nanmedian(found["sharing"]))
+                            keep("voxels without a value", np.isnan(found["sharing"]).mean())
                 case = f"sharing {truth:g}, snr {snr:g}, {kind}"
                 out += [row("sharing", case, k, v, seed, False) for k, v in got.items()]
                 print(case, flush=True)
@@ -119,59 +220,118 @@ def sharing_part(n, seed):
 
 # ---- tuning shift
 
-def planted_shift(seed, shift=0., sd=(3., 3.), people=3, V=60, F=12, T=100, stories=8, shared=1., steep=.7, common_noise=.3, locked=.1, zh_steep=None, repeats=0):
-    "As in chapter 79, and: another spectrum of the Chinese features; repeats of one story a language, from which the signal-to-noise can be estimated."
+
+def planted_shift(
+    seed,
+    shift=0.0,
+    sd=(3.0, 3.0),
+    people=3,
+    V=60,
+    F=12,
+    T=100,
+    stories=8,
+    shared=1.0,
+    steep=0.7,
+    common_noise=0.3,
+    locked=0.1,
+    zh_steep=None,
+    repeats=0,
+):
+    """As in chapter 79, and: another spectrum of the Chinese features; repeats of one story a
+    language, from which the signal-to-noise can be estimated."""
     rng = np.random.default_rng([seed, 79])
     turn = np.linalg.qr(rng.standard_normal((F, F)))[0]
-    scale = {"en": np.arange(1, F + 1.)**-steep, "zh": np.arange(1, F + 1.)**-(steep if zh_steep is None else zh_steep)}
+    scale = {
+        "en": np.arange(1, F + 1.0) ** -steep,
+        "zh": np.arange(1, F + 1.0) ** -(steep if zh_steep is None else zh_steep),
+    }
     direction, common = np.linalg.qr(rng.standard_normal((F, 2)))[0].T
     parts = [story(i, l, T) for i in range(stories) for l in ("en", "zh")]
     white = {s.name: rng.standard_normal((T, F)) * (scale[s.language] / scale["en"]) for s in parts}
     missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
     for p in [f"P{i + 1}" for i in range(people)]:
         w = rng.standard_normal((F, V)) + 2 * common[:, None]
-        other = shared * w + (1 - shared**2)**.5 * rng.standard_normal((F, V))
+        other = shared * w + (1 - shared**2) ** 0.5 * rng.standard_normal((F, V))
         amount[p] = shift * rng.standard_normal(V)
-        w = {"en": w / np.linalg.norm(w, axis=0), "zh": other / np.linalg.norm(other, axis=0) - np.outer(direction, amount[p])}
-        load = (1 + rng.standard_normal((3, V))) / 6**.5
+        w = {
+            "en": w / np.linalg.norm(w, axis=0),
+            "zh": other / np.linalg.norm(other, axis=0) - np.outer(direction, amount[p]),
+        }
+        load = (1 + rng.standard_normal((3, V))) / 6**0.5
+
         def one(s):
-            noise = (1 - common_noise - locked)**.5 * rng.standard_normal((T, V)) + (common_noise**.5 * rng.standard_normal((T, 3)) + locked**.5 * missed[s.name]) @ load
-            return zscore(white[s.name] @ w[s.language] + dict(en=sd[0], zh=sd[1])[s.language] * noise)
+            noise = (1 - common_noise - locked) ** 0.5 * rng.standard_normal((T, V)) + (
+                common_noise**0.5 * rng.standard_normal((T, 3)) + locked**0.5 * missed[s.name]
+            ) @ load
+            return zscore(
+                white[s.name] @ w[s.language] + dict(en=sd[0], zh=sd[1])[s.language] * noise
+            )
+
         told[p] = {s.name: one(s) for s in parts}
-        again[p] = {s.language: np.stack([one(s) for _ in range(repeats)]) for s in parts[:2]} if repeats else None
+        again[p] = (
+            {s.language: np.stack([one(s) for _ in range(repeats)]) for s in parts[:2]}
+            if repeats
+            else None
+        )
     x = {n: (a @ (turn * scale["en"]).T).astype(np.float32) for n, a in white.items()}
-    return x, told, [whole_story(s) for s in parts], np.linalg.solve((turn * scale["en"]).T, direction), amount, again
+    return (
+        x,
+        told,
+        [whole_story(s) for s in parts],
+        np.linalg.solve((turn * scale["en"]).T, direction),
+        amount,
+        again,
+    )
 
 
-def ridge_weights(x, y, sections, language, alpha=100.):
+def ridge_weights(x, y, sections, language, alpha=100.0):
     "Ridge weights on the features as they are, as the released analysis takes them."
     part = [s.name for s in sections if s.story.language == language]
     a = np.concatenate([zscore(x[n].astype(np.float64)) for n in part])
-    return {p: np.linalg.solve(a.T @ a + alpha * np.eye(a.shape[1]), a.T @ np.concatenate([told[n] for n in part])) for p, told in y.items()}
+    return {
+        p: np.linalg.solve(
+            a.T @ a + alpha * np.eye(a.shape[1]), a.T @ np.concatenate([told[n] for n in part])
+        )
+        for p, told in y.items()
+    }
 
 
 def matched(y, again, seed):
     "Noise added to the better language of each person, as much as its repeats say."
     out = {}
     for i, (p, told) in enumerate(y.items()):
-        rho = {l: float(np.clip(explainable_variance(r).mean(), .001, .999)) for l, r in again[p].items()}
-        out[p] = told | {n: v for l, o in (("en", "zh"), ("zh", "en")) for n, v in match_noise({k: t for k, t in told.items() if k.endswith(l)}, noise_to_add(rho[l], rho[o]), 0., seed + i).items()}
+        rho = {
+            l: float(np.clip(explainable_variance(r).mean(), 0.001, 0.999))
+            for l, r in again[p].items()
+        }
+        out[p] = told | {
+            n: v
+            for l, o in (("en", "zh"), ("zh", "en"))
+            for n, v in match_noise(
+                {k: t for k, t in told.items() if k.endswith(l)},
+                noise_to_add(rho[l], rho[o]),
+                0.0,
+                seed + i,
+            ).items()
+        }
     return out
 
 
 SHIFTS = {
-    "a dimension planted, amount 0.4": dict(shift=.4),
-    "a dimension planted, amount 0.2": dict(shift=.2),
-    "a dimension planted, amount 0.1": dict(shift=.1),
+    "a dimension planted, amount 0.4": dict(shift=0.4),
+    "a dimension planted, amount 0.2": dict(shift=0.2),
+    "a dimension planted, amount 0.1": dict(shift=0.1),
     "nothing planted": {},
-    "nothing planted, no noise in common": dict(common_noise=0., locked=0.),
+    "nothing planted, no noise in common": dict(common_noise=0.0, locked=0.0),
     "nothing planted, 300 voxels": dict(V=300),
-    "weights differ without a dimension (sharing 0.5)": dict(shared=.5),
+    "weights differ without a dimension (sharing 0.5)": dict(shared=0.5),
     "nothing planted, Chinese features with another spectrum": dict(zh_steep=1.2),
-    "nothing planted, Chinese twice as noisy": dict(sd=(2.5, 5.), repeats=4),
-    "nothing planted, Chinese twice as noisy, matched": dict(sd=(2.5, 5.), repeats=4),
-    "a dimension planted, amount 0.4, Chinese twice as noisy, matched": dict(shift=.4, sd=(2.5, 5.), repeats=4),
-    "a dimension planted, amount 0.4: en1 - en2": dict(shift=.4),
+    "nothing planted, Chinese twice as noisy": dict(sd=(2.5, 5.0), repeats=4),
+    "nothing planted, Chinese twice as noisy, matched": dict(sd=(2.5, 5.0), repeats=4),
+    "a dimension planted, amount 0.4, Chinese twice as noisy, matched": dict(
+        shift=0.4, sd=(2.5, 5.0), repeats=4
+    ),
+    "a dimension planted, amount 0.4: en1 - en2": dict(shift=0.4),
 }
 
 
@@ -184,20 +344,46 @@ def shift_part(n, seed):
             x, y, parts, direction, amount, again = planted_shift(seed + i, **settings)
             told = matched(y, again, seed + i) if case.endswith("matched") else y
             moments, pair = shift_moments(x, told, parts), ("en", "zh")
-            if case.endswith("en2"): moments, pair = within_language(moments, "en", seed + i), ("en1", "en2")
+            if case.endswith("en2"):
+                moments, pair = within_language(moments, "en", seed + i), ("en1", "en2")
             f = tuning_shift(moments, *pair, n=99, seed=seed + i, null="swapped")
-            keep("dimension found, p <= 0.05", f.p <= .05, True)
-            keep("languages differ, p <= 0.05", f.p_difference <= .05, True)
-            keep("any voxel at q <= 0.05", min(v.min() for v in f.voxel_q.values()) <= .05, True)
-            keep("some person's dimension at q <= 0.05", min(r["q"] for r in f.people.values()) <= .05, True)
-            if pair == ("en", "zh"): keep("stronger than halves of one language, p <= 0.05", split_null(moments, *pair, 20, seed + i)["p"] <= .05, True)
+            keep("dimension found, p <= 0.05", f.p <= 0.05, True)
+            keep("languages differ, p <= 0.05", f.p_difference <= 0.05, True)
+            keep("any voxel at q <= 0.05", min(v.min() for v in f.voxel_q.values()) <= 0.05, True)
+            keep(
+                "some person's dimension at q <= 0.05",
+                min(r["q"] for r in f.people.values()) <= 0.05,
+                True,
+            )
+            if pair == ("en", "zh"):
+                keep(
+                    "stronger than halves of one language, p <= 0.05",
+                    split_null(moments, *pair, 20, seed + i)["p"] <= 0.05,
+                    True,
+                )
             if settings.get("shift") and pair == ("en", "zh"):
                 stimulus = np.concatenate([x[s.name] for s in parts])
-                keep("|r| with the planted dimension", abs(np.corrcoef(stimulus @ f.weights, stimulus @ direction)[0, 1]), False)
-                keep("|r| of index and planted amount", np.mean([abs(np.corrcoef(f.index[p], amount[p])[0, 1]) for p in amount]), False)
+                keep(
+                    "|r| with the planted dimension",
+                    abs(np.corrcoef(stimulus @ f.weights, stimulus @ direction)[0, 1]),
+                    False,
+                )
+                keep(
+                    "|r| of index and planted amount",
+                    np.mean([abs(np.corrcoef(f.index[p], amount[p])[0, 1]) for p in amount]),
+                    False,
+                )
             if pair == ("en", "zh"):
-                r = released_shift(ridge_weights(x, y, parts, "en"), ridge_weights(x, y, parts, "zh"), {p: np.full(len(v), .1) for p, v in f.index.items()})
-                keep("released: t test over voxels, any person p < 0.05", min(r["p"].values()) < .05, True)
+                r = released_shift(
+                    ridge_weights(x, y, parts, "en"),
+                    ridge_weights(x, y, parts, "zh"),
+                    {p: np.full(len(v), 0.1) for p, v in f.index.items()},
+                )
+                keep(
+                    "released: t test over voxels, any person p < 0.05",
+                    min(r["p"].values()) < 0.05,
+                    True,
+                )
                 keep("released: variance of the first component", r["variance"], False)
         out += [row("shift", case, m, v, seed, rate) for (m, rate), v in got.items()]
         print(case, [(r["measure"], r["value"]) for r in out if r["case"] == case][:2], flush=True)
@@ -207,59 +393,93 @@ def shift_part(n, seed):
 def shared_part(n, seed):
     "The other null: tuning shared, features, amplitude and residuals of each language as they are."
     out = []
-    for case in ("a dimension planted, amount 0.4", "nothing planted", "nothing planted, Chinese features with another spectrum", "nothing planted, Chinese twice as noisy"):
+    for case in (
+        "a dimension planted, amount 0.4",
+        "nothing planted",
+        "nothing planted, Chinese features with another spectrum",
+        "nothing planted, Chinese twice as noisy",
+    ):
         found, differ = [], []
         for i in range(n):
             x, y, parts, *_ = planted_shift(seed + i, **SHIFTS[case])
             moments, pair = shift_moments(x, y, parts), ("en", "zh")
             f = tuning_shift(moments, *pair, n=99, seed=seed + i, null="shared")
-            found.append(f.p <= .05); differ.append(f.p_difference <= .05)
-        out += [row("shared null", case, "dimension found, p <= 0.05", found, seed, True), row("shared null", case, "languages differ, p <= 0.05", differ, seed, True)]
+            found.append(f.p <= 0.05)
+            differ.append(f.p_difference <= 0.05)
+        out += [
+            row("shared null", case, "dimension found, p <= 0.05", found, seed, True),
+            row("shared null", case, "languages differ, p <= 0.05", differ, seed, True),
+        ]
         print(case, out[-2]["value"], out[-1]["value"], flush=True)
     return out
 
 
 # ---- clusters
 
+
 def cluster_part(n, seed):
     from braintune_nb.simulate.brain import load_surface
+
     sphere = load_surface().sphere[:642]
     distance = 100 * np.arccos(np.clip(sphere @ sphere.T / 1e4, -1, 1))
-    turned, shuffled = spins(sphere, np.zeros(642, bool), 59), np.stack([np.random.default_rng(i).permutation(642) for i in range(59)])
+    turned, shuffled = (
+        spins(sphere, np.zeros(642, bool), 59),
+        np.stack([np.random.default_rng(i).permutation(642) for i in range(59)]),
+    )
     out = []
-    for width in (25.,):
-        smooth = np.exp(-distance**2 / (2 * width**2))
-        for sharing in (0., .5, .9):
+    for width in (25.0,):
+        smooth = np.exp(-(distance**2) / (2 * width**2))
+        for sharing in (0.0, 0.5, 0.9):
             got = {}
             for i in range(n):
-                a, b, e, g = (np.random.default_rng([seed + i, k]).standard_normal((6, 642)) for k in range(4))
+                a, b, e, g = (
+                    np.random.default_rng([seed + i, k]).standard_normal((6, 642)) for k in range(4)
+                )
                 unit = lambda m: m / m.std()
-                first = unit(a @ smooth); second = sharing * first + (1 - sharing**2)**.5 * unit(b @ smooth)
-                pair = [semantic_clusters(w + .5 * z, seed=i) for w, z in ((first, e), (second, g))]
+                first = unit(a @ smooth)
+                second = sharing * first + (1 - sharing**2) ** 0.5 * unit(b @ smooth)
+                pair = [
+                    semantic_clusters(w + 0.5 * z, seed=i) for w, z in ((first, e), (second, g))
+                ]
                 for name, moves in (("spin", turned), ("voxels shuffled", shuffled)):
                     t = cluster_test(*pair, moves)
-                    got.setdefault((f"{name}: adjusted Rand index p <= 0.05", True), []).append(t["p_ari"] <= .05)
-                    got.setdefault((f"{name}: matched share p <= 0.05", True), []).append(t["p_match"] <= .05)
-                    got.setdefault((f"{name}: matched share under the null", False), []).append(t["null_match"].mean())
-                got.setdefault(("matched share", False), []).append(t["match"]); got.setdefault(("adjusted Rand index", False), []).append(t["ari"])
+                    got.setdefault((f"{name}: adjusted Rand index p <= 0.05", True), []).append(
+                        t["p_ari"] <= 0.05
+                    )
+                    got.setdefault((f"{name}: matched share p <= 0.05", True), []).append(
+                        t["p_match"] <= 0.05
+                    )
+                    got.setdefault((f"{name}: matched share under the null", False), []).append(
+                        t["null_match"].mean()
+                    )
+                got.setdefault(("matched share", False), []).append(t["match"])
+                got.setdefault(("adjusted Rand index", False), []).append(t["ari"])
             case = f"sharing {sharing:g}, maps smooth over {width:g} mm"
             out += [row("clusters", case, m, v, seed, rate) for (m, rate), v in got.items()]
             print(case, flush=True)
     return out
 
 
-PARTS = {"sharing": sharing_part, "shift": shift_part, "shared null": shared_part, "clusters": cluster_part}
+PARTS = {
+    "sharing": sharing_part,
+    "shift": shift_part,
+    "shared null": shared_part,
+    "clusters": cluster_part,
+}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=list(PARTS)); parser.add_argument("--datasets", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0); parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=list(PARTS))
+    parser.add_argument("--datasets", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message=".*widen the grid")
     kept = []
     if args.only and args.out.exists():
-        with args.out.open() as f: kept = [r for r in csv.DictReader(f) if r["part"] != args.only]
+        with args.out.open() as f:
+            kept = [r for r in csv.DictReader(f) if r["part"] != args.only]
     for name in [args.only] if args.only else PARTS:
         started = time.process_time()
         kept += PARTS[name](args.datasets, args.seed)
@@ -267,8 +487,11 @@ def main(argv=None):
     kept.sort(key=lambda r: list(PARTS).index(r["part"]))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as f:
-        writer = csv.DictWriter(f, FIELDS); writer.writeheader(); writer.writerows(kept)
+        writer = csv.DictWriter(f, FIELDS)
+        writer.writeheader()
+        writer.writerows(kept)
     return args.out
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,18 @@
-"""Speed and calibration of the permutation tests and intervals of `encode.inference` and `encode.participants`.
+"""Speed and calibration of the permutation tests and intervals of `encode.inference` and
+`encode.participants`.
 
-python tests/bench/inference.py --speed              voxel_test beside a loop over np.roll, in one run: seconds, peak memory, ratio -> inference_speed.csv
-python tests/bench/inference.py --calibrate          false positives, power and coverage on simulated data without and with an effect -> inference_calibration.csv
-python tests/bench/inference.py --calibrate --only intervals --datasets 100 --out some.csv       one part again; the rows of the other part are kept
+python tests/bench/inference.py --speed voxel_test beside a loop over np.roll, in one run: seconds,
+peak memory, ratio -> inference_speed.csv python tests/bench/inference.py --calibrate false
+positives, power and coverage on simulated data without and with an effect ->
+inference_calibration.csv python tests/bench/inference.py --calibrate --only intervals --datasets
+100 --out some.csv one part again; the rows of the other part are kept
 
-Results go to nbs/experiments/results/. Speed: every test runs in a process of its own; memory is its peak private size above that after the data were made (Linux); one thread, ratios from processor seconds, which a busy machine changes least.
-Calibration: rates of a yes-or-no outcome carry the exact binomial 95 % interval, means over data sets their t interval. Seeds follow from --seed and the row's own settings.
-"""
+Results go to nbs/experiments/results/. Speed: every test runs in a process of its own; memory is
+its peak private size above that after the data were made (Linux); one thread, ratios from processor
+seconds, which a busy machine changes least. Calibration: rates of a yes-or-no outcome carry the
+exact binomial 95 % interval, means over data sets their t interval. Seeds follow from --seed and
+the row's own settings."""
+
 import argparse
 import csv
 import json
@@ -26,33 +32,59 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np  # noqa: E402
 
-
 # ---- speed
 
+
 class Peak:
-    "Highest private memory (RssAnon, without the pages of mapped files) while the block runs, in MB above that at its start; sampled every 3 ms."
+    """Highest private memory (RssAnon, without the pages of mapped files) while the block runs,
+    in MB above that at its start; sampled every 3 ms."""
+
     def now(self):
-        with open("/proc/self/status") as f: return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) / 1024
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) / 1024
+
     def watch(self):
-        while not self.done.wait(.003): self.top = max(self.top, self.now())
+        while not self.done.wait(0.003):
+            self.top = max(self.top, self.now())
+
     def __enter__(self):
         self.first = self.top = self.now()
-        self.done = threading.Event(); self.thread = threading.Thread(target=self.watch); self.thread.start()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
         return self
+
     def __exit__(self, *_):
-        self.done.set(); self.thread.join()
+        self.done.set()
+        self.thread.join()
         self.megabytes = self.top - self.first
 
 
 def naive(prediction, responses, n, groups, kind, length):
-    "What one writes first: standardise, move the rows of each story, multiply, keep all draws, count."
+    """What one writes first: standardise, move the rows of each story, multiply, keep all
+    draws, count."""
     from braintune_nb.encode.inference import draw_shifts
-    x, y = ((a - a.mean(0)) / a.std(0) / len(a)**.5 for a in (prediction, responses))
+
+    x, y = ((a - a.mean(0)) / a.std(0) / len(a) ** 0.5 for a in (prediction, responses))
     rows, shifts = draw_shifts(groups, n, 0, 1)
     rng, null, r = np.random.default_rng(0), np.empty((n, x.shape[1]), np.float32), (x * y).sum(0)
     for i in range(n):
-        if kind == "circular_shift": moved = np.concatenate([np.roll(x[s], k, 0) for s, k in zip(rows, shifts[i])])
-        else: moved = x[np.concatenate([np.concatenate([s[j * length:(j + 1) * length] for j in rng.permutation(-(-len(s) // length))]) for s in rows])]
+        if kind == "circular_shift":
+            moved = np.concatenate([np.roll(x[s], k, 0) for s, k in zip(rows, shifts[i])])
+        else:
+            moved = x[
+                np.concatenate(
+                    [
+                        np.concatenate(
+                            [
+                                s[j * length : (j + 1) * length]
+                                for j in rng.permutation(-(-len(s) // length))
+                            ]
+                        )
+                        for s in rows
+                    ]
+                )
+            ]
         null[i] = (moved * y).sum(0)
     return ((null >= r).sum(0) + 1) / (n + 1)
 
@@ -61,57 +93,112 @@ def one_speed(tool, kind, stories, trs, voxels, n, layers, mapped):
     "Run once in this process; print seconds and peak megabytes above the data."
     import scipy.fft, scipy.sparse, scipy.stats  # noqa: E401
     from braintune_nb.encode.inference import voxel_test
+
     rng, T = np.random.default_rng(0), stories * trs
     groups = np.repeat(np.arange(stories), trs)
     with tempfile.TemporaryDirectory() as folder:
+
         def made(name):
             shape = (T, voxels) if name == "y" or layers == 1 else (layers, T, voxels)
-            out = np.memmap(Path(folder) / name, np.float32, "w+", shape=shape) if mapped else np.empty(shape, np.float32)
+            out = (
+                np.memmap(Path(folder) / name, np.float32, "w+", shape=shape)
+                if mapped
+                else np.empty(shape, np.float32)
+            )
             flat = out.reshape(-1, voxels)
-            for i in range(0, len(flat), 500): flat[i:i + 500] = rng.standard_normal(flat[i:i + 500].shape, dtype=np.float32)
+            for i in range(0, len(flat), 500):
+                flat[i : i + 500] = rng.standard_normal(flat[i : i + 500].shape, dtype=np.float32)
             return np.memmap(Path(folder) / name, np.float32, "r", shape=shape) if mapped else out
+
         x, y = made("x"), made("y")
-        for some in ("circular_shift", "block_permutation"): voxel_test(np.asarray(x[..., :200, :2]), np.asarray(y[:200, :2]), some, 100, progress=False)
+        for some in ("circular_shift", "block_permutation"):
+            voxel_test(
+                np.asarray(x[..., :200, :2]), np.asarray(y[:200, :2]), some, 100, progress=False
+            )
         start, cpu, planned = time.perf_counter(), time.process_time(), None
         with Peak() as peak:
-            if tool == "naive": p = naive(x, y, n, groups, kind, 20)
+            if tool == "naive":
+                p = naive(x, y, n, groups, kind, 20)
             else:
                 test = voxel_test(x, y, kind, n, groups=groups, progress=False)
                 p, planned = test.p, round(test.bytes / 2**20)
-        print(json.dumps(dict(cpu_seconds=round(time.process_time() - cpu, 3), wall_seconds=round(time.perf_counter() - start, 3), megabytes=round(peak.megabytes), planned=planned, share_below_5_percent=float((p <= .05).mean()))))
+        print(
+            json.dumps(
+                dict(
+                    cpu_seconds=round(time.process_time() - cpu, 3),
+                    wall_seconds=round(time.perf_counter() - start, 3),
+                    megabytes=round(peak.megabytes),
+                    planned=planned,
+                    share_below_5_percent=float((p <= 0.05).mean()),
+                )
+            )
+        )
 
 
 SPEED = [  # tool, null, stories, TRs a story, voxels, draws, layers, memory map
-    ("voxel_test", "circular_shift", 10, 300, 2000, 1000, 1, 0), ("naive", "circular_shift", 10, 300, 2000, 1000, 1, 0),
-    ("voxel_test", "block_permutation", 10, 300, 2000, 1000, 1, 0), ("naive", "block_permutation", 10, 300, 2000, 1000, 1, 0),
-    ("voxel_test", "circular_shift", 10, 300, 2000, 10000, 1, 0), ("voxel_test", "circular_shift", 10, 300, 2000, 1000, 6, 0),
-    ("voxel_test", "circular_shift", 84, 333, 500, 1000, 1, 0), ("naive", "circular_shift", 84, 333, 500, 1000, 1, 0),
-    ("voxel_test", "circular_shift", 84, 333, 8000, 1000, 1, 1), ("voxel_test", "block_permutation", 84, 333, 8000, 1000, 1, 1)]
+    ("voxel_test", "circular_shift", 10, 300, 2000, 1000, 1, 0),
+    ("naive", "circular_shift", 10, 300, 2000, 1000, 1, 0),
+    ("voxel_test", "block_permutation", 10, 300, 2000, 1000, 1, 0),
+    ("naive", "block_permutation", 10, 300, 2000, 1000, 1, 0),
+    ("voxel_test", "circular_shift", 10, 300, 2000, 10000, 1, 0),
+    ("voxel_test", "circular_shift", 10, 300, 2000, 1000, 6, 0),
+    ("voxel_test", "circular_shift", 84, 333, 500, 1000, 1, 0),
+    ("naive", "circular_shift", 84, 333, 500, 1000, 1, 0),
+    ("voxel_test", "circular_shift", 84, 333, 8000, 1000, 1, 1),
+    ("voxel_test", "block_permutation", 84, 333, 8000, 1000, 1, 1),
+]
 
 
 def speed(out):
     rows = []
     for case in SPEED:
-        done = subprocess.run([sys.executable, __file__, "--one", json.dumps(case)], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        if done.returncode: raise SystemExit(done.stderr)
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", json.dumps(case)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr)
         got = json.loads(done.stdout)
-        row = dict(zip(("tool", "null", "stories", "trs", "voxels", "draws", "layers", "memory_map"), case)) | got
-        row["ns_per_tr_voxel_layer"] = round(got["cpu_seconds"] / (case[2] * case[3] * case[4] * case[6]) * 1e9, 2)
+        row = (
+            dict(
+                zip(
+                    ("tool", "null", "stories", "trs", "voxels", "draws", "layers", "memory_map"),
+                    case,
+                )
+            )
+            | got
+        )
+        row["ns_per_tr_voxel_layer"] = round(
+            got["cpu_seconds"] / (case[2] * case[3] * case[4] * case[6]) * 1e9, 2
+        )
         rows.append(row | dict(seed=0))
         print(row, file=sys.stderr)
     for row in rows:
-        same = [o for o in rows if o["tool"] == "naive" and all(o[k] == row[k] for k in ("null", "stories", "trs", "voxels", "draws", "layers"))]
-        row["times_faster"] = round(same[0]["cpu_seconds"] / row["cpu_seconds"], 1) if same and row["tool"] != "naive" else ""
+        same = [
+            o
+            for o in rows
+            if o["tool"] == "naive"
+            and all(o[k] == row[k] for k in ("null", "stories", "trs", "voxels", "draws", "layers"))
+        ]
+        row["times_faster"] = (
+            round(same[0]["cpu_seconds"] / row["cpu_seconds"], 1)
+            if same and row["tool"] != "naive"
+            else ""
+        )
     write(out, rows)
 
 
 # ---- simulated voxels
 
+
 @cache
 def hrf():
     "Two gamma functions at a TR of 2 s, 16 points, length 1."
     from scipy.stats import gamma
-    t = np.arange(0, 32, 2.)
+
+    t = np.arange(0, 32, 2.0)
     h = gamma.pdf(t, 6) - gamma.pdf(t, 16) / 6
     return h / np.sqrt((h**2).sum())
 
@@ -119,241 +206,510 @@ def hrf():
 def smooth(rng, T, n):
     "Features after the haemodynamic response: (T, n), variance 1."
     from scipy.signal import lfilter
+
     return lfilter(hrf(), 1, rng.standard_normal((T + 16, n)), axis=0)[16:]
 
 
 def noise(rng, kind, T, n):
-    "AR(1) of the coefficient in its name, plus smooth stimulus signal that no model has ('+hrf'), or what repeats in every story: an answer to its onset, a trend: (T, n)."
+    """AR(1) of the coefficient in its name, plus smooth stimulus signal that no model has
+    ('+hrf'), or what repeats in every story: an answer to its onset, a trend: (T, n)."""
     from scipy.signal import lfilter
+
     phi, *more = kind.removeprefix("ar").split("+")
-    x = lfilter([(1 - float(phi)**2)**.5], [1, -float(phi)], rng.standard_normal((T + 50, n)), axis=0)[50:]
-    if more == ["hrf"]: x = (x + smooth(rng, T, n)) / 2**.5
+    x = lfilter(
+        [(1 - float(phi) ** 2) ** 0.5], [1, -float(phi)], rng.standard_normal((T + 50, n)), axis=0
+    )[50:]
+    if more == ["hrf"]:
+        x = (x + smooth(rng, T, n)) / 2**0.5
     return x + (every_story(more[0], T) if more and more != ["hrf"] else 0)
 
 
 def every_story(kind, T):
-    "What comes back in every story at the same place: a transient of 10 s at its onset, or a trend; (T, 1)."
-    return dict(onset=3 * np.exp(-np.arange(T) / 5), trend=.6 * np.linspace(-1.7, 1.7, T))[kind][:, None]
+    """What comes back in every story at the same place: a transient of 10 s at its onset, or a
+    trend; (T, 1)."""
+    return dict(onset=3 * np.exp(-np.arange(T) / 5), trend=0.6 * np.linspace(-1.7, 1.7, T))[kind][
+        :, None
+    ]
 
 
-def voxels(rng, kind, stories, trs, V, true=0., r=.2, layers=1, common=.3, features=8):
-    "One data set: prediction ([layers,] T, V) from shared smooth features, responses (T, V), truth (V,). Voxels share a part of the noise, as brains do."
+def voxels(rng, kind, stories, trs, V, true=0.0, r=0.2, layers=1, common=0.3, features=8):
+    """One data set: prediction ([layers,] T, V) from shared smooth features, responses (T, V),
+    truth (V,). Voxels share a part of the noise, as brains do."""
     parts = []
     truth = np.arange(V) < round(true * V)
     weights = rng.standard_normal((layers, features, V))
     for _ in range(stories):
-        p = smooth(rng, trs, features) @ weights / features**.5
-        if kind.endswith(("onset", "trend")): p = p + every_story(kind.split("+")[1], trs)
-        y = common**.5 * noise(rng, kind, trs, 1) + (1 - common)**.5 * noise(rng, kind, trs, V)
-        parts.append((p, np.where(truth, r * p[0] + (1 - r**2)**.5 * y, y)))
+        p = smooth(rng, trs, features) @ weights / features**0.5
+        if kind.endswith(("onset", "trend")):
+            p = p + every_story(kind.split("+")[1], trs)
+        y = common**0.5 * noise(rng, kind, trs, 1) + (1 - common) ** 0.5 * noise(rng, kind, trs, V)
+        parts.append((p, np.where(truth, r * p[0] + (1 - r**2) ** 0.5 * y, y)))
     p, y = (np.concatenate([a[i] for a in parts], -2) for i in (0, 1))
     return p if layers > 1 else p[0], y, truth
 
 
 def binomial(hits, n):
     from scipy.stats import binomtest
+
     ci = binomtest(int(hits), int(n)).proportion_ci()
     return dict(rate=round(hits / n, 4), low=round(ci.low, 4), high=round(ci.high, 4))
 
 
 def average(x):
     from scipy.stats import t
+
     x = np.asarray(x, float)
-    half = t.ppf(.975, len(x) - 1) * x.std(ddof=1) / len(x)**.5
-    return dict(rate=round(x.mean(), 4), low=round(x.mean() - half, 4), high=round(x.mean() + half, 4))
+    half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
+    return dict(
+        rate=round(x.mean(), 4), low=round(x.mean() - half, 4), high=round(x.mean() + half, 4)
+    )
 
 
-METHODS = [("iid", None), ("circular_shift", None), *(("block_permutation", b) for b in (5, 10, 20, 30))]
+METHODS = [
+    ("iid", None),
+    ("circular_shift", None),
+    *(("block_permutation", b) for b in (5, 10, 20, 30)),
+]
 
 
 REMEDY = {"first 20 TRs left out": "onset", "line removed in each story": "trend"}
 
 
-def voxel_rows(kind, stories, trs, datasets, seed, true=0., methods=METHODS, V=60, n=1999, chunk=50, r=.2, remedy=""):
-    "Rates of every method on the same data sets: any finding without an effect; with one, false share of the findings and true voxels found."
+def voxel_rows(
+    kind,
+    stories,
+    trs,
+    datasets,
+    seed,
+    true=0.0,
+    methods=METHODS,
+    V=60,
+    n=1999,
+    chunk=50,
+    r=0.2,
+    remedy="",
+):
+    """Rates of every method on the same data sets: any finding without an effect; with one,
+    false share of the findings and true voxels found."""
     from scipy.signal import detrend
     from scipy.stats import pearsonr
     from braintune_nb.encode.inference import fdr, voxel_test
-    number = lambda method: "" if method == "iid" else trs - 1 if method == "circular_shift" and stories == 1 else n     # a single story has no more shifts
+
+    number = lambda method: (
+        "" if method == "iid" else trs - 1 if method == "circular_shift" and stories == 1 else n
+    )  # a single story has no more shifts
     base = zlib.crc32(f"{kind} {stories} {trs} {true}{remedy}".encode()) + seed
-    rng, got = np.random.default_rng(base), {m: dict(any=[], size=[], fdp=[], power=[]) for m in methods}
+    rng, got = (
+        np.random.default_rng(base),
+        {m: dict(any=[], size=[], fdp=[], power=[]) for m in methods},
+    )
     groups = np.repeat(np.arange(stories), trs)
-    if REMEDY.get(remedy) == "onset": groups[np.tile(np.arange(trs) < 20, stories)] = -1
+    if REMEDY.get(remedy) == "onset":
+        groups[np.tile(np.arange(trs) < 20, stories)] = -1
     for start in range(0, datasets, chunk):
-        sets = [voxels(rng, kind, stories, trs, V, true, r) for _ in range(min(chunk, datasets - start))]
-        x, y = (np.concatenate([s[i] for s in sets], 1) for i in (0, 1))   # the draws do not depend on the column: many data sets at once, new draws every chunk
-        if REMEDY.get(remedy) == "trend": x, y = (detrend(a.reshape(stories, trs, -1), axis=1).reshape(a.shape) for a in (x, y))
+        sets = [
+            voxels(rng, kind, stories, trs, V, true, r) for _ in range(min(chunk, datasets - start))
+        ]
+        x, y = (
+            np.concatenate([s[i] for s in sets], 1) for i in (0, 1)
+        )  # the draws do not depend on the column: many data sets at once, new draws every chunk
+        if REMEDY.get(remedy) == "trend":
+            x, y = (detrend(a.reshape(stories, trs, -1), axis=1).reshape(a.shape) for a in (x, y))
         for name, length in methods:
-            if name == "iid": p = pearsonr(x[groups >= 0], y[groups >= 0], alternative="greater").pvalue
-            else: p = voxel_test(x, y, name, number(name), base + start, groups, length, progress=False).p
+            if name == "iid":
+                p = pearsonr(x[groups >= 0], y[groups >= 0], alternative="greater").pvalue
+            else:
+                p = voxel_test(
+                    x, y, name, number(name), base + start, groups, length, progress=False
+                ).p
             for i, (_, _, truth) in enumerate(sets):
-                own = p[i * V:(i + 1) * V]
-                found, out = fdr(own) <= .05, got[name, length]
-                out["any"].append(found[~truth].any()); out["size"].append((own[~truth] <= .05).mean())
+                own = p[i * V : (i + 1) * V]
+                found, out = fdr(own) <= 0.05, got[name, length]
+                out["any"].append(found[~truth].any())
+                out["size"].append((own[~truth] <= 0.05).mean())
                 out["fdp"].append(found[~truth].sum() / max(1, found.sum()))
-                if true: out["power"].append(found[truth].mean())
-    common = dict(noise=kind, stories=stories, trs=trs, share_true=true, remedy=remedy, datasets=datasets, seed=seed)
+                if true:
+                    out["power"].append(found[truth].mean())
+    common = dict(
+        noise=kind,
+        stories=stories,
+        trs=trs,
+        share_true=true,
+        remedy=remedy,
+        datasets=datasets,
+        seed=seed,
+    )
     for (name, length), out in got.items():
         row = dict(method=name, block_length=length or "", draws=number(name), **common)
-        if true == 0: yield dict(check="any finding at q <= 0.05, no effect", nominal=.05, **row, **binomial(sum(out["any"]), datasets))
+        if true == 0:
+            yield dict(
+                check="any finding at q <= 0.05, no effect",
+                nominal=0.05,
+                **row,
+                **binomial(sum(out["any"]), datasets),
+            )
         else:
-            yield dict(check="false share of the findings at q <= 0.05", nominal=round(.05 * (1 - true), 4), **row, **average(out["fdp"]))
-            yield dict(check=f"true voxels found at r = {r:g}", nominal="", **row, **average(out["power"]))
-        yield dict(check="voxels without effect at p <= 0.05", nominal=.05, **row, **average(out["size"]))
+            yield dict(
+                check="false share of the findings at q <= 0.05",
+                nominal=round(0.05 * (1 - true), 4),
+                **row,
+                **average(out["fdp"]),
+            )
+            yield dict(
+                check=f"true voxels found at r = {r:g}", nominal="", **row, **average(out["power"])
+            )
+        yield dict(
+            check="voxels without effect at p <= 0.05", nominal=0.05, **row, **average(out["size"])
+        )
 
 
 def layer_rows(datasets, seed, layers=6, V=60, n=1999, stories=3, trs=300):
     "The best of six layers against a null that chooses too, and one that does not."
     from braintune_nb.encode.inference import circular_shift_null, fdr, null_p, voxel_test
-    rng, hits = np.random.default_rng(seed + 77), {"maximum in each draw": [0, []], "null of one layer": [0, []]}
+
+    rng, hits = (
+        np.random.default_rng(seed + 77),
+        {
+            "maximum in each draw": [0, []],
+            "null of one layer": [0, []],
+        },
+    )
     groups = np.repeat(np.arange(stories), trs)
     for i in range(datasets):
         x, y, _ = voxels(rng, "ar0.5", stories, trs, V, layers=layers)
         best = voxel_test(x, y, n=n, seed=i, groups=groups, progress=False)
-        for name, p in (("maximum in each draw", best.p), ("null of one layer", null_p(best.r, circular_shift_null(x[0], y, n, i, groups=groups)))):
-            hits[name][0] += (fdr(p) <= .05).any(); hits[name][1].append((p <= .05).mean())
+        for name, p in (
+            ("maximum in each draw", best.p),
+            (
+                "null of one layer",
+                null_p(best.r, circular_shift_null(x[0], y, n, i, groups=groups)),
+            ),
+        ):
+            hits[name][0] += (fdr(p) <= 0.05).any()
+            hits[name][1].append((p <= 0.05).mean())
     for name, (found, size) in hits.items():
-        row = dict(method=f"circular_shift, {name}", noise="ar0.5", stories=stories, trs=trs, layers=layers, datasets=datasets, draws=n, seed=seed, nominal=.05)
+        row = dict(
+            method=f"circular_shift, {name}",
+            noise="ar0.5",
+            stories=stories,
+            trs=trs,
+            layers=layers,
+            datasets=datasets,
+            draws=n,
+            seed=seed,
+            nominal=0.05,
+        )
         yield dict(check="any finding at q <= 0.05, no effect", **row, **binomial(found, datasets))
         yield dict(check="voxels without effect at p <= 0.05", **row, **average(size))
 
 
 # ---- simulated people
 
-def experiment(rng, people, gain=0., spread=.1, stories=3, trs=80, length=20, V=4):
-    "Block sums of two arms, each with a direction of its own; `gain` is the mean preference of brains for the first, `spread` its scatter over people. length 0: one block a story."
+
+def experiment(rng, people, gain=0.0, spread=0.1, stories=3, trs=80, length=20, V=4):
+    """Block sums of two arms, each with a direction of its own; `gain` is the mean preference
+    of brains for the first, `spread` its scatter over people. length 0: one block a story."""
     from braintune_nb.encode.inference import block_labels, block_sums
+
     labels, owner = block_labels(np.repeat(np.arange(stories), trs), length or trs)
-    def all_stories(make, V): return np.concatenate([make(rng, trs, V) for _ in range(stories)])
+
+    def all_stories(make, V):
+        return np.concatenate([make(rng, trs, V) for _ in range(stories)])
+
     signal, first, second = (all_stories(smooth, 1) for _ in range(3))
     arms = [], []
     for _ in range(people):
         lean = gain + spread * rng.standard_normal()
-        brain = signal + (.3 + lean) * first + (.3 - lean) * second + 2 * all_stories(lambda r, t, v: noise(r, "ar0.5+hrf", t, v), V)
-        for arm, own in zip(arms, (first, second)): arm.append(block_sums(np.repeat(signal + .5 * own, V, 1), brain, labels))
+        brain = (
+            signal
+            + (0.3 + lean) * first
+            + (0.3 - lean) * second
+            + 2 * all_stories(lambda r, t, v: noise(r, "ar0.5+hrf", t, v), V)
+        )
+        for arm, own in zip(arms, (first, second)):
+            arm.append(block_sums(np.repeat(signal + 0.5 * own, V, 1), brain, labels))
     return *arms, owner if length else None
 
 
 def draws(arms, owner, n, seed):
     from braintune_nb.encode.inference import region_scores
+
     a, b = (region_scores(arm, stories=owner, n=n, seed=seed)[:, :, 0, :1] for arm in arms)
-    return (a - b)[:, :, None]                      # (P, n + 1, 1 region, 1 kind)
+    return (a - b)[:, :, None]  # (P, n + 1, 1 region, 1 kind)
 
 
 def truth(seed, gain, spread, **size):
     "Mean score difference over many people and much stimulus."
     rng = np.random.default_rng(seed + 5)
     size = size | dict(trs=20 * size["trs"])
-    return float(np.mean([draws((a, b), o, 1, 0)[:, 0].mean() for a, b, o in (experiment(rng, 20, gain, spread, **size) for _ in range(6))]))
+    return float(
+        np.mean(
+            [
+                draws((a, b), o, 1, 0)[:, 0].mean()
+                for a, b, o in (experiment(rng, 20, gain, spread, **size) for _ in range(6))
+            ]
+        )
+    )
 
 
 def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=200):
-    "How often 95 % intervals miss the true gain: crossed, people only, plain crossed percentile, and each participant's own."
+    """How often 95 % intervals miss the true gain: crossed, people only, plain crossed
+    percentile, and each participant's own."""
     from braintune_nb.encode.inference import crossed_interval
     from braintune_nb.encode.participants import n_of_n, own_intervals
-    rng = np.random.default_rng(zlib.crc32(f"{people} {gain} {spread} {stories} {trs} {length}".encode()) + seed)
+
+    rng = np.random.default_rng(
+        zlib.crc32(f"{people} {gain} {spread} {stories} {trs} {length}".encode()) + seed
+    )
     size = dict(stories=stories, trs=trs, length=length)
-    aim, count = truth(seed, gain, spread, **size) if gain else 0., stories * max(1, trs // length if length else 1)
+    aim, count = (
+        truth(seed, gain, spread, **size) if gain else 0.0,
+        stories * max(1, trs // length if length else 1),
+    )
     strata = stories if length else 1
-    miss, own, wide, alone, sure = dict.fromkeys(("crossed_interval", "people-only t", "plain crossed percentile"), 0), [], [], 0, 0
+    miss, own, wide, alone, sure = (
+        dict.fromkeys(("crossed_interval", "people-only t", "plain crossed percentile"), 0),
+        [],
+        [],
+        0,
+        0,
+    )
     for i in range(datasets):
         *arms, owner = experiment(rng, people, gain, spread, **size)
         scores = draws(arms, owner, n, i)
         got = crossed_interval(scores[:, 0, 0, 0], scores[:, 1:, 0, 0], count, strata)
         picked = rng.integers(people, size=(n, people))
-        low, high = np.quantile(scores[:, 1:, 0, 0][picked, np.arange(n)[:, None]].mean(1), [.025, .975])
-        for name, a, b in (("crossed_interval", got["ci_low"], got["ci_high"]), ("people-only t", got["people_low"], got["people_high"]), ("plain crossed percentile", low, high)): miss[name] += not a <= aim <= b
-        sure += got["ci_low"] > 0; wide.append(got["ci_high"] - got["ci_low"])
+        low, high = np.quantile(
+            scores[:, 1:, 0, 0][picked, np.arange(n)[:, None]].mean(1), [0.025, 0.975]
+        )
+        for name, a, b in (
+            ("crossed_interval", got["ci_low"], got["ci_high"]),
+            ("people-only t", got["people_low"], got["people_high"]),
+            ("plain crossed percentile", low, high),
+        ):
+            miss[name] += not a <= aim <= b
+        sure += got["ci_low"] > 0
+        wide.append(got["ci_high"] - got["ci_low"])
         limits = own_intervals(scores, count, strata)
         own.append(((limits[..., 0] > aim) | (limits[..., 1] < aim)).mean())
-        alone += n_of_n(limits)["p_positive"][0, 0] <= .05
-    row = dict(people=people, gain=gain, spread=spread, stories=stories, trs=trs, block_length=length or "story", blocks=count, datasets=datasets, draws=n, seed=seed)
-    for name, k in miss.items(): yield dict(check="95 % interval misses the true gain", method=name, nominal=.05, **row, **binomial(k, datasets))
-    if gain: yield dict(check="gain found", method="crossed_interval", nominal="", **row, **binomial(sure, datasets))
-    elif spread == 0:                                    # with a spread people differ truly, and their own intervals should leave 0
-        yield dict(check="95 % interval misses the true gain", method="own_intervals, each participant", nominal=.05, **row, **average(own))
-        yield dict(check="n-of-N at p <= 0.05, no effect", method="n_of_n", nominal=.05, **row, **binomial(alone, datasets))
+        alone += n_of_n(limits)["p_positive"][0, 0] <= 0.05
+    row = dict(
+        people=people,
+        gain=gain,
+        spread=spread,
+        stories=stories,
+        trs=trs,
+        block_length=length or "story",
+        blocks=count,
+        datasets=datasets,
+        draws=n,
+        seed=seed,
+    )
+    for name, k in miss.items():
+        yield dict(
+            check="95 % interval misses the true gain",
+            method=name,
+            nominal=0.05,
+            **row,
+            **binomial(k, datasets),
+        )
+    if gain:
+        yield dict(
+            check="gain found",
+            method="crossed_interval",
+            nominal="",
+            **row,
+            **binomial(sure, datasets),
+        )
+    elif spread == 0:  # with a spread people differ truly, and their own intervals should leave 0
+        yield dict(
+            check="95 % interval misses the true gain",
+            method="own_intervals, each participant",
+            nominal=0.05,
+            **row,
+            **average(own),
+        )
+        yield dict(
+            check="n-of-N at p <= 0.05, no effect",
+            method="n_of_n",
+            nominal=0.05,
+            **row,
+            **binomial(alone, datasets),
+        )
 
 
 def values_rows(people, stories, seeds, datasets, seed):
-    "Scores made of people, stories, seeds and their interaction: how often intervals miss the mean."
+    """Scores made of people, stories, seeds and their interaction: how often intervals miss the
+    mean."""
     from scipy.stats import t
     from braintune_nb.encode.participants import crossed_values
+
     rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)
     names = ("crossed_values", "seeds averaged, t over people", "every seed and story a sample, t")
     miss = dict.fromkeys(names, 0)
     for _ in range(datasets):
-        x = rng.standard_normal((people, 1, 1)) + rng.standard_normal((1, stories, 1)) + .5 * rng.standard_normal((1, 1, seeds)) + rng.standard_normal((people, stories, 1)) + .5 * rng.standard_normal((people, stories, seeds))
+        x = (
+            rng.standard_normal((people, 1, 1))
+            + rng.standard_normal((1, stories, 1))
+            + 0.5 * rng.standard_normal((1, 1, seeds))
+            + rng.standard_normal((people, stories, 1))
+            + 0.5 * rng.standard_normal((people, stories, seeds))
+        )
         got = crossed_values(x)
         miss[names[0]] += not got["ci_low"] <= 0 <= got["ci_high"]
-        for name, v in ((names[1], x.mean((1, 2))), (names[2], x.ravel())): miss[name] += abs(v.mean()) > t.ppf(.975, len(v) - 1) * v.std(ddof=1) / len(v)**.5
-    for name, k in miss.items(): yield dict(check="95 % interval misses the true mean", method=name, nominal=.05, people=people, stories=stories, seeds=seeds, datasets=datasets, seed=seed, **binomial(k, datasets))
+        for name, v in ((names[1], x.mean((1, 2))), (names[2], x.ravel())):
+            miss[name] += abs(v.mean()) > t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
+    for name, k in miss.items():
+        yield dict(
+            check="95 % interval misses the true mean",
+            method=name,
+            nominal=0.05,
+            people=people,
+            stories=stories,
+            seeds=seeds,
+            datasets=datasets,
+            seed=seed,
+            **binomial(k, datasets),
+        )
 
 
 def test_rows(people, shape, datasets, seed, regions=6):
-    "Participants' values with mean 0: coverage of the t interval, size of each test, and of Holm over correlated regions."
+    """Participants' values with mean 0: coverage of the t interval, size of each test, and of
+    Holm over correlated regions."""
     from braintune_nb.encode.participants import roi_tests
+
     rng = np.random.default_rng(zlib.crc32(f"{people} {shape}".encode()) + seed)
-    make = dict(normal=lambda s: rng.standard_normal(s), heavy=lambda s: rng.standard_t(3, s), skewed=lambda s: rng.exponential(size=s) - 1)[shape]
+    make = dict(
+        normal=lambda s: rng.standard_normal(s),
+        heavy=lambda s: rng.standard_t(3, s),
+        skewed=lambda s: rng.exponential(size=s) - 1,
+    )[shape]
     tests = ("p_t", "p_wilcoxon", "p_flip")
     size, family = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
     for _ in range(datasets):
-        x = (make((people, 1)) + make((people, regions))) / 2**.5
+        x = (make((people, 1)) + make((people, regions))) / 2**0.5
         got = roi_tests({f"r{j}": x[:, j] for j in range(regions)})
-        for k in tests: size[k] += got["r0"][k] <= .05; family[k] += min(r[k + "_holm"] for r in got.values()) <= .05
-    row = dict(noise=shape, people=people, datasets=datasets, seed=seed, nominal=.05)
+        for k in tests:
+            size[k] += got["r0"][k] <= 0.05
+            family[k] += min(r[k + "_holm"] for r in got.values()) <= 0.05
+    row = dict(noise=shape, people=people, datasets=datasets, seed=seed, nominal=0.05)
     for k in tests:
-        yield dict(check="one region at p <= 0.05, no effect", method=k, **row, **binomial(size[k], datasets))
-        yield dict(check="any of six regions after Holm, no effect", method=k, **row, **binomial(family[k], datasets))
+        yield dict(
+            check="one region at p <= 0.05, no effect",
+            method=k,
+            **row,
+            **binomial(size[k], datasets),
+        )
+        yield dict(
+            check="any of six regions after Holm, no effect",
+            method=k,
+            **row,
+            **binomial(family[k], datasets),
+        )
 
 
 def intervals(datasets, seed):
-    jobs = [(people_rows, (people, 0., spread, 3, 80, 20, datasets, seed)) for people in (4, 8) for spread in (0., .1, .3)]
-    jobs += [(people_rows, (people, .15, .1, 3, 80, 20, datasets, seed)) for people in (4, 8)]
-    jobs += [(people_rows, (people, 0., spread, 3, 300, 20, datasets, seed)) for people in (4, 8) for spread in (0., .1)]
-    jobs += [(people_rows, (people, 0., .1, stories, 100, 0, datasets, seed)) for people in (4, 8) for stories in (4, 8)]
-    jobs += [(values_rows, (people, stories, seeds, 4 * datasets, seed)) for people in (4, 8) for stories in (3, 8) for seeds in (1, 3)]
-    return jobs + [(test_rows, (people, shape, 2 * datasets, seed)) for people in (4, 8) for shape in ("normal", "heavy", "skewed")]
+    jobs = [
+        (people_rows, (people, 0.0, spread, 3, 80, 20, datasets, seed))
+        for people in (4, 8)
+        for spread in (0.0, 0.1, 0.3)
+    ]
+    jobs += [(people_rows, (people, 0.15, 0.1, 3, 80, 20, datasets, seed)) for people in (4, 8)]
+    jobs += [
+        (people_rows, (people, 0.0, spread, 3, 300, 20, datasets, seed))
+        for people in (4, 8)
+        for spread in (0.0, 0.1)
+    ]
+    jobs += [
+        (people_rows, (people, 0.0, 0.1, stories, 100, 0, datasets, seed))
+        for people in (4, 8)
+        for stories in (4, 8)
+    ]
+    jobs += [
+        (values_rows, (people, stories, seeds, 4 * datasets, seed))
+        for people in (4, 8)
+        for stories in (3, 8)
+        for seeds in (1, 3)
+    ]
+    return jobs + [
+        (test_rows, (people, shape, 2 * datasets, seed))
+        for people in (4, 8)
+        for shape in ("normal", "heavy", "skewed")
+    ]
 
 
 def write(path, rows):
     columns = list(dict.fromkeys(k for row in rows for k in row))
     with open(path, "w", newline="") as f:
         w = csv.DictWriter(f, columns, restval="")
-        w.writeheader(); w.writerows(rows)
+        w.writeheader()
+        w.writerows(rows)
     print(",".join(columns))
-    for row in rows: print(",".join(str(row.get(k, "")) for k in columns))
+    for row in rows:
+        print(",".join(str(row.get(k, "")) for k in columns))
     print(f"wrote {path}", file=sys.stderr)
 
 
 def calibrate(out, datasets, seed, only):
     from tqdm import tqdm
+
     warnings.simplefilter("ignore")
     jobs = []
     if only in (None, "voxels"):
-        for kind in ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf", "ar0.5+onset", "ar0.5+trend"): jobs.append((voxel_rows, (kind, 3, 300, datasets, seed)))
-        jobs += [(voxel_rows, ("ar0.5", 1, 300, datasets, seed)), (voxel_rows, ("ar0.5", 10, 300, datasets, seed)), (voxel_rows, ("ar0.5", 3, 100, datasets, seed))]
-        jobs += [(voxel_rows, (kind, 3, 300, datasets, seed, .2)) for kind in ("ar0.3", "ar0.5", "ar0.7")] + [(voxel_rows, ("ar0.5", 1, 300, datasets, seed, .2))]
-        jobs += [(voxel_rows, (f"ar0.5+{what}", 3, 300, datasets, seed, 0., METHODS, 60, 1999, 50, .2, how)) for how, what in REMEDY.items()]
+        for kind in ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf", "ar0.5+onset", "ar0.5+trend"):
+            jobs.append((voxel_rows, (kind, 3, 300, datasets, seed)))
+        jobs += [
+            (voxel_rows, ("ar0.5", 1, 300, datasets, seed)),
+            (voxel_rows, ("ar0.5", 10, 300, datasets, seed)),
+            (voxel_rows, ("ar0.5", 3, 100, datasets, seed)),
+        ]
+        jobs += [
+            (voxel_rows, (kind, 3, 300, datasets, seed, 0.2))
+            for kind in ("ar0.3", "ar0.5", "ar0.7")
+        ] + [(voxel_rows, ("ar0.5", 1, 300, datasets, seed, 0.2))]
+        jobs += [
+            (
+                voxel_rows,
+                (f"ar0.5+{what}", 3, 300, datasets, seed, 0.0, METHODS, 60, 1999, 50, 0.2, how),
+            )
+            for how, what in REMEDY.items()
+        ]
         jobs += [(layer_rows, (datasets, seed))]
-    if only in (None, "intervals"): jobs += intervals(datasets, seed)
-    rows = [dict(part="voxels" if job in (voxel_rows, layer_rows) else "intervals", **row) for job, args in tqdm(jobs, "checks") for row in job(*args)]
+    if only in (None, "intervals"):
+        jobs += intervals(datasets, seed)
+    rows = [
+        dict(part="voxels" if job in (voxel_rows, layer_rows) else "intervals", **row)
+        for job, args in tqdm(jobs, "checks")
+        for row in job(*args)
+    ]
     if only and out.exists():
-        with open(out, newline="") as f: kept = [row for row in csv.DictReader(f) if row["part"] != only]
+        with open(out, newline="") as f:
+            kept = [row for row in csv.DictReader(f) if row["part"] != only]
         rows = rows + kept if only == "voxels" else kept + rows
     write(out, rows)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", action="store_true"); parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--datasets", type=int, default=500); parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["voxels", "intervals"]); parser.add_argument("--out", type=Path); parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--datasets", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["voxels", "intervals"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     a = parser.parse_args()
-    if a.one: one_speed(*json.loads(a.one))
-    if a.speed: speed(a.out or RESULTS / "inference_speed.csv")
-    if a.calibrate: calibrate(a.out or RESULTS / "inference_calibration.csv", a.datasets, a.seed, a.only)
-    if not (a.one or a.speed or a.calibrate): parser.print_help()
+    if a.one:
+        one_speed(*json.loads(a.one))
+    if a.speed:
+        speed(a.out or RESULTS / "inference_speed.csv")
+    if a.calibrate:
+        calibrate(a.out or RESULTS / "inference_calibration.csv", a.datasets, a.seed, a.only)
+    if not (a.one or a.speed or a.calibrate):
+        parser.print_help()
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,17 @@
-"""What the silent defects of the released code of Negi et al. (2025) cost, on SIMULATED readers: one tuning for each defect, everything else as in `fixed`.
+"""What the silent defects of the released code of Negi et al. (2025) cost, on SIMULATED readers:
+one tuning for each defect, everything else as in `fixed`.
 
 python tests/bench/text_defects.py [--simulations 3] [--size quickstart] [--folder FOLDER]
 
-The tiny text model with the preset `small` and contexts of 20 words, the language region of all participants, scored on the simulated test stories with right features and right responses: a defect acts on the tuning alone. `gain` is tuned minus pretrained with the interval of chapter 80 (participants and
-stretches of the test stories), `share_of_moments_wrong` the share of tuning rows whose response belongs to another moment. The 28 % of the published stories follow from their lengths; here the share follows from those of the simulated ones. Written to nbs/experiments/results/text_defects.csv.
-A tuning that is stored in FOLDER (default: a temporary one) is not made again.
-"""
+The tiny text model with the preset `small` and contexts of 20 words, the language region of all
+participants, scored on the simulated test stories with right features and right responses: a defect
+acts on the tuning alone. `gain` is tuned minus pretrained with the interval of chapter 80
+(participants and stretches of the test stories), `share_of_moments_wrong` the share of tuning rows
+whose response belongs to another moment. The 28 % of the published stories follow from their
+lengths; here the share follows from those of the simulated ones. Written to
+nbs/experiments/results/text_defects.csv. A tuning that is stored in FOLDER (default: a temporary
+one) is not made again."""
+
 import argparse
 import csv
 import os
@@ -23,8 +29,17 @@ DEFECTS = {  # defect -> fields of the preset
     "padding or separator read (C-02)": dict(reading=dict(pooled="released")),
     "filter in seconds (C-06)": dict(reading=dict(lanczos="released")),
     "responses of other moments (C-01)": dict(story_order="stacked"),
-    "C-01, C-02, C-04 and C-06": dict(delays=(0, 1, 2, 3), reading=dict(pooled="released", lanczos="released"), story_order="stacked"),
-    "all five": dict(accumulate=10**6, delays=(0, 1, 2, 3), reading=dict(pooled="released", lanczos="released"), story_order="stacked"),
+    "C-01, C-02, C-04 and C-06": dict(
+        delays=(0, 1, 2, 3),
+        reading=dict(pooled="released", lanczos="released"),
+        story_order="stacked",
+    ),
+    "all five": dict(
+        accumulate=10**6,
+        delays=(0, 1, 2, 3),
+        reading=dict(pooled="released", lanczos="released"),
+        story_order="stacked",
+    ),
 }
 
 
@@ -33,8 +48,12 @@ def wrong_share(plan):
     import numpy as np
 
     from braintune_nb.analyses.tuning import brain_targets, stacked_targets
+
     p, sections = plan.tune_participants[:1], plan.rounds[0].tuning
-    own, stacked = [brain_targets(plan, s, p)[p[0]] for s in sections], [t[p[0]] for t in stacked_targets(plan, sections, p)]
+    own, stacked = (
+        [brain_targets(plan, s, p)[p[0]] for s in sections],
+        [t[p[0]] for t in stacked_targets(plan, sections, p)],
+    )
     return float(np.mean(np.concatenate([(a != b).any(1) for a, b in zip(own, stacked)])))
 
 
@@ -47,32 +66,84 @@ def measure(args, simulation_seed, folder):
     from braintune_nb.analyses.tuning import arm_predictions, choose_preset, plan_features, tune_arm
     from braintune_nb.core import read_arrays, read_json, write_arrays, write_json
     from braintune_nb.model.backbone import load_backbone
-    plan, model = simulated_plan(prepare_simulation(args.size, simulation_seed, {})), load_backbone("tiny")
+
+    plan, model = (
+        simulated_plan(prepare_simulation(args.size, simulation_seed, {})),
+        load_backbone("tiny"),
+    )
     base, layers = choose_preset(model, n_words=20), layer_numbers(model)
-    arms, logs = {"pretrained": [arm_predictions(plan, [plan_features(plan, model, layers, base)])[0]]}, {}
+    arms, logs = (
+        {"pretrained": [arm_predictions(plan, [plan_features(plan, model, layers, base)])[0]]},
+        {},
+    )
+
     def tuned(name, preset, arm="tuned", stop=None):
-        file = folder / f"{args.size}_{simulation_seed}_{args.seed}_{''.join(c for c in name if c.isalnum())}.npz"
+        file = (
+            folder
+            / f"{args.size}_{simulation_seed}_{args.seed}_{''.join(c for c in name if c.isalnum())}.npz"
+        )
         if not file.exists():
-            tuner, log = tune_arm(plan, 0, model, preset, arm, args.seed, stop_epoch=stop, progress=False)
+            tuner, log = tune_arm(
+                plan, 0, model, preset, arm, args.seed, stop_epoch=stop, progress=False
+            )
             write_json(file.with_suffix(".json"), log)
-            write_arrays(file, **arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, base)])[0])
+            write_arrays(
+                file,
+                **arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, base)])[0],
+            )
         arms[name], logs[name] = [read_arrays(file)], read_json(file.with_suffix(".json"))
-        print(f"simulation {simulation_seed}  {name:40s} {logs[name][-1]['step']} steps, {sum(r['seconds'] for r in logs[name][-1:]):.0f} s", file=sys.stderr, flush=True)
-    for name, changes in DEFECTS.items(): tuned("tuned" if name == "none" else name, replace(base, **changes))
+        print(
+            f"simulation {simulation_seed}  {name:40s} {logs[name][-1]['step']} steps,"
+            f" {sum(r['seconds'] for r in logs[name][-1:]):.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    for name, changes in DEFECTS.items():
+        tuned("tuned" if name == "none" else name, replace(base, **changes))
     tuned("permuted", base, "permuted", best_epochs([dict(log=logs["tuned"])])[0])
     s, share = plan_summary(plan, arms), wrong_share(plan)
     rows = []
     for name in ("tuned", *(d for d in DEFECTS if d != "none"), "permuted"):
-        g, log = (s["gain"] if name == "tuned" else s["gain_arms"][name])["language"]["raw"], logs[name]
-        rows.append(dict(simulation_seed=simulation_seed, seed=args.seed, language="en", size=args.size, defect="none" if name == "tuned" else "none, permuted brains" if name == "permuted" else name, steps=log[-1]["step"], best_epoch=best_epochs([dict(log=log)])[0],
-            share_of_moments_wrong=share if DEFECTS.get(name, {}).get("story_order") else 0.0, r_pretrained=s["alignment"]["pretrained"]["language"]["raw"]["mean"], r=s["alignment"][name]["language"]["raw"]["mean"],
-            gain=g["mean"], gain_low=g["ci_low"], gain_high=g["ci_high"], gain_n_positive=g["n_positive"], gain_n=g["n"]))
+        g, log = (
+            (s["gain"] if name == "tuned" else s["gain_arms"][name])["language"]["raw"],
+            logs[name],
+        )
+        rows.append(
+            dict(
+                simulation_seed=simulation_seed,
+                seed=args.seed,
+                language="en",
+                size=args.size,
+                defect=(
+                    "none"
+                    if name == "tuned"
+                    else "none, permuted brains"
+                    if name == "permuted"
+                    else name
+                ),
+                steps=log[-1]["step"],
+                best_epoch=best_epochs([dict(log=log)])[0],
+                share_of_moments_wrong=share if DEFECTS.get(name, {}).get("story_order") else 0.0,
+                r_pretrained=s["alignment"]["pretrained"]["language"]["raw"]["mean"],
+                r=s["alignment"][name]["language"]["raw"]["mean"],
+                gain=g["mean"],
+                gain_low=g["ci_low"],
+                gain_high=g["ci_high"],
+                gain_n_positive=g["n_positive"],
+                gain_n=g["n"],
+            )
+        )
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=3, help="simulated experiments, seeds from 0")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--simulations", type=int, default=3, help="simulated experiments, seeds from 0"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the tuning")
     parser.add_argument("--size", default="quickstart")
     parser.add_argument("--folder", type=Path)
@@ -87,8 +158,15 @@ def main():
     with open(args.table, "w", newline="") as f:
         out = csv.DictWriter(f, rows[0], lineterminator="\n")
         out.writeheader()
-        out.writerows({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    for r in rows: print(f"{r['simulation_seed']}  {r['defect']:40s} gain {r['gain']:+.4f} [{r['gain_low']:+.4f}, {r['gain_high']:+.4f}]")
+        out.writerows(
+            {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in r.items()} for r in rows
+        )
+    for r in rows:
+        print(
+            f"{r['simulation_seed']}  {r['defect']:40s} gain {r['gain']:+.4f}"
+            f" [{r['gain_low']:+.4f}, {r['gain_high']:+.4f}]"
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,18 @@
-"""Known truth of chapter features.timescales: do slow parcels prefer long bands? Oracle meaning tracks on simulated brains.
+"""Known truth of chapter features.timescales: do slow parcels prefer long bands? Oracle meaning
+tracks on simulated brains.
 
-python tests/bench/timescales.py [--seeds 3] [--size 2,6,1,2,5,700] [--snr 1.5] [--out nbs/experiments/results/timescales_oracle.csv]
+python tests/bench/timescales.py [--seeds 3] [--size 2,6,1,2,5,700] [--snr 1.5] [--out
+nbs/experiments/results/timescales_oracle.csv]
 
-The true meaning of every word (zero for function words) is split into bands of the word axis and brought to the TRs; a ridge per band is fitted on the tuning and encoding stories and scored on the test stories. A row is a
-language parcel of one side in one simulated experiment and one language: r of each band, mean over participants and voxels, and `preference`, log2 of (r of 64-128 and 128-256) over (r of 8-16, 16-32 and 32-64), each a root of summed squares.
-The simulation knows how slow a parcel is (`slow`: share of the variance of meaning that follows the running topic, memory 30 words). The signal-to-noise ratio is above that of the other simulated experiments, since the
-question is about the filters and not about the noise. Minutes.
-"""
+The true meaning of every word (zero for function words) is split into bands of the word axis and
+brought to the TRs; a ridge per band is fitted on the tuning and encoding stories and scored on the
+test stories. A row is a language parcel of one side in one simulated experiment and one language: r
+of each band, mean over participants and voxels, and `preference`, log2 of (r of 64-128 and 128-256)
+over (r of 8-16, 16-32 and 32-64), each a root of summed squares. The simulation knows how slow a
+parcel is (`slow`: share of the variance of meaning that follows the running topic, memory 30
+words). The signal-to-noise ratio is above that of the other simulated experiments, since the
+question is about the filters and not about the noise. Minutes."""
+
 import argparse
 import sys
 import time
@@ -27,27 +33,55 @@ from braintune_nb.simulate.experiment import load_simulated
 SHORT, LONG = ("8-16", "16-32", "32-64"), ("64-128", "128-256")
 
 
-def band_scores(dataset, truth, language, bands, people, cutoff=128., **settings):
+def band_scores(dataset, truth, language, bands, people, cutoff=128.0, **settings):
     "participant -> r of every band, (B, V)."
     stories = {n: s for n, s in dataset.stories.items() if s.language == language}
-    roles = {role: [n for n in truth.roles[role] if n in stories] for role in ("tuning", "encoding", "test")}
+    roles = {
+        role: [n for n in truth.roles[role] if n in stories]
+        for role in ("tuning", "encoding", "test")
+    }
     fit, score = [*roles["tuning"], *roles["encoding"]], roles["test"]
-    features = {n: timescale_features(stories[n], truth.meaning[n], bands, **settings) for n in (*fit, *score)}
+    features = {
+        n: timescale_features(stories[n], truth.meaning[n], bands, **settings)
+        for n in (*fit, *score)
+    }
     clean = lambda x, n: zscore(highpass(np.asarray(x, np.float64), stories[n].clock.tr, cutoff))
     stack = lambda names, what: np.concatenate([what(n) for n in names]).astype(np.float32)
     groups = np.concatenate([np.full(len(stories[n].clock), i) for i, n in enumerate(fit)])
-    designs = {b.name: [stack(names, lambda n: clean(delay(features[n][b.name], (1, 2, 3, 4)), n)) for names in (fit, score)] for b in bands}
-    model = {k: RidgeCV(tolerance=0, precision="float32").design(x, groups) for k, (x, _) in designs.items()}
+    designs = {
+        b.name: [
+            stack(names, lambda n: clean(delay(features[n][b.name], (1, 2, 3, 4)), n))
+            for names in (fit, score)
+        ]
+        for b in bands
+    }
+    model = {
+        k: RidgeCV(tolerance=0, precision="float32").design(x, groups)
+        for k, (x, _) in designs.items()
+    }
     out = {}
     for p in people:
-        train, test = (stack(names, lambda n: clean(dataset.recordings[p][n].responses, n)) for names in (fit, score))
-        out[p] = np.stack([correlation(RidgeCV(tolerance=0, precision="float32").fit(model[k], train, groups).predict(new), test) for k, (_, new) in designs.items()])
+        train, test = (
+            stack(names, lambda n: clean(dataset.recordings[p][n].responses, n))
+            for names in (fit, score)
+        )
+        out[p] = np.stack(
+            [
+                correlation(
+                    RidgeCV(tolerance=0, precision="float32")
+                    .fit(model[k], train, groups)
+                    .predict(new),
+                    test,
+                )
+                for k, (_, new) in designs.items()
+            ]
+        )
     return out
 
 
 def preference(r):
     "log2 of what long bands predict over what short ones do; r: band name -> mean r."
-    size = lambda names: np.sqrt(sum(max(r[n], 0)**2 for n in names))
+    size = lambda names: np.sqrt(sum(max(r[n], 0) ** 2 for n in names))
     return float(np.log2(size(LONG) / size(SHORT)))
 
 
@@ -61,20 +95,46 @@ def rows(folder, people=None, **settings):
             r = band_scores(dataset, truth, language, bands, people, causal=causal, **settings)
             for j, name in enumerate(truth.parcels):
                 parcel, _, side = name.rpartition(" ")
-                if parcel not in slow: continue
+                if parcel not in slow:
+                    continue
                 at = {p: truth.participants[p]["parcel"] == j for p in people}
-                by_band = dict(zip((b.name for b in bands), np.concatenate([r[p][:, at[p]] for p in people], 1).mean(1)))
-                out.append(dict(seed=truth.seed, language=language, causal=causal, parcel=parcel, side=side, slow=slow[parcel], preference=preference(by_band), voxels=int(sum(m.sum() for m in at.values())), **{f"r_{k}": x for k, x in by_band.items()}))
+                by_band = dict(
+                    zip(
+                        (b.name for b in bands),
+                        np.concatenate([r[p][:, at[p]] for p in people], 1).mean(1),
+                    )
+                )
+                out.append(
+                    dict(
+                        seed=truth.seed,
+                        language=language,
+                        causal=causal,
+                        parcel=parcel,
+                        side=side,
+                        slow=slow[parcel],
+                        preference=preference(by_band),
+                        voxels=int(sum(m.sum() for m in at.values())),
+                        **{f"r_{k}": x for k, x in by_band.items()},
+                    )
+                )
     return out
 
 
 def main():
     from braintune_nb.analyses.runs import prepare_simulation
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", default="2,6,1,2,5,700")
     parser.add_argument("--snr", type=float, default=1.5)
-    parser.add_argument("--out", default=str(Path(__file__).resolve().parents[2] / "nbs/experiments/results/timescales_oracle.csv"))
+    parser.add_argument(
+        "--out",
+        default=str(
+            Path(__file__).resolve().parents[2] / "nbs/experiments/results/timescales_oracle.csv"
+        ),
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     start, out = time.perf_counter(), []
@@ -89,7 +149,13 @@ def main():
 def report(table):
     "Print the correlation of slow share and preferred period over the ten parcels."
     for (causal, seed, language), part in table.groupby(["causal", "seed", "language"]):
-        print(f"causal {causal}, seed {seed}, {language}: correlation of slow share and preference {np.corrcoef(part.slow, part.preference)[0, 1]:.2f}; preference {part[part.slow == .2].preference.mean():.2f} (slow share 0.2) to {part[part.slow == .7].preference.mean():.2f} (0.7)")
+        print(
+            f"causal {causal}, seed {seed}, {language}: correlation of slow share and preference"
+            f" {np.corrcoef(part.slow, part.preference)[0, 1]:.2f}; preference"
+            f" {part[part.slow == 0.2].preference.mean():.2f} (slow share 0.2) to"
+            f" {part[part.slow == 0.7].preference.mean():.2f} (0.7)"
+        )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

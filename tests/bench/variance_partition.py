@@ -1,12 +1,16 @@
-"""Known truth of chapter analyses.lowlevel: planted unique and shared parts against what the two methods say.
+"""Known truth of chapter analyses.lowlevel: planted unique and shared parts against what the two
+methods say.
 
-python tests/bench/variance_partition.py [--seeds 10] [--voxels 16] [--out nbs/experiments/results/variance_partition.csv]
-python tests/bench/variance_partition.py --alice      writes variance_partition_alice.csv beside it; needs BRAINTUNE_DATA (Brennan et al. 2016) and MiniLM
+python tests/bench/variance_partition.py [--seeds 10] [--voxels 16] [--out
+nbs/experiments/results/variance_partition.csv] python tests/bench/variance_partition.py --alice
+writes variance_partition_alice.csv beside it; needs BRAINTUNE_DATA (Brennan et al. 2016) and MiniLM
 
-`study` truth: 40 stories of 300 TRs, 24 to fit and 16 to score, every structure, correlation and planted share; `study` length: fewer stories to fit, with the
-in-sample difference beside the held-out one; `study` width: more model columns that drive nothing. All parts are points of explained variance: 100 x part / R² of the joint model.
-A row is a kind of voxel in one seed (mean over its voxels). About six minutes on one core.
-"""
+`study` truth: 40 stories of 300 TRs, 24 to fit and 16 to score, every structure, correlation and
+planted share; `study` length: fewer stories to fit, with the in-sample difference beside the
+held-out one; `study` width: more model columns that drive nothing. All parts are points of
+explained variance: 100 x part / R² of the joint model. A row is a kind of voxel in one seed (mean
+over its voxels). About six minutes on one core."""
+
 import argparse
 import itertools
 import sys
@@ -20,7 +24,13 @@ import torch
 
 from braintune_nb.analyses.alignment import story_design
 from braintune_nb.encode.banded import BandedRidge, ratio_grid
-from braintune_nb.analyses.lowlevel import impact_predictions, impact_table, impact_voxels, lowlevel_impact, planted_impact
+from braintune_nb.analyses.lowlevel import (
+    impact_predictions,
+    impact_table,
+    impact_voxels,
+    lowlevel_impact,
+    planted_impact,
+)
 
 PARTS = ("unique_model", "shared", "unique_low")
 LEVELS = (0, 25, 50, 75)
@@ -28,44 +38,99 @@ LEVELS = (0, 25, 50, 75)
 
 def kinds(structure, rho):
     "What is planted: (unique, shared, unique low) in shares, or the share of meaning."
-    if structure == "correlated": return [0, .25, .5, .75, 1]
-    return [(u / 100, s / 100, (100 - u - s) / 100) for u, s in itertools.product(LEVELS, LEVELS) if u + s <= 100 and (s == 0 or rho > 0)]
+    if structure == "correlated":
+        return [0, 0.25, 0.5, 0.75, 1]
+    return [
+        (u / 100, s / 100, (100 - u - s) / 100)
+        for u, s in itertools.product(LEVELS, LEVELS)
+        if u + s <= 100 and (s == 0 or rho > 0)
+    ]
 
 
 def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16):
     "One simulated recording: a row per kind of voxel."
-    planted = planted_impact(kinds(structure, rho), rho, structure, n_stories=fit + score, length=length, voxels=voxels, seed=seed, extra=(extra, 4))
+    planted = planted_impact(
+        kinds(structure, rho),
+        rho,
+        structure,
+        n_stories=fit + score,
+        length=length,
+        voxels=voxels,
+        seed=seed,
+        extra=(extra, 4),
+    )
     stories = planted["stories"]
-    groups = np.where(stories < fit, stories * min(fit, 6) // fit, 99)                     # at most six folds to choose the penalties, one set of scored stories
-    guess = impact_predictions(planted["low"], planted["model"], planted["responses"], groups, test=99, stories=stories)
-    table = impact_table(impact_voxels(guess, planted["responses"]), {i: planted["kind"] == i for i in range(len(planted["truth"]))}).set_index(["method", "roi"])
+    groups = np.where(
+        stories < fit, stories * min(fit, 6) // fit, 99
+    )  # at most six folds to choose the penalties, one set of scored stories
+    guess = impact_predictions(
+        planted["low"], planted["model"], planted["responses"], groups, test=99, stories=stories
+    )
+    table = impact_table(
+        impact_voxels(guess, planted["responses"]),
+        {i: planted["kind"] == i for i in range(len(planted["truth"]))},
+    ).set_index(["method", "roi"])
     rows = []
     for i, truth in enumerate(planted["truth"]):
         p, r = table.loc[("partition", i)], table.loc[("residual", i)]
-        row = dict(structure=structure, rho=rho, kind=i, fit=fit * length, score=score * length, columns=4 * (planted["low"].shape[1] + planted["model"].shape[1]), seed=seed, explained=100 * p.explained / .3)
-        row |= {f"true_{k}": 100 * t for k, t in zip(PARTS, truth)} | {k: 100 * p[k] / p.explained for k in PARTS}
-        row |= dict(split_model=100 * p.split_model / p.explained, percentage=r.percentage, percentage_variance=r.percentage_variance, residual_unique=100 * r.unique_model / p.explained,
-            partition_percentage=p.percentage, partition_percentage_variance=p.percentage_variance)
+        row = dict(
+            structure=structure,
+            rho=rho,
+            kind=i,
+            fit=fit * length,
+            score=score * length,
+            columns=4 * (planted["low"].shape[1] + planted["model"].shape[1]),
+            seed=seed,
+            explained=100 * p.explained / 0.3,
+        )
+        row |= {f"true_{k}": 100 * t for k, t in zip(PARTS, truth)} | {
+            k: 100 * p[k] / p.explained for k in PARTS
+        }
+        row |= dict(
+            split_model=100 * p.split_model / p.explained,
+            percentage=r.percentage,
+            percentage_variance=r.percentage_variance,
+            residual_unique=100 * r.unique_model / p.explained,
+            partition_percentage=p.percentage,
+            partition_percentage_variance=p.percentage_variance,
+        )
         rows.append(row)
     return rows, planted, groups
 
 
 def in_sample(planted, groups):
-    "Unique part of the model in points of explained variance, by least squares scored on the rows it was fitted to."
+    """Unique part of the model in points of explained variance, by least squares scored on the
+    rows it was fitted to."""
     rows = groups < 99
-    stacked = {k: np.concatenate([story_design(planted[k][planted["stories"] == s]) for s in np.unique(planted["stories"][rows])]).astype(np.float64) for k in ("low", "model")}
+    stacked = {
+        k: (
+            np.concatenate(
+                [
+                    story_design(planted[k][planted["stories"] == s])
+                    for s in np.unique(planted["stories"][rows])
+                ]
+            ).astype(np.float64)
+        )
+        for k in ("low", "model")
+    }
     y = planted["responses"][rows].astype(np.float64)
+
     def explained(x):
         gram = x.T @ x
         cross = x.T @ y
-        return (cross * np.linalg.solve(gram + 1e-8 * np.trace(gram) / len(gram) * np.eye(len(gram)), cross)).sum(0) / (y**2).sum(0)
+        return (
+            cross
+            * np.linalg.solve(gram + 1e-8 * np.trace(gram) / len(gram) * np.eye(len(gram)), cross)
+        ).sum(0) / (y**2).sum(0)
+
     both, low = explained(np.hstack([stacked["low"], stacked["model"]])), explained(stacked["low"])
     by = lambda e: np.array([e[planted["kind"] == i].mean() for i in range(len(planted["truth"]))])
     return 100 * by(both - low) / by(both)
 
 
-def alice(tr=2., cutoff=128.):
-    "Average listener of Alice, MiniLM layer 2: both methods, both kinds of low-level features, with and without motion regression; a row per region and method."
+def alice(tr=2.0, cutoff=128.0):
+    """Average listener of Alice, MiniLM layer 2: both methods, both kinds of low-level
+    features, with and without motion regression; a row per region and method."""
     from braintune_nb.core import data_root
     from braintune_nb.data.alice2016 import load_alice2016, load_alice_predictors
     from braintune_nb.data.recordings import highpass, regress_out, zscore
@@ -73,25 +138,74 @@ def alice(tr=2., cutoff=128.):
     from braintune_nb.features.lowlevel import word_rate
     from braintune_nb.features.text import text_features
     from braintune_nb.model.backbone import load_backbone
+
     folder = data_root() / "alice2016"
     data, story = load_alice2016(folder), load_alice2016(folder).stories["alice"]
     states = text_features(story, load_backbone("minilm"), [2], n_words=20)[0]
     groups = np.full(len(story.clock), -1)
-    for i, section in enumerate(blocks(story, 6, 20.)): groups[section.rows] = i
+    for i, section in enumerate(blocks(story, 6, 20.0)):
+        groups[section.rows] = i
     predictors = load_alice_predictors(folder).values()
-    convolved = np.stack([np.mean([p[k] for p in predictors], 0) for k in ("word_rate", "sound_power")], 1)
-    lows = {"word rate and sound power, convolved": (convolved, (0,)), "word rate, delayed": (word_rate(story), (1, 2, 3, 4))}
+    convolved = np.stack(
+        [np.mean([p[k] for p in predictors], 0) for k in ("word_rate", "sound_power")], 1
+    )
+    lows = {
+        "word rate and sound power, convolved": (convolved, (0,)),
+        "word rate, delayed": (word_rate(story), (1, 2, 3, 4)),
+    }
     out = []
     for motion in (True, False):
+
         def clean(recording):
-            y, m = highpass(np.asarray(recording.responses, np.float64), tr, cutoff), np.c_[recording.motion, np.diff(recording.motion, axis=0, prepend=recording.motion[:1])]
-            return zscore(regress_out(y, highpass(m.astype(np.float64), tr, cutoff)) if motion else y)
-        average = zscore(sum(clean(data.recordings[p]["alice"]) for p in data.participants)).astype(np.float32)
+            y, m = (
+                highpass(np.asarray(recording.responses, np.float64), tr, cutoff),
+                np.c_[
+                    recording.motion,
+                    np.diff(recording.motion, axis=0, prepend=recording.motion[:1]),
+                ],
+            )
+            return zscore(
+                regress_out(y, highpass(m.astype(np.float64), tr, cutoff)) if motion else y
+            )
+
+        average = zscore(sum(clean(data.recordings[p]["alice"]) for p in data.participants)).astype(
+            np.float32
+        )
         for name, (low, delays) in lows.items():
-            table, _ = lowlevel_impact(low, states, average, groups, data.recordings["s18"]["alice"].space, stories=np.zeros(len(groups)), low_delays=delays, tr=tr, cutoff=cutoff)
-            settings = dict(stories=np.zeros(len(groups)), low_delays=delays, tr=tr, cutoff=cutoff, methods=("partition",))
-            for column, make in (("both_himalaya_same_ratios", lambda: BandedRidge(solver="random_search", ratios=ratio_grid(2))), ("both_himalaya_60_draws", lambda: BandedRidge(solver="random_search"))):
-                other, _ = lowlevel_impact(low, states, average, groups, data.recordings["s18"]["alice"].space, make=make, **settings)
+            table, _ = lowlevel_impact(
+                low,
+                states,
+                average,
+                groups,
+                data.recordings["s18"]["alice"].space,
+                stories=np.zeros(len(groups)),
+                low_delays=delays,
+                tr=tr,
+                cutoff=cutoff,
+            )
+            settings = dict(
+                stories=np.zeros(len(groups)),
+                low_delays=delays,
+                tr=tr,
+                cutoff=cutoff,
+                methods=("partition",),
+            )
+            for column, make in (
+                (
+                    "both_himalaya_same_ratios",
+                    lambda: BandedRidge(solver="random_search", ratios=ratio_grid(2)),
+                ),
+                ("both_himalaya_60_draws", lambda: BandedRidge(solver="random_search")),
+            ):
+                other, _ = lowlevel_impact(
+                    low,
+                    states,
+                    average,
+                    groups,
+                    data.recordings["s18"]["alice"].space,
+                    make=make,
+                    **settings,
+                )
                 table.loc[table.method == "partition", column] = other.both.to_numpy()
             out.append(table.assign(motion_regression=motion, low_level=name))
             print(f"motion {motion}, {name}", file=sys.stderr, flush=True)
@@ -99,31 +213,81 @@ def alice(tr=2., cutoff=128.):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--voxels", type=int, default=16)
-    parser.add_argument("--out", default=str(Path(__file__).resolve().parents[2] / "nbs/experiments/results/variance_partition.csv"))
+    parser.add_argument(
+        "--out",
+        default=str(
+            Path(__file__).resolve().parents[2] / "nbs/experiments/results/variance_partition.csv"
+        ),
+    )
     parser.add_argument("--alice", action="store_true", help="the real data instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")                              # kinds of voxel that are at the edge by design
-    if args.alice:                                               # a few minutes, most of it himalaya's draws
+    warnings.simplefilter("ignore")  # kinds of voxel that are at the edge by design
+    if args.alice:  # a few minutes, most of it himalaya's draws
         table = alice().round(4)
         table.to_csv(Path(args.out).with_name("variance_partition_alice.csv"), index=False)
-        print(table.groupby(["motion_regression", "low_level", "method"])[["full", "low", "both", "both_himalaya_same_ratios", "both_himalaya_60_draws", "residual", "unique_model", "shared", "unique_low", "percentage"]].mean().round(3).to_string())
+        print(
+            table.groupby(["motion_regression", "low_level", "method"])[
+                [
+                    "full",
+                    "low",
+                    "both",
+                    "both_himalaya_same_ratios",
+                    "both_himalaya_60_draws",
+                    "residual",
+                    "unique_model",
+                    "shared",
+                    "unique_low",
+                    "percentage",
+                ]
+            ]
+            .mean()
+            .round(3)
+            .to_string()
+        )
         return
     start, out = time.perf_counter(), []
-    for structure, rho in [("contained", 0), ("contained", .4), ("contained", .8), ("correlated", 0), ("correlated", .4), ("correlated", .8), ("lagged", .4), ("lagged", .8)]:
-        for seed in range(args.seeds): out += [dict(study="truth") | row for row in measure(structure, rho, seed, args.voxels)[0]]
-        print(f"{structure} {rho}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    for structure, rho in [
+        ("contained", 0),
+        ("contained", 0.4),
+        ("contained", 0.8),
+        ("correlated", 0),
+        ("correlated", 0.4),
+        ("correlated", 0.8),
+        ("lagged", 0.4),
+        ("lagged", 0.8),
+    ]:
+        for seed in range(args.seeds):
+            out += [
+                dict(study="truth") | row for row in measure(structure, rho, seed, args.voxels)[0]
+            ]
+        print(
+            f"{structure} {rho}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True
+        )
     for fit in (2, 4, 8, 16, 32):
         for seed in range(args.seeds):
-            rows, planted, groups = measure("contained", .4, 100 + seed, args.voxels, fit=fit)
-            out += [dict(study="length") | row | dict(in_sample_unique=i) for row, i in zip(rows, in_sample(planted, groups))]
+            rows, planted, groups = measure("contained", 0.4, 100 + seed, args.voxels, fit=fit)
+            out += [
+                dict(study="length") | row | dict(in_sample_unique=i)
+                for row, i in zip(rows, in_sample(planted, groups))
+            ]
         print(f"{fit * 300} TRs: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     for extra in (64, 160):
-        for seed in range(-(-args.seeds // 2)): out += [dict(study="width") | row for row in measure("contained", .4, 200 + seed, args.voxels, extra=extra)[0]]
-        print(f"{extra} idle latents: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        for seed in range(-(-args.seeds // 2)):
+            out += [
+                dict(study="width") | row
+                for row in measure("contained", 0.4, 200 + seed, args.voxels, extra=extra)[0]
+            ]
+        print(
+            f"{extra} idle latents: {time.perf_counter() - start:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     table = pd.DataFrame(out)
     table.round(2).to_csv(args.out, index=False)
     report(table)
@@ -132,13 +296,36 @@ def main():
 def report(table):
     "Print the largest error of any cell, of any seed, and the bias by length."
     truth = table[table.study == "truth"]
-    error = pd.DataFrame({k: truth[k] - truth[f"true_{k}"] for k in PARTS}).join(truth[["structure", "rho", "kind", "seed"]])
+    error = pd.DataFrame({k: truth[k] - truth[f"true_{k}"] for k in PARTS}).join(
+        truth[["structure", "rho", "kind", "seed"]]
+    )
     cell = error.groupby(["structure", "rho", "kind"])[list(PARTS)].mean()
-    print("largest error of a cell (mean over seeds), points of explained variance:\n", cell.abs().groupby(["structure", "rho"]).max().round(1))
-    print("largest error of a single seed:\n", error.groupby(["structure", "rho"])[list(PARTS)].agg(lambda x: x.abs().max()).round(1))
+    print(
+        "largest error of a cell (mean over seeds), points of explained variance:\n",
+        cell.abs().groupby(["structure", "rho"]).max().round(1),
+    )
+    print(
+        "largest error of a single seed:\n",
+        error.groupby(["structure", "rho"])[list(PARTS)].agg(lambda x: x.abs().max()).round(1),
+    )
     length = table[table.study != "truth"]
-    bias = pd.DataFrame({"held out": length.unique_model - length.true_unique_model, "in sample": length.in_sample_unique - length.true_unique_model, "explained": length.explained}).groupby([length.fit, length["columns"]]).mean()
-    print("unique part of the model, error by TRs to fit and columns of the joint model; joint R² as percentage of what can be explained:\n", bias.round(1))
+    bias = (
+        pd.DataFrame(
+            {
+                "held out": length.unique_model - length.true_unique_model,
+                "in sample": length.in_sample_unique - length.true_unique_model,
+                "explained": length.explained,
+            }
+        )
+        .groupby([length.fit, length["columns"]])
+        .mean()
+    )
+    print(
+        "unique part of the model, error by TRs to fit and columns of the joint model; joint R² as"
+        " percentage of what can be explained:\n",
+        bias.round(1),
+    )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
