@@ -1,4 +1,4 @@
-"""Chapters 78 and 79 against independent references, invariants, and what the tracked calibration
+"""Chapters 82 and 83 against independent references, invariants, and what the tracked calibration
 promises."""
 
 import csv
@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from scipy.stats import pearsonr
 
-from braintune_nb.analyses.bilingual import (
+from braintune_nb.analyses.cross_language import (
     check_fold,
     cross_language_folds,
     improved_share,

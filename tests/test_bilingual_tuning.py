@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from braintune_nb.analyses.languages import (
+from braintune_nb.experiment.languages import (
     in_languages,
     language_rows,
     only_regions,
@@ -15,7 +15,7 @@ from braintune_nb.analyses.languages import (
     shared_tuning_rows,
     tuning_rows,
 )
-from braintune_nb.analyses.plan import (
+from braintune_nb.experiment.plan import (
     finite_columns,
     plan_summary,
     readers,
@@ -23,18 +23,18 @@ from braintune_nb.analyses.plan import (
     simulated_plan,
     tuning_columns,
 )
-from braintune_nb.analyses.runs import (
+from braintune_nb.experiment.runner import (
     Part,
     linked_backbone,
     link_gates,
-    load_teacher,
+    load_any_backbone,
     members,
     prepare_simulation,
     release_model,
     run_arm,
-    run_untuned,
+    run_encoding_arms,
 )
-from braintune_nb.analyses.tuning import (
+from braintune_nb.experiment.tuning import (
     arm_predictions,
     arm_targets,
     brain_targets,
@@ -176,7 +176,7 @@ def test_the_release_knows_the_columns_of_every_head(plan, tiny, tmp_path):
     both = in_languages(plan, "en,zh")
     preset = choose_preset(tiny, epochs=1, language_heads=True)
     run = Run.start(tmp_path / "run", dict(seed=0))
-    _, predictions, _ = run_untuned(run, both, tiny, preset, [2])
+    _, predictions, _ = run_encoding_arms(run, both, tiny, preset, [2])
     for arm in ("tuned", "permuted"):
         predictions[arm] = [run_arm(run, both, tiny, preset, arm, 0, [2])[0]]
     release_model(run, both, preset, plan_summary(both, predictions), tiny)
@@ -262,7 +262,7 @@ def test_the_monolingual_arm_reads_one_language_and_costs_the_same(plan, tiny):
 
 def test_readers_of_one_language_tune_and_readers_of_the_other_are_scored(plan, tiny):
     apart = readers_apart(plan, "zh", "en")
-    assert apart.tune_participants == ("sim01", "sim02") and apart.participants == (
+    assert apart.tuning_participants == ("sim01", "sim02") and apart.participants == (
         "sim03",
         "sim04",
     )
@@ -370,7 +370,7 @@ def test_linked_backbones_are_made_once_and_differ(tmp_path, monkeypatch, capsys
     )
     assert none.folder == load_backbone("tiny").folder  # no link: the shipped weights
     with pytest.raises(ParameterError, match="no tiny model"):
-        load_teacher("tiny:lin=1")
+        load_any_backbone("tiny:lin=1")
 
 
 def test_sizes_may_be_six_numbers():

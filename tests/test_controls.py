@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from braintune_nb.core import DataError, ModelError, ParameterError
-from braintune_nb.train.controls import (
+from braintune_nb.train.conditions import (
     ARMS,
     TemporalFilter,
     arms_table,
@@ -111,7 +111,7 @@ def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
         "same_total",
         "all_layers",
         "frozen_head",
-        "reduced_rank",
+        "shared_subspace",
         "group_average",
         "temporal_filter",
         "permuted",
@@ -145,8 +145,8 @@ def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
     assert all(
         (arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in ARMS.values()
     )  # what is trained is trained on something
-    from braintune_nb.analyses.arms import ENCODING_ARMS
-    from braintune_nb.analyses.tuning import TUNED_ARMS
+    from braintune_nb.experiment.encoding_controls import ENCODING_ARMS
+    from braintune_nb.experiment.tuning import TUNED_ARMS
 
     assert set(TUNED_ARMS) | set(ENCODING_ARMS) <= set(
         ARMS

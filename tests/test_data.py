@@ -14,7 +14,7 @@ from braintune_nb.clock import (
     read_scanner_log,
     read_text,
     regular_clock,
-    simulated_clock,
+    nominal_clock,
 )
 from braintune_nb.core import BraintuneError, DataError, SplitError, data_root
 from braintune_nb.data.alice2016 import (
@@ -385,7 +385,7 @@ def test_a_complete_log_is_left_alone():
 def test_simulated_clock_gives_the_published_lengths():
     published = Trim(5, 5, 5)
     for n in (311, 363, 450):
-        clock = simulated_clock(n).trimmed(published)
+        clock = nominal_clock(n).trimmed(published)
         assert len(clock) == n - 20 and clock.times[0] == 11.0 and clock.tr == 2.0
 
 

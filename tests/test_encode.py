@@ -10,7 +10,7 @@ import scipy.stats
 from ridge_problems import one_thread, problem  # noqa: F401 (a fixture works by its name)
 
 from braintune_nb.core import DataError, ParameterError
-from braintune_nb.encode import banded, ceiling, inference, reduced, ridge, score
+from braintune_nb.encode import banded, ceiling, inference, subspace, ridge, score
 
 # ---- scores
 
@@ -126,7 +126,7 @@ def test_mask_and_ceiling_ignore_the_scored_repeats():
     )
 
 
-# ---- reduced rank
+# ---- shared subspace
 
 
 def test_weight_basis_is_the_svd_of_all_weights():
@@ -140,16 +140,16 @@ def test_weight_basis_is_the_svd_of_all_weights():
     )
     stacked = np.hstack([w * np.clip(s, 0, None) for w, s in zip(weights, scores)])
     expected = np.linalg.svd(stacked)[0][:, :5]
-    got = reduced.weight_basis(weights, scores, rank=5, block=7)
+    got = subspace.weight_basis(weights, scores, rank=5, block=7)
     np.testing.assert_allclose(np.abs((got * expected).sum(0)), 1, atol=1e-4)
     with pytest.raises(DataError, match="can be predicted"):
-        reduced.weight_basis(weights, [-s - 1 for s in scores])
+        subspace.weight_basis(weights, [-s - 1 for s in scores])
 
 
 def test_reduced_rank_weights_predict():
     X, Y, groups = problem()
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 8)))[0]
-    model = reduced.ReducedRank(basis, (2, 8)).fit(X, Y, groups)
+    model = subspace.SubspaceRidge(basis, (2, 8)).fit(X, Y, groups)
     np.testing.assert_allclose(X @ model.coef_ + Y.mean(0), model.predict(X), atol=1e-3)
     assert model.rank_ == 8 and model.cv_scores_by_rank_[8] > model.cv_scores_by_rank_[2]
 
@@ -168,7 +168,7 @@ def test_c20_fdr_with_gaps_nan_and_nothing_passing():
 
 
 def test_c20_p_is_never_zero():
-    assert inference.null_p([9.0], np.zeros((99, 1)))[0] == 0.01
+    assert inference.permutation_p([9.0], np.zeros((99, 1)))[0] == 0.01
 
 
 def test_shift_null_maximum_over_layers_and_blocks_of_columns():
@@ -184,7 +184,7 @@ def test_shift_null_maximum_over_layers_and_blocks_of_columns():
     )
     got = inference.shift_test(p, y, 20, 3, 1, groups, block=2)
     np.testing.assert_allclose(got["r"], score.correlation(p, y).max(0))
-    np.testing.assert_allclose(got["p"], inference.null_p(got["r"], each.max(0)))
+    np.testing.assert_allclose(got["p"], inference.permutation_p(got["r"], each.max(0)))
     np.testing.assert_array_equal(got["layer"], score.correlation(p, y).argmax(0))
 
 

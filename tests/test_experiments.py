@@ -17,7 +17,10 @@ import pytest
 from conftest import ROOT
 from filelock import FileLock
 
-ARMS, LEAF = {"pretrained", "tuned", "permuted", "reduced_rank"}, {"mean", "ci_low", "ci_high", "n"}
+ARMS, LEAF = (
+    {"pretrained", "tuned", "permuted", "shared_subspace"},
+    {"mean", "ci_low", "ci_high", "n"},
+)
 TUNE = ("run", "tune_text", "-p", "size", "smoke", "-p", "epochs", "1", "--out", "result")
 # experiment -> parameters of its smallest run; every experiment but tune_text must be here
 OTHERS = {
@@ -43,7 +46,7 @@ OTHERS = {
         "arms",
         "tuned,permuted,lexical,frozen_head",
         "encoding_arms",
-        "reduced_rank,group_average",
+        "shared_subspace,group_average",
     ),
     "alignment_by_layer": ("size", "smoke"),
     "lowlevel_impact": ("size", "smoke", "low", "power_spectrum,word_rate"),
@@ -439,7 +442,7 @@ def test_arms(tuned, tmp_path):
             "permuted",
             "lexical",
             "frozen_head",
-            "reduced_rank",
+            "shared_subspace",
             "group_average",
             "weight_noise",
         }
@@ -458,7 +461,7 @@ def test_tune_bilingual(tuned, tmp_path):
     assert broken_leaves(summary["by_language"]["zh"]["gain"], regions) == [] and sorted(
         summary["by_quadrant"]
     ) == ["en to en", "en to zh", "zh to en", "zh to zh"]
-    assert {"tuned", "permuted", "monolingual:en", "monolingual:zh", "reduced_rank"} <= set(
+    assert {"tuned", "permuted", "monolingual:en", "monolingual:zh", "shared_subspace"} <= set(
         summary["gain_arms"]
     )
     assert sorted(BrainTuner.from_pretrained(folder / "model").outputs) == [
@@ -507,7 +510,7 @@ def test_controls_of_bilingual_tuning(tuned, tmp_path):
         "permuted",
         "stimulus",
         "lm_target",
-        "reduced_rank",
+        "shared_subspace",
         "weight_noise",
     }
     assert {r["arm"] for r in rows} == arms and len(

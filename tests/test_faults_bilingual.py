@@ -39,7 +39,7 @@ from braintune_nb.data.bilingual import (
 )
 from braintune_nb.data.fetch import HASHES, RECORD, changed_files, fetch_recorded, recorded_hashes
 from braintune_nb.data.recordings import Dataset, Recording, Space
-from braintune_nb.data.scripts import check_narratives_text, check_text, require_text
+from braintune_nb.data.text_checks import check_narratives_text, check_text, require_text
 from braintune_nb.data.splits import Split
 from braintune_nb.data.stories import Events, Story, read_word_table
 from braintune_nb.features.text import text_features, text_inputs
@@ -730,7 +730,7 @@ def test_a_word_without_text_in_the_table(tmp_path, tiny):
 
 
 def test_a_word_without_a_vector_in_the_table(tmp_path):
-    from braintune_nb.encode.selection import read_vectors, vector_features
+    from braintune_nb.encode.voxel_selection import read_vectors, vector_features
 
     story = told("souls", "zh", 20)
     kinds = sorted(set(story.words.text))

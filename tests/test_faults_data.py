@@ -13,7 +13,7 @@ from braintune_nb.clock import (
     read_scanner_log,
     read_text,
     regular_clock,
-    simulated_clock,
+    nominal_clock,
 )
 from braintune_nb.core import (
     BraintuneError,
@@ -320,7 +320,7 @@ def test_small_refusals():
     )
     refused(lambda: Clock([1.0, 1.0], 2.0), ClockError, what="rise")
     refused(lambda: regular_clock(5, 2.0).trimmed(Trim(3, 0, 2)), ClockError, what="no TR")
-    refused(lambda: simulated_clock(5), ClockError, what="no TRs")
+    refused(lambda: nominal_clock(5), ClockError, what="no TRs")
     refused(lambda: Dataset("d", {}, {"p": {"tale": None}}), what="no story")
     refused(lambda: Space("s", "blob", np.arange(2)), ParameterError, found="blob")
     refused(lambda: Space("s", "voxel", np.arange(2), {"a": np.ones(3, bool)}), what="does not fit")
@@ -354,7 +354,7 @@ def test_split_refusals(tmp_path):
         lambda: Split(test=["other"]).check(parts), SplitError, found="other", expected="tale/1"
     )
     refused(
-        lambda: Split(tune_participants=["a"], new_participants=["a"]).check(parts),
+        lambda: Split(tuning_participants=["a"], held_out_participants=["a"]).check(parts),
         SplitError,
         found="a",
     )

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import transformers as tf
 
-from braintune_nb.analyses.plan import check_people
+from braintune_nb.experiment.plan import check_participants
 from braintune_nb.core import (
     BraintuneError,
     ClockError,
@@ -35,7 +35,7 @@ from braintune_nb.data.splits import Split, whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.features.speech import read_audio, speech_features
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
-from braintune_nb.model.listening import speech_inputs
+from braintune_nb.model.speech_inputs import speech_inputs
 
 tf.utils.logging.set_verbosity_error()
 tf.utils.logging.disable_progress_bar()
@@ -299,7 +299,9 @@ def test_a_story_missing_for_one_participant(folder):
         file="P2/legacy.hf5",
     )
     with pytest.raises(ParameterError, match="did not hear stories") as caught:
-        check_people(dataset, Split(("souls",), (), ("legacy",), ("legacy",), ("P1",), ("P2",)))
+        check_participants(
+            dataset, Split(("souls",), (), ("legacy",), ("legacy",), ("P1",), ("P2",))
+        )
     assert (
         caught.value.place == "P2"
         and "legacy" in str(caught.value.found)
@@ -535,7 +537,7 @@ def test_a_head_on_top_is_no_fault(tmp_path, head):
 def test_real_clips_pass(real_data, backbone):
     """Clips in several formats, rates and languages (LibriSpeech, AISHELL, LJSpeech, AMI,
     Common Voice; public)."""
-    from braintune_nb.analyses.speech_tasks import Spoken, span_states
+    from braintune_nb.tasks.speech import Spoken, span_states
 
     clips = [
         f

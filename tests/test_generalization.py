@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from braintune_nb.analyses.alignment import encode_arm, reduced_rank_model
+from braintune_nb.analyses.alignment import encode_arm, shared_subspace_model
 from braintune_nb.analyses.generalization import (
     Curves,
     EncodingArm,
@@ -348,8 +348,8 @@ def test_subspace_control_reaches_with_a_fraction_what_full_ridge_needs():
     curves = encoding_curves(
         dict(
             pretrained=EncodingArm(designs),
-            reduced_rank=EncodingArm(
-                designs, model=reduced_rank_model(designs, dataset, others, tuning, rank=8)
+            shared_subspace=EncodingArm(
+                designs, model=shared_subspace_model(designs, dataset, others, tuning, rank=8)
             ),
         ),
         dataset,
@@ -361,7 +361,7 @@ def test_subspace_control_reaches_with_a_fraction_what_full_ridge_needs():
         progress=False,
     )
     e = efficiency(
-        curves, "reduced_rank", 0.9
+        curves, "shared_subspace", 0.9
     )  # one story: 73 TRs used; ridge on all features needs 900
     assert e["ratio"] > 8 and e["ratio_low"] > 5 and e["n_above_one"] == 3
 
@@ -598,12 +598,14 @@ class MadeRound:
 class MadePlan:
     dataset: object
     rounds: list
-    tune_participants: tuple
-    new_participants: tuple
+    tuning_participants: tuple
+    held_out_participants: tuple
     note: str = ""
 
 
-MadePlan.participants = property(lambda self: (*self.tune_participants, *self.new_participants))
+MadePlan.participants = property(
+    lambda self: (*self.tuning_participants, *self.held_out_participants)
+)
 
 
 def test_plans_that_leave_something_out():
@@ -633,8 +635,8 @@ def test_plans_that_leave_something_out():
         held_out_dataset(replace(plan, rounds=[MadeRound(test[:1], [], [])]), target)
     moved = held_out_dataset(plan, target)
     assert (
-        moved.tune_participants == ()
-        and moved.new_participants == ("p0", "p1", "p2")
+        moved.tuning_participants == ()
+        and moved.held_out_participants == ("p0", "p1", "p2")
         and moved.rounds[0].tuning == []
         and "tuned on made" in moved.note
     )

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from braintune_nb.core import ParameterError
-from braintune_nb.encode import inference, participants
+from braintune_nb.encode import inference, group
 from braintune_nb.encode.score import correlation
 
 NULLS = ("circular_shift", "block_permutation")
@@ -50,7 +50,7 @@ def test_streamed_counts_are_those_of_the_whole_null(kind, layers, n):
     assert 1 <= got.block < 9
     np.testing.assert_allclose(got.r, r, atol=1e-6)
     np.testing.assert_array_equal(got.b, (null >= r - 2e-6).sum(0))
-    np.testing.assert_allclose(got.p, inference.null_p(r, null))
+    np.testing.assert_allclose(got.p, inference.permutation_p(r, null))
     np.testing.assert_allclose(got.q, stats.false_discovery_control(got.p))
     np.testing.assert_allclose(got.null_95, np.sort(null, 0)[int(np.ceil(0.95 * n)) - 1])
     if layers:
@@ -253,7 +253,7 @@ def test_one_row_a_region():
     values = {k: rng.standard_normal(8) + m for k, m in (("a", 1.5), ("b", 0.2), ("c", 0))}
     values["c"][2] = np.nan
     limits = {k: np.stack([v - 1, v + 1], -1) for k, v in values.items()}
-    got = participants.roi_tests(values, limits)
+    got = group.group_roi_tests(values, limits)
     for k, v in values.items():
         v = v[np.isfinite(v)]
         assert np.isclose(got[k]["p_t"], stats.ttest_1samp(v, 0).pvalue) and np.isclose(
@@ -262,7 +262,7 @@ def test_one_row_a_region():
         assert (
             got[k]["n"],
             got[k]["missing"],
-            got[k]["alone_positive"],
+            got[k]["n_significant"],
             got[k]["alone_negative"],
         ) == (len(v), 8 - len(v), (v > 1).sum(), (v < -1).sum())
         assert np.isclose(got[k]["p_alone"], stats.binom.sf((v > 1).sum() - 1, len(v), 0.025))
@@ -271,7 +271,7 @@ def test_one_row_a_region():
             {k: r[p] for k, r in got.items()}
         )
     with pytest.raises(ParameterError, match="two or more participants"):
-        participants.roi_tests({"a": [np.nan, 1.0]})
+        group.group_roi_tests({"a": [np.nan, 1.0]})
 
 
 def sums_of(rng, people, seeds, labels, gain=0.3):
@@ -290,9 +290,9 @@ def test_own_limits_are_those_the_crossed_table_counts():
     rng = np.random.default_rng(13)
     labels, owner = inference.block_labels(np.repeat([0, 1], 80), 16)
     scores = inference.region_scores(sums_of(rng, 5, 1, labels, 0.12), stories=owner, n=300)
-    limits = participants.own_intervals(scores, len(owner), 2)
+    limits = group.participant_intervals(scores, len(owner), 2)
     count, table = (
-        participants.n_of_n(limits[:, :, 0]),
+        group.prevalence(limits[:, :, 0]),
         inference.score_table(scores, ["all"], len(owner), 2)["all"]["raw"],
     )
     assert (count["positive"][0], count["negative"][0]) == (
@@ -304,9 +304,7 @@ def test_own_limits_are_those_the_crossed_table_counts():
             scores[p : p + 1, 0, 0, 0], scores[p : p + 1, 1:, 0, 0], len(owner), 2
         )
         np.testing.assert_allclose(limits[p, 0, 0], [alone["ci_low"], alone["ci_high"]])
-    assert (
-        np.isnan(limits[..., 1, :]).all() and (participants.n_of_n(limits)["n"] == [[5, 0]]).all()
-    )
+    assert np.isnan(limits[..., 1, :]).all() and (group.prevalence(limits)["n"] == [[5, 0]]).all()
 
 
 def test_seeds_are_nested_not_samples():
@@ -321,12 +319,14 @@ def test_seeds_are_nested_not_samples():
         assert np.isclose(one[k], many[k])
     x = rng.standard_normal((4, 5, 1)) + 0.3 * rng.standard_normal((1, 1, 3)) + np.zeros((4, 5, 3))
     plain, seeded, copies = (
-        participants.crossed_values(v) for v in (x.mean(2), x, np.concatenate([x] * 9, 2))
+        group.random_effects_interval(v) for v in (x.mean(2), x, np.concatenate([x] * 9, 2))
     )
     assert plain["se"] < copies["se"] < seeded["se"] and plain["mean"] == pytest.approx(
         copies["mean"]
     )
-    both = participants.crossed_values(np.swapaxes(x, 0, 1))  # people and stories are treated alike
+    both = group.random_effects_interval(
+        np.swapaxes(x, 0, 1)
+    )  # people and stories are treated alike
     assert both["se"] == pytest.approx(seeded["se"]) and (
         both["participants"],
         both["stories"],
@@ -336,7 +336,7 @@ def test_seeds_are_nested_not_samples():
 def test_the_interaction_is_taken_off_once():
     rng = np.random.default_rng(16)
     se2 = [
-        participants.crossed_values(
+        group.random_effects_interval(
             rng.standard_normal((4, 1))
             + rng.standard_normal((1, 5))
             + 3 * rng.standard_normal((4, 5))
@@ -358,7 +358,7 @@ def test_interval_over_people_and_stories_covers(sets=400):
             + 0.4 * rng.standard_normal((1, 1, 3))
             + 0.5 * rng.standard_normal((4, 5, 3))
         )
-        got = participants.crossed_values(x)
+        got = group.random_effects_interval(x)
         miss += not got["ci_low"] <= 0 <= got["ci_high"]
         cells += stats.ttest_1samp(x.ravel(), 0).pvalue <= 0.05
     print(f"\nmissed: crossed {miss / sets:.3f}, every cell a sample {cells / sets:.3f}")
@@ -445,7 +445,9 @@ def test_the_tracked_rates_are_nominal(root):
     assert {r["people"] for r in intervals} == {"4", "8"} and all(map(nominal, intervals)), [
         r for r in intervals if not nominal(r)
     ]
-    assert all(nominal(r) for r in rows if r["method"] == "crossed_values" and r["seeds"] == "3")
+    assert all(
+        nominal(r) for r in rows if r["method"] == "random_effects_interval" and r["seeds"] == "3"
+    )
 
 
 def test_speed_was_measured_in_one_run(root):

@@ -11,7 +11,7 @@ from braintune_nb.encode.inference import (
     block_sums,
     circular_shift_null,
     crossed_bootstrap,
-    null_p,
+    permutation_p,
 )
 from braintune_nb.encode.score import correlation
 
@@ -99,7 +99,7 @@ def test_nulls_hold_their_level_and_distant_shifts_do_not(null):
     groups = np.repeat([0, 1, 2], 100)
     x, y = (np.concatenate([slow(rng, 100, 1200) for _ in range(3)]) for _ in range(2))
     r = correlation(x, y)
-    rate = lambda draws: (null_p(r, draws) <= 0.05).mean()
+    rate = lambda draws: (permutation_p(r, draws) <= 0.05).mean()
     if null == "block":
         got = rate(block_permutation_null(x, y, 20, 200, groups=groups))
         print(f"\nblock permutation: {got:.3f}")
@@ -121,8 +121,12 @@ def test_maximum_over_layers_holds_its_level():
     groups = np.repeat([0, 1, 2], 100)
     layers, y = np.stack([slow(rng, 300, 500) for _ in range(6)]), slow(rng, 300, 500)
     best = correlation(layers, y).max(0)
-    chosen = (null_p(best, circular_shift_null(layers, y, 150, groups=groups)) <= 0.05).mean()
-    naive = (null_p(best, circular_shift_null(layers[0], y, 150, groups=groups)) <= 0.05).mean()
+    chosen = (
+        permutation_p(best, circular_shift_null(layers, y, 150, groups=groups)) <= 0.05
+    ).mean()
+    naive = (
+        permutation_p(best, circular_shift_null(layers[0], y, 150, groups=groups)) <= 0.05
+    ).mean()
     print(
         f"\nbest of 6 layers: null with the same choice {chosen:.3f}, null of one layer {naive:.3f}"
     )

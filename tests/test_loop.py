@@ -13,8 +13,15 @@ from braintune_nb.data.splits import Section
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
 from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
-from braintune_nb.train.loop import Alone, TuneSettings, VisitLoss, run_key, tune, validate
-from braintune_nb.train.participants import epoch_steps, in_order
+from braintune_nb.train.loop import (
+    SingleProcess,
+    TuneSettings,
+    MicrobatchLoss,
+    run_key,
+    tune,
+    validate,
+)
+from braintune_nb.train.participants import epoch_steps, natural_sort_key
 
 WORDS = [f"w{i}" for i in range(12)]
 PEOPLE = {"P3": 4, "P1": 4}  # in the order in which they take turns
@@ -246,7 +253,7 @@ def test_best_ridge_heads_come_back_with_the_best_backbone(backbone, pairs):
     )
     r = [row["validation_correlation"] for row in log]
     assert np.argmax(r) < 5 and validate(
-        tuner, sorted(pairs[9:], key=lambda pair: in_order(pair[0].name)), mse
+        tuner, sorted(pairs[9:], key=lambda pair: natural_sort_key(pair[0].name)), mse
     )[1] == max(r)
 
 
@@ -272,7 +279,7 @@ def test_an_objective_that_draws_is_validated_on_the_same_draw_every_epoch(backb
 
 
 def test_processes_that_found_different_checkpoints_are_refused(backbone, pairs, tmp_path):
-    class Disagreeing(Alone):
+    class Disagreeing(SingleProcess):
         processes = 2
 
         def total(self, tensor):
@@ -323,7 +330,7 @@ def test_the_identity_of_a_run_knows_roles_pooling_groups_and_settings_of_the_ob
             self.share = share
 
     key = lambda training=pairs[:2], validation=pairs[2:3], objective=None, **how: run_key(
-        VisitLoss(
+        MicrobatchLoss(
             BrainTuner(backbone, PEOPLE, seed=1, **how),
             mse,
             objective,

@@ -17,7 +17,7 @@ from braintune_nb.data.stories import Story, shown_words
 from braintune_nb.data.transcripts import Events, bad_words, read_textgrid, words_from_tier
 from braintune_nb.features import lowlevel as L
 from braintune_nb.features import phones as P
-from braintune_nb.features import shown as S
+from braintune_nb.features import orthography as S
 from braintune_nb.simulate.language import make_lexicon, translate, write_story
 from braintune_nb.simulate.speech import speak
 

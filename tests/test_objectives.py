@@ -15,7 +15,7 @@ from braintune_nb.data.splits import whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.model.adapter import Adapter
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
-from braintune_nb.model.listening import speech_inputs
+from braintune_nb.model.speech_inputs import speech_inputs
 from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
 from braintune_nb.train.objectives import (
     ContrastiveSpeech,
@@ -384,7 +384,7 @@ def test_clusters_stay_those_of_the_pretrained_model_and_chance_is_log_of_their_
 
 
 def test_the_tiny_models_own_loss_is_that_of_its_pretraining(story, sound):
-    from braintune_nb.simulate.speech_backbone import (
+    from braintune_nb.simulate.speech_model import (
         frame_centres,
         pretraining_heads,
         pretraining_loss,

@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from braintune_nb.analyses.plan import check_people, load_plan, plan_summary, simulated_plan
-from braintune_nb.analyses.runs import best_epochs, map_scores, release_model, run_arm, run_untuned
-from braintune_nb.analyses.tuning import (
+from braintune_nb.experiment.plan import check_participants, load_plan, plan_summary, simulated_plan
+from braintune_nb.experiment.runner import (
+    best_epochs,
+    map_scores,
+    release_model,
+    run_arm,
+    run_encoding_arms,
+)
+from braintune_nb.experiment.tuning import (
     ABLATIONS,
     FREE_ARMS,
     TUNED_ARMS,
@@ -94,7 +100,7 @@ def real(made, roles, tmp_path_factory):
     )
     for sidecar in (folder / "braintune").glob("*_space.npz"):
         sidecar.unlink()  # as published: no names of columns
-    Split(**english, tune_participants=("UTS01", "UTS02"), new_participants=("UTS03",)).save(
+    Split(**english, tuning_participants=("UTS01", "UTS02"), held_out_participants=("UTS03",)).save(
         top / "split.json"
     )
     return folder, top / "split.json"
@@ -106,19 +112,26 @@ def real(made, roles, tmp_path_factory):
 def test_participants_that_are_named_are_those_of_the_plan(real):
     folder, split = real
     assert (
-        load_plan("lebel2023", str(folder), str(split)).tune_participants,
-        load_plan("lebel2023", str(folder), str(split)).new_participants,
+        load_plan("lebel2023", str(folder), str(split)).tuning_participants,
+        load_plan("lebel2023", str(folder), str(split)).held_out_participants,
     ) == (("UTS01", "UTS02"), ("UTS03",))
     chosen = load_plan("lebel2023", str(folder), str(split), tune="UTS03, UTS01")
-    assert (chosen.tune_participants, chosen.new_participants) == (("UTS03", "UTS01"), ("UTS02",))
+    assert (chosen.tuning_participants, chosen.held_out_participants) == (
+        ("UTS03", "UTS01"),
+        ("UTS02",),
+    )
     alone = load_plan("lebel2023", str(folder), str(split), "UTS01", "UTS03")
-    assert (alone.tune_participants, alone.new_participants, sorted(alone.dataset.recordings)) == (
+    assert (
+        alone.tuning_participants,
+        alone.held_out_participants,
+        sorted(alone.dataset.recordings),
+    ) == (
         ("UTS01",),
         ("UTS03",),
         ["UTS01", "UTS03"],
     )  # nobody else is read
     held = load_plan("lebel2023", str(folder), str(split), new="UTS02")
-    assert (held.tune_participants, held.new_participants) == (("UTS01",), ("UTS02",))
+    assert (held.tuning_participants, held.held_out_participants) == (("UTS01",), ("UTS02",))
     with pytest.raises(ParameterError, match="cannot tune and be held out"):
         load_plan("lebel2023", str(folder), str(split), "UTS01", "UTS01,UTS02")
 
@@ -147,14 +160,14 @@ def test_a_tuning_story_may_be_missing_for_one_but_not_for_all(real):
         },
     )
     with pytest.raises(ParameterError, match="heard no tuning story"):
-        check_people(only, Split.load(split))
+        check_participants(only, Split.load(split))
 
 
 def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_path):
     folder, split = real
     plan, preset = load_plan("lebel2023", str(folder), str(split)), choose_preset(tiny, epochs=1)
     run = Run.start(tmp_path / "run", dict(seed=0))
-    _, predictions, _ = run_untuned(run, plan, tiny, preset, [2])
+    _, predictions, _ = run_encoding_arms(run, plan, tiny, preset, [2])
     for arm in ("tuned", "permuted"):
         predictions[arm] = [run_arm(run, plan, tiny, preset, arm, 0, [2])[0]]
     run_arm(run, plan, tiny, preset, "single:UTS02", 0, [2])
@@ -193,7 +206,7 @@ def test_a_bilingual_folder_gives_a_plan_in_both_modalities(made, roles, tmp_pat
         ),
         modality,
     )
-    Split(**roles, tune_participants=("sim01",), new_participants=("sim02",)).save(
+    Split(**roles, tuning_participants=("sim01",), held_out_participants=("sim02",)).save(
         tmp_path / "split.json"
     )
     plan = load_plan(
@@ -301,7 +314,8 @@ def test_arms_with_one_target_take_the_steps_of_all_participants_in_turn(made, t
         for arm in ("tuned", "single:sim01", "average", "lm_target", "stimulus", "lexical")
     }
     assert set(steps.values()) == {
-        len(plan.rounds[0].tuning) * (1 if participants == "joint" else len(plan.tune_participants))
+        len(plan.rounds[0].tuning)
+        * (1 if participants == "joint" else len(plan.tuning_participants))
     }, steps
 
 
@@ -321,7 +335,7 @@ def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
         arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False)
         for arm in ("tuned", *ABLATIONS)
     }
-    rows, people = len(plan.rounds[0].tuning), len(plan.tune_participants)
+    rows, people = len(plan.rounds[0].tuning), len(plan.tuning_participants)
     assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {
         arm: rows * people for arm in made_by
     }
@@ -339,7 +353,7 @@ def test_a_shared_response_is_common_to_the_people_and_fitted_where_they_tune(ma
     plan = simulated_plan(made, regions=("language",))
     sections = tuning_sections(plan, 0, choose_preset(load_backbone("tiny")))
     targets = arm_targets(plan, sections, "shared_response")
-    first, second = plan.tune_participants[:2]
+    first, second = plan.tuning_participants[:2]
     together = lambda targets, p: np.concatenate([t[p] for t in targets])
     alike = lambda targets: np.mean(
         [

@@ -249,7 +249,7 @@ def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp
     from braintune_nb.clock import regular_clock
     from braintune_nb.data.splits import whole_story
     from braintune_nb.data.stories import Events, Story
-    from braintune_nb.model.listening import speech_inputs
+    from braintune_nb.model.speech_inputs import speech_inputs
 
     backbone = load_speech_backbone(kind) if kind == "tiny_speech" else speech(kind)
     story = Story("s", "en", Events([0.5], [1.0], ("once",)), regular_clock(5, 2.0, first=1.0))
@@ -310,7 +310,7 @@ def released(tmp_path):
         validation=("s3",),
         encoding=("s4",),
         test=("test story",),
-        tune_participants=("P1", "P2", "P3"),
+        tuning_participants=("P1", "P2", "P3"),
     )
     folder = tuner.save_pretrained(
         tmp_path / "release",

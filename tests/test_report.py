@@ -42,7 +42,7 @@ def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
         "pretrained": form,
         "tuned": np.c_[form, signal + rng.normal(0, 0.8, signal.shape)],
         "permuted": np.c_[form, rng.permutation(signal)],
-        "reduced_rank": np.c_[form, signal[:, :1]],
+        "shared_subspace": np.c_[form, signal[:, :1]],
     }
     half, scores = rows // 2, {a: np.zeros((people, 2 * n)) for a in arms}
     for p in range(people):
@@ -77,7 +77,7 @@ def summarise(scores, n=60, ceiling=0.7):
         "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
         "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
         "gain_arms": {
-            "reduced_rank": {roi: both("reduced_rank", roi, "pretrained") for roi in rois}
+            "shared_subspace": {roi: both("shared_subspace", roi, "pretrained") for roi in rois}
         },
         "seen_unseen": {
             arm: {
@@ -214,7 +214,7 @@ def test_every_number_is_on_the_page(finished):
     for word in (
         "correlation_over_time",
         "simulated",
-        "reduced rank",
+        "shared subspace",
         "t interval over participants",
         "Computed from random arrays",
         "unseen",
@@ -248,7 +248,7 @@ def test_sentence_follows_the_numbers(scores):
     assert "cannot be read as learned" in sentences(broken, "language")[1]
     assert (
         "enough to explain"
-        in sentences(summarise({**scores, "reduced_rank": scores["tuned"] + 0.1}), "language")[2]
+        in sentences(summarise({**scores, "shared_subspace": scores["tuned"] + 0.1}), "language")[2]
     )
 
 
@@ -286,11 +286,13 @@ def test_broken_runs_are_refused(tmp_path, scores):
     for key in ("alignment", "gain", "gain_permuted", "ceiling"):
         with pytest.raises(DataError, match=key):
             check_summary({k: v for k, v in summary.items() if k != key})
-    with pytest.raises(DataError, match="reduced_rank"):
+    with pytest.raises(DataError, match="shared_subspace"):
         check_summary(
             {
                 **summary,
-                "alignment": {k: v for k, v in summary["alignment"].items() if k != "reduced_rank"},
+                "alignment": {
+                    k: v for k, v in summary["alignment"].items() if k != "shared_subspace"
+                },
             }
         )
     folder = Run.start(tmp_path / "a", {"seed": 1}).finish(summary)

@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 from braintune_nb.core import DataError, ParameterError
 from braintune_nb.model.backbone import Backbone, load_backbone
-from braintune_nb.model.representations import (
+from braintune_nb.analyses.state_similarity import (
     accuracy,
     centred,
     change_by_layer,

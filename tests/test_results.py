@@ -36,7 +36,7 @@ ROWS = {
     "tuned on several participants": "tuned",
     "tuned on one participant": "single",
     "permuted responses": "permuted",
-    "reduced rank": "reduced_rank",
+    "shared subspace": "shared_subspace",
     "pretrained, encoding model": "same_total",
     "responses to another story": "other_story",
     "states of a language model": "lm_target",
@@ -91,7 +91,7 @@ def test_the_readme_says_how_far_tuned_leads_permuted_in_every_experiment():
         "stimulus",
         "frozen_head",
         "single",
-        "reduced_rank",
+        "shared_subspace",
         "group_average",
         "weight_noise",
     } <= steps["listening"] & steps["study"]

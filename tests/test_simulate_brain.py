@@ -14,11 +14,11 @@ from braintune_nb.simulate.brain import (
     HZ,
     LAGS,
     SIZES,
-    Knobs,
+    BrainParameters,
     convolve,
     displaced,
     hrf,
-    implied_ceiling,
+    analytic_ceiling,
     lag_windows,
     latent_covariance,
     load_surface,
@@ -56,7 +56,9 @@ def world():
 
 
 def person(world, number=0, seed=0, **knobs):
-    return make_brain(f"p{number}", number, SURFACE, COLUMNS, world[1], Knobs(**knobs), seed)
+    return make_brain(
+        f"p{number}", number, SURFACE, COLUMNS, world[1], BrainParameters(**knobs), seed
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,7 @@ def person(world, number=0, seed=0, **knobs):
 )
 def test_knobs_out_of_range_are_refused(bad):
     with pytest.raises(ParameterError, match="out of range"):
-        Knobs(**bad)
+        BrainParameters(**bad)
 
 
 def test_surface_comes_without_a_download(monkeypatch):
@@ -121,7 +123,7 @@ def test_convolution_agrees_with_scipy():
 
 def test_a_response_is_the_sum_of_its_parts(world):
     brain = person(world)
-    y, motion, parts = presentations(brain, world[0], 2, 2.0, Knobs(), 3)
+    y, motion, parts = presentations(brain, world[0], 2, 2.0, BrainParameters(), 3)
     assert (
         np.allclose(zscore(sum(parts.values())), y[0], atol=1e-4)
         and motion.shape == (150, 6)
@@ -132,8 +134,8 @@ def test_a_response_is_the_sum_of_its_parts(world):
 
 def test_same_seed_same_brain(world):
     same = lambda a, b: np.array_equal(
-        presentations(a, world[0], 2, 2.0, Knobs(), 3)[0],
-        presentations(b, world[0], 2, 2.0, Knobs(), 3)[0],
+        presentations(a, world[0], 2, 2.0, BrainParameters(), 3)[0],
+        presentations(b, world[0], 2, 2.0, BrainParameters(), 3)[0],
     )
     assert (
         same(person(world), person(world))
@@ -144,7 +146,7 @@ def test_same_seed_same_brain(world):
 
 def test_without_meaning_only_meaning_is_gone(world):
     without, with_ = (
-        presentations(person(world, meaning=m), world[0], 2, 2.0, Knobs(meaning=m), 3)[2]
+        presentations(person(world, meaning=m), world[0], 2, 2.0, BrainParameters(meaning=m), 3)[2]
         for m in (0.0, 1.0)
     )
     assert (
@@ -196,10 +198,10 @@ def test_misregistration_in_mm():
 def test_private_meanings_correlate_as_the_knobs_say():
     lexicon = make_lexicon(0)
     r = lambda a, b, **k: np.corrcoef(
-        private_meaning(lexicon, *a, Knobs(**k), 0).ravel(),
-        private_meaning(lexicon, *b, Knobs(**k), 0).ravel(),
+        private_meaning(lexicon, *a, BrainParameters(**k), 0).ravel(),
+        private_meaning(lexicon, *b, BrainParameters(**k), 0).ravel(),
     )[0, 1]
-    assert np.array_equal(private_meaning(lexicon, "zh", 3, Knobs(), 0), lexicon.meaning)
+    assert np.array_equal(private_meaning(lexicon, "zh", 3, BrainParameters(), 0), lexicon.meaning)
     for value in (0.0, 0.5):
         assert (
             abs(r(("en", 0), ("en", 1), latent_overlap=value) - value) < 0.1
@@ -208,10 +210,10 @@ def test_private_meanings_correlate_as_the_knobs_say():
 
 
 def test_implied_ceiling_agrees_with_repeats(world):
-    knobs = Knobs(repeats=8)
+    knobs = BrainParameters(repeats=8)
     brain = person(world, repeats=8)
     y, _, parts = presentations(brain, world[0], 8, 2.0, knobs, 3)
-    implied = implied_ceiling(brain, sum(parts[k] for k in brain.weights), 8, knobs)
+    implied = analytic_ceiling(brain, sum(parts[k] for k in brain.weights), 8, knobs)
     r = np.mean(
         [
             (zscore(y[h].mean(0)) * zscore(y[~h].mean(0))).mean(0)
@@ -230,7 +232,12 @@ def test_noise_is_autocorrelated(world):
     for a in (0.0, 0.5):
         noise = zscore(
             presentations(
-                person(world, autocorrelation=a), world[0], 2, 2.0, Knobs(autocorrelation=a), 3
+                person(world, autocorrelation=a),
+                world[0],
+                2,
+                2.0,
+                BrainParameters(autocorrelation=a),
+                3,
             )[2]["noise"]
         )
         assert abs((noise[1:] * noise[:-1]).mean() - a) < 0.03
@@ -298,8 +305,10 @@ SMALL = Size(2, 2, 1, 1, 1, 420)
 
 def test_private_maps_transfer_after_refitting_and_private_meanings_do_not(tmp_path):
     base = dict(word_rate=0.0, onset=0.0, acoustics=0.0, unmodelled=0.0, motion=0.0, snr=1.0)
-    maps = simulate_experiment(tmp_path / "maps", SMALL, 3, Knobs(map_share=0.0, **base))
-    latents = simulate_experiment(tmp_path / "latents", SMALL, 3, Knobs(latent_overlap=0.0, **base))
+    maps = simulate_experiment(tmp_path / "maps", SMALL, 3, BrainParameters(map_share=0.0, **base))
+    latents = simulate_experiment(
+        tmp_path / "latents", SMALL, 3, BrainParameters(latent_overlap=0.0, **base)
+    )
     shared, private = (
         fit_and_score(maps, ("sim01", "sim02")),
         fit_and_score(latents, ("sim01", "sim02")),
@@ -315,7 +324,7 @@ def test_meaning_is_shared_between_languages_as_the_knob_says(tmp_path):
                 tmp_path / str(s),
                 SMALL,
                 4,
-                Knobs(language_sharing=s, **base),
+                BrainParameters(language_sharing=s, **base),
                 languages=("zh",),
                 layout="bilingual",
             ),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from braintune_nb.analyses import speech_tasks as st
+from braintune_nb.tasks import speech as st
 from braintune_nb.analyses.revoiced import (
     LABEL,
     first_part,
@@ -17,7 +17,7 @@ from braintune_nb.analyses.revoiced import (
     require_real,
     revoiced,
 )
-from braintune_nb.analyses.speech_tasks import (
+from braintune_nb.tasks.speech import (
     Spoken,
     Task,
     category_folds,
@@ -45,7 +45,7 @@ from braintune_nb.core import DataError, MissingData, ParameterError, SplitError
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.simulate.language import make_lexicon
 from braintune_nb.simulate.speech import RATE
-from braintune_nb.simulate.speech_backbone import NEW_VOICES, TRAINING_VOICES, pretraining_heads
+from braintune_nb.simulate.speech_model import NEW_VOICES, TRAINING_VOICES, pretraining_heads
 
 LEXICON = make_lexicon(0)
 

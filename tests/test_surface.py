@@ -25,7 +25,7 @@ from braintune_nb.data.surface import (
     load_mapper,
     pick_vertices,
     save_mapper,
-    side_counts,
+    hemisphere_counts,
     surface_mapper,
     surface_meshes,
     tuning_columns,
@@ -512,7 +512,7 @@ def test_tuning_columns_follow_names_on_any_part_of_the_mesh():
     everything = Space("toy", "vertex", np.arange(12))
     wanted = [n for n in names if n in known]
     mask = tuning_columns(everything, parcels, wanted)
-    assert mask.tolist() == [n in known for n in names] * 2 and side_counts(
+    assert mask.tolist() == [n in known for n in names] * 2 and hemisphere_counts(
         everything, parcels, mask
     ) == dict(L=4, R=4)
     part = Space("toy", "vertex", np.array([11, 8, 3, 0]))
@@ -532,7 +532,7 @@ def test_real_labels_paper_b_counts_are_not_those_of_its_list(real_data):
     parcels = load_parcels(*files)
     space = Space("fsaverage6", "vertex", np.arange(len(parcels)))
     count = lambda *groups: tuple(
-        side_counts(space, parcels, tuning_columns(space, parcels, groups)).values()
+        hemisphere_counts(space, parcels, tuning_columns(space, parcels, groups)).values()
     )
     assert count(*TUNING) == (6312, 6445) and count("late language, released") == (3001, 3479)
     assert 4 * sum(count(*TUNING)) > 1.6 * (14_370 + 15_802)

@@ -14,7 +14,7 @@ from braintune_nb.data.recordings import Dataset, Recording, Space, zscore
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.features.speech import speech_features
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
-from braintune_nb.train.targets import (
+from braintune_nb.train.control_targets import (
     SharedResponse,
     ar1_noise,
     averaged_targets,

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from braintune_nb.analyses.arms import noisy_backbone
-from braintune_nb.analyses.speech_tasks import (
+from braintune_nb.experiment.encoding_controls import noisy_backbone
+from braintune_nb.tasks.speech import (
     check_task,
     compare_arms,
     item_scores,
     probe,
     task_table,
 )
-from braintune_nb.analyses.text_tasks import (
+from braintune_nb.tasks.text import (
     Measure,
     category_text_task,
     change_rows,
@@ -148,7 +148,7 @@ def test_the_masked_loss_is_that_of_the_model_class(tiny, lexicon):
 def test_similarity_is_spearman(tiny, tmp_path):
     "The mean over items is the rank correlation itself."
     from scipy.stats import spearmanr
-    from braintune_nb.model.representations import text_states
+    from braintune_nb.analyses.state_similarity import text_states
 
     folder = tmp_path / "stsb-multi-mt" / "data"
     folder.mkdir(parents=True)

@@ -462,8 +462,8 @@ def test_c06_released_filter():
 
 
 def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
-    from braintune_nb.analyses.plan import Plan, Round
-    from braintune_nb.analyses.tuning import TEXT, arm_targets, brain_targets, stacked_targets
+    from braintune_nb.experiment.plan import ExperimentPlan, TuningFold
+    from braintune_nb.experiment.tuning import TEXT, arm_targets, brain_targets, stacked_targets
     from braintune_nb.data.recordings import Dataset, Recording, Space
 
     stories = {n: dataclasses.replace(told(i, 10 + i), name=n) for i, n in enumerate("abcde")}
@@ -480,9 +480,9 @@ def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
         for i, (n, s) in enumerate(stories.items())
     }
     part = lambda names: [whole_story(stories[n]) for n in names]
-    plan = Plan(
+    plan = ExperimentPlan(
         Dataset("toy", stories, {"P1": heard}, "", ""),
-        [Round(part("ca"), part("d"), [(part("b"), part("e"))])],
+        [TuningFold(part("ca"), part("d"), [(part("b"), part("e"))])],
         ("P1",),
         (),
     )

@@ -12,7 +12,7 @@ import torch
 from braintune_nb.core import MissingData, ModelError, RunError, read_json
 from braintune_nb.data.stories import Events
 from braintune_nb.model.backbone import load_speech_backbone
-from braintune_nb.simulate import speech_backbone as sb
+from braintune_nb.simulate import speech_model as sb
 from braintune_nb.simulate.language import make_lexicon
 from braintune_nb.simulate.speech import speak
 

@@ -20,16 +20,18 @@ import yaml
 from nbformat.v4 import new_markdown_cell
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = (
+PARTS = (  # first number of a part, its name
     (0, "Data"),
     (20, "Times and places"),
-    (28, "Models and features"),
+    (27, "Models and features"),
     (34, "The simulated experiment"),
     (40, "Tuning"),
     (70, "Encoding"),
-    (80, "Analyses"),
-    (90, "Reports and command line"),
-)  # first number of a part, its name
+    (78, "Analyses"),
+    (86, "Downstream tasks"),
+    (89, "Experiments on a plan"),
+    (95, "Reports and command line"),
+)
 EXTENSIONS = [
     "sphinx_togglebutton",
     "sphinx_copybutton",

@@ -67,8 +67,8 @@ def negi_split(
     tune=("en",),  # languages of the tuning stories
     score=None,  # languages of encoding and test stories; None: as `tune`
     modality: str = "",  # 'reading' or 'listening' where both are loaded together, else ''
-    tune_participants: tuple = (),  # participants whose responses tune
-    new_participants: tuple = (),  # participants the tuned model has never seen
+    tuning_participants: tuple = (),  # participants whose responses tune
+    held_out_participants: tuple = (),  # participants the tuned model has never seen
 ) -> Split:  # of story names such as 'souls_en'
     "The split of Negi et al. (2025) by name, within a language or across languages."
     names = lambda role, languages: tuple(
@@ -80,8 +80,8 @@ def negi_split(
         (),
         names("encoding", score),
         names("test", score),
-        tune_participants,
-        new_participants,
+        tuning_participants,
+        held_out_participants,
     )
 
 

@@ -21,7 +21,7 @@ from braintune_nb.core import (
     cache_dir,
     write_atomic,
 )
-from ..clock import Clock, Trim, simulated_clock, read_text
+from ..clock import Clock, Trim, nominal_clock, read_text
 from braintune_nb.data.convert import (
     SPEECH_RATE,
     memory_map,
@@ -50,7 +50,7 @@ def lebel_clock(
     n_respdict: int,  # TRs of the story in respdict.json
 ) -> Clock:  # (n_respdict - 20,) times; the first is 11 s into the story
     "When the rows of a response file were measured."
-    return simulated_clock(n_respdict).trimmed(LEBEL_TRIM)
+    return nominal_clock(n_respdict).trimmed(LEBEL_TRIM)
 
 # %% ../../nbs/13_data.lebel2023.ipynb #94e81fb6
 VOXELS = dict(

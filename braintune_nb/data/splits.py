@@ -80,12 +80,12 @@ class Split:
     validation: tuple = ()  # section names that stop the tuning
     encoding: tuple = ()  # section names that fit the encoding model
     test: tuple = ()  # section names that are scored
-    tune_participants: tuple = ()  # participants whose responses tune the model
-    new_participants: tuple = ()  # participants the tuned model has never seen
+    tuning_participants: tuple = ()  # participants whose responses tune the model
+    held_out_participants: tuple = ()  # participants the tuned model has never seen
     shared: str = ""  # non-empty: why tuning and encoding may share sections; stays in the record
 
     def __post_init__(self):
-        for name in (*ROLES, "tune_participants", "new_participants"):
+        for name in (*ROLES, "tuning_participants", "held_out_participants"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise SplitError(
@@ -213,13 +213,13 @@ def check_split(
         for a in named[role_a]:
             for b in named[role_b]:
                 _check_pair(role_a, a, role_b, b, purge)
-    both = sorted(set(split.tune_participants) & set(split.new_participants))
+    both = sorted(set(split.tuning_participants) & set(split.held_out_participants))
     if both:
         raise SplitError(
             "A new participant has tuned the model",
-            place="new_participants",
+            place="held_out_participants",
             found=", ".join(both),
-            expected="none of tune_participants",
+            expected="none of tuning_participants",
             next_step="remove them from one list",
         )
     return split

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TUNING', 'Mapper', 'load_mapper', 'save_mapper', 'pick_vertices', 'coarser_mapper', 'apply_mapper',
-           'bring_to_surface', 'surface_meshes', 'volume_to_surface', 'surface_mapper', 'tuning_columns', 'side_counts',
-           'CeilingMask', 'ceiling_mask']
+           'project_to_surface', 'surface_meshes', 'volume_to_surface', 'surface_mapper', 'tuning_columns',
+           'hemisphere_counts', 'CeilingMask', 'ceiling_mask']
 
 # %% ../../nbs/23_data.surface.ipynb #edc483a9
 import tempfile
@@ -379,7 +379,7 @@ def apply_mapper(
     )
 
 # %% ../../nbs/23_data.surface.ipynb #0d922dd4
-def bring_to_surface(
+def project_to_surface(
     folder,  # laid out as ds003020, in voxels
     # folder with one mapper for each participant: UTS01.npz, UTS01.hdf, UTS01_mappers.hdf, ...
     mappers,
@@ -646,7 +646,7 @@ def tuning_columns(
     return parcel_group(parcels, list(names))[space.columns]
 
 # %% ../../nbs/23_data.surface.ipynb #90d86c89
-def side_counts(
+def hemisphere_counts(
     space: Space,  # vertices of the data
     parcels: Parcels,  # labels on the same mesh
     mask,  # (V,) bool over the columns

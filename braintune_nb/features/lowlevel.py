@@ -25,7 +25,7 @@ from braintune_nb.features.phones import (
     tones,
     triphone_counts,
 )
-from .shown import motion_energy, orthographic_similarity
+from .orthography import motion_energy, orthographic_similarity
 
 # %% ../../nbs/33_features.lowlevel.ipynb #02cc4e2e
 def word_rate(

@@ -18,7 +18,7 @@ from braintune_nb.core import (
     seed_everything,
     write_json,
 )
-from ..simulate.backbone import build_text_model, mask_tokens, token_logits
+from ..simulate.text_model import build_text_model, mask_tokens, token_logits
 
 # %% ../../nbs/45_model.reader.ipynb #c979240c
 def read_conllu(

@@ -35,8 +35,8 @@ from braintune_nb.simulate.language import (
 )
 from .speech import VOICES, speak
 from braintune_nb.simulate.brain import (
-    Knobs,
-    implied_ceiling,
+    BrainParameters,
+    analytic_ceiling,
     lag_windows,
     latent_covariance,
     load_surface,
@@ -234,7 +234,7 @@ def _listen(brain, number, lexicon, told, space, knobs, seed):
             brain, windows, n, story.clock.tr, knobs, list(told).index(name)
         )
         if role == "test":
-            ceilings.append(implied_ceiling(brain, sum(parts[k] for k in brain.weights), n, knobs))
+            ceilings.append(analytic_ceiling(brain, sum(parts[k] for k in brain.weights), n, knobs))
         recordings[name] = Recording(
             brain.name,
             story,
@@ -282,7 +282,7 @@ def simulate_experiment(
         str | Size
     ) = "quickstart",  # 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
     seed: int = 0,  # same seed, same files
-    knobs: Knobs = Knobs(),  # what the brains are like
+    knobs: BrainParameters = BrainParameters(),  # what the brains are like
     languages: tuple = ("en",),  # ('en',), ('zh',) or ('en', 'zh'): the same stories in both
     layout: str = "lebel2023",  # or 'bilingual'
     # 'parcels', 'all' (20,484 vertices), or a number of voxels (81,126 as UTS01)
@@ -355,7 +355,7 @@ def simulate_experiment(
 class Truth:
     "What the simulation knows and no model may."
 
-    knobs: Knobs  # what the brains are like
+    knobs: BrainParameters  # what the brains are like
     seed: int  # of the experiment
     roles: dict  # 'tuning', 'validation', 'encoding', 'test' -> names of stories
     lexicon: Lexicon  # concepts, their words and meanings
@@ -427,7 +427,7 @@ def load_simulated(
             )
     pick = lambda key: {name: a[key] for name, a in files.items()}
     return dataset, Truth(
-        Knobs(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])}),
+        BrainParameters(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])}),
         record["seed"],
         {k: tuple(v) for k, v in record["roles"].items()},
         lexicon,

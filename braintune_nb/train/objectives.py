@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ..core import DataError, ModelError, ParameterError, content_hash
-from ..simulate.speech_backbone import pretraining_heads, pretraining_loss
+from ..simulate.speech_model import pretraining_heads, pretraining_loss
 from ..model.backbone import SpeechBackbone
-from ..model.listening import _encode, fast_products
+from ..model.speech_inputs import _encode, fast_products
 
 # %% ../../nbs/63_train.objectives.ipynb #0a7e4d52
 class Objective(torch.nn.Module):

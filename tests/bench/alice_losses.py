@@ -5,13 +5,13 @@ python tests/bench/alice_losses.py [--folder FOLDER] [--losses ntxent_over_time 
 4] [--read-layer 4] [--threads 1]
 
 22 listeners to twelve minutes of one story (Brennan et al. 2016, CC BY 4.0, under
-BRAINTUNE_DATA/alice2016), six regions, motion regressed out: the plan of chapter 85. Sixteen
+BRAINTUNE_DATA/alice2016), six regions, motion regressed out: the plan of chapter 89. Sixteen
 listeners tune; each half of the story tunes once and the other half is scored, a block left out at
 a time. Rows are listeners, those that tuned and those that are new, and the two average listeners.
 Every loss has its own permuted control, of as many epochs as gave its tuned arm the best weights.
 Models: `low` word rate and sound power; `features + ridge` MiniLM's states alone; `pretrained`
 both, banded; `tuned` and `permuted` the same banded model on tuned states. Intervals: listeners and
-stretches of the story together (chapter 80). One tuning seed: differences between losses are not
+stretches of the story together (chapter 78). One tuning seed: differences between losses are not
 tested by anything here. A tuning that is stored in FOLDER is not made again."""
 
 import argparse
@@ -38,7 +38,7 @@ def stored(file, make):
 
 def tuned(args, plan, model, preset, loss, arm, stop=None):
     "(participant -> (T, V), logs) of one loss and arm, both rounds."
-    from braintune_nb.analyses.tuning import arm_predictions, plan_features, tune_arm
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
     from braintune_nb.core import read_json, write_json
 
     file = args.folder / f"{loss}_{arm}_{args.seed}.npz"
@@ -149,9 +149,9 @@ def main():
     import torch
 
     torch.set_num_threads(args.threads)
-    from braintune_nb.analyses.plan import alice_plan, plan_summary
-    from braintune_nb.analyses.runs import best_epochs
-    from braintune_nb.analyses.tuning import arm_predictions, choose_preset, plan_features
+    from braintune_nb.experiment.plan import alice_plan, plan_summary
+    from braintune_nb.experiment.runner import best_epochs
+    from braintune_nb.experiment.tuning import arm_predictions, choose_preset, plan_features
     from braintune_nb.core import data_root
     from braintune_nb.model.backbone import load_backbone
 

@@ -50,7 +50,7 @@ def listeners(summary):
                     f"gain_{kind}_high": r[f"gain_{kind}"]["ci_high"],
                 }
             row |= {f"gain_block_{i}": g for i, g in enumerate(r["gain_by_block"], 1)} | {
-                k: found[k] for k in ("null_95", "null_p", "inter_participant")
+                k: found[k] for k in ("null_95", "permutation_p", "inter_participant")
             }
             rows.append(row)
     return pd.DataFrame(rows)

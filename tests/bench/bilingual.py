@@ -1,4 +1,4 @@
-"""Known truth for the bilingual analyses (chapters 78 and 79): does sharing come out as planted, is
+"""Known truth for the bilingual analyses (chapters 82 and 83): does sharing come out as planted, is
 a planted tuning-shift dimension found, and what do noise alone, unequal noise and shuffled
 voxels produce?
 
@@ -23,7 +23,7 @@ RESULTS = ROOT / "nbs" / "experiments" / "results" / "bilingual_calibration.csv"
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from braintune_nb.analyses.bilingual import (
+from braintune_nb.analyses.cross_language import (
     match_noise,
     noise_to_add,
     pooled_sharing,
@@ -237,7 +237,7 @@ def planted_shift(
     zh_steep=None,
     repeats=0,
 ):
-    """As in chapter 79, and: another spectrum of the Chinese features; repeats of one story a
+    """As in chapter 83, and: another spectrum of the Chinese features; repeats of one story a
     language, from which the signal-to-noise can be estimated."""
     rng = np.random.default_rng([seed, 79])
     turn = np.linalg.qr(rng.standard_normal((F, F)))[0]

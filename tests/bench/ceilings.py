@@ -32,9 +32,9 @@ from scipy.signal import lfilter
 
 from braintune_nb.encode import ceiling
 from braintune_nb.encode.score import correlation
-from braintune_nb.simulate.brain import Knobs
+from braintune_nb.simulate.brain import BrainParameters
 
-KNOBS = Knobs()
+KNOBS = BrainParameters()
 NOISES = ("white", "ar1", "ar1 and drift")
 RHOS, REPEATS, TRS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4), (2, 3, 5, 10), (100, 300)
 PEOPLE = "leave one participant out"

@@ -365,7 +365,7 @@ def voxel_rows(
 
 def layer_rows(datasets, seed, layers=6, V=60, n=1999, stories=3, trs=300):
     "The best of six layers against a null that chooses too, and one that does not."
-    from braintune_nb.encode.inference import circular_shift_null, fdr, null_p, voxel_test
+    from braintune_nb.encode.inference import circular_shift_null, fdr, permutation_p, voxel_test
 
     rng, hits = (
         np.random.default_rng(seed + 77),
@@ -382,7 +382,7 @@ def layer_rows(datasets, seed, layers=6, V=60, n=1999, stories=3, trs=300):
             ("maximum in each draw", best.p),
             (
                 "null of one layer",
-                null_p(best.r, circular_shift_null(x[0], y, n, i, groups=groups)),
+                permutation_p(best.r, circular_shift_null(x[0], y, n, i, groups=groups)),
             ),
         ):
             hits[name][0] += (fdr(p) <= 0.05).any()
@@ -456,7 +456,7 @@ def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=20
     """How often 95 % intervals miss the true gain: crossed, people only, plain crossed
     percentile, and each participant's own."""
     from braintune_nb.encode.inference import crossed_interval
-    from braintune_nb.encode.participants import n_of_n, own_intervals
+    from braintune_nb.encode.group import prevalence, participant_intervals
 
     rng = np.random.default_rng(
         zlib.crc32(f"{people} {gain} {spread} {stories} {trs} {length}".encode()) + seed
@@ -490,9 +490,9 @@ def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=20
             miss[name] += not a <= aim <= b
         sure += got["ci_low"] > 0
         wide.append(got["ci_high"] - got["ci_low"])
-        limits = own_intervals(scores, count, strata)
+        limits = participant_intervals(scores, count, strata)
         own.append(((limits[..., 0] > aim) | (limits[..., 1] < aim)).mean())
-        alone += n_of_n(limits)["p_positive"][0, 0] <= 0.05
+        alone += prevalence(limits)["p_positive"][0, 0] <= 0.05
     row = dict(
         people=people,
         gain=gain,
@@ -524,14 +524,14 @@ def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=20
     elif spread == 0:  # with a spread people differ truly, and their own intervals should leave 0
         yield dict(
             check="95 % interval misses the true gain",
-            method="own_intervals, each participant",
+            method="participant_intervals, each participant",
             nominal=0.05,
             **row,
             **average(own),
         )
         yield dict(
             check="n-of-N at p <= 0.05, no effect",
-            method="n_of_n",
+            method="prevalence",
             nominal=0.05,
             **row,
             **binomial(alone, datasets),
@@ -542,10 +542,14 @@ def values_rows(people, stories, seeds, datasets, seed):
     """Scores made of people, stories, seeds and their interaction: how often intervals miss the
     mean."""
     from scipy.stats import t
-    from braintune_nb.encode.participants import crossed_values
+    from braintune_nb.encode.group import random_effects_interval
 
     rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)
-    names = ("crossed_values", "seeds averaged, t over people", "every seed and story a sample, t")
+    names = (
+        "random_effects_interval",
+        "seeds averaged, t over people",
+        "every seed and story a sample, t",
+    )
     miss = dict.fromkeys(names, 0)
     for _ in range(datasets):
         x = (
@@ -555,7 +559,7 @@ def values_rows(people, stories, seeds, datasets, seed):
             + rng.standard_normal((people, stories, 1))
             + 0.5 * rng.standard_normal((people, stories, seeds))
         )
-        got = crossed_values(x)
+        got = random_effects_interval(x)
         miss[names[0]] += not got["ci_low"] <= 0 <= got["ci_high"]
         for name, v in ((names[1], x.mean((1, 2))), (names[2], x.ravel())):
             miss[name] += abs(v.mean()) > t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
@@ -576,7 +580,7 @@ def values_rows(people, stories, seeds, datasets, seed):
 def test_rows(people, shape, datasets, seed, regions=6):
     """Participants' values with mean 0: coverage of the t interval, size of each test, and of
     Holm over correlated regions."""
-    from braintune_nb.encode.participants import roi_tests
+    from braintune_nb.encode.group import group_roi_tests
 
     rng = np.random.default_rng(zlib.crc32(f"{people} {shape}".encode()) + seed)
     make = dict(
@@ -588,7 +592,7 @@ def test_rows(people, shape, datasets, seed, regions=6):
     size, family = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
     for _ in range(datasets):
         x = (make((people, 1)) + make((people, regions))) / 2**0.5
-        got = roi_tests({f"r{j}": x[:, j] for j in range(regions)})
+        got = group_roi_tests({f"r{j}": x[:, j] for j in range(regions)})
         for k in tests:
             size[k] += got["r0"][k] <= 0.05
             family[k] += min(r[k + "_holm"] for r in got.values()) <= 0.05

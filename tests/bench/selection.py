@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from braintune_nb.encode.inference import voxel_test
-from braintune_nb.encode.selection import KINDS, planted_selection, semantic_predictions
+from braintune_nb.encode.voxel_selection import KINDS, planted_selection, semantic_predictions
 
 VARIANTS = {"cross_fitted": {}, "in_sample": dict(training="in_sample"), "both": dict(both=True)}
 SPLIT = {"one split": dict(fold=2)}

@@ -5,7 +5,7 @@ python tests/bench/text_defects.py [--simulations 3] [--size quickstart] [--fold
 
 The tiny text model with the preset `small` and contexts of 20 words, the language region of all
 participants, scored on the simulated test stories with right features and right responses: a defect
-acts on the tuning alone. `gain` is tuned minus pretrained with the interval of chapter 80
+acts on the tuning alone. `gain` is tuned minus pretrained with the interval of chapter 78
 (participants and stretches of the test stories), `share_of_moments_wrong` the share of tuning rows
 whose response belongs to another moment. The 28 % of the published stories follow from their
 lengths; here the share follows from those of the simulated ones. Written to
@@ -47,9 +47,9 @@ def wrong_share(plan):
     "Share of tuning rows that `stacked_targets` gives the response of another moment."
     import numpy as np
 
-    from braintune_nb.analyses.tuning import brain_targets, stacked_targets
+    from braintune_nb.experiment.tuning import brain_targets, stacked_targets
 
-    p, sections = plan.tune_participants[:1], plan.rounds[0].tuning
+    p, sections = plan.tuning_participants[:1], plan.rounds[0].tuning
     own, stacked = (
         [brain_targets(plan, s, p)[p[0]] for s in sections],
         [t[p[0]] for t in stacked_targets(plan, sections, p)],
@@ -61,9 +61,14 @@ def measure(args, simulation_seed, folder):
     "Rows of one simulated experiment."
     import numpy as np
 
-    from braintune_nb.analyses.plan import plan_summary, simulated_plan
-    from braintune_nb.analyses.runs import best_epochs, layer_numbers, prepare_simulation
-    from braintune_nb.analyses.tuning import arm_predictions, choose_preset, plan_features, tune_arm
+    from braintune_nb.experiment.plan import plan_summary, simulated_plan
+    from braintune_nb.experiment.runner import best_epochs, layer_numbers, prepare_simulation
+    from braintune_nb.experiment.tuning import (
+        arm_predictions,
+        choose_preset,
+        plan_features,
+        tune_arm,
+    )
     from braintune_nb.core import read_arrays, read_json, write_arrays, write_json
     from braintune_nb.model.backbone import load_backbone
 

@@ -121,7 +121,7 @@ def rows(folder, people=None, **settings):
 
 
 def main():
-    from braintune_nb.analyses.runs import prepare_simulation
+    from braintune_nb.experiment.runner import prepare_simulation
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
