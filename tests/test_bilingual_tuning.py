@@ -167,7 +167,14 @@ def test_a_head_is_shared_by_the_readers_of_a_language(plan, tiny, tmp_path, hea
 def test_a_section_is_predicted_by_heads_of_its_language_only(plan, tiny):
     preset = choose_preset(tiny, language_heads=True)
     both = in_languages(plan, "en,zh")
-    for arm in ("tuned", "permuted", "average", "single:sim02", "other_story", "lexical"):
+    for arm in (
+        "tuned",
+        "permuted",
+        "averaged_responses",
+        "single_participant:sim02",
+        "other_story",
+        "word_codes",
+    ):
         for inputs, targets in tuning_pairs(both, both.rounds[0].tuning, tiny, preset, arm):
             assert {name.partition(":")[2] for name in targets} == {story_of(inputs.name)[-2:]}, arm
 
@@ -280,7 +287,7 @@ def test_readers_of_one_language_tune_and_readers_of_the_other_are_scored(plan, 
     assert list(summary["by_group"]) == ["new participants"] and {
         r["language"] for r in language_rows(apart, summary)
     } == {"en"}
-    assert set(arm_targets(apart, apart.rounds[0].tuning, "lexical")[0]) == {
+    assert set(arm_targets(apart, apart.rounds[0].tuning, "word_codes")[0]) == {
         "sim01",
         "sim02",
     }  # though they are not scored

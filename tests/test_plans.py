@@ -170,7 +170,7 @@ def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_pat
     _, predictions, _ = run_encoding_arms(run, plan, tiny, preset, [2])
     for arm in ("tuned", "permuted"):
         predictions[arm] = [run_arm(run, plan, tiny, preset, arm, 0, [2])[0]]
-    run_arm(run, plan, tiny, preset, "single:UTS02", 0, [2])
+    run_arm(run, plan, tiny, preset, "single_participant:UTS02", 0, [2])
     maps = map_scores(plan, predictions)
     assert {name: parts[1]["tuned"].shape for name, parts in maps.items()} == {
         f"maps_{p}": (1, n) for p, n in LENGTHS.items()
@@ -296,9 +296,9 @@ def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(
             "tuned",
             "permuted",
             "other_story",
-            "lexical",
-            "stimulus",
-            "frozen_head",
+            "word_codes",
+            "stimulus_tuned",
+            "head_only",
             "shared_response",
         )
     }
@@ -311,7 +311,14 @@ def test_arms_with_one_target_take_the_steps_of_all_participants_in_turn(made, t
     preset = choose_preset(tiny, epochs=1, participants=participants)
     steps = {
         arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False, teacher=tiny)[1][-1]["step"]
-        for arm in ("tuned", "single:sim01", "average", "lm_target", "stimulus", "lexical")
+        for arm in (
+            "tuned",
+            "single_participant:sim01",
+            "averaged_responses",
+            "lm_tuned",
+            "stimulus_tuned",
+            "word_codes",
+        )
     }
     assert set(steps.values()) == {
         len(plan.rounds[0].tuning)
@@ -380,6 +387,8 @@ def test_a_story_that_nobody_of_an_arm_heard_is_left_out(real, tiny):
     folder, split = real
     plan = load_plan("lebel2023", str(folder), str(split))
     sections, preset = plan.rounds[0].tuning, choose_preset(tiny)
-    assert len(tuning_pairs(plan, sections, tiny, preset, "single:UTS02")) == len(
+    assert len(tuning_pairs(plan, sections, tiny, preset, "single_participant:UTS02")) == len(
         sections
-    ) - 1 and len(tuning_pairs(plan, sections, tiny, preset, "single:UTS01")) == len(sections)
+    ) - 1 and len(tuning_pairs(plan, sections, tiny, preset, "single_participant:UTS01")) == len(
+        sections
+    )

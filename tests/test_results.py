@@ -34,18 +34,18 @@ def test_ceilings_are_in_the_range_that_the_experiment_promises():
 ARMS = pd.read_csv(ROOT / "nbs/experiments/results/arms.csv")
 ROWS = {
     "tuned on several participants": "tuned",
-    "tuned on one participant": "single",
+    "tuned on one participant": "single_participant",
     "permuted responses": "permuted",
     "shared subspace": "shared_subspace",
-    "pretrained, encoding model": "same_total",
+    "pretrained, encoding model": "matched_data_ridge",
     "responses to another story": "other_story",
-    "states of a language model": "lm_target",
-    "averaged responses": "average",
+    "states of a language model": "lm_tuned",
+    "averaged responses": "averaged_responses",
     "responses and the model's own": "joint",
-    "only the head": "frozen_head",
-    "random codes": "lexical",
+    "only the head": "head_only",
+    "random codes": "word_codes",
     "weights moved at random": "weight_noise",
-    "the model's own objective": "stimulus",
+    "the model's own objective": "stimulus_tuned",
     "mean response": "group_average",
 }
 
@@ -86,11 +86,11 @@ def test_the_readme_says_how_far_tuned_leads_permuted_in_every_experiment():
         "tuned",
         "permuted",
         "other_story",
-        "lexical",
-        "lm_target",
-        "stimulus",
-        "frozen_head",
-        "single",
+        "word_codes",
+        "lm_tuned",
+        "stimulus_tuned",
+        "head_only",
+        "single_participant",
         "shared_subspace",
         "group_average",
         "weight_noise",
@@ -115,7 +115,7 @@ def test_the_bilingual_numbers_of_the_readme():
         .groupby(["arm", "language"])
         .gain.mean()
     )
-    for arm in ("tuned", "single", "permuted", "monolingual:en", "monolingual:zh"):
+    for arm in ("tuned", "single_participant", "permuted", "monolingual:en", "monolingual:zh"):
         for language in ("en", "zh"):
             assert signed(new[arm, language]) in README, (arm, language, new[arm, language])
     cells = (
@@ -161,7 +161,7 @@ def test_what_the_readme_says_of_heard_concepts():
         .query("task == 'category_heard' and language == 'en' and layer == 'band'")
         .sort_values("simulation_seed")
     )
-    others = table[table.arm.isin(["permuted", "lexical", "lm_target", "other_story"])].difference
+    others = table[table.arm.isin(["permuted", "word_codes", "lm_tuned", "other_story"])].difference
     assert (
         f"({', '.join(map(signed, table[table.arm == 'tuned'].difference))}; chance"
         f" {table.chance.iloc[0]:.3f})" in README
@@ -172,7 +172,7 @@ def test_what_the_readme_says_of_heard_concepts():
         and table.simulation_seed.nunique() == 3
     )
     assert not (
-        table[table.arm.isin(["permuted", "lexical", "lm_target", "other_story"])].difference_low
+        table[table.arm.isin(["permuted", "word_codes", "lm_tuned", "other_story"])].difference_low
         > 0
     ).any()
 

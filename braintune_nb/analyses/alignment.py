@@ -328,7 +328,7 @@ def summarise(
     people=None,  # numbers of the participants; None: all
     # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, gain_over_permuted
     # and
-    # gain_over_reduced_rank (tuned minus these): region -> raw, normalized
+    # gain_over_shared_subspace (tuned minus these): region -> raw, normalized
 ) -> dict:
     "Alignment and gain over pretrained of every region, each with its interval."
     draws, blocks, stories = scored

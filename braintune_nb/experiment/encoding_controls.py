@@ -100,7 +100,13 @@ def _all_layers(features):
     return {n: np.concatenate(list(x), 1)[None] for n, x in features.items()}
 
 
-ENCODING_ARMS = ("shared_subspace", "same_total", "all_layers", "group_average", "temporal_filter")
+ENCODING_ARMS = (
+    "shared_subspace",
+    "matched_data_ridge",
+    "all_layers",
+    "group_average",
+    "temporal_filter",
+)
 
 
 def encoding_arm(
@@ -112,8 +118,8 @@ def encoding_arm(
     rounds = [features] * len(plan.rounds)
     if arm == "shared_subspace":
         return arm_predictions(plan, rounds, shared_subspace=True)[0]
-    if arm == "same_total":
-        return arm_predictions(plan, rounds, same_total=True)[0]
+    if arm == "matched_data_ridge":
+        return arm_predictions(plan, rounds, matched_data_ridge=True)[0]
     if arm == "all_layers":
         return arm_predictions(plan, [_all_layers(f) for f in rounds])[0]
     if arm == "group_average":

@@ -303,7 +303,7 @@ def improved_rows(
 
 def transfer_rows(
     plan: ExperimentPlan,  # of the predictions
-    # arm -> list of participant -> (T, V); 'single' as `run_arms` gives it: the models of all who
+    # arm -> list of participant -> (T, V); 'single_participant' as `run_arms` gives it: the models of all who
     # tune, for each seed
     predictions: dict,
     **labels,  # columns that say what this is
@@ -311,10 +311,10 @@ def transfer_rows(
     # kept
 ) -> list:
     """What the model of one reader gains for that reader and for the others; none without the
-    arm 'single'."""
+    arm 'single_participant'."""
     truth, rows, people = scored_responses(plan), [], plan.tuning_participants
     for encoded, language in (
-        dict.fromkeys(map(tuple, plan.quadrants)) if "single" in predictions else ()
+        dict.fromkeys(map(tuple, plan.quadrants)) if "single_participant" in predictions else ()
     ):
         here = np.flatnonzero((plan.quadrants == (encoded, language)).all(1))
         r = lambda s, p: correlation(np.asarray(s[p])[here], truth[p][here])
@@ -322,7 +322,11 @@ def transfer_rows(
         gains = {
             who: {
                 p: np.mean(
-                    [r(s, p) - before[p] for s in predictions["single"][i :: len(people)]], 0
+                    [
+                        r(s, p) - before[p]
+                        for s in predictions["single_participant"][i :: len(people)]
+                    ],
+                    0,
                 )
                 for p in plan.participants
             }

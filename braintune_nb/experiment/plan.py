@@ -799,7 +799,7 @@ def _by_group(plan, whole, regions):
                 "gain",
                 "gain_permuted",
                 "gain_over_permuted",
-                "gain_over_reduced_rank",
+                "gain_over_shared_subspace",
                 "gain_arms",
             )
             if k in part

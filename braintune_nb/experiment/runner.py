@@ -233,14 +233,18 @@ def link_gates(
 def members(
     plan,  # Plan
     arm: str,  # name of an arm
-    # 'single' -> one name a tuning participant; 'monolingual' -> one a tuning language, none where
+    # 'single_participant' -> one name a tuning participant; 'monolingual' -> one a tuning language, none where
     # there is one only; otherwise the arm itself
 ) -> list:
     "The models that an arm consists of."
     languages = list(dict.fromkeys(s.story.language for r in plan.rounds for s in r.tuning))
     if arm == "monolingual":
         return [f"monolingual:{l}" for l in languages] if len(languages) > 1 else []
-    return [f"single:{p}" for p in plan.tuning_participants] if arm == "single" else [arm]
+    return (
+        [f"single_participant:{p}" for p in plan.tuning_participants]
+        if arm == "single_participant"
+        else [arm]
+    )
 
 
 def run_arm(
@@ -248,14 +252,14 @@ def run_arm(
     plan,  # Plan
     backbone,  # Backbone or SpeechBackbone
     preset,  # Preset
-    arm: str,  # one of TUNED_ARMS, or 'single:NAME'
+    arm: str,  # one of TUNED_ARMS, or 'single_participant:NAME'
     seed: int,  # of the tuning
     layers: list,  # layers that are encoded
     read_layer: int = -1,  # layer that is read while tuning
     train_layers: str = "all",  # see `freeze_layers`
     precision: str = "float32",  # 'float32', 'bfloat16' or 'float16'
     device: str = "auto",  # 'auto', 'cpu' or 'cuda'
-    teacher=None,  # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
+    teacher=None,  # Backbone or SpeechBackbone of 'lm_tuned' and 'speech_target'
 ) -> tuple:  # (participant -> (T, V), participant -> r by layer (L, V), training logs)
     "Tune, encode and store one arm with one seed, or read it back."
     name = f"{arm.replace(':', '_')}_seed{seed}"
@@ -286,7 +290,7 @@ def run_arm(
                 )
                 features.append(
                     head_features(plan, tuner, preset)
-                    if arm == "frozen_head"
+                    if arm == "head_only"
                     else plan_features(plan, tuner.backbone, layers, preset)
                 )
                 rows.append(dict(arm=arm, seed=seed, round=number, log=log))
@@ -294,7 +298,7 @@ def run_arm(
                     _keep(run, tuner, arm)
             chosen, by_layer = (
                 arm_predictions(plan, features, (0,))
-                if arm == "frozen_head"
+                if arm == "head_only"
                 else arm_predictions(plan, features)
             )
             _write_predictions(file, chosen, layer_scores(plan, by_layer))
@@ -593,7 +597,7 @@ def run_arms(
     encoding_arms: list,  # of ENCODING_ARMS
     seeds=(0,),  # of the tuning
     layers=None,  # layers that are encoded; None: all but the embeddings
-    teacher=None,  # of 'lm_target' and 'speech_target'
+    teacher=None,  # of 'lm_tuned' and 'speech_target'
     noise: bool = False,  # the arm 'weight_noise' too
     **tuning,  # of `run_arm`: read_layer, train_layers, precision, device
 ) -> tuple:  # arm -> [participant -> (T, V)], arm -> [participant -> (L, V)], training logs
@@ -609,7 +613,7 @@ def run_arms(
                 )
                 called = member if arm == "monolingual" else arm
                 predictions.setdefault(called, []).append(chosen)
-                if arm != "frozen_head":
+                if arm != "head_only":
                     curves.setdefault(called, []).append(by_layer)
                 training += logs
     if noise and len(plan.rounds) == 1:
@@ -752,7 +756,7 @@ def robustness_row(
     for name, gain in dict(
         gain=s["gain"],
         gain_permuted=s["gain_permuted"],
-        gain_reduced_rank=s["gain_arms"]["shared_subspace"],
+        gain_shared_subspace=s["gain_arms"]["shared_subspace"],
         gain_new=s["by_group"]["new participants"]["gain"],
         gain_seen=s["gain_seen_unseen"]["seen"],
         gain_unseen=s["gain_seen_unseen"]["unseen"],

@@ -357,17 +357,17 @@ def borrowed_responses(
 # %% ../../nbs/91_experiment.tuning.ipynb #82adc643
 TUNED_ARMS = (
     "tuned",
-    "single",
+    "single_participant",
     "monolingual",
     "permuted",
     "other_story",
-    "average",
-    "lexical",
-    "lm_target",
+    "averaged_responses",
+    "word_codes",
+    "lm_tuned",
     "speech_target",
-    "stimulus",
+    "stimulus_tuned",
     "joint",
-    "frozen_head",
+    "head_only",
     "shared_response",
     "averaged_losses",
     "separate_heads",
@@ -383,8 +383,8 @@ ABLATIONS = dict(
 )  # arm -> fields of the preset
 FREE_ARMS = (
     "tuned",
-    "single",
-    "average",
+    "single_participant",
+    "averaged_responses",
     "joint",
     "averaged_losses",
     "separate_heads",
@@ -425,9 +425,9 @@ def shared_responses(
 def arm_targets(
     plan: ExperimentPlan,  # who tunes and who is scored on what
     sections: list,  # of Section
-    arm: str,  # one of TUNED_ARMS; 'single:NAME' for one participant
+    arm: str,  # one of TUNED_ARMS; 'single_participant:NAME' for one participant
     seed: int = 0,  # of the draws
-    teacher=None,  # Backbone or SpeechBackbone of 'lm_target' and 'speech_target'
+    teacher=None,  # Backbone or SpeechBackbone of 'lm_tuned' and 'speech_target'
     stacked: bool = False,  # brains by `stacked_targets` (defect C-01)
 ) -> list:  # one a section: name -> (T, V) float32
     "What an arm is tuned on; `ParameterError` for an unknown arm."
@@ -439,12 +439,12 @@ def arm_targets(
         if stacked
         else [brain_targets(plan, s, people) for s in sections]
     )
-    if kind == "single":
+    if kind == "single_participant":
         return brains([who])
     if kind == "other_story":
         return borrowed_responses(plan, sections, seed)
     stories = list({s.story.name: s.story for s in sections}.values())
-    if kind == "lexical":
+    if kind == "word_codes":
         words = lexical_brains(plan, stories, seed)
         return [
             {
@@ -454,7 +454,7 @@ def arm_targets(
             }
             for s in sections
         ]
-    if kind in ("lm_target", "speech_target"):
+    if kind in ("lm_tuned", "speech_target"):
         from braintune_nb.train.control_targets import representation_targets
 
         if teacher is None:
@@ -469,7 +469,7 @@ def arm_targets(
     if kind == "shared_response":
         return shared_responses(plan, sections, seed)
     own = brains()
-    if kind == "average":
+    if kind == "averaged_responses":
         from braintune_nb.train.control_targets import averaged_targets
 
         return [averaged_targets(y) for y in own]
@@ -602,7 +602,7 @@ def tune_arm(
         groups={p: language_of(p) for p in outputs} if preset.language_heads else None,
     )
     more = {}
-    if kind in ("stimulus", "joint"):
+    if kind in ("stimulus_tuned", "joint"):
         from braintune_nb.train.objectives import own_objective
 
         own = own_objective(
@@ -610,10 +610,10 @@ def tune_arm(
         )
         more = dict(
             objective=own,
-            objective_weight=1.0 if kind == "stimulus" else preset.objective_weight,
-            brain_weight=0.0 if kind == "stimulus" else 1.0,
+            objective_weight=1.0 if kind == "stimulus_tuned" else preset.objective_weight,
+            brain_weight=0.0 if kind == "stimulus_tuned" else 1.0,
         )
-    if kind == "frozen_head":
+    if kind == "head_only":
         train_layers = "none"
     log = tune(
         tuner,
@@ -729,7 +729,7 @@ def arm_predictions(
     features: list,  # one entry a round: dict story name -> (L, T, H)
     delays=(1, 2, 3, 4),  # FIR delays of the encoding model, TRs
     shared_subspace: bool = False,  # the control
-    same_total: bool = False,  # the control that fits the encoding model on the tuning stories too
+    matched_data_ridge: bool = False,  # the control that fits the encoding model on the tuning stories too
 ) -> tuple:  # (chosen: participant -> (T, V), by_layer: participant -> (L, T, V))
     "Predict the scored rows of every participant and group."
     people, chosen, by_layer = (*plan.participants, *plan.groups), {}, {}
@@ -755,7 +755,7 @@ def arm_predictions(
                 )
                 for encoding, test in this.folds
             ]
-            if same_total
+            if matched_data_ridge
             else this.folds
         )
         for p, a in encode_arm(

@@ -113,7 +113,7 @@ def sentences(
                 else "."
             )
         )
-    over = (summary.get("gain_over_reduced_rank") or {}).get(roi)
+    over = (summary.get("gain_over_shared_subspace") or {}).get(roi)
     if over:
         said.append(
             f"Tuned minus shared subspace is {_difference(over['raw'])}; {SAYS[verdict(over['raw'])]}"

@@ -33,7 +33,7 @@ class Arm:
 _ROWS = (
     ("tuned", "", "backbone", "responses", "ridge", "A, B, C, D"),
     (
-        "single",
+        "single_participant",
         "other people: one participant tunes",
         "backbone",
         "responses of one participant",
@@ -58,7 +58,7 @@ _ROWS = (
         "ours",
     ),
     (
-        "same_total",
+        "matched_data_ridge",
         "more data: it fits on tuning and encoding stories",
         "nothing",
         "none",
@@ -82,7 +82,7 @@ _ROWS = (
         "ours",
     ),
     (
-        "frozen_head",
+        "head_only",
         "the head, not the representation",
         "heads",
         "responses",
@@ -122,7 +122,7 @@ _ROWS = (
         "A (code)",
     ),
     (
-        "lexical",
+        "word_codes",
         "word look-up and regularisation",
         "backbone",
         "random word codes, response function and noise of matched size",
@@ -130,7 +130,7 @@ _ROWS = (
         "ours",
     ),
     (
-        "stimulus",
+        "stimulus_tuned",
         "the text or sound itself",
         "backbone",
         "the model's own pretraining objective",
@@ -146,7 +146,7 @@ _ROWS = (
         "D",
     ),
     (
-        "lm_target",
+        "lm_tuned",
         "knowledge of a language model",
         "backbone",
         "states of a language model",
@@ -171,7 +171,7 @@ _ROWS = (
         "B",
     ),
     (
-        "average",
+        "averaged_responses",
         "differences between people (ablation: averaged responses)",
         "backbone",
         "mean response of all who heard the section",
