@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['LIBRARIES', 'BraintuneError', 'DataError', 'ClockError', 'SplitError', 'ParameterError', 'ModelError', 'RunError',
            'MissingData', 'seed_everything', 'fast_linear', 'to_plain', 'write_atomic', 'write_json', 'read_json',
-           'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance', 'Run',
-           'refuse_finished']
+           'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance', 'parameter_names',
+           'notebook_parameters', 'Run', 'refuse_finished']
 
 # %% ../nbs/00_core.ipynb #dc8d2962
-import dataclasses, hashlib, json, math, os, platform, random, subprocess, sys, tempfile, threading, time
+import ast, dataclasses, hashlib, json, math, os, platform, random, subprocess, sys, tempfile
+import threading, time
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -360,6 +361,40 @@ def provenance() -> (
         "hardware": _hardware(),
     }
 
+# %% ../nbs/00_core.ipynb #e4ce0166
+def parameter_names(
+    source: str,  # code of one cell
+) -> (
+    list
+):  # names, in their order; empty unless every line is `name: type = value`, `out` among them
+    "The parameters that a cell of an experiment declares."
+    try:
+        lines = ast.parse(source).body
+    except SyntaxError:
+        return []
+    if not all(isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) for n in lines):
+        return []
+    names = [n.target.id for n in lines]
+    return names if "out" in names else []
+
+
+def notebook_parameters(
+    cells=None,  # code of the cells executed so far, in order; None: those of this notebook
+    values: dict | None = None,  # name -> value now; None: the variables of this notebook
+) -> dict:  # name -> value, without `out`
+    "The parameters of the notebook that calls this, as they are now."
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if cells is None and shell is not None:
+        cells, values = shell.user_ns.get("In", []), shell.user_ns
+    names = next(filter(None, map(parameter_names, reversed(cells or []))), [])
+    if not names:
+        raise ParameterError(
+            "This notebook has no cell of parameters",
+            expected="a cell of lines `name: type = value`, one of them `out`",
+            next_step="execute that cell first, or give Run.start a dictionary of parameters",
+        )
+    return {name: values[name] for name in names if name != "out"}
+
 # %% ../nbs/00_core.ipynb #eb375376
 class _MemoryWatch(threading.Thread):
     def __init__(self, interval=0.2):
@@ -417,14 +452,15 @@ class Run:
     def start(
         cls,
         folder,  # where the finished run shall lie
-        # everything the result depends on; a key `out` is left out of the comparison
-        parameters: dict,
+        # everything the result depends on, but for a key `out`; None: the notebook's parameters
+        parameters: dict | None = None,
     ) -> "Run":  # works in `<folder>.partial`, new or continued
         """Begin or continue a run; `RunError` if it is finished, belongs to other
         parameters, or is being written by another process."""
         folder = Path(folder).absolute()
         partial = folder.with_name(folder.name + ".partial")
         refuse_finished(folder)
+        parameters = notebook_parameters() if parameters is None else parameters
         parameters = to_plain({k: v for k, v in parameters.items() if k != "out"}, "parameters")
         key, file = content_hash(parameters), partial / "state.json"
         state = (
@@ -463,6 +499,11 @@ class Run:
         run = cls(folder, partial, state)
         run.save()
         return run
+
+    @property
+    def parameters(self) -> dict:
+        "What the run was started with, as plain values."
+        return self.state["parameters"]
 
     @property
     def seconds(self) -> float:
