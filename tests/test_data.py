@@ -12,10 +12,10 @@ from braintune_nb.clock import (
     Trim,
     insert_missing_triggers,
     read_scanner_log,
-    read_text,
     regular_clock,
     nominal_clock,
 )
+from braintune_nb.data.files import read_text
 from braintune_nb.core import BraintuneError, DataError, SplitError, data_root
 from braintune_nb.data.alice2016 import (
     REGIONS,

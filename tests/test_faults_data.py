@@ -7,14 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from braintune_nb.clock import (
-    Clock,
-    Trim,
-    read_scanner_log,
-    read_text,
-    regular_clock,
-    nominal_clock,
-)
+from braintune_nb.clock import Clock, Trim, read_scanner_log, regular_clock, nominal_clock
+from braintune_nb.data.files import read_text
 from braintune_nb.core import (
     BraintuneError,
     ClockError,

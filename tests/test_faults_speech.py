@@ -33,7 +33,8 @@ from braintune_nb.data.lebel2023 import (
 from braintune_nb.data.recordings import Dataset, Recording, Space
 from braintune_nb.data.splits import Split, whole_story
 from braintune_nb.data.stories import Events, Story
-from braintune_nb.features.speech import read_audio, speech_features
+from braintune_nb.data.audio import read_audio
+from braintune_nb.features.speech import speech_features
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
 from braintune_nb.model.speech_inputs import speech_inputs
 

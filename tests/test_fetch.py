@@ -21,8 +21,9 @@ import soundfile
 
 from braintune_nb.clock import Clock
 from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
-from braintune_nb.data import convert, fetch, lebel2023
-from braintune_nb.data.convert import file_key, memory_map, sampled_hash, sound_at
+from braintune_nb.data import fetch, files, lebel2023
+from braintune_nb.data.audio import sound_at
+from braintune_nb.data.files import file_key, memory_map, sampled_hash
 from braintune_nb.data.fetch import RECORD, fetch_files, plan_fetch, read_registry
 from braintune_nb.data.lebel2023 import (
     TEST_STORY,
@@ -520,7 +521,7 @@ def test_large_files_become_memory_maps_with_the_same_numbers(tmp_path, monkeypa
 )
 @pytest.mark.parametrize("block", [100, 2**22])
 def test_every_storage_gives_the_same_numbers(tmp_path, monkeypatch, shape, dtype, settings, block):
-    monkeypatch.setattr(convert, "BLOCK", block)
+    monkeypatch.setattr(files, "BLOCK", block)
     x = np.random.default_rng(1).standard_normal(shape).astype(dtype)
     x[..., 4:, 3] = np.nan
     with h5py.File(tmp_path / "x.hf5", "w") as f:
@@ -571,7 +572,7 @@ def test_a_source_that_ends_early(tmp_path):
 def test_conversion_takes_the_memory_of_a_block(tmp_path):
     code = textwrap.dedent(f"""
         import resource, h5py, numpy as np
-        from braintune_nb.data.convert import memory_map
+        from braintune_nb.data.files import memory_map
         path = {str(tmp_path / "x.hf5")!r}
         with h5py.File(path, "w") as f:
             data = f.create_dataset("data", (400, 20000), "f8")

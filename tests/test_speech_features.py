@@ -25,10 +25,10 @@ from braintune_nb.core import (
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
 from braintune_nb.features import speech
+from braintune_nb.data.audio import read_audio
 from braintune_nb.features.speech import (
     PRESETS,
     frame_times,
-    read_audio,
     speech_features,
     window_edges,
     window_states,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from ..core import BraintuneError, DataError, MissingData, ParameterError, data_root
-from ..clock import read_text, regular_clock
+from ..clock import regular_clock
+from .files import read_text
 from .stories import Story, read_textgrid, words_from_tier
 from .recordings import Dataset, Recording, Space
 

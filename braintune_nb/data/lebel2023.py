@@ -21,14 +21,10 @@ from braintune_nb.core import (
     cache_dir,
     write_atomic,
 )
-from ..clock import Clock, Trim, nominal_clock, read_text
-from braintune_nb.data.convert import (
-    SPEECH_RATE,
-    memory_map,
-    require_content,
-    sound_at,
-    sound_format,
-)
+from ..clock import Clock, Trim, nominal_clock
+from .files import read_text
+from .audio import SPEECH_RATE, sound_at, sound_format
+from .files import memory_map, require_content
 from .fetch import fetch_files, plan_fetch, read_registry
 from braintune_nb.data.stories import (
     Events,

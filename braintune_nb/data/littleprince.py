@@ -20,8 +20,10 @@ from braintune_nb.core import (
     content_hash,
     write_atomic,
 )
-from ..clock import regular_clock, read_text
-from .convert import SPEECH_RATE, file_key, require_content, sound_at
+from ..clock import regular_clock
+from .files import read_text
+from .audio import SPEECH_RATE, sound_at
+from .files import file_key, require_content
 from .fetch import fetch_files, plan_fetch, read_registry
 from .stories import Events, Story
 from .recordings import Dataset, Recording, Space, likely_cause

@@ -19,8 +19,10 @@ from braintune_nb.core import (
     cache_dir,
     write_atomic,
 )
-from ..clock import read_text, regular_clock
-from .convert import SPEECH_RATE, file_key, require_content, sound_at
+from ..clock import regular_clock
+from .files import read_text
+from .audio import SPEECH_RATE, sound_at
+from .files import file_key, require_content
 from .fetch import fetch_files
 from .stories import Events, Story
 from .recordings import Dataset, Recording, Space

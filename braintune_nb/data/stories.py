@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from ..core import ClockError, DataError, ParameterError, data_root
-from ..clock import Clock, ScannerLog, read_text
+from ..clock import Clock, ScannerLog
+from .files import read_text
 from braintune_nb.data.transcripts import (
     Events,
     TextGrid,

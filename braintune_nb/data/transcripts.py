@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from ..core import DataError, ParameterError, data_root, write_atomic
-from ..clock import read_text
+from .files import read_text
 
 # %% ../../nbs/08_data.transcripts.ipynb #e06540e3
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 from ..align.resample import average_weights, lanczos_weights, story_weights
 from ..align.windows import sample_windows
 from ..core import DataError, MissingData, ParameterError
+from ..data.audio import open_sound, read_audio
 from braintune_nb.features.phones import (
     FeatureSet,
     articulation,
@@ -55,7 +56,7 @@ def sound_power(
             next_step="pass a sound file or samples, or use word_rate alone",
         )
     if isinstance(audio, (str, Path)):
-        samples, sampling_rate = _read_mono(Path(audio))
+        samples, sampling_rate = read_audio(audio)
     else:
         samples = np.asarray(audio)
     if sampling_rate is None:
@@ -74,41 +75,11 @@ def sound_power(
     )
     return (10 * np.log10(power + 10 ** (floor / 10)))[:, None].astype(np.float32)
 
-# %% ../../nbs/33_features.lowlevel.ipynb #630b19e4
-def _read_mono(path: Path):
-    "Samples (S,) and Hz of a sound file; channels are averaged."
-    import soundfile
-
-    if not path.is_file():
-        raise MissingData("The sound file is not there", file=path)
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise DataError(
-            "The sound file cannot be read",
-            file=path,
-            found=str(error),
-            expected="WAV, FLAC or Ogg",
-        ) from error
-    return samples.mean(1), rate
-
 # %% ../../nbs/33_features.lowlevel.ipynb #339ea342
 def _sound_chunks(audio, sampling_rate, n):
     "Rate in Hz and an iterator of mono chunks of `n(rate)` samples of a file or of samples."
     if isinstance(audio, (str, Path)):
-        import soundfile
-
-        if not Path(audio).is_file():
-            raise MissingData("The sound file is not there", file=audio)
-        try:
-            file = soundfile.SoundFile(audio)
-        except soundfile.LibsndfileError as error:
-            raise DataError(
-                "The sound file cannot be read",
-                file=audio,
-                found=str(error),
-                expected="WAV, FLAC, Ogg or MP3",
-            ) from error
+        file = open_sound(audio)
         return file.samplerate, (
             chunk.mean(1)
             for chunk in file.blocks(n(file.samplerate), dtype="float32", always_2d=True)

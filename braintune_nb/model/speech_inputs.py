@@ -30,7 +30,8 @@ from braintune_nb.core import (
 )
 from ..align.resample import average_weights
 from ..align.windows import audio_windows, ending_windows
-from ..features.speech import _Kernels, _check_length, _checked, read_audio
+from ..data.audio import read_audio
+from ..features.speech import _Kernels, _check_length, _checked
 from .tuner import _needed_rows, _onednn, activation_gb, fast_products
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #d8d3744a

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 from ..core import DataError, MissingData, ParameterError, SplitError, read_json
-from ..features.speech import read_audio
+from ..data.audio import read_audio
 from ..model.backbone import SpeechBackbone, load_speech_backbone
 from braintune_nb.simulate.language import (
     TEMPLATES,

@@ -57,7 +57,7 @@ def act(arm, path, kept):
     "What is measured."
     import h5py
     import numpy as np
-    from braintune_nb.data.convert import memory_map
+    from braintune_nb.data.files import memory_map
 
     if arm == "read":
         room = bytearray(2**22)
@@ -98,7 +98,7 @@ def measure(arm, path, kept):
     import h5py  # noqa: F401  (imports are not measured)
     import numpy as np
 
-    import braintune_nb.data.convert  # noqa: F401
+    import braintune_nb.data.files  # noqa: F401
 
     with h5py.File(path, "r") as f:
         f["data"][0, :10], np.ones(9).sum()

@@ -327,7 +327,8 @@ def features_of(backbone, stories, layers, choice, folder, exact):
     import numpy as np
 
     from braintune_nb.align.resample import lanczos_weights
-    from braintune_nb.features.speech import read_audio, window_states
+    from braintune_nb.data.audio import read_audio
+    from braintune_nb.features.speech import window_states
 
     precision, stride, every = choice
     out, start = {}, time.perf_counter()
