@@ -1,0 +1,439 @@
+"""Run the fuzz harness: `python tests/fuzz/run.py --inputs 30000 --seed 1 --out table.csv`; see README.md."""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+OUTCOMES = ("typed", "right", "noted", "undetectable", "bare", "hang", "memory", "silent_wrong", "harness")
+WRONG = ("bare", "hang", "memory", "silent_wrong", "harness")
+LIMIT, MEMORY, GROWTH = 10.0, 3 * 2**30, 2**30  # s; bytes of address space; bytes resident
+COLUMNS = ("commit", "seed", "target", "index", "file", "operators", "outcome", "valid", "detail")
+
+
+def arguments(words=None):
+    "The command line."
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=4500, help="how many, spread evenly over the targets")
+    parser.add_argument("--seed", type=int, default=1, help="of the mutations")
+    parser.add_argument("--out", type=Path, help="table of outcomes; table.inputs.csv beside it lists every input")
+    parser.add_argument("--target", action="append", help="one target; repeat for more (default: all)")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--root", type=Path, default=HERE.parents[1], help="checkout whose package is read")
+    parser.add_argument("--only", type=int, help="one input of one target, in this process, told at length")
+    parser.add_argument("--keep", type=Path, help="with --only: folder that keeps the input")
+    parser.add_argument("--show", type=int, default=40, help="kinds of wrong outcome that are printed")
+    return parser.parse_args(words)
+
+
+def prepare(root, folder):
+    "Settings that must stand before the package is imported."
+    os.environ |= dict(OMP_NUM_THREADS="1", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ |= dict(TRANSFORMERS_VERBOSITY="critical", BRAINTUNE_CACHE=str(Path(folder) / "cache"))
+    sys.path[:0] = [str(Path(root).resolve()), str(HERE)]
+
+
+def commit_of(root):
+    "Short hash of a checkout, with a plus where its package has changes."
+
+    def git(*words):
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()
+
+    return git("rev-parse", "--short=9", "HEAD") + ("+" if git("status", "--porcelain", "braintune_nb") else "")
+
+
+# ---- one input
+
+
+def first_difference(a, b, at="$"):
+    "Where two plain values differ, in words; None where they are the same."
+    import numpy as np
+
+    if isinstance(a, dict) and isinstance(b, dict):
+        if set(a) != set(b):
+            return f"{at}: keys {sorted(map(repr, set(a) ^ set(b)))[:4]}"
+        return next((d for k in b if (d := first_difference(a[k], b[k], f"{at}.{k!s:.40}"))), None)
+    arrays = isinstance(a, np.ndarray) or isinstance(b, np.ndarray)
+    if arrays and all(isinstance(x, (np.ndarray, list, tuple)) for x in (a, b)):
+        return array_difference(np.asarray(a), np.asarray(b), at)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        if len(a) != len(b):
+            return f"{at}: {len(a)} items for {len(b)}"
+        return next((d for i, (x, y) in enumerate(zip(a, b)) if (d := first_difference(x, y, f"{at}[{i}]"))), None)
+    return None if same_leaf(a, b) else f"{at}: {a!r:.60} for {b!r:.60}"
+
+
+def same_leaf(a, b):
+    "Whether two numbers or texts are the same; whole numbers and floats are, numbers and booleans are not."
+    import numpy as np
+
+    number = (int, float, np.integer, np.floating)
+    if isinstance(a, (bool, np.bool_)) or isinstance(b, (bool, np.bool_)):
+        return type(a) in (bool, np.bool_) and type(b) in (bool, np.bool_) and bool(a) == bool(b)
+    if isinstance(a, number) and isinstance(b, number):
+        return a == b or (a != a and b != b) or abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+    return type(a) is type(b) and a == b
+
+
+def array_difference(a, b, at):
+    import numpy as np
+
+    if a.shape != b.shape:
+        return f"{at}: shape {a.shape} for {b.shape}"
+    if a.dtype.kind not in "fiub" or b.dtype.kind not in "fiub":
+        return None if a.dtype.kind == b.dtype.kind and (a == b).all() else f"{at}: other content"
+    with np.errstate(all="ignore"):
+        x, y = a.astype(float), b.astype(float)
+        close = np.isclose(x, y, rtol=2e-6, atol=1e-30, equal_nan=True) | (np.abs(x - y) < 1e-37)
+    if close.all():
+        return None
+    i = np.unravel_index(int((~close).argmax()), close.shape)
+    return f"{at}{list(map(int, i))}: {x[i]:.6g} for {y[i]:.6g}, {int((~close).sum())} of {close.size} differ"
+
+
+def out_of_memory(error):
+    "Whether an error, or its cause, says that there was no memory."
+    while error is not None:
+        words = str(error).lower()
+        if isinstance(error, MemoryError) or "allocate memory" in words or "unable to allocate" in words:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def names_the_file(error, draft):
+    "Whether the message names the file, or a file of its folder."
+    said = str(error)
+    return str(draft.root) in said or draft.path.name in said
+
+
+def told(error):
+    "An error in one line."
+    import traceback
+
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "braintune_nb" in f.filename]
+    where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}{where}: {line:.160}"
+
+
+def peak(reset=False):
+    "Resident memory, in bytes, at its highest since the last reset."
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def product(draft, targets):
+    "(reading, outcome so far, detail) of the product."
+    before = peak(reset=True)
+    try:
+        reading, outcome, detail = targets.read(draft.target, draft.path, draft.root, draft.context), "", ""
+    except Exception as error:
+        reading, detail = None, told(error)
+        typed = isinstance(error, targets.base_error())
+        if typed and names_the_file(error, draft):
+            outcome = "typed"
+        elif typed:
+            outcome, detail = "bare", "names no file: " + detail
+        else:
+            outcome = "memory" if out_of_memory(error) else "bare"
+    if peak() - before > GROWTH:
+        outcome, detail = "memory", f"{(peak() - before) / 2**30:.1f} GB for a small file; {detail}"
+    return reading, outcome, detail
+
+
+def against(reading, verdict, base, draft, names, targets):
+    "(outcome, detail) of a reading that ended without an error."
+    found, wanted = targets.comparable(draft, reading.value, verdict.value) if verdict.valid else (None, None)
+    difference = first_difference(found, wanted) if verdict.valid else f"invalid: {verdict.reason}"
+    if difference is None:
+        untouched = base is None or first_difference(*targets.comparable(draft, reading.value, base.value)) is None
+        return ("right" if untouched or not names else "undetectable"), ""
+    new = [n for n in reading.notes if base is None or n not in base.notes]
+    if new and names:
+        return "noted", f"{difference} | note: {new[0]}"
+    return "silent_wrong", difference
+
+
+def one(seeds, bases, settings, index, folder, say=lambda phase: None):
+    "Make, read and judge one input: a row of the list of inputs."
+    import judge
+    import mutate
+    import targets
+
+    say("making")
+    chosen, draft, names = mutate.mutate(seeds, settings["seed"], index, folder)
+    row = dict(settings, target=draft.target, index=index, file=chosen.name, operators=" + ".join(names), valid="")
+    say("reading")
+    reading, outcome, detail = product(draft, targets)
+    say("judging")
+    if outcome in ("typed", "") and (reading is not None or names == ()):
+        context = dict(draft.context, original=chosen.root / chosen.file)
+        verdict = getattr(judge, f"judge_{draft.target}")(draft.path, context)
+        row["valid"] = int(verdict.valid)
+        if reading is not None:
+            outcome, detail = against(reading, verdict, bases[chosen.name], draft, names, targets)
+    if not names and outcome == "typed":
+        outcome, detail = "bare", "an untouched file is refused: " + detail
+    shutil.rmtree(os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
+    return row | dict(outcome=outcome, detail=" ".join(detail.split())[:300])
+
+
+# ---- workers
+
+
+def work(pipe, seeds, bases, settings, indices, folder):
+    "A worker: one input after the other, each announced before it is read."
+    import resource
+
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.environ["BRAINTUNE_CACHE"] = str(Path(folder) / "cache")
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for index in indices:
+        try:
+            row = one(seeds, bases, settings, index, folder, lambda phase: pipe.send((index, phase, None)))
+        except Exception as error:
+            row = dict(settings, target=seeds[0].target, index=index, outcome="harness", detail=told(error))
+        pipe.send((index, "done", row))
+    pipe.close()
+
+
+class Worker:
+    "A process with its own folder; it is replaced when it hangs or dies."
+
+    def __init__(self, context, seeds, bases, settings, indices, folder):
+        self.given = (seeds, bases, settings)
+        self.context, self.folder, self.left = context, Path(folder), list(indices)
+        self.tried = set()
+        self.start()
+
+    def start(self):
+        "Go on with what is left."
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.pipe, theirs = self.context.Pipe(duplex=False)
+        self.process = self.context.Process(target=work, args=(theirs, *self.given, self.left, self.folder), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.index, self.phase, self.since = None, "starting", time.monotonic()
+
+    def stop(self):
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def lost(self, outcome, detail):
+        "The row of an input that took its worker along; the next worker begins behind it."
+        index = self.left[0] if self.index is None else self.index
+        phase = self.phase
+        self.stop()
+        seeds, _, settings = self.given
+        if phase not in ("reading", "starting"):
+            outcome, detail = "harness", f"{detail} while {phase}"
+        self.left = [i for i in self.left if i != index]
+        row = dict(settings, target=seeds[0].target, index=index, outcome=outcome, detail=detail)
+        row |= described(self.given, index, self.folder)
+        self.start()
+        return row
+
+    def late(self):
+        "Give a slow input a second try, since the machine may be busy; a row where that is slow too."
+        index = self.index
+        if index in self.tried:
+            return self.lost("hang", f"more than {LIMIT:g} s")
+        self.tried.add(index)
+        self.stop()
+        self.start()
+        return None
+
+    def heard(self):
+        "The next row, if there is one."
+        try:
+            index, phase, row = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            return self.lost("bare", f"the process died: exit code {self.process.exitcode}") if self.left else None
+        self.index, self.phase, self.since = index, phase, time.monotonic()
+        if row is not None:
+            self.left.remove(index)
+            self.index = None
+        return row
+
+
+def described(given, index, folder):
+    "Which seed and operators an input has."
+    import mutate
+
+    try:
+        chosen, _, names = mutate.mutate(given[0], given[2]["seed"], index, Path(folder) / "again")
+    except Exception:
+        return {}
+    return dict(file=chosen.name, operators=" + ".join(names))
+
+
+def run_target(seeds, bases, settings, indices, folder, workers):
+    "Yield a row for every index of one target."
+    import multiprocessing
+    from multiprocessing.connection import wait
+
+    context = multiprocessing.get_context("fork")
+    parts = [indices[i::workers] for i in range(workers)]
+    crew = [Worker(context, seeds, bases, settings, p, Path(folder) / f"worker{i}") for i, p in enumerate(parts) if p]
+    while crew:
+        ready = wait([w.pipe for w in crew], timeout=1)
+        for worker in list(crew):
+            late = time.monotonic() - worker.since > LIMIT
+            row = worker.heard() if worker.pipe in ready else worker.late() if late else None
+            if row is not None:
+                yield row
+            if not worker.left:
+                worker.stop()
+                crew.remove(worker)
+
+
+# ---- the whole
+
+
+def plain_readings(seeds, targets):
+    "What the product says about every untouched seed: {name: Reading or None}."
+    found = {}
+    for seed in seeds:
+        path = seed.root / seed.file if seed.file else seed.root
+        try:
+            found[seed.name] = targets.read(seed.target, path, seed.root, seed.context)
+        except Exception:
+            found[seed.name] = None
+    return found
+
+
+def done_before(path, settings):
+    "Rows of an interrupted run; another commit or seed is refused."
+    if not path or not path.exists():
+        return []
+    with open(path, newline="", encoding="utf8") as f:
+        rows = list(csv.DictReader(f))
+    other = {(r["commit"], r["seed"]) for r in rows} - {(settings["commit"], str(settings["seed"]))}
+    if other:
+        raise SystemExit(f"{path} holds inputs of another commit or seed {sorted(other)}: give another --out")
+    return [r | dict(index=int(r["index"])) for r in rows]
+
+
+def clean(row):
+    "A row for the list: no control characters in it."
+    text = {k: str(row.get(k, "")) for k in COLUMNS}
+    return {k: "".join(c if c.isprintable() else "?" for c in v) for k, v in text.items()}
+
+
+def table_of(rows, settings, chosen):
+    "Outcomes by target, with a last row of all."
+    counts = Counter((r["target"], r["outcome"]) for r in rows)
+    lines = []
+    for target in [*chosen, "all"]:
+        mine = {o: sum(n for (t, k), n in counts.items() if k == o and target in (t, "all")) for o in OUTCOMES}
+        lines.append(dict(commit=settings["commit"], seed=settings["seed"], target=target, inputs=sum(mine.values()), **mine))
+    return lines
+
+
+def show(lines, rows, limit):
+    "Print the table and the kinds of wrong outcome."
+    names = ("target", "inputs", *OUTCOMES)
+    widths = [max(len(n), 14 if n == "target" else 6) for n in names]
+    for line in [dict(zip(names, names)), *lines]:
+        print("  ".join(str(line[n]).ljust(w) if n == "target" else str(line[n]).rjust(w) for n, w in zip(names, widths)))
+    kinds = {}
+    for r in rows:
+        if r["outcome"] in WRONG:
+            kinds.setdefault((r["outcome"], r["target"], r.get("operators", ""), r["detail"][:70]), []).append(r)
+    for (outcome, target, operators, detail), mine in sorted(kinds.items(), key=lambda k: -len(k[1]))[:limit]:
+        print(f"{len(mine):5} {outcome:12} {target} #{mine[0]['index']}: {operators or 'untouched'}: {detail}")
+
+
+def unexplained(rows):
+    "Operators that made other valid files and give no reason why nobody could see it."
+    from operators import OPERATORS
+
+    found = Counter()
+    for r in rows:
+        if r["outcome"] == "undetectable":
+            names = r["operators"].split(" + ")
+            if not any(OPERATORS[n].blind for n in names):
+                found[r["target"], r["operators"]] += 1
+    return found
+
+
+def tell_one(options, settings, seeds, bases, folder):
+    "One input, at length."
+    kept = options.keep or Path(folder) / "kept"
+    kept.mkdir(parents=True, exist_ok=True)
+    row = one(seeds, bases, settings, options.only, kept)
+    for name in COLUMNS:
+        print(f"{name}: {row[name]}")
+    if options.keep:
+        print(f"input: {kept / 'input'}")
+
+
+def main(words=None):
+    "The command; returns the table."
+    options = arguments(words)
+    settings = dict(commit=commit_of(options.root), seed=options.seed)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        prepare(options.root, folder)
+        import seeds as seed_files
+        import targets
+        from tqdm import tqdm
+
+        chosen = options.target or list(seed_files.MAKERS)
+        if options.only is not None:
+            seeds = seed_files.make_seeds(Path(folder) / "seeds", chosen[0])
+            return tell_one(options, settings, seeds, plain_readings(seeds, targets), folder)
+        listed = options.out and options.out.with_suffix(".inputs.csv")
+        rows, share = done_before(listed, settings), -(-options.inputs // len(chosen))
+        have = {(r["target"], r["index"]) for r in rows}
+        log = open(listed, "a", newline="", encoding="utf8") if listed else None
+        writer = csv.DictWriter(log, COLUMNS, lineterminator="\n") if log else None
+        if log and not rows:
+            writer.writeheader()
+        with tqdm(total=share * len(chosen), initial=len(rows), unit="input", mininterval=2) as bar:
+            tqdm.monitor_interval = 0
+            for target in chosen:
+                bar.set_postfix_str(target)
+                left = [i for i in range(share) if (target, i) not in have]
+                seeds = seed_files.make_seeds(Path(folder) / "seeds", target) if left else []
+                bases = plain_readings(seeds, targets)
+                for row in run_target(seeds, bases, settings, left, folder, options.workers):
+                    rows.append(clean(row) | dict(index=row["index"]))
+                    if log:
+                        writer.writerow(clean(row))
+                        log.flush()
+                    bar.update()
+        lines = table_of(rows, settings, chosen)
+        if options.out:
+            with open(options.out, "w", newline="", encoding="utf8") as f:
+                out = csv.DictWriter(f, list(lines[0]), lineterminator="\n")
+                out.writeheader()
+                out.writerows(lines)
+        show(lines, rows, options.show)
+        for (target, operators), n in unexplained(rows).items():
+            print(f"{n} undetectable without a reason: {target}: {operators}")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

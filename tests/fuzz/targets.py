@@ -1,0 +1,301 @@
+"""How the product reads each target: its public reader is called, and what it returns is made plain.
+
+Names of modules change; functions are found by name wherever the package under test keeps them.
+"""
+
+import importlib
+import warnings
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Reading:
+    "What the product made of a file."
+
+    value: object
+    notes: tuple = ()
+
+
+def find(*names, near=""):
+    "The first function of one of these names that the package has (in a module with `near` in its name), or None."
+    from braintune_nb._modidx import d
+
+    for name in names:
+        for module, symbols in d["syms"].items():
+            if f"{module}.{name}" in symbols and near in module:
+                found = getattr(importlib.import_module(module), name.split(".")[0], None)
+                if found is not None:
+                    return found
+        found = OLD.get(name)
+        for module in found or ():
+            try:
+                here = importlib.import_module(f"braintune_nb.{module}")
+            except ModuleNotFoundError:
+                continue
+            if hasattr(here, name):
+                return getattr(here, name)
+    return None
+
+
+# re-exported or method-bearing names that the index of symbols does not list
+OLD = {
+    "Split": ("data.splits",),
+    "BrainTuner": ("model.tuner",),
+    "Run": ("core",),
+    "Space": ("data.recordings",),
+    "Ceiling": ("encode.ceiling",),
+}
+
+
+def base_error():
+    "The one class that a reader may raise."
+    from braintune_nb.core import BraintuneError
+
+    return BraintuneError
+
+
+# ---- what each reader is asked for: (file or folder, folder, context) -> Reading
+
+
+def read_textgrid(path, root, context):
+    grid = find("read_textgrid")(path)
+    tiers = {name: rows_of(events) for name, events in grid.tiers.items()}
+    return Reading(tiers, tuple(grid.notes))
+
+
+def rows_of(events):
+    return list(zip(events.onset.tolist(), events.offset.tolist(), events.text))
+
+
+def read_scanner_log(path, root, context):
+    log = find("read_scanner_log")(path)
+    log.clock()
+    value = dict(triggers=log.triggers.tolist(), tr=float(log.tr))
+    value |= dict(sound_start=log.sound_start, sound_stop=log.sound_stop)
+    return Reading(value, tuple(getattr(log, "notes", ())))
+
+
+def read_word_table(path, root, context):
+    events = find("read_word_table")(path)
+    rows = [dict(onset=a, offset=b, text=c) for a, b, c in rows_of(events)]
+    return Reading(rows, tuple(getattr(events, "notes", ())))
+
+
+def read_split(path, root, context):
+    split = find("Split").load(path)
+    split.hash
+    return Reading({k: list(v) if isinstance(v, tuple) else v for k, v in asdict(split).items()})
+
+
+def read_respdict(path, root, context):
+    data = find("load_lebel2023")(root, stories=list(context["rows"]))
+    return Reading({name: len(s.clock) + 20 for name, s in data.stories.items()}, tuple(data.notes))
+
+
+def read_lebel(path, root, context):
+    data = find("load_lebel2023")(root, stories=["souls"])
+    one = data.recordings["UTS01"]["souls"]
+    value = dict(data=np.array(one.responses))
+    if one.repeats is not None:
+        value["individual_repeats"] = np.array(one.repeats)
+    return Reading(value, tuple(data.notes))
+
+
+def read_bilingual(path, root, context):
+    data = find("load_bilingual")(root)
+    value = {}
+    for name, one in data.recordings["subject01"].items():
+        val = name.startswith("wheretheressmoke")
+        if val == (context["role"] == "val"):
+            value[name.removesuffix("_en")] = np.array(one.repeats if val else one.responses)
+    return Reading(value, tuple(data.notes))
+
+
+def read_nifti(path, root, context):
+    import nibabel
+
+    labels_on, image_table = find("labels_on"), find("image_table")
+    shape, affine, volumes = find("image_grid")(path)
+    tr = find("image_tr")(path)
+    ones = nibabel.Nifti1Image(np.ones((4, 5, 3), np.int8), context["affine"])
+    mask = labels_on(ones, path)
+    table = np.array(image_table(path, mask, False))
+    inside = np.asarray(mask.dataobj) != 0
+    whole = np.full((*shape, len(table)), np.nan, np.float32)
+    whole[inside] = table.T
+    value = dict(data=whole, affine=np.asarray(affine), tr=tr, inside=inside, volumes=volumes)
+    return Reading(value)
+
+
+def read_gifti(path, root, context):
+    table = find("surface_table")([path, root / context["other"]])
+    return Reading(dict(data=np.array(table)[:, : -context["vertices"]]))
+
+
+def read_annot(path, root, context):
+    labels = find("vertex_labels")(path)
+    parcels = find("make_parcels")(labels, "L", "one hemisphere", str(path))
+    value = dict(labels=[str(x) for x in labels], parcels=parcels.labels.tolist())
+    return Reading(value, tuple(getattr(parcels, "notes", ())))
+
+
+def read_sound(path, root, context):
+    seconds = find("sound_format")(path)
+    samples, rate, *more = find("read_audio")(path)
+    notes = tuple(n for n in more if isinstance(n, str) and n)
+    return Reading(dict(samples=np.array(samples), rate=rate, seconds=seconds[2]), notes)
+
+
+def read_confounds(path, root, context):
+    own = find("read_confounds", "confounds_from_table", "confound_table")
+    notes = ()
+    if own is not None:
+        table = own(path)
+        if isinstance(table, tuple):
+            table, *rest = table
+            notes = tuple(str(n) for r in rest for n in (r if isinstance(r, (list, tuple)) else [r]) if n)
+    else:  # what people do where the package has no reader
+        import pandas as pd
+
+        table = pd.read_csv(path, sep="\t")
+    names = [str(c) for c in getattr(table, "columns", ())]
+    array = np.asarray(table)
+    x = np.random.default_rng(0).standard_normal((len(array), 3))
+    left = find("regress_out")(x, array)
+    if len(left) != len(x):
+        raise AssertionError("residuals of another length")
+    return Reading(dict(columns=names, rows=array, residuals=np.asarray(left)), notes)
+
+
+def read_release(path, root, context):
+    tuner = find("BrainTuner").from_pretrained(root)
+    state = {k: v.detach().float().numpy() for k, v in tuner.state_dict().items()}
+    r = tuner.release
+    spaces = {p: plain(asdict(s)) for p, s in r.spaces.items()}
+    ceilings = {p: (np.asarray(v), d) for p, (v, d) in r.ceilings.items()}
+    value = dict(facts=r.facts, spaces=spaces, ceilings=ceilings, numbers=list(r.numbers))
+    value |= dict(split=plain(asdict(r.split)) if r.split else None, weights=state)
+    value |= dict(reads=pieces(tuner))
+    return Reading(value, tuple(tuner.backbone.notes))
+
+
+def pieces(tuner):
+    "What the tokenizer or extractor of a release makes of an input that is always the same."
+    b = tuner.backbone
+    if hasattr(b, "tokenizer"):
+        return b.tokenizer("w1 w3 w2 nothing w11", add_special_tokens=True).input_ids
+    wave = np.sin(np.arange(800) / 7).astype(np.float32)
+    return np.asarray(b.extractor(wave, sampling_rate=b.sampling_rate)["input_values"][0])
+
+
+def plain(value):
+    "Arrays stay, tuples become lists, data classes dictionaries."
+    if is_dataclass(value):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_run(path, root, context):
+    summary, record = find("read_run")(root)
+    find("collect", near="report")([root])
+    find("limits", near="report")(summary, record)
+    return Reading(record)
+
+
+def read_summary(path, root, context):
+    summary, record = find("read_run")(root)
+    for name in ("alignment_table", "gain_table", "split_tables"):
+        find(name, near="report")(summary)
+    for roi in summary["gain"]:
+        find("sentences", near="report")(summary, roi)
+    find("limits", near="report")(summary, record)
+    return Reading(summary)
+
+
+READERS = {
+    "textgrid": read_textgrid,
+    "scanner_log": read_scanner_log,
+    "word_table": read_word_table,
+    "split_json": read_split,
+    "respdict_json": read_respdict,
+    "hdf5_lebel": read_lebel,
+    "hdf5_bilingual": read_bilingual,
+    "nifti": read_nifti,
+    "gifti": read_gifti,
+    "annot": read_annot,
+    "sound": read_sound,
+    "confounds_tsv": read_confounds,
+    "release": read_release,
+    "run_json": read_run,
+    "summary_json": read_summary,
+}
+
+
+# warnings of the libraries below that say nothing about the file
+CHATTER = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
+
+
+def read(target, path, root, context):
+    "The product's reading of one file; warnings that a user would see count as notes."
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = READERS[target](Path(path), Path(root), context)
+    said = tuple(str(w.message) for w in heard if not issubclass(w.category, CHATTER))
+    return Reading(found.value, (*found.notes, *said))
+
+
+# ---- what is compared
+
+
+def comparable(draft, found, wanted):
+    "What the reader and the judge give, in one form: (reader's, judge's)."
+    return found, wanted
+
+
+# ---- what only the product can write
+
+
+def finished_run(folder, parameters, summary):
+    "A run folder that the product began and finished."
+    run = find("Run").start(folder, parameters)
+    with run.stage("pretrained"):
+        pass
+    run.finish({k: v for k, v in summary.items() if k not in ("seconds", "peak_memory_mb")})
+    return Path(folder)
+
+
+def small_speech():
+    "A random wav2vec2 of a few thousand weights."
+    from transformers import Wav2Vec2Config
+
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    more = dict(conv_dim=[8] * 7, num_conv_pos_embeddings=15, num_conv_pos_embedding_groups=2)
+    return Wav2Vec2Config(**sizes, **more)
+
+
+def saved_release(folder, kind, seed):
+    "A release with two participants, spaces, ceilings, split and numbers."
+    words = [f"w{i}" for i in range(12)]
+    if kind == "text":
+        backbone = find("random_backbone")(words, width=16, seed=seed)
+    else:
+        backbone = find("load_speech_backbone")(small_speech(), random_weights=True, seed=seed)
+    outputs = {"P1": 4, "P2": 3}
+    find("save_tuner")
+    tuner = find("BrainTuner")(backbone, outputs, delays=(1, 2), seed=seed)
+    space, ceiling, split = find("Space"), find("Ceiling"), find("Split")
+    rois = {"language": np.array([True, False, True, True])}
+    spaces = {"P1": space("P1 voxels", "voxel", np.array([3, 5, 9, 11]), rois)}
+    spaces["P2"] = space("P2 regions", "region", np.array([1, 2, 4]), labels=("A1", "44", "STSda"))
+    values = np.array([0.31, np.nan, 0.47, 0.53])
+    ceilings = {"P1": ceiling(values, "spearman-brown", "rho", "wheretheressmoke", (0, 1, 2), 3)}
+    split = split(tuning=("avatar",), encoding=("souls",), test=("wheretheressmoke",), tune_participants=("P1", "P2"))
+    numbers = [dict(what="gain", value=0.0123, low=0.004, high=0.021), dict(what="ceiling", value=0.41)]
+    more = dict(numbers=numbers, data="simulated", labels=("simulated",), language=("en",))
+    tuner.save_pretrained(folder, space=spaces, ceilings=ceilings, split=split, **more)
+    return Path(folder)
