@@ -1,4 +1,4 @@
-"""Seeded mutation: a pristine seed, a number, and a spoilt copy whose operators are known by name."""
+"""Seeded mutation: a pristine seed, a number, and a spoilt copy with operators known by name."""
 
 import shutil
 import zlib
@@ -105,8 +105,18 @@ def content_of(root):
     return found
 
 
-def one_change(draft, rng, tries=40):
-    "Draw operators until one changes something; its name."
+LARGEST = 8 * 2**20  # bytes of an input: what is wrong shall be wrong with a small file
+
+
+def size_of(content):
+    return sum(len(c) for c in content.values() if isinstance(c, bytes))
+
+
+def one_change(draft, rng, again=False, tries=40):
+    """Draw operators until one changes something; its name.
+
+    `again`: the file is spoilt already, so that operators which cannot open it are passed over.
+    """
     before, kept = content_of(draft.root), draft.root.with_name(draft.root.name + ".kept")
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(draft.root, kept, symlinks=True)
@@ -114,10 +124,14 @@ def one_change(draft, rng, tries=40):
         chosen = draw(draft.target, rng)
         try:
             apply(draft, chosen, rng)
-            if content_of(draft.root) != before:
+            after = content_of(draft.root)
+            if after != before and size_of(after) < LARGEST:
                 return chosen.name
         except Skip:
             pass
+        except Exception:
+            if not again:
+                raise
         if content_of(draft.root) != before:
             shutil.rmtree(draft.root)
             shutil.copytree(kept, draft.root, symlinks=True)
@@ -125,7 +139,7 @@ def one_change(draft, rng, tries=40):
 
 
 def mutate(seeds, seed, index, folder):
-    "Make input number `index` in `folder`: (seed, draft, names of the operators; none for an untouched copy)."
+    "Make input number `index` in `folder`: (seed, draft, operators; none: an untouched copy)."
     target = seeds[0].target
     rng = generator(seed, target, index)
     chosen = seeds[int(rng.integers(len(seeds)))]
@@ -138,7 +152,7 @@ def mutate(seeds, seed, index, folder):
     names = []
     for _ in range(count):
         try:
-            names.append(one_change(draft, rng))
+            names.append(one_change(draft, rng, again=bool(names)))
         except Skip:
             break
     return chosen, draft, tuple(names)

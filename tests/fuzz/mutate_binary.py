@@ -12,7 +12,7 @@ import numpy as np
 
 from operators import CHOICE, SAME, VALUE, Skip, pick, simple, some
 
-# ---- HDF5: (open file, name of a dataset, rng); the file is a fresh copy without what was deleted before
+# ---- HDF5: (open file without the dataset, its name, its numbers, rng) writes the dataset anew
 
 
 def change_hdf5(draft, change, rng):
@@ -55,7 +55,9 @@ def unwritten(fill=None, share=0.5):
     "Chunks that were never written."
 
     def change(f, name, x, rng):
-        d = f.create_dataset(name, x.shape, x.dtype, chunks=(*x.shape[:-2], 4, x.shape[-1]), fillvalue=fill)
+        d = f.create_dataset(
+            name, x.shape, x.dtype, chunks=(*x.shape[:-2], 4, x.shape[-1]), fillvalue=fill
+        )
         n = int(x.shape[-2] * share) // 4 * 4
         if n:
             d[..., :n, :] = x[..., :n, :]
@@ -74,7 +76,9 @@ def virtual(source):
         layout = h5py.VirtualLayout(x.shape, x.dtype)
         if source == "half":
             f["hidden"] = x
-            layout[..., : x.shape[-2] // 2, :] = h5py.VirtualSource(".", "hidden", x.shape)[..., : x.shape[-2] // 2, :]
+            layout[..., : x.shape[-2] // 2, :] = h5py.VirtualSource(".", "hidden", x.shape)[
+                ..., : x.shape[-2] // 2, :
+            ]
         else:
             layout[:] = h5py.VirtualSource(source, "d", x.shape)
         f.create_virtual_dataset(name, layout)
@@ -83,7 +87,12 @@ def virtual(source):
 
 
 def external(f, name, x, rng):
-    f.create_dataset(name, x.shape, x.dtype, external=[(pick(rng, ["/etc/passwd", "nothing.raw", "/dev/zero"]), 0, x.nbytes)])
+    f.create_dataset(
+        name,
+        x.shape,
+        x.dtype,
+        external=[(pick(rng, ["/etc/passwd", "nothing.raw", "/dev/zero"]), 0, x.nbytes)],
+    )
 
 
 def link(kind):
@@ -92,7 +101,10 @@ def link(kind):
 
         f["elsewhere"] = x
         links = {"soft": h5py.SoftLink("/elsewhere"), "dangling": h5py.SoftLink("/no/such/data")}
-        links |= {"external": h5py.ExternalLink("nothing.h5", "/data"), "round": h5py.SoftLink(f"/{name}")}
+        links |= {
+            "external": h5py.ExternalLink("nothing.h5", "/data"),
+            "round": h5py.SoftLink(f"/{name}"),
+        }
         f[name] = links[kind]
         if kind == "hard":
             f[name] = f["elsewhere"]
@@ -116,7 +128,9 @@ def region(value):
 
     def change(f, name, x, rng):
         x = x.copy()
-        where = pick(rng, [(..., some(rng, x.shape[-1])), (..., some(rng, x.shape[-2]), slice(None)), (...,)])
+        where = pick(
+            rng, [(..., some(rng, x.shape[-1])), (..., some(rng, x.shape[-2]), slice(None)), (...,)]
+        )
         x[where] = value
         f[name] = x
 
@@ -174,7 +188,9 @@ def no_dataset(f, name, x, rng):
 
 
 def renamed(f, name, x, rng):
-    f[pick(rng, [name.upper(), name + " ", name + "s", "DATA", "story_01", "\x1b[2J", ".hidden"])] = x
+    f[
+        pick(rng, [name.upper(), name + " ", name + "s", "DATA", "story_01", "\x1b[2J", ".hidden"])
+    ] = x
 
 
 def extra(f, name, x, rng):
@@ -217,7 +233,12 @@ for name, (change, blind) in dict(
     hdf5_half_precision=(as_type("f2"), VALUE),
     hdf5_whole_numbers=(scaled_as("i2"), VALUE),
     hdf5_whole_numbers_of_8_bytes=(scaled_as("i8"), VALUE),
-    hdf5_bytes=(lambda f, name, x, rng: f.create_dataset(name, data=np.clip(x * 20 + 128, 0, 255).astype("u1")), VALUE),
+    hdf5_bytes=(
+        lambda f, name, x, rng: f.create_dataset(
+            name, data=np.clip(x * 20 + 128, 0, 255).astype("u1")
+        ),
+        VALUE,
+    ),
     hdf5_an_odd_type=(odd_types, ""),
     hdf5_chunks_never_written=(unwritten(), ""),
     hdf5_chunks_never_written_filled_with_NaN=(unwritten(np.nan), ""),
@@ -238,7 +259,10 @@ for name, (change, blind) in dict(
     hdf5_constant=(region(3.25), VALUE),
     hdf5_rows_missing=(shaped(shorter), ""),
     hdf5_rows_more=(shaped(longer), ""),
-    hdf5_columns_missing=(shaped(cut_axis(1, 4)), "a file on its own may have any number of columns"),
+    hdf5_columns_missing=(
+        shaped(cut_axis(1, 4)),
+        "a file on its own may have any number of columns",
+    ),
     hdf5_no_columns=(shaped(cut_axis(1, 0)), ""),
     hdf5_no_rows=(shaped(cut_axis(2, 0)), ""),
     hdf5_turned_over=(shaped(lambda x, rng: np.swapaxes(x, -1, -2)), ""),
@@ -246,7 +270,10 @@ for name, (change, blind) in dict(
     hdf5_an_axis_more=(shaped(lambda x, rng: x[None]), ""),
     hdf5_one_number=(shaped(lambda x, rng: x.flat[0]), ""),
     hdf5_no_repeats=(shaped(lambda x, rng: x[:0]), ""),
-    hdf5_a_repeat_less=(shaped(lambda x, rng: x[:1] if x.ndim == 3 else x), "nothing in the file says how often a story was heard"),
+    hdf5_a_repeat_less=(
+        shaped(lambda x, rng: x[:1] if x.ndim == 3 else x),
+        "nothing in the file says how often a story was heard",
+    ),
     hdf5_a_repeat_twice=(repeats_copied, ""),
     hdf5_rolled=(shaped(reordered), VALUE),
     hdf5_times_minus_one=(shaped(lambda x, rng: -x), VALUE),
@@ -255,7 +282,10 @@ for name, (change, blind) in dict(
     hdf5_too_many_repeats=(huge_axis, ""),
     hdf5_a_group_for_a_dataset=(group_instead, ""),
     hdf5_an_empty_space=(empty_space, ""),
-    hdf5_without_a_dataset=(no_dataset, "a dataset of repeats, or another story, need not be there"),
+    hdf5_without_a_dataset=(
+        no_dataset,
+        "a dataset of repeats, or another story, need not be there",
+    ),
     hdf5_a_dataset_renamed=(renamed, "a dataset of repeats, or another story, need not be there"),
     hdf5_a_dataset_more=(extra, "other datasets are nobody's business"),
 ).items():
@@ -279,14 +309,32 @@ def change_nifti(draft, change, rng):
 
 
 # name -> (offset, format) in a header of NIfTI-1
-FIELDS = dict(size=(0, "i"), ndim=(40, "h"), datatype=(70, "h"), bits=(72, "h"), data_at=(108, "f"), slope=(112, "f"))
-FIELDS |= dict(inter=(116, "f"), units=(123, "B"), qform=(252, "h"), sform=(254, "h"), cal_max=(124, "f"), qfac=(76, "f"))
-FIELDS |= {f"dim{i}": (40 + 2 * i, "h") for i in range(1, 8)} | {f"pixdim{i}": (76 + 4 * i, "f") for i in range(1, 8)}
-FIELDS |= {f"srow{i}": (280 + 4 * i, "f") for i in range(12)} | {f"quatern{i}": (256 + 4 * i, "f") for i in range(6)}
+FIELDS = dict(
+    size=(0, "i"),
+    ndim=(40, "h"),
+    datatype=(70, "h"),
+    bits=(72, "h"),
+    data_at=(108, "f"),
+    slope=(112, "f"),
+)
+FIELDS |= dict(
+    inter=(116, "f"),
+    units=(123, "B"),
+    qform=(252, "h"),
+    sform=(254, "h"),
+    cal_max=(124, "f"),
+    qfac=(76, "f"),
+)
+FIELDS |= {f"dim{i}": (40 + 2 * i, "h") for i in range(1, 8)} | {
+    f"pixdim{i}": (76 + 4 * i, "f") for i in range(1, 8)
+}
+FIELDS |= {f"srow{i}": (280 + 4 * i, "f") for i in range(12)} | {
+    f"quatern{i}": (256 + 4 * i, "f") for i in range(6)
+}
 
 
 def field(name, *values):
-    "One field of the header is set, in the byte order of the file; files of NIfTI-2 are left alone."
+    "One field of the header is set, in the file's byte order; NIfTI-2 is left alone."
 
     def change(raw, rng):
         order = {348: "<", 0x5C010000: ">"}.get(int.from_bytes(raw[:4], "little"))
@@ -392,19 +440,31 @@ def moved(image, data, rng):
 
 for name, (change, blind) in dict(
     nifti_another_number_of_axes=(field("ndim", 3, 5, 0, 8, -1, 300), ""),
-    nifti_another_length_of_an_axis=(field("dim[1-4]", lambda v: v + 1, lambda v: v - 1, 0, -4, 1), VALUE),
+    nifti_another_length_of_an_axis=(
+        field("dim[1-4]", lambda v: v + 1, lambda v: v - 1, 0, -4, 1),
+        VALUE,
+    ),
     nifti_a_huge_axis=(field("dim[1-4]", 32767), ""),
     nifti_another_later_axis=(field("dim[5-7]", 2, 0, -1, 32767), SAME),
-    nifti_another_type=(field("datatype", 2, 4, 8, 16, 32, 64, 128, 256, 512, 0, 1, 9999, -1, 1536), VALUE),
+    nifti_another_type=(
+        field("datatype", 2, 4, 8, 16, 32, 64, 128, 256, 512, 0, 1, 9999, -1, 1536),
+        VALUE,
+    ),
     nifti_other_bits=(field("bits", 8, 16, 64, 0, -1, 1), SAME),
-    nifti_data_elsewhere=(field("data_at", 0, 348, 353.5, 360, 1e9, -5, np.nan, np.inf, 352.9), VALUE),
+    nifti_data_elsewhere=(
+        field("data_at", 0, 348, 353.5, 360, 1e9, -5, np.nan, np.inf, 352.9),
+        VALUE,
+    ),
     nifti_another_slope=(field("slope", 0.0, 2.0, -1.0, np.nan, np.inf, 1e30, 1e-40), VALUE),
     nifti_another_intercept=(field("inter", 5.0, np.nan, np.inf, -1e30), VALUE),
     nifti_another_TR=(field("pixdim4", 0.0, -1.5, 1500.0, np.nan, np.inf, 2.0, 1e-9), VALUE),
     nifti_another_voxel_size=(field("pixdim[1-3]", 0.0, -3.0, np.nan, 7.0), VALUE),
     nifti_other_units=(field("units", 0, 2, 16, 18, 24, 255, 10, 40), VALUE),
     nifti_another_form=(field("[qs]form", 0, 1, 4, -1, 999), VALUE),
-    nifti_another_place=(field("srow.*|quatern.*", 0.0, np.nan, np.inf, 1e10, lambda v: v + 1), VALUE),
+    nifti_another_place=(
+        field("srow.*|quatern.*", 0.0, np.nan, np.inf, 1e10, lambda v: v + 1),
+        VALUE,
+    ),
     nifti_another_size_of_header=(field("size", 0, 540, 349, -1), ""),
     nifti_a_display_range=(field("cal_max", np.nan, -5.0, 9.0), SAME),
     nifti_half_swapped=(nifti_swap, ""),
@@ -417,13 +477,19 @@ for name, (change, blind) in dict(
     image_a_NaN=(rebuilt(with_cell(np.nan)), ""),
     image_an_infinity=(rebuilt(with_cell(np.inf, -np.inf)), ""),
     image_a_large_number=(rebuilt(with_cell(1e30, -1e30)), VALUE),
-    image_beyond_float32=(rebuilt(lambda x, rng: with_cell(1e300)(x.astype(float), rng).astype(float) * 1e30), VALUE),
+    image_beyond_float32=(
+        rebuilt(lambda x, rng: with_cell(1e300)(x.astype(float), rng).astype(float) * 1e30),
+        VALUE,
+    ),
     image_in_bytes=(rebuilt(lambda x, rng: np.clip(x / 5, 0, 255).astype("u1")), VALUE),
     image_in_whole_numbers=(rebuilt(lambda x, rng: np.round(x).astype("i4")), VALUE),
     image_scaled=(rebuilt(lambda x, rng: x.astype(float), np.int16), VALUE),
     image_of_doubles=(rebuilt(lambda x, rng: x.astype("f8")), SAME),
     image_of_complex_numbers=(rebuilt(lambda x, rng: x.astype("c8") + 2j), ""),
-    image_of_colours=(rebuilt(lambda x, rng: np.zeros(x.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])), ""),
+    image_of_colours=(
+        rebuilt(lambda x, rng: np.zeros(x.shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+        "",
+    ),
     image_without_time=(rebuilt(lambda x, rng: x[..., 0]), ""),
     image_with_one_volume=(rebuilt(lambda x, rng: x[..., :1]), VALUE),
     image_with_five_axes=(rebuilt(lambda x, rng: x[..., None]), SAME),
@@ -479,7 +545,9 @@ def gifti_drop(text, rng):
 
 def gifti_drop_counted(text, rng):
     text = gifti_drop(text, rng)
-    return re.sub(r'NumberOfDataArrays="\d+"', f'NumberOfDataArrays="{len(ARRAY.findall(text))}"', text)
+    return re.sub(
+        r'NumberOfDataArrays="\d+"', f'NumberOfDataArrays="{len(ARRAY.findall(text))}"', text
+    )
 
 
 def gifti_none(text, rng):
@@ -510,13 +578,19 @@ def gifti_data(change):
 
 def gifti_entity(text, rng):
     kind = pick(rng, ["file", "laughs"])
+    used = "a" if kind == "file" else "i"
     entities = '<!ENTITY a SYSTEM "file:///etc/passwd">'
     if kind == "laughs":
         chain = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi"))
         entities = '<!ENTITY a "ha">' + chain
     body = text.split("?>", 1)[-1]
     body = re.sub(r"<!DOCTYPE[^>]*>", "", body)
-    body = re.sub(r"(<DataArray)", rf"<MetaData><MD><Name>x</Name><Value>&{'a' if kind == 'file' else 'i'};</Value></MD></MetaData>\1", body, count=1)
+    body = re.sub(
+        r"(<DataArray)",
+        rf"<MetaData><MD><Name>x</Name><Value>&{used};</Value></MD></MetaData>\1",
+        body,
+        count=1,
+    )
     return f'<?xml version="1.0"?>\n<!DOCTYPE GIFTI [{entities}]>{body}'
 
 
@@ -555,13 +629,50 @@ def float32(x):
 
 
 for name, (change, blind) in dict(
-    gifti_another_encoding=(attribute("Encoding", "ASCII", "Base64Binary", "GZipBase64Binary", "ExternalFileBinary", "Base85", ""), VALUE),
+    gifti_another_encoding=(
+        attribute(
+            "Encoding",
+            "ASCII",
+            "Base64Binary",
+            "GZipBase64Binary",
+            "ExternalFileBinary",
+            "Base85",
+            "",
+        ),
+        VALUE,
+    ),
     gifti_another_byte_order=(attribute("Endian", "BigEndian", "LittleEndian", "big", ""), VALUE),
-    gifti_another_type=(attribute("DataType", "NIFTI_TYPE_INT32", "NIFTI_TYPE_UINT8", "NIFTI_TYPE_FLOAT64", "NIFTI_TYPE_X", "16"), VALUE),
-    gifti_another_length=(attribute("Dim0", "10", "12", "0", "-1", "1e3", "99999999999", "11.5", ""), ""),
+    gifti_another_type=(
+        attribute(
+            "DataType",
+            "NIFTI_TYPE_INT32",
+            "NIFTI_TYPE_UINT8",
+            "NIFTI_TYPE_FLOAT64",
+            "NIFTI_TYPE_X",
+            "16",
+        ),
+        VALUE,
+    ),
+    gifti_another_length=(
+        attribute("Dim0", "10", "12", "0", "-1", "1e3", "99999999999", "11.5", ""),
+        "",
+    ),
     gifti_another_number_of_axes=(attribute("Dimensionality", "0", "2", "7", "-1", "x"), ""),
-    gifti_another_order=(attribute("ArrayIndexingOrder", "ColumnMajorOrder", "RowMajorOrder", "x"), SAME),
-    gifti_another_intent=(attribute("Intent", "NIFTI_INTENT_LABEL", "NIFTI_INTENT_POINTSET", "NIFTI_INTENT_SHAPE", "x", "NIFTI_INTENT_NONE"), "readers of responses do not look at intents"),
+    gifti_another_order=(
+        attribute("ArrayIndexingOrder", "ColumnMajorOrder", "RowMajorOrder", "x"),
+        SAME,
+    ),
+    gifti_another_intent=(
+        attribute(
+            "Intent",
+            "NIFTI_INTENT_LABEL",
+            "NIFTI_INTENT_POINTSET",
+            "NIFTI_INTENT_SHAPE",
+            "x",
+            "NIFTI_INTENT_NONE",
+        ),
+        "readers of responses do not look at intents",
+    ),
     gifti_another_count=(attribute("NumberOfDataArrays", "7", "9", "0", "-1", "x"), ""),
     gifti_another_version=(attribute("Version", "1.1", "2", ""), SAME),
     gifti_an_array_less=(gifti_drop, ""),
@@ -572,7 +683,10 @@ for name, (change, blind) in dict(
     gifti_data_cut=(gifti_data(lambda d, rng: d[: some(rng, max(1, len(d)))]), ""),
     gifti_data_empty=(gifti_data(lambda d, rng: ""), ""),
     gifti_data_with_blanks=(gifti_data(lambda d, rng: f"\n   {d}\n  "), SAME),
-    gifti_data_with_other_letters=(gifti_data(lambda d, rng: d[:5] + pick(rng, "*&;Aé/ 9").replace("&", "&amp;") + d[6:]), VALUE),
+    gifti_data_with_other_letters=(
+        gifti_data(lambda d, rng: d[:5] + pick(rng, "*&;Aé/ 9").replace("&", "&amp;") + d[6:]),
+        VALUE,
+    ),
     gifti_entities=(gifti_entity, SAME),
 ).items():
     simple("gifti", blind, **{name: change})
@@ -585,10 +699,22 @@ for name, (change, blind) in dict(
     surface_arrays_of_different_length=(surface(lambda x, rng: [*x[:-1], x[-1][:-1]]), ""),
     surface_a_vertex_less=(surface(lambda x, rng: x[:, 1:]), VALUE),
     surface_a_volume_less=(surface(lambda x, rng: x[1:]), ""),
-    surface_whole_numbers=(surface(lambda x, rng: np.round(x * 100).astype("i4"), "NIFTI_TYPE_INT32"), VALUE),
-    surface_bytes=(surface(lambda x, rng: np.clip(x * 20 + 100, 0, 255).astype("u1"), "NIFTI_TYPE_UINT8"), VALUE),
-    surface_a_geometry=(surface(lambda x, rng: [float32(x[:3].T)], intent="NIFTI_INTENT_POINTSET"), ""),
-    surface_labels=(surface(lambda x, rng: [(x[0] > 0).astype("i4")], "NIFTI_TYPE_INT32", "NIFTI_INTENT_LABEL"), ""),
+    surface_whole_numbers=(
+        surface(lambda x, rng: np.round(x * 100).astype("i4"), "NIFTI_TYPE_INT32"),
+        VALUE,
+    ),
+    surface_bytes=(
+        surface(lambda x, rng: np.clip(x * 20 + 100, 0, 255).astype("u1"), "NIFTI_TYPE_UINT8"),
+        VALUE,
+    ),
+    surface_a_geometry=(
+        surface(lambda x, rng: [float32(x[:3].T)], intent="NIFTI_INTENT_POINTSET"),
+        "",
+    ),
+    surface_labels=(
+        surface(lambda x, rng: [(x[0] > 0).astype("i4")], "NIFTI_TYPE_INT32", "NIFTI_INTENT_LABEL"),
+        "",
+    ),
     surface_zeros=(surface(lambda x, rng: x * 0), VALUE),
 ).items():
     simple("surface", blind, **{name: change})
@@ -617,7 +743,9 @@ def vertices_in(raw):
 
 
 def annot_vertex(raw, rng):
-    struct.pack_into(">i", raw, 4 + 8 * some(rng, vertices_in(raw)), pick(rng, [0, 1, 39, 40, -1, 2**31 - 1]))
+    struct.pack_into(
+        ">i", raw, 4 + 8 * some(rng, vertices_in(raw)), pick(rng, [0, 1, 39, 40, -1, 2**31 - 1])
+    )
     return raw
 
 
@@ -646,22 +774,36 @@ def table_at(raw):
 
 
 def annot_table_field(raw, rng):
-    "A whole number at the head of the colour table: its mark, version, size, or the length of a name."
+    "A number at the head of the colour table: mark, version, size, or length of a name."
     at = table_at(raw) + 4 * pick(rng, [0, 1, 2, 3])
     struct.pack_into(">i", raw, at, pick(rng, [0, 1, -1, -2, -3, 3, 4, 6, 10_000, 2**31 - 1]))
     return raw
 
 
 def annot_no_table(raw, rng):
-    return raw[: table_at(raw) + pick(rng, [0, 4])] if rng.random() < 0.5 else raw[: table_at(raw)] + bytes(4)
+    return (
+        raw[: table_at(raw) + pick(rng, [0, 4])]
+        if rng.random() < 0.5
+        else raw[: table_at(raw)] + bytes(4)
+    )
 
 
 def annot_name(raw, rng):
     "A name is replaced by another of the same length."
     found = pick(rng, list(re.finditer(rb"L_\w+_ROI|Unknown|Medial_wall", bytes(raw))))
     n = len(found[0])
-    words = [b"R" + found[0][1:], b"???".ljust(n, b"\0"), b"\xff\xfe".ljust(n, b"\xe9"), b"L_44_ROI".ljust(n, b"\0")[:n]]
-    words += [b"Medial_wall"[:n].ljust(n, b"\0"), b"\x1b[31m".ljust(n, b"x")[:n], b"".ljust(n, b"\0"), b" " * n]
+    words = [
+        b"R" + found[0][1:],
+        b"???".ljust(n, b"\0"),
+        b"\xff\xfe".ljust(n, b"\xe9"),
+        b"L_44_ROI".ljust(n, b"\0")[:n],
+    ]
+    words += [
+        b"Medial_wall"[:n].ljust(n, b"\0"),
+        b"\x1b[31m".ljust(n, b"x")[:n],
+        b"".ljust(n, b"\0"),
+        b" " * n,
+    ]
     raw[found.start() : found.end()] = pick(rng, words)
     return raw
 
@@ -670,7 +812,14 @@ def annot_colour(raw, rng):
     "The colour of one parcel is changed, or made that of another."
     found = list(re.finditer(rb"(?:L_\w+_ROI|Unknown|Medial_wall)\x00", bytes(raw)))
     one, other = pick(rng, found), pick(rng, found)
-    raw[one.end() : one.end() + 16] = pick(rng, [raw[other.end() : other.end() + 16], struct.pack(">4i", 1, 2, 3, 0), struct.pack(">4i", 300, -1, 0, 5)])
+    raw[one.end() : one.end() + 16] = pick(
+        rng,
+        [
+            raw[other.end() : other.end() + 16],
+            struct.pack(">4i", 1, 2, 3, 0),
+            struct.pack(">4i", 300, -1, 0, 5),
+        ],
+    )
     return raw
 
 
@@ -692,14 +841,29 @@ def rewritten_annot(draft, change, rng):
 
 
 def annot_wall(labels, table, names, rng):
-    words = ["Background+FreeSurfer_Defined_Medial_Wall", "FreeSurfer_Defined_Medial_Wall", "medial wall", "MEDIAL_WALL", "unknown", "???", "corpuscallosum"]
+    words = [
+        "Background+FreeSurfer_Defined_Medial_Wall",
+        "FreeSurfer_Defined_Medial_Wall",
+        "medial wall",
+        "MEDIAL_WALL",
+        "unknown",
+        "???",
+        "corpuscallosum",
+    ]
     names[0] = pick(rng, words)
     labels[: int(rng.integers(1, 9))] = 0
     return labels, table, names
 
 
 def annot_other_side(labels, table, names, rng):
-    change = pick(rng, [lambda n: n.replace("L_", "R_"), lambda n: n.replace("L_", "7Networks_RH_"), lambda n: n.replace("L_", "rh.")])
+    change = pick(
+        rng,
+        [
+            lambda n: n.replace("L_", "R_"),
+            lambda n: n.replace("L_", "7Networks_RH_"),
+            lambda n: n.replace("L_", "rh."),
+        ],
+    )
     return labels, table, [change(n) for n in names]
 
 
@@ -775,10 +939,15 @@ def wav_size(name, *values):
 
 
 def wav_junk(raw, rng):
-    "A chunk before the sound, as editors write it; one of an odd length is padded, as it should be."
+    "A chunk before the sound, as editors write it; one of an odd length is padded."
     at = chunk(raw, b"data")
     body = pick(rng, [b"INFOISFT\x04\x00\x00\x00abcd", b"odd", b"x" * 5000])
-    made = pick(rng, [b"LIST", b"junk", b"bext"]) + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+    made = (
+        pick(rng, [b"LIST", b"junk", b"bext"])
+        + struct.pack("<I", len(body))
+        + body
+        + bytes(len(body) % 2)
+    )
     struct.pack_into("<I", raw, 4, struct.unpack_from("<I", raw, 4)[0] + len(made))
     return raw[:at] + made + raw[at:]
 
@@ -857,14 +1026,23 @@ for name, (change, blind) in dict(
     wav_another_alignment=(wav_format(12, "H", 0, 1, 3, 8, 65535), SAME),
     wav_other_bits=(wav_format(14, "H", 0, 8, 24, 32, 64, 12, 65535), VALUE),
     wav_a_wrong_size_of_the_file=(wav_size(b"RIFF", 0, 2**32 - 1, 36, lambda n: n + 1000), SAME),
-    wav_more_sound_promised=(wav_size(b"data", lambda n: n + 2, lambda n: 2 * n, lambda n: n + 400, 2**31), ""),
-    wav_less_sound_promised=(wav_size(b"data", lambda n: n - 2, lambda n: n // 2, lambda n: n - 1), "what follows the sound may be anything"),
+    wav_more_sound_promised=(
+        wav_size(b"data", lambda n: n + 2, lambda n: 2 * n, lambda n: n + 400, 2**31),
+        "",
+    ),
+    wav_less_sound_promised=(
+        wav_size(b"data", lambda n: n - 2, lambda n: n // 2, lambda n: n - 1),
+        "what follows the sound may be anything",
+    ),
     wav_no_sound_promised=(wav_size(b"data", 0), ""),
     wav_a_stream_of_unknown_length=(wav_size(b"data", 2**32 - 1), SAME),
     wav_a_wrong_size_of_the_format=(wav_size(b"fmt ", 0, 2, 14, 18, 2**32 - 1), SAME),
     wav_a_chunk_before_the_sound=(wav_junk, SAME),
     wav_cut=(wav_cut, ""),
-    wav_cut_and_counted=(wav_cut_counted, "a file whose header agrees with its end does not know that it was longer"),
+    wav_cut_and_counted=(
+        wav_cut_counted,
+        "a file whose header agrees with its end does not know that it was longer",
+    ),
     wav_another_name_of_a_chunk=(wav_name, SAME),
     wav_bytes_behind_the_sound=(wav_trailing, SAME),
 ).items():
@@ -888,8 +1066,14 @@ for name, (change, blind) in dict(
     sound_that_cancels=(beside(lambda x, rng: -x), ""),
     sound_beside_silence=(beside(lambda x, rng: x * 0), ""),
     sound_beside_a_trigger=(beside(trigger_channel), ""),
-    sound_of_many_channels=(sound(lambda x, rng: np.repeat(x[:, :1], 24, 1) * np.linspace(0.1, 1, 24), "PCM_16"), VALUE),
-    sound_at_another_rate=(lambda x, rate, rng: (x, pick(rng, [1, 100, 44100, 192000, 15999]), "PCM_16"), VALUE),
+    sound_of_many_channels=(
+        sound(lambda x, rng: np.repeat(x[:, :1], 24, 1) * np.linspace(0.1, 1, 24), "PCM_16"),
+        VALUE,
+    ),
+    sound_at_another_rate=(
+        lambda x, rate, rng: (x, pick(rng, [1, 100, 44100, 192000, 15999]), "PCM_16"),
+        VALUE,
+    ),
     sound_with_an_offset=(sound(lambda x, rng: x * 0.5 + 0.4, "PCM_16"), VALUE),
     sound_clipped=(sound(lambda x, rng: np.clip(x * 10, -1, 1), "PCM_16"), VALUE),
 ).items():
@@ -904,7 +1088,9 @@ def change_release(draft, change, rng):
 
 
 def a_file(root, rng, *suffixes):
-    found = sorted(p for p in root.rglob("*") if p.is_file() and (not suffixes or p.name.endswith(suffixes)))
+    found = sorted(
+        p for p in root.rglob("*") if p.is_file() and (not suffixes or p.name.endswith(suffixes))
+    )
     return pick(rng, found)
 
 
@@ -922,7 +1108,17 @@ def release_exchange(root, draft, rng):
 
 
 def release_extra(root, draft, rng):
-    name = pick(rng, ["notes.txt", "backbone/extra.py", ".DS_Store", "._tuner.json", "backbone/adapter_config.json", "backbone/vocab.txt"])
+    name = pick(
+        rng,
+        [
+            "notes.txt",
+            "backbone/extra.py",
+            ".DS_Store",
+            "._tuner.json",
+            "backbone/adapter_config.json",
+            "backbone/vocab.txt",
+        ],
+    )
     (root / name).write_text("import os\n" if name.endswith("py") else "{}")
 
 
@@ -939,7 +1135,9 @@ def tensors(change):
         except (SafetensorError, OSError, ValueError):
             raise Skip from None
         held = change(held, rng)
-        save_file({k: np.ascontiguousarray(v) for k, v in held.items()}, path, metadata={"format": "pt"})
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in held.items()}, path, metadata={"format": "pt"}
+        )
 
     return changed
 
@@ -1005,18 +1203,24 @@ def header(change):
 def header_offsets(tree, rng):
     entry = tree[pick(rng, [k for k in tree if k != "__metadata__"])]
     a, b = entry["data_offsets"]
-    entry["data_offsets"] = pick(rng, [[a + 4, b + 4], [b, a], [a, b - 4], [0, 2**50], [-4, b], [a, b, 0], "all"])
+    entry["data_offsets"] = pick(
+        rng, [[a + 4, b + 4], [b, a], [a, b - 4], [0, 2**50], [-4, b], [a, b, 0], "all"]
+    )
     return tree
 
 
 def header_shape(tree, rng):
     entry = tree[pick(rng, [k for k in tree if k != "__metadata__"])]
-    entry["shape"] = pick(rng, [[2**40, 2**40], entry["shape"][::-1], [*entry["shape"], 1], [-1], [0], None])
+    entry["shape"] = pick(
+        rng, [[2**40, 2**40], entry["shape"][::-1], [*entry["shape"], 1], [-1], [0], None]
+    )
     return tree
 
 
 def header_type(tree, rng):
-    tree[pick(rng, [k for k in tree if k != "__metadata__"])]["dtype"] = pick(rng, ["F64", "F16", "I32", "BF16", "X9", None])
+    tree[pick(rng, [k for k in tree if k != "__metadata__"])]["dtype"] = pick(
+        rng, ["F64", "F16", "I32", "BF16", "X9", None]
+    )
     return tree
 
 
@@ -1031,7 +1235,9 @@ def pickle_index(root, draft, rng):
     backbone = root / "backbone"
     path = backbone / "model.safetensors"
     names = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
-    file = pick(rng, ["pytorch_model.bin", "../outside.bin", "/etc/passwd", "model-00001.safetensors"])
+    file = pick(
+        rng, ["pytorch_model.bin", "../outside.bin", "/etc/passwd", "model-00001.safetensors"]
+    )
     index = dict(metadata={}, weight_map={k: file for k in names if k != "__metadata__"})
     (backbone / "model.safetensors.index.json").write_text(json.dumps(index))
     (backbone / "pytorch_model.bin").write_bytes(b"cos\nabort\n(tR.")
@@ -1103,8 +1309,17 @@ def vocabulary(root, draft, rng):
 def tokenizer_setting(root, draft, rng):
     path = a_file(root / "backbone", rng, "tokenizer_config.json", "preprocessor_config.json")
     held = json.loads(path.read_text())
-    changes = dict(model_max_length=[-1, 0, 3, 10**30, "many"], sampling_rate=[8000, 0, -1], do_normalize=[True, False])
-    changes |= dict(unk_token=["w3", None], return_attention_mask=[True], feature_size=[2, 0], auto_map=[{"AutoTokenizer": "extra.X"}])
+    changes = dict(
+        model_max_length=[-1, 0, 3, 10**30, "many"],
+        sampling_rate=[8000, 0, -1],
+        do_normalize=[True, False],
+    )
+    changes |= dict(
+        unk_token=["w3", None],
+        return_attention_mask=[True],
+        feature_size=[2, 0],
+        auto_map=[{"AutoTokenizer": "extra.X"}],
+    )
     name = pick(rng, [k for k in changes if k in held or k == "auto_map"])
     held[name] = pick(rng, changes[name])
     path.write_text(json.dumps(held))
@@ -1118,9 +1333,24 @@ def split_and_hash(root, draft, rng):
     path.write_text(json.dumps(held, indent=1, sort_keys=True))
 
 
-CONFIGS = dict(num_attention_heads=[1, 4, 3, 0], hidden_act=["relu", "silu", "nothing"], layer_norm_eps=[1e-3, 0.0], num_hidden_layers=[1, 3])
-CONFIGS |= dict(max_position_embeddings=[-1, 32, 0], do_stable_layer_norm=[True], feat_extract_norm=["layer"], model_type=["bert2", "gpt2"])
-CONFIGS |= dict(intermediate_size=[16, 64], vocab_size=[3, 40], architectures=[["Other"], None], num_conv_pos_embedding_groups=[1, 4, 0])
+CONFIGS = dict(
+    num_attention_heads=[1, 4, 3, 0],
+    hidden_act=["relu", "silu", "nothing"],
+    layer_norm_eps=[1e-3, 0.0],
+    num_hidden_layers=[1, 3],
+)
+CONFIGS |= dict(
+    max_position_embeddings=[-1, 32, 0],
+    do_stable_layer_norm=[True],
+    feat_extract_norm=["layer"],
+    model_type=["bert2", "gpt2"],
+)
+CONFIGS |= dict(
+    intermediate_size=[16, 64],
+    vocab_size=[3, 40],
+    architectures=[["Other"], None],
+    num_conv_pos_embedding_groups=[1, 4, 0],
+)
 CONFIGS |= dict(dtype=["bfloat16", "float64"], hidden_size=[8, 32, 0])
 
 for name, (change, blind) in dict(
@@ -1135,7 +1365,10 @@ for name, (change, blind) in dict(
     release_a_tensor_with_the_other_sign=(one_tensor(lambda x, rng: -x - 0.01), ""),
     release_a_tensor_turned_over=(one_tensor(lambda x, rng: x.T if x.ndim == 2 else x[::-1]), ""),
     release_a_tensor_of_zeros=(one_tensor(lambda x, rng: x * 0), SAME),
-    release_a_tensor_of_another_type=(one_tensor(lambda x, rng: x.astype(pick(rng, ["f8", "f2", "i4"]))), SAME),
+    release_a_tensor_of_another_type=(
+        one_tensor(lambda x, rng: x.astype(pick(rng, ["f8", "f2", "i4"]))),
+        SAME,
+    ),
     release_a_tensor_shorter=(one_tensor(lambda x, rng: x[:-1]), ""),
     release_a_tensor_missing=(tensors(drop_tensor), ""),
     release_a_tensor_more=(tensors(add_tensor), ""),

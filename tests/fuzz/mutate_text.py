@@ -1,4 +1,4 @@
-"""The operators on bytes, places, text, numbers, JSON, tables, TextGrids and scanner logs; see `mutate`."""
+"""Operators on bytes, places, text, numbers, JSON, tables, TextGrids and scanner logs."""
 
 import csv
 import gzip
@@ -107,8 +107,12 @@ simple(
     empty_file=lambda b, rng: b"",
     nothing_but_zeros=lambda b, rng: bytes(len(b)),
     nothing_but_blanks=lambda b, rng: b" \n\n",
-    an_annex_pointer=lambda b, rng: b"../../.git/annex/objects/Xk/7P/MD5E-s812--0a1b.dat/MD5E-s812--0a1b.dat\n",
-    an_lfs_pointer=lambda b, rng: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    an_annex_pointer=lambda b, rng: (
+        b"../../.git/annex/objects/Xk/7P/MD5E-s812--0a1b.dat/MD5E-s812--0a1b.dat\n"
+    ),
+    an_lfs_pointer=lambda b, rng: (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    ),
     a_web_page=lambda b, rng: b"<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n",
     a_picture=lambda b, rng: b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
     random_bytes=lambda b, rng: rng.integers(0, 256, 400, dtype=np.uint8).tobytes(),
@@ -232,11 +236,16 @@ def join_lines(lines, rng):
 
 
 def note_line(lines, rng):
-    lines.insert(some(rng, len(lines)), pick(rng, ["# made by hand", "! made by hand", "// made by hand", ";;"]))
+    lines.insert(
+        some(rng, len(lines)),
+        pick(rng, ["# made by hand", "! made by hand", "// made by hand", ";;"]),
+    )
 
 
 def word_line(lines, rng):
-    lines.insert(some(rng, len(lines)), pick(rng, ["xyzzy", "0", '"', "12.5 trigger", "end of file"]))
+    lines.insert(
+        some(rng, len(lines)), pick(rng, ["xyzzy", "0", '"', "12.5 trigger", "end of file"])
+    )
 
 
 for name, change in dict(
@@ -253,8 +262,42 @@ for name, change in dict(
     simple("text", FEWER, **{name: on_lines(change)})
 simple("text", SAME, an_empty_line=on_lines(blank_line))
 
-STRANGE = ["\x00", "\x07", "\x1b[31m", "\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u2029", "\ufeff", "\u200b", "\u202e"]
-STRANGE += ['"', "'", "\\", "\t", ",", "<", "&", "%", "\ud800", "ß", "Ω", "🎧", "\r", "\n", "=", "[", "}", "-", "."]
+STRANGE = [
+    "\x00",
+    "\x07",
+    "\x1b[31m",
+    "\x0b",
+    "\x0c",
+    "\x1c",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u2029",
+    "\ufeff",
+    "\u200b",
+    "\u202e",
+]
+STRANGE += [
+    '"',
+    "'",
+    "\\",
+    "\t",
+    ",",
+    "<",
+    "&",
+    "%",
+    "\ud800",
+    "ß",
+    "Ω",
+    "🎧",
+    "\r",
+    "\n",
+    "=",
+    "[",
+    "}",
+    "-",
+    ".",
+]
 
 
 def strange_character(text, rng):
@@ -322,7 +365,9 @@ simple(
     "encoding",
     SAME,
     as_UTF16=lambda t, rng: t.encode("utf-16", "surrogatepass"),
-    as_UTF16_without_mark=lambda t, rng: t.encode(pick(rng, ["utf-16-le", "utf-16-be"]), "surrogatepass"),
+    as_UTF16_without_mark=lambda t, rng: t.encode(
+        pick(rng, ["utf-16-le", "utf-16-be"]), "surrogatepass"
+    ),
     as_UTF8_with_mark=lambda t, rng: t.encode("utf-8-sig", "surrogatepass"),
     as_UTF8=lambda t, rng: t.encode("utf-8", "surrogatepass"),
     as_Windows_text=lambda t, rng: t.replace("\n", "\r\n"),
@@ -390,12 +435,18 @@ simple(
     a_number_without_its_point=on_number(lambda x, rng: x.replace(".", "")),
     a_number_with_the_other_sign=on_number(lambda x, rng: x[1:] if x[0] == "-" else "-" + x),
     a_number_times_1000=on_number(lambda x, rng: repr(float(x) * 1000)),
-    a_number_plus_a_little=on_number(lambda x, rng: repr(float(x) + pick(rng, [1e-9, 1e-7, 1e-4, 0.01]))),
+    a_number_plus_a_little=on_number(
+        lambda x, rng: repr(float(x) + pick(rng, [1e-9, 1e-7, 1e-4, 0.01]))
+    ),
     a_number_plus_a_billion=on_number(lambda x, rng: repr(float(x) + 1.6e9)),
     a_number_becomes_0=on_number(lambda x, rng: "0"),
-    a_number_that_is_huge=on_number(lambda x, rng: pick(rng, ["1e300", "9" * 25, "2147483648", "1e15"])),
+    a_number_that_is_huge=on_number(
+        lambda x, rng: pick(rng, ["1e300", "9" * 25, "2147483648", "1e15"])
+    ),
     a_number_that_is_tiny=on_number(lambda x, rng: pick(rng, ["1e-320", "1e-40", "-0.0"])),
-    a_whole_number_with_a_fraction=on_number(lambda x, rng: x + pick(rng, [".7", ".5"]) if "." not in x else x),
+    a_whole_number_with_a_fraction=on_number(
+        lambda x, rng: x + pick(rng, [".7", ".5"]) if "." not in x else x
+    ),
 )
 simple(
     "numbers",
@@ -403,7 +454,9 @@ simple(
     not_a_number=on_number(lambda x, rng: pick(rng, ["nan", "NaN", "-nan", "n/a", "NA", "null"])),
     infinity=on_number(lambda x, rng: pick(rng, ["inf", "-inf", "Infinity", "1e999", "-1e999"])),
     a_decimal_comma=on_number(lambda x, rng: x.replace(".", ",")),
-    a_number_in_strange_digits=on_number(lambda x, rng: x.translate(str.maketrans("0123456789", "０１２３４５６７８９"))),
+    a_number_in_strange_digits=on_number(
+        lambda x, rng: x.translate(str.maketrans("0123456789", "０１２３４５６７８９"))
+    ),
     a_number_with_underscores=on_number(lambda x, rng: f"{x[:1]}_{x[1:] or '0'}"),
     a_number_with_a_unit=on_number(lambda x, rng: x + pick(rng, [" s", "ms", "s", "f", "L"])),
     a_number_in_base_16=on_number(lambda x, rng: hex(int(float(x))) if float(x) >= 0 else x),
@@ -427,7 +480,13 @@ simple(
 def paths_of(tree, at=()):
     "Every place in a tree, the root first."
     yield at
-    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    inner = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     for key, value in inner:
         yield from paths_of(value, (*at, key))
 
@@ -472,7 +531,9 @@ def at_dict(change):
     "An operator on one dictionary of a tree, changed in place."
 
     def changed(tree, rng):
-        path = pick(rng, [p for p in paths_of(tree) if isinstance(get(tree, p), dict) and get(tree, p)])
+        path = pick(
+            rng, [p for p in paths_of(tree) if isinstance(get(tree, p), dict) and get(tree, p)]
+        )
         change(get(tree, path), rng)
         return tree
 
@@ -483,7 +544,9 @@ def at_list(change):
     "The same on one list."
 
     def changed(tree, rng):
-        path = pick(rng, [p for p in paths_of(tree) if isinstance(get(tree, p), list) and get(tree, p)])
+        path = pick(
+            rng, [p for p in paths_of(tree) if isinstance(get(tree, p), list) and get(tree, p)]
+        )
         change(get(tree, path), rng)
         return tree
 
@@ -512,7 +575,25 @@ def swap_values(d, rng):
 
 
 def other_type(x, rng):
-    values = [None, True, False, 0, -1, 7, 2.5, "text", "", [], {}, [x], {"a": x}, str(x), [[1, 2], [3]], "null", 10**30]
+    values = [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        7,
+        2.5,
+        "text",
+        "",
+        [],
+        {},
+        [x],
+        {"a": x},
+        str(x),
+        [[1, 2], [3]],
+        "null",
+        10**30,
+    ]
     return pick(rng, [v for v in values if type(v) is not type(x)])
 
 
@@ -522,7 +603,19 @@ def other_number(x, rng):
 
 
 def other_text(x, rng):
-    values = [x + "x", x[:-1], x.upper(), "", "../" + x, "/etc/passwd", x + "\x1b[31m", "x" * 500, x + "\u202e", " " + x, "ä" + x]
+    values = [
+        x + "x",
+        x[:-1],
+        x.upper(),
+        "",
+        "../" + x,
+        "/etc/passwd",
+        x + "\x1b[31m",
+        "x" * 500,
+        x + "\u202e",
+        " " + x,
+        "ä" + x,
+    ]
     return pick(rng, [v for v in values if v != x])
 
 
@@ -562,7 +655,11 @@ simple(
     json_an_empty_list=at_list(empty_it),
     json_another_type=at_leaf(other_type),
     json_a_container_of_another_type=lambda tree, rng: with_value(
-        tree, path := pick(rng, [p for p in paths_of(tree) if p and isinstance(get(tree, p), (dict, list))]), other_type(get(tree, path), rng)
+        tree,
+        path := pick(
+            rng, [p for p in paths_of(tree) if p and isinstance(get(tree, p), (dict, list))]
+        ),
+        other_type(get(tree, path), rng),
     ),
     json_a_number_as_text=at_leaf(lambda x, rng: str(x), NUMBERS_ONLY),
 )
@@ -573,7 +670,13 @@ simple(
     json_a_key_renamed=at_dict(rename_key),
     json_a_key_more=at_dict(extra_key),
 )
-simple("json", "", json_another_root=lambda tree, rng: pick(rng, [None, 5, "text", [tree], [], {}, list(tree)[:2], True, 1.5]))
+simple(
+    "json",
+    "",
+    json_another_root=lambda tree, rng: pick(
+        rng, [None, 5, "text", [tree], [], {}, list(tree)[:2], True, 1.5]
+    ),
+)
 
 
 def textual(change):
@@ -609,7 +712,13 @@ simple("json", "", json_NaN_or_infinity=literal(["NaN", "Infinity", "-Infinity"]
 simple("json", VALUE, json_a_number_beyond_floats=literal(["1e999", "-1e999", "1" * 400, "1e-400"]))
 simple("json", "", json_a_number_of_5000_digits=literal(["1" * 5000]))
 simple("json", LABEL, json_a_lone_surrogate=literal(['"\\ud800"', '"\\u0000"', '"\\u001b[2J"']))
-simple("json", "", json_not_JSON=literal(["'text'", "None", "True", "undefined", "01", "+1", ".5", "0x10", '"tab\there"']))
+simple(
+    "json",
+    "",
+    json_not_JSON=literal(
+        ["'text'", "None", "True", "undefined", "01", "+1", ".5", "0x10", '"tab\there"']
+    ),
+)
 simple("json", CHOICE, json_a_key_twice=textual(double_key))
 simple(
     "json",
@@ -620,7 +729,11 @@ simple(
     json_two_documents=textual(lambda t, rng: t + "\n" + t),
     json_cut=textual(lambda t, rng: t[: some(rng, len(t))]),
 )
-simple("json", SAME, json_written_in_one_line=textual(lambda t, rng: json.dumps(json.loads(t), ensure_ascii=True)))
+simple(
+    "json",
+    SAME,
+    json_written_in_one_line=textual(lambda t, rng: json.dumps(json.loads(t), ensure_ascii=True)),
+)
 
 
 # ---- tables
@@ -644,7 +757,9 @@ class Rows(list):
 
 def as_text(rows, quoting=csv.QUOTE_MINIMAL, delimiter=None):
     out = io.StringIO()
-    csv.writer(out, delimiter=delimiter or rows.delimiter, quoting=quoting, lineterminator="\n").writerows(rows)
+    csv.writer(
+        out, delimiter=delimiter or rows.delimiter, quoting=quoting, lineterminator="\n"
+    ).writerows(rows)
     return out.getvalue()
 
 
@@ -681,7 +796,23 @@ def empty_cell(rows, rng):
 
 def odd_cell(rows, rng):
     row = row_at(rows, rng)
-    words = ["nan", "inf", "-1", "1e999", "1_0", "０.５", "=1+1", '"', "\x1b[31m", "-5.5", "1,5", "0.1.2", "+", "1e5", " 0.7 "]
+    words = [
+        "nan",
+        "inf",
+        "-1",
+        "1e999",
+        "1_0",
+        "０.５",
+        "=1+1",
+        '"',
+        "\x1b[31m",
+        "-5.5",
+        "1,5",
+        "0.1.2",
+        "+",
+        "1e5",
+        " 0.7 ",
+    ]
     row[some(rng, len(row))] = pick(rng, words)
 
 
@@ -709,7 +840,9 @@ def swap_names(rows, rng):
 def rename_column(rows, rng):
     at = some(rng, len(rows[0]))
     old = rows[0][at]
-    rows[0][at] = pick(rng, [old + "s", old.upper(), " " + old, "", "start", old + "\ufeff", rows[0][at - 1]])
+    rows[0][at] = pick(
+        rng, [old + "s", old.upper(), " " + old, "", "start", old + "\ufeff", rows[0][at - 1]]
+    )
 
 
 def scale_column(rows, rng):
@@ -756,7 +889,9 @@ for name, change in dict(
     a_constant_column=same_column,
     a_column_twice=copy_column,
     no_header=lambda rows, rng: rows.pop(0) and None,
-    the_header_twice=lambda rows, rng: rows.insert(pick(rng, [1, len(rows) // 2, len(rows)]), list(rows[0])),
+    the_header_twice=lambda rows, rng: rows.insert(
+        pick(rng, [1, len(rows) // 2, len(rows)]), list(rows[0])
+    ),
     no_rows=lambda rows, rng: rows.__delitem__(slice(1, None)),
     rows_turned_round=lambda rows, rng: rows.__setitem__(slice(1, None), rows[:0:-1]),
     a_row_twice=lambda rows, rng: rows.insert(1, list(row_at(rows, rng))),
@@ -792,7 +927,13 @@ simple(
     every_cell_in_quotes=lambda rows, rng: as_text(rows, csv.QUOTE_ALL),
     another_delimiter=lambda rows, rng: as_text(rows, delimiter=pick(rng, ";|\t, ")),
 )
-simple("table", LABEL, an_open_quote=open_quote, a_line_end_in_a_cell=line_in_cell, blanks_around_cells=blanks_in_cells)
+simple(
+    "table",
+    LABEL,
+    an_open_quote=open_quote,
+    a_line_end_in_a_cell=line_in_cell,
+    blanks_around_cells=blanks_in_cells,
+)
 
 
 # ---- TextGrids (text)
@@ -822,7 +963,10 @@ def move_time(text, rng):
     return put(text, found, f"{found[1]} = {max(0, float(found[2]) + step):.7f}")
 
 
-INTERVAL = re.compile(r"[ ]*(intervals|points) \[(\d+)\]:?\n(?:[ ]*(?:xmin|xmax|number) = [^\n]*\n)+[ ]*(?:text|mark) = [^\n]*\n")
+INTERVAL = re.compile(
+    r"[ ]*(intervals|points) \[(\d+)\]:?\n(?:[ ]*(?:xmin|xmax|number) = [^\n]*\n)+"
+    r"[ ]*(?:text|mark) = [^\n]*\n"
+)
 
 
 def drop_interval(text, rng):
@@ -832,7 +976,11 @@ def drop_interval(text, rng):
 def drop_interval_and_count(text, rng):
     "A gap that the declared size agrees with."
     found = pick(rng, list(INTERVAL.finditer(text)))
-    sizes = [m for m in re.finditer(r"(intervals|points): size = (\d+)", text) if m.start() < found.start()]
+    sizes = [
+        m
+        for m in re.finditer(r"(intervals|points): size = (\d+)", text)
+        if m.start() < found.start()
+    ]
     if not sizes:
         raise Skip
     rest = text[: found.start()] + text[found.end() :]
@@ -852,7 +1000,12 @@ def wrong_index(text, rng):
 def wrong_size(text, rng):
     found = pick(rng, list(re.finditer(r"size = (\d+)", text)))
     n = int(found[1])
-    return put(text, found, f"size = {pick(rng, [n + 1, n - 1, 0, -1, f'{n}.7', '1e999', '1e9', 'nan', '9' * 30, f'{n}.0', ''])}")
+    sizes = [n + 1, n - 1, 0, -1, f"{n}.7", "1e999", "1e9", "nan", "9" * 30, f"{n}.0", ""]
+    return put(
+        text,
+        found,
+        f"size = {pick(rng, sizes)}",
+    )
 
 
 def early_end(text, rng):
@@ -867,12 +1020,38 @@ def two_labels(text, rng):
 
 def no_label(text, rng):
     found = pick(rng, list(re.finditer(r"\n[ ]*(text|mark) = [^\n]*", text)))
-    return put(text, found, pick(rng, ["", found[0].split("=")[0] + "= ", found[0].replace("=", ""), found[0].replace('"', "")]))
+    return put(
+        text,
+        found,
+        pick(
+            rng,
+            [
+                "",
+                found[0].split("=")[0] + "= ",
+                found[0].replace("=", ""),
+                found[0].replace('"', ""),
+            ],
+        ),
+    )
 
 
 def label_inside(text, rng):
     found = pick(rng, list(re.finditer(r'(?:text|mark) = "([^"\n]*)"', text)))
-    inner = pick(rng, ['say "no"', '"', '""', 'xmin = 3', "\n        intervals [3]:\n", "<exists>", "! note", "a\nb", "\\", '" "'])
+    inner = pick(
+        rng,
+        [
+            'say "no"',
+            '"',
+            '""',
+            "xmin = 3",
+            "\n        intervals [3]:\n",
+            "<exists>",
+            "! note",
+            "a\nb",
+            "\\",
+            '" "',
+        ],
+    )
     return put(text, found, found[0].split("=")[0] + f'= "{inner}"')
 
 
@@ -891,7 +1070,10 @@ def other_name(text, rng):
 
 def other_class(text, rng):
     found = pick(rng, list(re.finditer(r'"(IntervalTier|TextTier)"', text)))
-    new = pick(rng, ["TextTier" if found[1] == "IntervalTier" else "IntervalTier", "Tier", "", "intervaltier"])
+    new = pick(
+        rng,
+        ["TextTier" if found[1] == "IntervalTier" else "IntervalTier", "Tier", "", "intervaltier"],
+    )
     return put(text, found, f'"{new}"')
 
 
@@ -900,22 +1082,30 @@ def no_tiers(text, rng):
 
 
 def other_kind(text, rng):
-    return text.replace('"TextGrid"', pick(rng, ['"PitchTier"', '"textgrid"', '"TextGrid 2"', '"Sound"']), 1)
+    return text.replace(
+        '"TextGrid"', pick(rng, ['"PitchTier"', '"textgrid"', '"TextGrid 2"', '"Sound"']), 1
+    )
 
 
 def praat_tidy(text, rng):
-    "As other programs write the long form: no blanks around =, no indent, a blank before the line's end."
+    "As other programs write the long form: no blanks around =, no indent, a blank at line ends."
     change = pick(rng, ["equals", "indent", "end"])
     if change == "equals":
         return re.sub(r"^(\s*\w+) = ", r"\1=", text, flags=re.M)
-    return re.sub(r"^[ ]+", "", text, flags=re.M) if change == "indent" else re.sub(r"\n", " \n", text)
+    return (
+        re.sub(r"^[ ]+", "", text, flags=re.M) if change == "indent" else re.sub(r"\n", " \n", text)
+    )
 
 
 def swap_tiers(text, rng):
     parts = re.split(r"(?=    item \[\d+\]:\n)", text)
     if len(parts) < 3:
         raise Skip
-    return parts[0] + parts[2].replace("item [2]", "item [1]") + parts[1].replace("item [1]", "item [2]")
+    return (
+        parts[0]
+        + parts[2].replace("item [2]", "item [1]")
+        + parts[1].replace("item [1]", "item [2]")
+    )
 
 
 for name, (change, blind) in dict(
@@ -995,11 +1185,38 @@ def log_late(lines, rng):
 
 def log_label(lines, rng):
     i = pick(rng, trigger_lines(lines))
-    lines[i] = lines[i].split(" ")[0] + " " + pick(rng, ["TRIGGER", "trigger.", "trig", "pulse", "5", "", "Trigger ", "first volume", "init-trigger"])
+    lines[i] = (
+        lines[i].split(" ")[0]
+        + " "
+        + pick(
+            rng,
+            [
+                "TRIGGER",
+                "trigger.",
+                "trig",
+                "pulse",
+                "5",
+                "",
+                "Trigger ",
+                "first volume",
+                "init-trigger",
+            ],
+        )
+    )
 
 
 def log_start_line(lines, rng):
-    text = pick(rng, ["0.0 Starting scanner task", "1.5 start of protocol", "0.5 START", "20.0 sound-start", "3.25 sound-start", "50.0 sound-start again"])
+    text = pick(
+        rng,
+        [
+            "0.0 Starting scanner task",
+            "1.5 start of protocol",
+            "0.5 START",
+            "20.0 sound-start",
+            "3.25 sound-start",
+            "50.0 sound-start again",
+        ],
+    )
     lines.insert(some(rng, len(lines)), text)
     lines.sort(key=time_of)
 
@@ -1014,7 +1231,9 @@ def log_move_start(lines, rng):
 
 
 def log_end_line(lines, rng):
-    text = pick(rng, ["0.25 ending checks", "1.0 end", "3.5 sound-stop", "55.5 END", "-4.0 sound-stop"])
+    text = pick(
+        rng, ["0.25 ending checks", "1.0 end", "3.5 sound-stop", "55.5 END", "-4.0 sound-stop"]
+    )
     lines.append(text)
     lines.sort(key=time_of)
 
@@ -1055,9 +1274,29 @@ for name, (change, blind) in dict(
     log_few_triggers=(log_few, FEWER),
     log_a_trigger_twice=(log_double, ""),
     log_two_runs_in_one=(log_two_runs, ""),
-    log_with_tabs=(lambda lines, rng: lines.__setitem__(slice(None), [line.replace(" ", "\t", 1) for line in lines]), SAME),
-    log_with_commas=(lambda lines, rng: lines.__setitem__(slice(None), [line.replace(" ", ",", 1) for line in lines]), ""),
-    log_with_a_heading=(lambda lines, rng: lines.insert(0, pick(rng, ["time label", "# log of the scanner", "seconds\tevent"])), ""),
-    log_in_milliseconds=(lambda lines, rng: lines.__setitem__(slice(None), [retime(line, 1000 * time_of(line)) for line in lines]), VALUE),
+    log_with_tabs=(
+        lambda lines, rng: lines.__setitem__(
+            slice(None), [line.replace(" ", "\t", 1) for line in lines]
+        ),
+        SAME,
+    ),
+    log_with_commas=(
+        lambda lines, rng: lines.__setitem__(
+            slice(None), [line.replace(" ", ",", 1) for line in lines]
+        ),
+        "",
+    ),
+    log_with_a_heading=(
+        lambda lines, rng: lines.insert(
+            0, pick(rng, ["time label", "# log of the scanner", "seconds\tevent"])
+        ),
+        "",
+    ),
+    log_in_milliseconds=(
+        lambda lines, rng: lines.__setitem__(
+            slice(None), [retime(line, 1000 * time_of(line)) for line in lines]
+        ),
+        VALUE,
+    ),
 ).items():
     simple("log", blind, **{name: on_log(change)})

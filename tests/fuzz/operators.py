@@ -1,7 +1,7 @@
 """What an operator is, and how one is registered; see README.md.
 
 An operator is a function (content, rng) -> content; what the content is depends on its family:
-bytes, text (str, the encoding is kept), numbers (str), json (text -> text, or tree -> tree), table (rows of cells),
+bytes, text (the encoding is kept), numbers (text), json (text, or a tree), table (rows of cells),
 and for the binary formats the path of the file, which is changed in place.
 `Skip` says that an operator has nothing to do in this file; another one is drawn then.
 """
@@ -25,11 +25,13 @@ class Operator:
 
 OPERATORS: dict = {}  # name -> Operator
 
-# Why a changed file may be beyond any reader; an operator without such a reason may never end as 'undetectable'.
-SAME = "the file still says the same in another legal way, or the change lies in what the format does not use"
-VALUE = "another number of the right kind is another valid file: only who made the recording could tell"
+# Why a changed file may be beyond any reader; an "undetectable" without a reason fails the test.
+SAME = "it says the same in another legal way, or the change lies in what the format does not use"
+VALUE = (
+    "another number of the right kind is another valid file: only who made the recording could tell"
+)
 LABEL = "a label is free text: any other text is another valid label"
-FEWER = "the format states no count and keeps no hash, so that a shorter or longer file is another valid one"
+FEWER = "the format states no count and keeps no hash: a shorter or longer file is valid too"
 CHOICE = "the format allows several such parts, and nothing in the file says which one was meant"
 
 

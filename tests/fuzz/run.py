@@ -1,8 +1,9 @@
-"""Run the fuzz harness: `python tests/fuzz/run.py --inputs 30000 --seed 1 --out table.csv`; see README.md."""
+"""The fuzz harness: `python tests/fuzz/run.py --inputs 30000 --seed 1 --out table.csv`."""
 
 import argparse
 import csv
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,18 @@ from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-OUTCOMES = ("typed", "right", "noted", "undetectable", "bare", "hang", "memory", "silent_wrong", "harness")
+OUTCOMES = (
+    "typed",
+    "right",
+    "noted",
+    "undetectable",
+    "bare",
+    "hang",
+    "memory",
+    "silent_wrong",
+    "harness",
+    "absent",
+)
 WRONG = ("bare", "hang", "memory", "silent_wrong", "harness")
 LIMIT, MEMORY, GROWTH = 10.0, 3 * 2**30, 2**30  # s; bytes of address space; bytes resident
 COLUMNS = ("commit", "seed", "target", "index", "file", "operators", "outcome", "valid", "detail")
@@ -21,22 +33,39 @@ COLUMNS = ("commit", "seed", "target", "index", "file", "operators", "outcome", 
 def arguments(words=None):
     "The command line."
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--inputs", type=int, default=4500, help="how many, spread evenly over the targets")
+    parser.add_argument(
+        "--inputs", type=int, default=4500, help="how many, spread evenly over the targets"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the mutations")
-    parser.add_argument("--out", type=Path, help="table of outcomes; table.inputs.csv beside it lists every input")
-    parser.add_argument("--target", action="append", help="one target; repeat for more (default: all)")
+    parser.add_argument(
+        "--out", type=Path, help="table of outcomes; table.inputs.csv beside it lists every input"
+    )
+    parser.add_argument(
+        "--target", action="append", help="one target; repeat for more (default: all)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--root", type=Path, default=HERE.parents[1], help="checkout whose package is read")
-    parser.add_argument("--only", type=int, help="one input of one target, in this process, told at length")
+    parser.add_argument(
+        "--root", type=Path, default=HERE.parents[1], help="checkout whose package is read"
+    )
+    parser.add_argument(
+        "--only", type=int, help="one input of one target, in this process, told at length"
+    )
     parser.add_argument("--keep", type=Path, help="with --only: folder that keeps the input")
-    parser.add_argument("--show", type=int, default=40, help="kinds of wrong outcome that are printed")
+    parser.add_argument("--operators", action="store_true", help="print the operators, and stop")
+    parser.add_argument(
+        "--show", type=int, default=40, help="kinds of wrong outcome that are printed"
+    )
     return parser.parse_args(words)
 
 
 def prepare(root, folder):
     "Settings that must stand before the package is imported."
-    os.environ |= dict(OMP_NUM_THREADS="1", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    os.environ |= dict(TRANSFORMERS_VERBOSITY="critical", BRAINTUNE_CACHE=str(Path(folder) / "cache"))
+    os.environ |= dict(
+        OMP_NUM_THREADS="1", MPLBACKEND="Agg", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false"
+    )
+    os.environ |= dict(
+        TRANSFORMERS_VERBOSITY="critical", BRAINTUNE_CACHE=str(Path(folder) / "cache")
+    )
     sys.path[:0] = [str(Path(root).resolve()), str(HERE)]
 
 
@@ -44,9 +73,13 @@ def commit_of(root):
     "Short hash of a checkout, with a plus where its package has changes."
 
     def git(*words):
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True
+        ).stdout.strip()
 
-    return git("rev-parse", "--short=9", "HEAD") + ("+" if git("status", "--porcelain", "braintune_nb") else "")
+    return git("rev-parse", "--short=9", "HEAD") + (
+        "+" if git("status", "--porcelain", "braintune_nb") else ""
+    )
 
 
 # ---- one input
@@ -66,12 +99,19 @@ def first_difference(a, b, at="$"):
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         if len(a) != len(b):
             return f"{at}: {len(a)} items for {len(b)}"
-        return next((d for i, (x, y) in enumerate(zip(a, b)) if (d := first_difference(x, y, f"{at}[{i}]"))), None)
+        return next(
+            (
+                d
+                for i, (x, y) in enumerate(zip(a, b))
+                if (d := first_difference(x, y, f"{at}[{i}]"))
+            ),
+            None,
+        )
     return None if same_leaf(a, b) else f"{at}: {a!r:.60} for {b!r:.60}"
 
 
 def same_leaf(a, b):
-    "Whether two numbers or texts are the same; whole numbers and floats are, numbers and booleans are not."
+    "Whether two numbers or texts are the same; 1 is 1.0, and neither is True."
     import numpy as np
 
     number = (int, float, np.integer, np.floating)
@@ -95,14 +135,19 @@ def array_difference(a, b, at):
     if close.all():
         return None
     i = np.unravel_index(int((~close).argmax()), close.shape)
-    return f"{at}{list(map(int, i))}: {x[i]:.6g} for {y[i]:.6g}, {int((~close).sum())} of {close.size} differ"
+    place = f"{at}{list(map(int, i))}: {x[i]:.6g} for {y[i]:.6g}"
+    return f"{place}, {int((~close).sum())} of {close.size} differ"
 
 
 def out_of_memory(error):
     "Whether an error, or its cause, says that there was no memory."
     while error is not None:
         words = str(error).lower()
-        if isinstance(error, MemoryError) or "allocate memory" in words or "unable to allocate" in words:
+        if (
+            isinstance(error, MemoryError)
+            or "allocate memory" in words
+            or "unable to allocate" in words
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -141,7 +186,13 @@ def product(draft, targets):
     "(reading, outcome so far, detail) of the product."
     before = peak(reset=True)
     try:
-        reading, outcome, detail = targets.read(draft.target, draft.path, draft.root, draft.context), "", ""
+        reading, outcome, detail = (
+            targets.read(draft.target, draft.path, draft.root, draft.context),
+            "",
+            "",
+        )
+    except targets.Absent:
+        return None, "absent", "the package has no reader of this"
     except Exception as error:
         reading, detail = None, told(error)
         typed = isinstance(error, targets.base_error())
@@ -158,10 +209,15 @@ def product(draft, targets):
 
 def against(reading, verdict, base, draft, names, targets):
     "(outcome, detail) of a reading that ended without an error."
-    found, wanted = targets.comparable(draft, reading.value, verdict.value) if verdict.valid else (None, None)
+    found, wanted = (
+        targets.comparable(draft, reading.value, verdict.value) if verdict.valid else (None, None)
+    )
     difference = first_difference(found, wanted) if verdict.valid else f"invalid: {verdict.reason}"
     if difference is None:
-        untouched = base is None or first_difference(*targets.comparable(draft, reading.value, base.value)) is None
+        untouched = (
+            base is None
+            or first_difference(*targets.comparable(draft, reading.value, base.value)) is None
+        )
         return ("right" if untouched or not names else "undetectable"), ""
     new = [n for n in reading.notes if base is None or n not in base.notes]
     if new and names:
@@ -177,7 +233,14 @@ def one(seeds, bases, settings, index, folder, say=lambda phase: None):
 
     say("making")
     chosen, draft, names = mutate.mutate(seeds, settings["seed"], index, folder)
-    row = dict(settings, target=draft.target, index=index, file=chosen.name, operators=" + ".join(names), valid="")
+    row = dict(
+        settings,
+        target=draft.target,
+        index=index,
+        file=chosen.name,
+        operators=" + ".join(names),
+        valid="",
+    )
     say("reading")
     reading, outcome, detail = product(draft, targets)
     say("judging")
@@ -198,8 +261,6 @@ def one(seeds, bases, settings, index, folder, say=lambda phase: None):
 
 def work(pipe, seeds, bases, settings, indices, folder):
     "A worker: one input after the other, each announced before it is read."
-    import resource
-
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
@@ -208,9 +269,13 @@ def work(pipe, seeds, bases, settings, indices, folder):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for index in indices:
         try:
-            row = one(seeds, bases, settings, index, folder, lambda phase: pipe.send((index, phase, None)))
+            row = one(
+                seeds, bases, settings, index, folder, lambda phase: pipe.send((index, phase, None))
+            )
         except Exception as error:
-            row = dict(settings, target=seeds[0].target, index=index, outcome="harness", detail=told(error))
+            row = dict(
+                settings, target=seeds[0].target, index=index, outcome="harness", detail=told(error)
+            )
         pipe.send((index, "done", row))
     pipe.close()
 
@@ -229,10 +294,25 @@ class Worker:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.pipe, theirs = self.context.Pipe(duplex=False)
-        self.process = self.context.Process(target=work, args=(theirs, *self.given, self.left, self.folder), daemon=True)
+        self.process = self.context.Process(
+            target=work, args=(theirs, *self.given, self.left, self.folder), daemon=True
+        )
         self.process.start()
         theirs.close()
-        self.index, self.phase, self.since = None, "starting", time.monotonic()
+        self.index, self.phase, self.since, self.spent = None, "starting", time.monotonic(), 0.0
+
+    def processor(self):
+        "Seconds of processor time that the process has used."
+        try:
+            words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return float("inf")
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_late(self):
+        "Whether an input has had its time: on a busy machine, time that the process could use."
+        waited = time.monotonic() - self.since
+        return waited > 6 * LIMIT or (waited > LIMIT and self.processor() - self.spent > LIMIT / 2)
 
     def stop(self):
         self.process.kill()
@@ -254,7 +334,7 @@ class Worker:
         return row
 
     def late(self):
-        "Give a slow input a second try, since the machine may be busy; a row where that is slow too."
+        "Give a slow input a second try, since the machine may be busy; then a row."
         index = self.index
         if index in self.tried:
             return self.lost("hang", f"more than {LIMIT:g} s")
@@ -269,8 +349,13 @@ class Worker:
             index, phase, row = self.pipe.recv()
         except (EOFError, ConnectionError):
             self.process.join()
-            return self.lost("bare", f"the process died: exit code {self.process.exitcode}") if self.left else None
+            return (
+                self.lost("bare", f"the process died: exit code {self.process.exitcode}")
+                if self.left
+                else None
+            )
         self.index, self.phase, self.since = index, phase, time.monotonic()
+        self.spent = self.processor()
         if row is not None:
             self.left.remove(index)
             self.index = None
@@ -295,12 +380,19 @@ def run_target(seeds, bases, settings, indices, folder, workers):
 
     context = multiprocessing.get_context("fork")
     parts = [indices[i::workers] for i in range(workers)]
-    crew = [Worker(context, seeds, bases, settings, p, Path(folder) / f"worker{i}") for i, p in enumerate(parts) if p]
+    crew = [
+        Worker(context, seeds, bases, settings, p, Path(folder) / f"worker{i}")
+        for i, p in enumerate(parts)
+        if p
+    ]
     while crew:
         ready = wait([w.pipe for w in crew], timeout=1)
         for worker in list(crew):
-            late = time.monotonic() - worker.since > LIMIT
-            row = worker.heard() if worker.pipe in ready else worker.late() if late else None
+            row = None
+            if worker.pipe in ready:
+                row = worker.heard()
+            elif worker.is_late():
+                row = worker.late()
             if row is not None:
                 yield row
             if not worker.left:
@@ -331,7 +423,9 @@ def done_before(path, settings):
         rows = list(csv.DictReader(f))
     other = {(r["commit"], r["seed"]) for r in rows} - {(settings["commit"], str(settings["seed"]))}
     if other:
-        raise SystemExit(f"{path} holds inputs of another commit or seed {sorted(other)}: give another --out")
+        raise SystemExit(
+            f"{path} holds inputs of another commit or seed {sorted(other)}: give another --out"
+        )
     return [r | dict(index=int(r["index"])) for r in rows]
 
 
@@ -346,8 +440,19 @@ def table_of(rows, settings, chosen):
     counts = Counter((r["target"], r["outcome"]) for r in rows)
     lines = []
     for target in [*chosen, "all"]:
-        mine = {o: sum(n for (t, k), n in counts.items() if k == o and target in (t, "all")) for o in OUTCOMES}
-        lines.append(dict(commit=settings["commit"], seed=settings["seed"], target=target, inputs=sum(mine.values()), **mine))
+        mine = {
+            o: sum(n for (t, k), n in counts.items() if k == o and target in (t, "all"))
+            for o in OUTCOMES
+        }
+        lines.append(
+            dict(
+                commit=settings["commit"],
+                seed=settings["seed"],
+                target=target,
+                inputs=sum(mine.values()),
+                **mine,
+            )
+        )
     return lines
 
 
@@ -356,13 +461,24 @@ def show(lines, rows, limit):
     names = ("target", "inputs", *OUTCOMES)
     widths = [max(len(n), 14 if n == "target" else 6) for n in names]
     for line in [dict(zip(names, names)), *lines]:
-        print("  ".join(str(line[n]).ljust(w) if n == "target" else str(line[n]).rjust(w) for n, w in zip(names, widths)))
+        print(
+            "  ".join(
+                str(line[n]).ljust(w) if n == "target" else str(line[n]).rjust(w)
+                for n, w in zip(names, widths)
+            )
+        )
     kinds = {}
     for r in rows:
         if r["outcome"] in WRONG:
-            kinds.setdefault((r["outcome"], r["target"], r.get("operators", ""), r["detail"][:70]), []).append(r)
-    for (outcome, target, operators, detail), mine in sorted(kinds.items(), key=lambda k: -len(k[1]))[:limit]:
-        print(f"{len(mine):5} {outcome:12} {target} #{mine[0]['index']}: {operators or 'untouched'}: {detail}")
+            kinds.setdefault(
+                (r["outcome"], r["target"], r.get("operators", ""), r["detail"][:70]), []
+            ).append(r)
+    for (outcome, target, operators, detail), mine in sorted(
+        kinds.items(), key=lambda k: -len(k[1])
+    )[:limit]:
+        print(
+            f"{len(mine):5} {outcome:12} {target} #{mine[0]['index']}: {operators or '-'}: {detail}"
+        )
 
 
 def unexplained(rows):
@@ -378,10 +494,32 @@ def unexplained(rows):
     return found
 
 
+def operator_list():
+    "All operators, family by family, as markdown."
+    from mutate import FAMILIES
+    from operators import OPERATORS
+
+    lines = []
+    for family in dict.fromkeys(o.family for o in OPERATORS.values()):
+        targets = [t for t, weights in FAMILIES.items() if family in weights]
+        whose = "all targets" if len(targets) == len(FAMILIES) else ", ".join(targets)
+        lines += [
+            "",
+            f"### {family} ({whose})",
+            "",
+            "| operator | beyond any reader, because |",
+            "|---|---|",
+        ]
+        mine = [o for o in OPERATORS.values() if o.family == family]
+        lines += [f"| {o.name} | {o.blind or '(must be seen)'} |" for o in mine]
+    return "\n".join(lines[1:]) + "\n"
+
+
 def tell_one(options, settings, seeds, bases, folder):
     "One input, at length."
     kept = options.keep or Path(folder) / "kept"
     kept.mkdir(parents=True, exist_ok=True)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     row = one(seeds, bases, settings, options.only, kept)
     for name in COLUMNS:
         print(f"{name}: {row[name]}")
@@ -399,6 +537,8 @@ def main(words=None):
         import targets
         from tqdm import tqdm
 
+        if options.operators:
+            return print(operator_list(), end="")
         chosen = options.target or list(seed_files.MAKERS)
         if options.only is not None:
             seeds = seed_files.make_seeds(Path(folder) / "seeds", chosen[0])

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-TR, TRIM_LEBEL, TRIM_BILINGUAL = 2.0, 20, (10, 10)  # s; TRs that respdict counts beyond a file; rows
+TR, TRIM_LEBEL, TRIM_BILINGUAL = (
+    2.0,
+    20,
+    (10, 10),
+)  # s; TRs that respdict counts beyond a file; rows
 WORDS = "the old king said 'go' and nobody moved for a while until two birds began to sing".split()
 CHINESE = "老 国王 说 走 吧 没有 人 动 直到 两 只 鸟 开始 唱歌".split()
 
 
 @dataclass(frozen=True)
 class Seed:
-    "A folder that the product reads, which of its files is mutated, and what the reader is told besides."
+    "A folder that the product reads, its file that is mutated, and what the reader is told."
 
     target: str
     name: str
@@ -171,7 +175,11 @@ def word_tables(folder):
         "quoted.csv": (["onset", "offset", "text"], speech, ","),
         "tab.tsv": (["onset", "offset", "text"], [*map(list, words)], "\t"),
         "more.tsv": (["number", "text", "onset", "offset", "pos"], more, "\t"),
-        "chinese.csv": (["text", "onset", "offset"], [[c, a, b] for a, b, c in timed_words(CHINESE)], ","),
+        "chinese.csv": (
+            ["text", "onset", "offset"],
+            [[c, a, b] for a, b, c in timed_words(CHINESE)],
+            ",",
+        ),
     }
     for name, (header, rows, delimiter) in made.items():
         (folder / name).mkdir(parents=True)
@@ -181,15 +189,17 @@ def word_tables(folder):
 
 def splits(folder):
     "Splits with all roles, with few of them, with a reason for sharing."
-    whole = dict(tuning=["avatar", "legacy"], validation=["naked"], encoding=["souls", "alice/1"])
-    whole |= dict(test=["wheretheressmoke"], tune_participants=["UTS01", "UTS02"])
-    whole |= dict(new_participants=["UTS03"], shared="")
+    from targets import split_keys
+
+    keys = split_keys()
+    roles = (["avatar", "legacy"], ["naked"], ["souls", "alice/1"], ["wheretheressmoke"])
+    whole = dict(zip(keys, (*roles, ["UTS01", "UTS02"], ["UTS03"], "")))
     few = dict(tuning=["a_en", "b_en"], test=["c_en"])
     shared = whole | dict(encoding=["avatar", "legacy"], shared="the authors' own split")
     for name, record in dict(whole=whole, few=few, shared=shared).items():
         (folder / name).mkdir(parents=True)
         (folder / name / "split.json").write_text(json.dumps(record, indent=1))
-        yield Seed("split_json", name, folder / name, "split.json")
+        yield Seed("split_json", name, folder / name, "split.json", {"keys": keys})
 
 
 def story_grid(path, seconds):
@@ -262,10 +272,15 @@ def bilingual_folder(root, dtype):
         (root / "en" / "reports").mkdir(parents=True, exist_ok=True)
         text = "".join(f"{t:.6f} {label}\n" for t, label in log_lines(rows, 2.0, start=20.0))
         (root / "en" / "reports" / f"{story}.report").write_text(text)
-    trn = {s: responses(BILINGUAL_ROWS[s], 6, 70 + i).astype(dtype) for i, s in enumerate(("souls", "naked"))}
+    trn = {
+        s: responses(BILINGUAL_ROWS[s], 6, 70 + i).astype(dtype)
+        for i, s in enumerate(("souls", "naked"))
+    }
     val = np.stack([responses(BILINGUAL_ROWS["wheretheressmoke"], 6, 80 + i) for i in range(2)])
     write_hdf5(root / "en" / "subject01_listening_fmri_data_trn.hdf", **trn)
-    write_hdf5(root / "en" / "subject01_listening_fmri_data_val.hdf", wheretheressmoke=val.astype(dtype))
+    write_hdf5(
+        root / "en" / "subject01_listening_fmri_data_val.hdf", wheretheressmoke=val.astype(dtype)
+    )
     return root
 
 
@@ -326,12 +341,17 @@ def giftis(folder):
     import nibabel
     from nibabel.gifti import GiftiDataArray, GiftiImage
 
-    codes = dict(packed="GIFTI_ENCODING_B64GZ", binary="GIFTI_ENCODING_B64BIN", ascii="GIFTI_ENCODING_ASCII")
+    codes = dict(
+        packed="GIFTI_ENCODING_B64GZ", binary="GIFTI_ENCODING_B64BIN", ascii="GIFTI_ENCODING_ASCII"
+    )
     for name, code in codes.items():
         (folder / name).mkdir(parents=True)
         for k, side in enumerate("LR"):
             values = responses(8, 11, 20 + k).astype("f4")
-            arrays = [GiftiDataArray(row, "NIFTI_INTENT_TIME_SERIES", "NIFTI_TYPE_FLOAT32", code) for row in values]
+            arrays = [
+                GiftiDataArray(row, "NIFTI_INTENT_TIME_SERIES", "NIFTI_TYPE_FLOAT32", code)
+                for row in values
+            ]
             nibabel.save(GiftiImage(darrays=arrays), folder / name / f"run_hemi-{side}.func.gii")
         told = {"other": "run_hemi-R.func.gii", "volumes": 8, "vertices": 11}
         yield Seed("gifti", name, folder / name, "run_hemi-L.func.gii", told)
@@ -345,8 +365,12 @@ def annots(folder):
     import nibabel
 
     draw = np.random.default_rng(3)
-    colours = np.column_stack([draw.integers(1, 255, (len(PARCELS), 3)), np.zeros(len(PARCELS), int)])
-    colours = np.column_stack([colours, colours[:, 0] + colours[:, 1] * 256 + colours[:, 2] * 65536])
+    colours = np.column_stack(
+        [draw.integers(1, 255, (len(PARCELS), 3)), np.zeros(len(PARCELS), int)]
+    )
+    colours = np.column_stack(
+        [colours, colours[:, 0] + colours[:, 1] * 256 + colours[:, 2] * 65536]
+    )
     labels = draw.integers(1, len(PARCELS), 40)
     outside = labels.copy()
     outside[4:9] = 0
@@ -378,7 +402,9 @@ def sounds(folder):
     "Sound in whole numbers and floats, one and two channels, WAV and FLAC."
     import soundfile
 
-    for name, (channels, width) in dict(mono16=(1, 2), stereo16=(2, 2), mono24=(1, 3), mono32=(1, 4)).items():
+    for name, (channels, width) in dict(
+        mono16=(1, 2), stereo16=(2, 2), mono24=(1, 3), mono32=(1, 4)
+    ).items():
         (folder / name).mkdir(parents=True)
         write_wave(folder / name / "story.wav", tone(channels=channels), width=width)
         yield Seed("sound", name, folder / name, "story.wav")
@@ -423,46 +449,61 @@ def leaf(mean, n=3):
 
 def summary_record(seconds):
     "What the report needs of a summary, with numbers that are all different."
-    rois = ("language", "auditory")
-    arms = ("pretrained", "tuned", "permuted", "reduced_rank")
+    from targets import arms as arms_of
+
+    rois, arms = ("language", "auditory"), arms_of()
     both = lambda x: dict(raw=leaf(round(x, 6)), normalized=leaf(round(2.1 * x, 6)))
-    align = {arm: {roi: both(0.11 + 0.017 * i + 0.031 * j) for j, roi in enumerate(rois)} for i, arm in enumerate(arms)}
+    align = {
+        arm: {roi: both(0.11 + 0.017 * i + 0.031 * j) for j, roi in enumerate(rois)}
+        for i, arm in enumerate(arms)
+    }
     gain = {roi: both(0.017 + 0.003 * j) for j, roi in enumerate(rois)}
     permuted = {roi: both(-0.0021 + 0.0007 * j) for j, roi in enumerate(rois)}
     found = dict(alignment=align, gain=gain, gain_permuted=permuted)
-    found |= dict(ceiling={roi: 0.61 + 0.07 * j for j, roi in enumerate(rois)}, interval="over participants")
-    found |= dict(participants=dict(tuning=["UTS01", "UTS02"], new=["UTS03"]), limits=["one backbone"])
+    found |= dict(
+        ceiling={roi: 0.61 + 0.07 * j for j, roi in enumerate(rois)}, interval="over participants"
+    )
+    found |= dict(
+        participants=dict(tuning=["UTS01", "UTS02"], new=["UTS03"]), limits=["one backbone"]
+    )
     return found | dict(seconds=seconds, peak_memory_mb=512.25)
 
 
 def run_record(seconds):
     "run.json as a finished run leaves it."
     hardware = dict(system="Linux", processor="x86_64", cores=2, memory_mb=16000)
-    parameters = dict(backbone="tiny", dataset="simulated", seed=3, arms="tuned,permuted", layers="")
+    parameters = dict(
+        backbone="tiny", dataset="simulated", seed=3, arms="tuned,permuted", layers=""
+    )
     session = dict(began="2026-01-05T10:11:12+0000", seconds=seconds, peak_memory_mb=512.25)
-    found = dict(package="0.1.0", git=None, python="3.12.3", libraries=dict(numpy="2.3.1", torch="2.13.0"))
+    found = dict(
+        package="0.1.0", git=None, python="3.12.3", libraries=dict(numpy="2.3.1", torch="2.13.0")
+    )
     found |= dict(hardware=hardware, parameters=parameters, seed=3, parameters_hash="")
     found |= dict(seconds=seconds, peak_memory_mb=512.25, inputs={"/data/split.json": "ab" * 32})
-    return found | dict(stages=dict(pretrained=dict(seconds=1.25), tuned_seed3=dict(seconds=2.5)), sessions=[session])
+    return found | dict(
+        stages=dict(pretrained=dict(seconds=1.25), tuned_seed3=dict(seconds=2.5)),
+        sessions=[session],
+    )
 
 
 def runs(folder, target):
-    "A finished run; its record is written by the product itself, so that it is of the version under test."
-    from targets import finished_run
+    "A finished run, written by the product, so that it is of the version under test."
+    from targets import arms, finished_run
 
     file = {"run_json": "run.json", "summary_json": "summary.json"}[target]
     root = finished_run(folder / "run", run_record(61.5)["parameters"], summary_record(61.5))
-    yield Seed(target, "run", root, file)
+    yield Seed(target, "run", root, file, {"arms": arms()})
     if target == "summary_json":
         small = summary_record(7.25)
-        small["alignment"].pop("reduced_rank")
+        small["alignment"].pop(arms()[-1])
         small["participants"] = dict(tuning=["UTS01"], new=[])
         root = finished_run(folder / "alone", run_record(7.25)["parameters"], small)
-        yield Seed(target, "alone", root, file)
+        yield Seed(target, "alone", root, file, {"arms": arms()})
 
 
 def releases(folder):
-    "Releases of a text and a speech model, written by the product, so that they are of the version under test."
+    "Releases of a text and a speech model, written by the product under test."
     from targets import saved_release
 
     for name in ("text", "speech"):

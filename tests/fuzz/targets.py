@@ -1,4 +1,4 @@
-"""How the product reads each target: its public reader is called, and what it returns is made plain.
+"""How the product reads each target: its public reader is called, its answer made plain.
 
 Names of modules change; functions are found by name wherever the package under test keeps them.
 """
@@ -20,7 +20,7 @@ class Reading:
 
 
 def find(*names, near=""):
-    "The first function of one of these names that the package has (in a module with `near` in its name), or None."
+    "The first function of one of these names in a module with `near` in its name, or None."
     from braintune_nb._modidx import d
 
     for name in names:
@@ -86,7 +86,8 @@ def read_word_table(path, root, context):
 
 def read_split(path, root, context):
     split = find("Split").load(path)
-    split.hash
+    if not split.hash:
+        raise AssertionError("a split without a hash")
     return Reading({k: list(v) if isinstance(v, tuple) else v for k, v in asdict(split).items()})
 
 
@@ -149,25 +150,35 @@ def read_sound(path, root, context):
     return Reading(dict(samples=np.array(samples), rate=rate, seconds=seconds[2]), notes)
 
 
+class Absent(Exception):
+    "The package has no reader for this file, and what others make of it is nothing it could read."
+
+
 def read_confounds(path, root, context):
-    own = find("read_confounds", "confounds_from_table", "confound_table")
+    own = find("read_confounds")
     notes = ()
     if own is not None:
         table = own(path)
-        if isinstance(table, tuple):
-            table, *rest = table
-            notes = tuple(str(n) for r in rest for n in (r if isinstance(r, (list, tuple)) else [r]) if n)
-    else:  # what people do where the package has no reader
-        import pandas as pd
-
-        table = pd.read_csv(path, sep="\t")
-    names = [str(c) for c in getattr(table, "columns", ())]
-    array = np.asarray(table)
+        notes = tuple(getattr(table, "notes", getattr(table, "attrs", {}).get("notes", ())))
+    else:
+        table = others_confounds(path)
+    names, array = [str(c) for c in getattr(table, "columns", ())], np.asarray(table, float)
     x = np.random.default_rng(0).standard_normal((len(array), 3))
-    left = find("regress_out")(x, array)
-    if len(left) != len(x):
-        raise AssertionError("residuals of another length")
-    return Reading(dict(columns=names, rows=array, residuals=np.asarray(left)), notes)
+    left = np.asarray(find("regress_out")(x, array))
+    return Reading(dict(columns=names, rows=array, residuals=left), notes)
+
+
+def others_confounds(path):
+    "What people do where the package has no reader: pandas, as long as the table holds numbers."
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep="\t")
+    except Exception as error:
+        raise Absent from error
+    if not len(table) or any(kind.kind not in "fiu" for kind in table.dtypes):
+        raise Absent
+    return table
 
 
 def read_release(path, root, context):
@@ -201,14 +212,14 @@ def plain(value):
 
 
 def read_run(path, root, context):
-    summary, record = find("read_run")(root)
+    summary, record = find("read_run", near="report")(root)
     find("collect", near="report")([root])
     find("limits", near="report")(summary, record)
     return Reading(record)
 
 
 def read_summary(path, root, context):
-    summary, record = find("read_run")(root)
+    summary, record = find("read_run", near="report")(root)
     for name in ("alignment_table", "gain_table", "split_tables"):
         find(name, near="report")(summary)
     for roi in summary["gain"]:
@@ -237,7 +248,13 @@ READERS = {
 
 
 # warnings of the libraries below that say nothing about the file
-CHATTER = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
+CHATTER = (
+    DeprecationWarning,
+    PendingDeprecationWarning,
+    FutureWarning,
+    ImportWarning,
+    ResourceWarning,
+)
 
 
 def read(target, path, root, context):
@@ -257,7 +274,17 @@ def comparable(draft, found, wanted):
     return found, wanted
 
 
-# ---- what only the product can write
+# ---- what only the product can write, and the names it uses
+
+
+def split_keys():
+    "Names of a split's parts: roles, then participants who tune and who are new, then the reason."
+    return list(find("Split").__dataclass_fields__)
+
+
+def arms():
+    "Arms that every summary holds, the pretrained one first."
+    return list(importlib.import_module(find("read_run", near="report").__module__).ARMS)
 
 
 def finished_run(folder, parameters, summary):
@@ -294,8 +321,12 @@ def saved_release(folder, kind, seed):
     spaces["P2"] = space("P2 regions", "region", np.array([1, 2, 4]), labels=("A1", "44", "STSda"))
     values = np.array([0.31, np.nan, 0.47, 0.53])
     ceilings = {"P1": ceiling(values, "spearman-brown", "rho", "wheretheressmoke", (0, 1, 2), 3)}
-    split = split(tuning=("avatar",), encoding=("souls",), test=("wheretheressmoke",), tune_participants=("P1", "P2"))
-    numbers = [dict(what="gain", value=0.0123, low=0.004, high=0.021), dict(what="ceiling", value=0.41)]
+    roles = dict(tuning=("avatar",), encoding=("souls",), test=("wheretheressmoke",))
+    split = split(**roles, **{split_keys()[4]: ("P1", "P2")})
+    numbers = [
+        dict(what="gain", value=0.0123, low=0.004, high=0.021),
+        dict(what="ceiling", value=0.41),
+    ]
     more = dict(numbers=numbers, data="simulated", labels=("simulated",), language=("en",))
     tuner.save_pretrained(folder, space=spaces, ceilings=ceilings, split=split, **more)
     return Path(folder)
