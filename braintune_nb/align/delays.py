@@ -8,6 +8,7 @@ __all__ = ['story_bounds', 'delay']
 # %% ../../nbs/21_align.delays.ipynb #77ac32e1
 import numpy as np
 import torch
+from ..arrays import as_array, as_labels
 from ..core import DataError, ParameterError
 
 # %% ../../nbs/21_align.delays.ipynb #0efac2ec
@@ -18,7 +19,7 @@ def story_bounds(
     "Where each story starts and stops. Raises DataError when a story's rows are not together."
     if stories is None:
         return [(0, n_rows)]
-    labels = np.asarray(stories)
+    labels = as_labels(stories, "stories")
     if labels.shape != (n_rows,):
         raise DataError(
             "One story label per row is needed", found=str(labels.shape), expected=f"({n_rows},)"
@@ -39,19 +40,14 @@ def story_bounds(
 
 # %% ../../nbs/21_align.delays.ipynb #5dfd20d5
 def delay(
-    features,  # (T, F), numpy or torch
+    features,  # (T, F), numpy or torch, or what becomes an array
     delays=(1, 2, 3, 4),  # TRs, whole numbers from 0
     stories=None,  # label of the story of each row, (T,); None: one story
-):  # (T, F * D), delay-major, same library and dtype
+):  # (T, F * D), delay-major, same library, floating point; what is missing stays, and is delayed
     """Shift features into the future by each delay, with zeros where the past lies outside the
     story; differentiable in torch. Raises ParameterError, DataError."""
-    delays = [int(d) if int(d) == d and d >= 0 else None for d in delays]
-    if None in delays or not delays or len(set(delays)) < len(delays):
-        raise ParameterError(
-            "Delays are different whole numbers of TRs",
-            found=delays,
-            expected="for instance (1, 2, 3, 4)",
-        )
+    delays = _whole_delays(delays)
+    features = as_array(features, "features", torch_stays=True)
     if features.ndim != 2:
         raise DataError("Delays need a matrix", found=str(tuple(features.shape)), expected="(T, F)")
     shape = (features.shape[0], len(delays), features.shape[1])
@@ -63,3 +59,19 @@ def delay(
             if d < stop - start:
                 out[start + d : stop, i] = features[start : stop - d]
     return out.reshape(shape[0], -1)
+
+
+def _whole_delays(delays):
+    "Delays as a list of different whole numbers."
+    try:
+        whole = [int(d) for d in delays]
+        good = whole == [*delays] and len({*whole}) == len(whole) and min(whole) >= 0
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ParameterError(
+            "Delays are different whole numbers of TRs",
+            found=delays,
+            expected="for instance (1, 2, 3, 4)",
+        )
+    return whole

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
+from ..arrays import as_array
 from ..core import ClockError, DataError, ParameterError
 
 # %% ../../nbs/20_align.resample.ipynb #ee8025d7
@@ -38,7 +39,7 @@ LANCZOS_PRESETS = dict(
 
 # %% ../../nbs/20_align.resample.ipynb #dd0c35a4
 def _check_times(source_times, target_times, tr: float):
-    source, target = np.asarray(source_times, float), np.asarray(target_times, float)
+    source, target = (as_array(t, "times").astype(float) for t in (source_times, target_times))
     if source.ndim != 1 or target.ndim != 1 or len(source) == 0 or len(target) == 0:
         raise DataError(
             "There is nothing to resample",
@@ -51,6 +52,12 @@ def _check_times(source_times, target_times, tr: float):
             found=f"{(~np.isfinite(source)).sum()} sources, {(~np.isfinite(target)).sum()} targets",
             expected="finite seconds",
         )
+    _check_clock(target, tr)
+    return source, target
+
+
+def _check_clock(target, tr):
+    "TRs that do not rise, or are not `tr` apart."
     if (np.diff(target) <= 0).any():
         raise ClockError(
             "TR times must rise",
@@ -66,7 +73,6 @@ def _check_times(source_times, target_times, tr: float):
             expected=f"{np.median(np.diff(target)):.4f} s, the median distance of the TR times",
             next_step="pass story.clock.tr, and all TRs of the story; take rows afterwards",
         )
-    return source, target
 
 # %% ../../nbs/20_align.resample.ipynb #6dc69366
 def lanczos_weights(
@@ -80,6 +86,20 @@ def lanczos_weights(
 ) -> np.ndarray:  # weights, (T, N), float64
     """Weights of a Lanczos low-pass filter from source times to TRs (classic of voxelwise
     modelling; `released`: Negi et al. 2025). Raises DataError, ClockError, ParameterError."""
+    _check_kernel(lobes, cutoff, preset)
+    source, target = _check_times(source_times, target_times, tr)
+    settings = LANCZOS_PRESETS[preset]
+    scale = cutoff / tr if settings.scale == "tr" else cutoff * np.ptp(source) / np.ptp(target)
+    row, column = _near_pairs(source, target, lobes / scale)
+    value = lanczos(scale * (target[row] - source[column]), lobes)
+    if settings.normalise:
+        total = np.bincount(row, value, minlength=len(target))
+        value = value / np.where(total > 0, total, 1.0)[row]
+    return _matrix(value, row, column, (len(target), len(source)), sparse)
+
+
+def _check_kernel(lobes, cutoff, preset):
+    "Presets that do not exist, and kernels without width."
     if preset not in LANCZOS_PRESETS:
         raise ParameterError(
             "Unknown Lanczos preset", found=preset, expected=", ".join(LANCZOS_PRESETS)
@@ -89,19 +109,21 @@ def lanczos_weights(
             "Lanczos needs at least one lobe and a positive cut-off",
             found=f"lobes {lobes}, cutoff {cutoff}",
         )
-    source, target = _check_times(source_times, target_times, tr)
-    settings = LANCZOS_PRESETS[preset]
-    scale = cutoff / tr if settings.scale == "tr" else cutoff * np.ptp(source) / np.ptp(target)
+
+
+def _near_pairs(source, target, reach):
+    "Every (TR, word) no further apart than `reach` seconds, by binary search."
     order = np.argsort(source, kind="stable")
-    first = np.searchsorted(source[order], target - lobes / scale, side="left")
-    count = np.searchsorted(source[order], target + lobes / scale, side="right") - first
+    first = np.searchsorted(source[order], target - reach, side="left")
+    count = np.searchsorted(source[order], target + reach, side="right") - first
     row = np.repeat(np.arange(len(target)), count)
-    column = order[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)]
-    value = lanczos(scale * (target[row] - source[column]), lobes)
-    if settings.normalise:
-        total = np.bincount(row, value, minlength=len(target))
-        value = value / np.where(total > 0, total, 1.0)[row]
-    weights = sp.csr_array((value, (row, column)), shape=(len(target), len(source)))
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+    return row, order[place]
+
+
+def _matrix(value, row, column, shape, sparse):
+    "The weights as a scipy CSR array, or dense."
+    weights = sp.csr_array((value, (row, column)), shape=shape)
     return weights if sparse else weights.toarray()
 
 # %% ../../nbs/20_align.resample.ipynb #9d20c0c0
@@ -115,32 +137,49 @@ def average_weights(
     """Weights of the mean over the words of each TR; a TR without words is a row of zeros.
     Raises DataError, ClockError."""
     source, target = _check_times(source_times, target_times, tr)
+    row, column = _pairs_within(source, target, tr)
+    value = np.ones(len(row)) if total else 1 / np.bincount(row, minlength=len(target))[row]
+    return _matrix(value, row, column, (len(target), len(source)), sparse)
+
+
+def _pairs_within(source, target, tr):
+    "Every (TR, word) where the word falls in the TR; none in a hole of the clock."
     edges = np.r_[target[0] - tr / 2, (target[1:] + target[:-1]) / 2, target[-1] + tr / 2]
     row = np.searchsorted(edges, source, side="right") - 1
-    near = (
-        np.abs(source - target[np.clip(row, 0, len(target) - 1)]) <= tr / 2 * 1.001
-    )  # false in a hole of the clock
+    near = np.abs(source - target[np.clip(row, 0, len(target) - 1)]) <= tr / 2 * 1.001
     column = np.flatnonzero((row >= 0) & (row < len(target)) & near)
-    row = row[column]
-    value = np.ones(len(row)) if total else 1 / np.bincount(row, minlength=len(target))[row]
-    weights = sp.csr_array((value, (row, column)), shape=(len(target), len(source)))
-    return weights if sparse else weights.toarray()
+    return row[column], column
 
 # %% ../../nbs/20_align.resample.ipynb #755164ad
 def resample(
-    features,  # one row per word or frame, (N, F), numpy or torch
+    features,  # one row per word or frame, (N, F), numpy or torch, or what becomes an array
     weights,  # (T, N), numpy, scipy sparse or torch
-):  # (T, F), same library, dtype and device as `features`
+):  # (T, F), same library and device as `features`; float32 stays, whole numbers become float64
     """Weighted sums of the rows of `features`; differentiable in torch. Raises DataError when
     the numbers of rows disagree."""
+    features = as_array(features, "features", torch_stays=True)
     if weights.shape[1] != features.shape[0]:
         raise DataError(
             "Features and weights belong to different words",
             found=f"{features.shape[0]} rows of features",
             expected=f"{weights.shape[1]}, the columns of the weights",
         )
-    if not torch.is_tensor(features):
-        return weights.astype(features.dtype) @ features
+    multiply = _torch_product if torch.is_tensor(features) else _numpy_product
+    missing = features != features
+    if getattr(features, "requires_grad", False) or not missing.any():
+        return multiply(weights, features)  # states of a model that learns have no holes
+    out = multiply(weights, _filled(features, missing, 0))
+    return _filled(out, multiply(weights != 0, 1.0 * missing) > 0, np.nan)
+
+
+def _numpy_product(weights, features):
+    "In the precision of the features; weights may be sparse, or a tensor."
+    weights = weights.cpu().numpy() if torch.is_tensor(weights) else weights
+    return weights.astype(features.dtype) @ features
+
+
+def _torch_product(weights, features):
+    "On the device and in the precision of the features; gradients flow to them."
     if sp.issparse(weights):
         entries = weights.tocoo()
         weights = torch.sparse_coo_tensor(
@@ -150,6 +189,13 @@ def resample(
             check_invariants=False,
         )
     return torch.as_tensor(weights).to(features.device, features.dtype) @ features
+
+
+def _filled(x, mask, value):
+    "`value` where the mask is true."
+    if torch.is_tensor(x):
+        return x.masked_fill(mask, value)
+    return np.where(mask, x.dtype.type(value), x)
 
 # %% ../../nbs/20_align.resample.ipynb #ab66f186
 def story_weights(

@@ -68,6 +68,17 @@ def audio_windows(
     """Cut windows from a story's sound. Raises ClockError where a window needs sound that is
     not there, DataError for windows of several lengths or sound that is not one channel."""
     audio, edges = np.asarray(audio), np.asarray(edges).reshape(-1, 2)
+    _check_windows(audio, edges, place)
+    _check_end(audio, edges, sampling_rate, overrun, place)
+    windows = np.zeros((len(edges), edges[0, 1] - edges[0, 0] if len(edges) else 0), np.float32)
+    for row, (start, stop) in zip(windows, edges):
+        here = audio[max(0, start) : max(0, stop)]
+        row[max(0, -start) : max(0, -start) + len(here)] = here
+    return windows
+
+
+def _check_windows(audio, edges, place):
+    "One channel of floating-point samples, windows of one length."
     if audio.ndim != 1 or audio.dtype.kind != "f":
         raise DataError(
             "Sound must be one channel of floating-point samples",
@@ -82,23 +93,23 @@ def audio_windows(
             found=f"{lengths[0]} to {lengths[-1]} samples",
             expected="one length",
         )
+
+
+def _check_end(audio, edges, sampling_rate, overrun, place):
+    "`ClockError` where a window ends after the sound and the silence that is allowed behind it."
     last = edges[:, 1].max(initial=0)
-    if last > len(audio) + overrun * sampling_rate:
-        raise ClockError(
-            "The sound ends before a TR needs it",
-            place=place,
-            found=(
-                f"sound to {len(audio) / sampling_rate:.2f} s, window {int(edges[:, 1].argmax())}"
-                f" to {last / sampling_rate:.2f} s"
-            ),
-            expected=f"at most {overrun:g} s of silence at the end",
-            next_step=(
-                "check that sound and responses are of the same story and that the file is whole,"
-                " or allow more silence with overrun"
-            ),
-        )
-    windows = np.zeros((len(edges), lengths[0] if len(lengths) else 0), np.float32)
-    for row, (start, stop) in zip(windows, edges):
-        here = audio[max(0, start) : max(0, stop)]
-        row[max(0, -start) : max(0, -start) + len(here)] = here
-    return windows
+    if last <= len(audio) + overrun * sampling_rate:
+        return
+    raise ClockError(
+        "The sound ends before a TR needs it",
+        place=place,
+        found=(
+            f"sound to {len(audio) / sampling_rate:.2f} s, window {int(edges[:, 1].argmax())}"
+            f" to {last / sampling_rate:.2f} s"
+        ),
+        expected=f"at most {overrun:g} s of silence at the end",
+        next_step=(
+            "check that sound and responses are of the same story and that the file is whole,"
+            " or allow more silence with overrun"
+        ),
+    )

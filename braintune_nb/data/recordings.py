@@ -9,6 +9,7 @@ __all__ = ['Space', 'likely_cause', 'Recording', 'Dataset', 'zscore', 'cosine_dr
 from dataclasses import dataclass, field
 
 import numpy as np
+from ..arrays import as_array, is_tensor
 from ..core import ClockError, DataError, ParameterError
 from .stories import Story
 
@@ -84,6 +85,8 @@ class Recording:
     source: str = ""  # file the responses come from
 
     def __post_init__(self):
+        for what in ("responses", "repeats", "motion"):
+            object.__setattr__(self, what, _in_place(getattr(self, what), what))
         if np.ndim(self.responses) != 2:
             raise DataError(
                 f"Responses of {self.participant} are not a table",
@@ -92,29 +95,41 @@ class Recording:
                 expected="(T, V)",
                 next_step="pass one row a TR, one column a voxel",
             )
-        expected = (len(self.story.clock), len(self.space))
-        for what, array in dict(
-            Responses=self.responses, Repeats=self.repeats, Motion=self.motion
-        ).items():
+        columns = len(self.space)
+        for what in ("responses", "repeats", "motion"):
+            array = getattr(self, what)
             if array is None:
                 continue
-            shape = (array.shape[-2], expected[1] if what == "Motion" else array.shape[-1])
-            if shape != expected:
-                raise ClockError(
-                    f"{what} of {self.participant} do not fit story {self.story.name!r}",
-                    file=self.source or None,
-                    place=(
-                        f"clock from {self.story.clock.source}" if self.story.clock.source else None
-                    ),
-                    found=f"{shape[0]} rows x {shape[1]} columns",
-                    expected=f"{expected[0]} TRs x {expected[1]} columns",
-                    next_step=(
-                        "check the trim: which TRs were dropped at the start and the end; likely"
-                        f" cause: {likely_cause(shape[0], expected[0])}"
-                        if shape[0] != expected[0]
-                        else "check the space: the number of columns differs"
-                    ),
-                )
+            rows, found = array.shape[-2:]
+            _check_fit(self, what.capitalize(), rows, found, found if what == "motion" else columns)
+
+
+def _in_place(x, what):
+    "Arrays stay where they are, on disk or in memory; lists, masks, frames, tensors become arrays."
+    there = hasattr(x, "shape") and hasattr(x, "__getitem__") and not hasattr(x, "to_numpy")
+    if x is None or (there and not is_tensor(x) and not isinstance(x, np.ma.MaskedArray)):
+        return x
+    return as_array(x, what)
+
+
+def _check_fit(recording, what, rows, columns, expected):
+    "`ClockError` where rows are not the TRs of the story, or columns not those of the space."
+    trs, clock = len(recording.story.clock), recording.story.clock
+    if (rows, columns) == (trs, expected):
+        return
+    trim = "check the trim: which TRs were dropped at the start and the end; likely cause:"
+    raise ClockError(
+        f"{what} of {recording.participant} do not fit story {recording.story.name!r}",
+        file=recording.source or None,
+        place=f"clock from {clock.source}" if clock.source else None,
+        found=f"{rows} rows x {columns} columns",
+        expected=f"{trs} TRs x {expected} columns",
+        next_step=(
+            f"{trim} {likely_cause(rows, trs)}"
+            if rows != trs
+            else "check the space: the number of columns differs"
+        ),
+    )
 
 # %% ../../nbs/11_data.recordings.ipynb #47f91a5a
 @dataclass(frozen=True, eq=False)
@@ -170,7 +185,8 @@ class Dataset:
 def zscore(
     x: np.ndarray,  # (T, V)
 ) -> np.ndarray:  # (T, V) mean 0, standard deviation 1 along time; a constant column becomes 0
-    "Standardise every column over time."
+    "Standardise every column over time; a column with missing values becomes NaN."
+    x = as_array(x, "x")
     centred = x - x.mean(0, keepdims=True)
     sd = centred.std(0, keepdims=True)
     return centred / np.where(sd > 1e-12, sd, 1)
@@ -203,8 +219,7 @@ def highpass(
             expected=f"more than 2 TR = {2 * tr} s",
             next_step="128 s is usual",
         )
-    x = np.asarray(x)
-    x = x if x.dtype in (np.float32, np.float64) else x.astype(float)
+    x = as_array(x, "x")
     centred = x - x.mean(0, keepdims=True)
     basis = cosine_drift(len(x), tr, cutoff).astype(x.dtype)
     return centred - basis @ (basis.T @ centred)
@@ -212,10 +227,12 @@ def highpass(
 # %% ../../nbs/11_data.recordings.ipynb #b0e24d51
 def regress_out(
     x: np.ndarray,  # (T, V) features or responses
-    confounds: np.ndarray,  # (T, M), e.g. motion regressors
+    # (T, M), e.g. motion regressors, or one as a vector (T,); the first row may be missing
+    confounds: np.ndarray,
 ) -> np.ndarray:  # (T, V) residuals, mean 0
     """What ordinary least squares on `confounds` and a constant leaves of each column;
-    `ClockError` where the rows differ."""
+    `ClockError` where the rows differ, `DataError` where confounds are missing."""
+    x, confounds = as_array(x, "x"), as_array(confounds, "confounds")
     if len(x) != len(confounds):
         raise ClockError(
             "Confounds and data differ in rows",
@@ -223,7 +240,24 @@ def regress_out(
             expected=f"{len(x)}",
             next_step="apply the same trim to both",
         )
-    centred, c = x - x.mean(0, keepdims=True), zscore(np.asarray(confounds, float))
+    centred, c = x - x.mean(0, keepdims=True), zscore(_whole(confounds.astype(float)))
     u, s, _ = np.linalg.svd(c, full_matrices=False)
     u = u[:, s > s[:1] * 1e-10].astype(centred.dtype)
     return centred - u @ (u.T @ centred)
+
+
+def _whole(confounds):
+    "(T, M) with a missing first row filled by the mean of the rest; other holes are refused."
+    c = confounds[:, None] if confounds.ndim == 1 else confounds
+    if len(c) > 1 and np.isnan(c[0]).any():
+        c[0] = np.where(np.isnan(c[0]), c[1:].mean(0), c[0])
+    holes = np.argwhere(~np.isfinite(c))
+    if len(holes):
+        raise DataError(
+            "Confounds hold NaN or infinity",
+            place=f"column {holes[0, 1]}, row {holes[0, 0]}",
+            found=f"{len(holes)} such values",
+            expected="numbers, except in the first row of a derivative",
+            next_step="leave the column out, or fill it from the rows beside it",
+        )
+    return c
