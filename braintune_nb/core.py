@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'BraintuneError', 'DataError', 'ClockError', 'SplitError', 'ParameterError', 'ModelError', 'RunError',
-           'MissingData', 'seed_everything', 'fast_linear', 'to_plain', 'write_atomic', 'write_json', 'read_json',
-           'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance', 'parameter_names',
-           'notebook_parameters', 'Run', 'refuse_finished']
+           'MissingData', 'seed_everything', 'fast_linear', 'wrong_product', 'to_plain', 'write_atomic', 'write_json',
+           'read_json', 'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'provenance',
+           'parameter_names', 'notebook_parameters', 'Run', 'refuse_finished']
 
 # %% ../nbs/00_core.ipynb #dc8d2962
 import ast, dataclasses, hashlib, json, math, os, platform, random, subprocess, sys, tempfile
@@ -104,6 +104,56 @@ def fast_linear():
         else None
     )
     return op and (lambda x, weight, bias=None: op(x, weight, bias, "none", [], ""))
+
+# %% ../nbs/00_core.ipynb #6a2ff3ad
+_TRIED = {}  # configuration -> correlation of a wrong product, None for a right one
+
+
+def wrong_product(
+    ours,  # function of float32 tensors that computes its products in `number`
+    exact,  # the same function in float32
+    sizes: tuple,  # shapes of the tensors
+    number,  # torch dtype
+    device="cpu",  # torch device
+    key=None,  # hashable: tells `ours` from other functions of the same sizes
+    gradients: bool = True,  # compare the gradients of all tensors as well
+) -> float | None:  # correlation with float32 of what is wrong, NaN: no result; None: all is right
+    """Whether a fast product is wrong on this machine, tried on random numbers once per process
+    and configuration."""
+    import torch
+
+    key = key, sizes, number, torch.device(device), gradients
+    if key in _TRIED:
+        return _TRIED[key]
+    generator = torch.Generator().manual_seed(0)
+
+    def results(function):
+        out = function(*values)
+        given = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+        return [out, *(torch.autograd.grad(out, values, given) if gradients else ())]
+
+    own = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t, lambda t: t
+    )  # not seen by activation checkpointing around it
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), own:
+        values = [torch.randn(size, generator=generator).to(device) for size in sizes]
+        if gradients:
+            values = [v.requires_grad_() for v in values]
+        try:
+            found = results(ours)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return _TRIED.setdefault(key, math.nan)  # an older processor has no such product
+        pairs = [
+            [x.detach().double().flatten() for x in pair] for pair in zip(found, results(exact))
+        ]
+    bound = max(4 * torch.finfo(number).eps, 2**-12)
+    wrong = [pair for pair in pairs if not (pair[0] - pair[1]).norm() <= bound * pair[1].norm()]
+    _TRIED[key] = min(
+        (float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in wrong), default=None
+    )
+    return _TRIED[key]
 
 # %% ../nbs/00_core.ipynb #f93edbc2
 def to_plain(

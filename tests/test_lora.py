@@ -19,7 +19,7 @@ from braintune_nb.model.adapter import (
     merged,
     base_unchanged,
 )
-from braintune_nb.model.backbone import SPEECH_KINDS, load_speech_backbone
+from braintune_nb.model.backbone import SPEECH_KINDS, CheckedProducts, load_speech_backbone
 
 KINDS = (
     "wav2vec2",
@@ -352,7 +352,7 @@ def test_base_size_trains_only_what_it_should_and_in_bfloat16():
         model, x = made(kind)
         add_adapter(model, Adapter())
         stir(model)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16), CheckedProducts(model):
             y = out(model, x)
         y.float().square().mean().backward()
         torch.testing.assert_close(y.float(), out(model, x), atol=0.1, rtol=0.1)

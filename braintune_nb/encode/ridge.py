@@ -14,7 +14,7 @@ import psutil
 import torch
 from sklearn.base import BaseEstimator
 from tqdm.auto import tqdm
-from ..core import DataError, ParameterError, fast_linear
+from ..core import DataError, ParameterError, fast_linear, wrong_product
 from .score import correlation
 
 # %% ../../nbs/72_encode.ridge.ipynb #72f9770b
@@ -220,6 +220,7 @@ class RidgeDesign:
             self.left = torch.cat(
                 [self.left, torch.full((len(x), 1), len(x) ** -0.5, device=device)], 1
             )
+        self.low = _right_number(self.low, self.left.shape[1], device)
         self.nodes, mix, self.weights = shared_filters(self.alphas, spectrum, tolerance)
         self.mix = torch.as_tensor(mix, device=device, dtype=torch.float32)
         self.parts = [_held_out_operator(self, *fold) for fold in folds]
@@ -240,6 +241,28 @@ def fast_bfloat16(
         getattr(torch.cpu, name, bool)()
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
+
+
+def _right_number(number, columns, device):
+    "`number`, or float32 where products of so many columns are wrong in it on this machine."
+    if number == torch.float32:
+        return number
+
+    def exact(a, b):
+        return a @ b.T
+
+    def ours(a, b):
+        return exact(a.to(number), b.to(number))
+
+    sizes = (64, columns), (257, columns)
+    r = wrong_product(ours, exact, sizes, number, device, "ridge", gradients=False)
+    if r is None:
+        return number
+    warnings.warn(
+        f"products of {columns} columns in bfloat16 are wrong on this machine, r = {r:.3f} with "
+        "float32: penalties are chosen in float32"
+    )
+    return torch.float32
 
 
 def _rows(a, rows, device):

@@ -7,7 +7,7 @@ __all__ = ['MINIMUM', 'PRESETS', 'PRECISIONS', 'window_edges', 'frame_times', 'w
 
 # %% ../../nbs/32_features.speech.ipynb #06560031
 import weakref
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np
 import torch
@@ -27,7 +27,13 @@ from braintune_nb.core import (
     fast_linear,
 )
 from ..data.audio import read_audio
-from ..model.backbone import SpeechBackbone, weights_hash
+from braintune_nb.model.backbone import (
+    CheckedProducts,
+    SpeechBackbone,
+    in_float32,
+    product_is_wrong,
+    weights_hash,
+)
 
 # %% ../../nbs/32_features.speech.ipynb #b1b6ca99
 MINIMUM = 400  # samples of the shortest window: what one frame of wav2vec2 needs
@@ -192,9 +198,13 @@ _onednn = fast_linear()
 class _Kernels(TorchFunctionMode):
     "Sends products on the processor to oneDNN, convolutions with channels last, in `dtype`."
 
-    def __init__(self, dtype):
+    def __init__(self, dtype, model=None):
         super().__init__()
-        self.dtype, self.kept, self.first = dtype, {}, (lambda: None, None, None)
+        self.dtype, self.model = dtype, model
+        self.kept, self.first = {}, (lambda: None, None, None)
+
+    def wrong(self, function, args, ours):
+        return product_is_wrong(function, args, {}, self.dtype, ours, self.model)
 
     def weight(self, value, columns=False):
         if value is None or (value.dtype == self.dtype and not columns):
@@ -208,11 +218,26 @@ class _Kernels(TorchFunctionMode):
         return self.kept[id(value)][1]
 
     def linear(self, x, weight, bias=None):
+        def ours(*tensors):
+            return _onednn(*(t.to(self.dtype) for t in tensors))
+
+        if self.wrong(F.linear, (x, weight, bias), ours):
+            return in_float32(F.linear, (x, weight, bias), {}, self.dtype)
         return _onednn(x.to(self.dtype), self.weight(weight), self.weight(bias))
 
     def conv1d(self, x, weight, bias=None, stride=(1,), padding=(0,), dilation=(1,), groups=1):
         if weight.shape[1] == groups == 1 and padding[0] == 0 and dilation[0] == 1:
             return self.first_conv(x, weight[:, 0], bias, stride[0])
+        args = x, weight, bias, stride, padding, dilation, groups
+
+        def ours(*tensors):
+            return _Kernels(self.dtype).columns(*tensors, *args[3:])
+
+        if self.wrong(F.conv1d, args, ours):
+            return in_float32(F.conv1d, args, {}, self.dtype)
+        return self.columns(*args)
+
+    def columns(self, x, weight, bias, stride, padding, dilation, groups):
         x = x.to(self.dtype)[:, :, None].contiguous(memory_format=torch.channels_last)
         return F.conv2d(
             x,
@@ -231,9 +256,7 @@ class _Kernels(TorchFunctionMode):
         p, w = pieces.double(), weight.double()
         mean, c = p.mean(1), p - p.mean(1, keepdim=True)
         variance = torch.einsum("ci,bij,cj->bc", w, c.transpose(1, 2) @ c / p.shape[1], w)
-        out = _onednn(pieces.to(self.dtype), weight.to(self.dtype), self.weight(bias)).transpose(
-            1, 2
-        )
+        out = self.linear(pieces, weight.to(self.dtype), bias).transpose(1, 2)
         self.first = weakref.ref(out), mean @ w.T + (0 if bias is None else bias.double()), variance
         return out
 
@@ -258,6 +281,13 @@ def _seen(self, function, types, args=(), kwargs=None):
         return self.conv1d(*args, **kwargs)
     if function is F.group_norm:
         return self.group_norm(*args, **kwargs)
+    if function is F.scaled_dot_product_attention and args[0].dtype == self.dtype != torch.float32:
+
+        def ours(*tensors):
+            return function(*(t.to(self.dtype) for t in tensors))
+
+        if product_is_wrong(function, args, kwargs, self.dtype, ours, self.model):
+            return in_float32(function, args, kwargs, self.dtype)
     if function is F.layer_norm:
         return F.layer_norm(args[0].float(), *args[1:], **kwargs)
     if function is F.gelu and args[0] is self.first[0]():
@@ -279,11 +309,11 @@ def _engine(backbone, precision):
         raise ParameterError("Unknown precision", found=precision, expected=", ".join(PRECISIONS))
     model = backbone.model
     device, training, dtype = next(model.parameters()).device, model.training, PRECISIONS[precision]
-    fast = (
-        _Kernels(dtype)
-        if device.type == "cpu" and _onednn is not None
-        else torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-    )
+    if device.type == "cpu" and _onednn is not None:
+        fast = [_Kernels(dtype, model)]
+    else:
+        low = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+        fast = [low, CheckedProducts(model)]
     model.eval()
     try:
         with torch.inference_mode(), parametrize.cached():
@@ -315,7 +345,9 @@ def _run(backbone, audio, edges, times, layers, batch_size, precision, progress,
             for part in _batches(edges, size, backbone.kind != "whisper"):
                 values, last = _inputs(backbone, [audio[a:b] for a, b in edges[part]])
                 last = None if last is None else last.to(device)
-                with fast:
+                with ExitStack() as modes:
+                    for mode in fast:
+                        modes.enter_context(mode)
                     states = _last_states(
                         backbone, values.to(device), last, torch.from_numpy(back).to(device), layers
                     )

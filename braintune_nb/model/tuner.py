@@ -14,14 +14,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ..core import DataError, ParameterError, content_hash, fast_linear
 from ..data.recordings import zscore
 from ..align.resample import resample, story_weights
 from ..align.delays import delay
-from .backbone import Backbone, SpeechBackbone, transformer_blocks
+from braintune_nb.model.backbone import (
+    Backbone,
+    CheckedProducts,
+    SpeechBackbone,
+    product_is_wrong,
+    transformer_blocks,
+)
 from ..features.text import TextInputs, read_states, text_inputs
 from .adapter import Adapter, add_adapter, merged
 
@@ -248,9 +253,9 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _Products(TorchFunctionMode):
-    """Sends float32 linear layers on the processor to oneDNN; everything else, and all of
-    autocast, goes its usual way."""
+class _Products(CheckedProducts):
+    """Sends float32 linear layers on the processor to oneDNN; everything else goes its usual way,
+    under autocast after a check."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -262,14 +267,18 @@ class _Products(TorchFunctionMode):
                 and x.numel()
                 and not torch.is_autocast_enabled("cpu")
             ):
-                return _Linear.apply(x, weight, bias)
-        return function(*args, **kwargs)
+                ours = torch.float32, _Linear.apply, self.model
+                if not product_is_wrong(function, args, kwargs, *ours, gradients=True):
+                    return _Linear.apply(x, weight, bias)
+        return super().__torch_function__(function, types, args, kwargs)
 
 # %% ../../nbs/43_model.tuner.ipynb #a76fba0d
-def fast_products():  # context manager
+def fast_products(
+    model=None,  # torch module, for the names in warnings
+):  # context manager
     """Linear layers inside it run in oneDNN, forward and backward, where that is the faster
     library: float32 on the processor."""
-    return _Products() if _onednn is not None else nullcontext()
+    return CheckedProducts(model) if _onednn is None else _Products(model)
 
 # %% ../../nbs/43_model.tuner.ipynb #ec1ba3be
 class _Caught(Exception):
@@ -331,7 +340,7 @@ def _states_at(model, token_ids, attention_mask, position, layer):
             position,
         ),
     )
-    with fast_products():
+    with fast_products(model):
         if layer > 0 and _like_bert(model):
             return _at_the_word(
                 blocks[layer - 1],

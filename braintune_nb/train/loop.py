@@ -28,6 +28,7 @@ from braintune_nb.core import (
     write_atomic,
 )
 from ..loss import correlation_over_time, l2_penalty
+from ..model.backbone import CheckedProducts
 from braintune_nb.train.checkpoint import (
     load_checkpoint,
     distribute_like,
@@ -301,8 +302,10 @@ class MicrobatchLoss(torch.nn.Module):
         "Loss of the visit; NaN stands for what was not looked at."
         device, (brain, own, l2) = next(self.tuner.parameters()).device, self.weights
         inputs, nothing, total = inputs.to(device), torch.full((), torch.nan, device=device), 0.0
-        with torch.autocast(
-            device.type, dtype=getattr(torch, self.precision), enabled=self.precision != "float32"
+        low = self.precision != "float32"
+        with (
+            torch.autocast(device.type, dtype=getattr(torch, self.precision), enabled=low),
+            CheckedProducts(self) if low else nullcontext(),
         ):
             predictions = self.tuner(inputs, list(targets)) if brain else {}
             objective = (

@@ -219,7 +219,7 @@ def encode_frames(
         False,
     )  # the flag of this module alone: no block is skipped at random, as in chapter 42
     try:
-        with fast_products():
+        with fast_products(model):
             return encoder(x.float(), return_dict=True).last_hidden_state, normed
     finally:
         encoder.training = mode
