@@ -132,9 +132,8 @@ def wrong_product(
         given = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
         return [out, *(torch.autograd.grad(out, values, given) if gradients else ())]
 
-    own = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: t, lambda t: t
-    )  # not seen by activation checkpointing around it
+    # hooks of its own: activation checkpointing around it must not count what is saved here
+    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     with torch.inference_mode(False), torch.set_grad_enabled(gradients), own:
         values = [torch.randn(size, generator=generator).to(device) for size in sizes]
         if gradients:
