@@ -194,27 +194,25 @@ def _check_unit(last, context):
 
 # ---- scanner logs
 
-TRIGGERS = ("trigger", "first trigger", "init-trigger")
 UNEVEN = 0.25  # share of a TR by which a gap may differ from the usual one
-LABELS = ("trigger", "first", "init-trigger", "sound-start", "sound-stop", "START:", "END:", "word")
+KNOWN = ("trigger", "first trigger", "init-trigger", "sound-start", "sound-stop", "START:", "END:")
 
 
 def _log_kind(label):
     "'trigger', 'start', 'stop' or 'other' of a log's label; what is nearly one of them is refused."
-    if label in TRIGGERS:
-        return "trigger"
-    if label == "sound-start" or label.startswith("START:"):
-        return "start"
-    if label == "sound-stop" or label.startswith("END:"):
-        return "stop"
-    first = label.split(maxsplit=1)[0] if label else ""
+    low, first = label.lower(), label.split(maxsplit=1)[0] if label else ""
     need(first, "a line without a label")
+    if low in ("trigger", "init-trigger") or low.startswith("first"):
+        return "trigger"
+    if low == "sound-start" or label.startswith("START"):
+        return "start"
+    if low == "sound-stop" or label.startswith("END"):
+        return "stop"
     if first in ("word", "Finished:"):
         return "other"
-    need(len(label) < 1000, "a label of thousands of characters")
-    for known in (*LABELS, *TRIGGERS):
+    for known in KNOWN:
         for said in (first[:20], label[:20]):
-            like = difflib.SequenceMatcher(None, said.lower(), known.lower()).ratio() >= 0.75
+            like = difflib.SequenceMatcher(None, said, known).ratio() >= 0.75
             need(not like, f"the label {label[:20]!r} is almost {known!r}")
     return "other"
 
@@ -232,7 +230,7 @@ def _log_events(text):
             kinds[label] = _log_kind(label)
             others += kinds[label] == "other" and not label.startswith("word")
             need(others < 300, "hundreds of different labels")
-        first = label in ("first trigger", "init-trigger")
+        first = label.lower().startswith(("first", "init-trigger")) and kinds[label] == "trigger"
         need(not first or not found["trigger"], "a first trigger that is not the first")
         found[kinds[label]].append(seconds)
     return found

@@ -133,9 +133,10 @@ def real(value):
 
 
 def _pairs(pairs):
-    keys = [key for key, _ in pairs]
-    need(len(set(keys)) == len(keys), "a key stands twice in one object")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Refused("a key stands twice in one object")
+    return found
 
 
 def _constant(name):

@@ -325,7 +325,7 @@ def _gifti_array(element):
     count = math.prod(shape)
     need(0 < count <= LARGEST_ARRAY // 2, f"shape {shape}")
     order = {"RowMajorOrder": "C", "ColumnMajorOrder": "F"}.get(told.get("ArrayIndexingOrder"))
-    need(order, "the order of indices")
+    need(order or axes == 1, "the order of indices")
     blocks = element.findall("Data")
     need(len(blocks) == 1 and not len(blocks[0]), "not one Data in an array")
     text, encoding = blocks[0].text or "", told.get("Encoding")
@@ -337,7 +337,7 @@ def _gifti_array(element):
             limits = np.iinfo(kind)
             need((values == np.rint(values)).all(), "whole numbers")
             need(limits.min <= values.min() and values.max() <= limits.max, "out of range")
-        return values.astype(kind).reshape(shape, order=order)
+        return values.astype(kind).reshape(shape, order=order or "C")
     need(encoding in ("Base64Binary", "GZipBase64Binary"), f"encoding {encoding}"[:60])
     endian = {"LittleEndian": "<", "BigEndian": ">"}.get(told.get("Endian"))
     need(endian, "the byte order")
@@ -346,12 +346,13 @@ def _gifti_array(element):
     if encoding[0] == "G":
         raw = _inflate(raw, size, 15, "compressed data")
     need(len(raw) == size, f"{len(raw)} bytes, {size} told")
-    return np.frombuffer(raw, endian + kind).astype(kind).reshape(shape, order=order)
+    return np.frombuffer(raw, endian + kind).astype(kind).reshape(shape, order=order or "C")
 
 
 def _gifti_root(path):
     data = read_bytes(path)
     need(b"<!ENTITY" not in data, "entities of its own")
+    need(data.count(b"<") < 100_000, "too many elements")
     try:
         root = ET.fromstring(data)
     except ET.ParseError as error:
@@ -458,7 +459,7 @@ def judge_annot(path, context):
     need(not new or entries == -2, f"version {-entries} of the table")
     largest = file.int() if new else entries
     need(0 < largest < 100_000, f"a table of {largest}")
-    file.text()
+    file.take(file.int())  # where the table came from
     count = file.int() if new else entries
     need(0 < count <= largest, f"{count} entries in a table of {largest}")
     names, seen = {}, set()
@@ -469,7 +470,7 @@ def judge_annot(path, context):
         name = file.text()
         need(name.strip() and name not in names.values(), f"the name {name[:20]!r} of an entry")
         colour = [file.int() for _ in range(4)]
-        need(all(0 <= c <= 255 for c in colour), "a colour out of range")
+        need(all(0 <= c <= 255 for c in colour[:3]), "a colour out of range")
         key = colour[0] + (colour[1] << 8) + (colour[2] << 16)
         need(key not in names, "two entries of one colour")
         names[key] = name
