@@ -169,7 +169,7 @@ def strict_json(data):
 
 
 def plain_hash(value):
-    "Hash of plain content as the product records it (documented in the chapter on core)."
+    "Hash of plain content as the product records it (described in the chapter on core)."
     inner = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return hashlib.sha256(f"plain:{inner};".encode()).hexdigest()
 

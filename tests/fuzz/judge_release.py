@@ -1,4 +1,4 @@
-"""Judge of a released model: a folder of safetensors, JSON and arrays (chapter 43)."""
+"""Judge of a released model: a folder of safetensors, JSON and arrays."""
 
 import hashlib
 import io
