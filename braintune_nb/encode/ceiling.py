@@ -14,6 +14,7 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
+from ..arrays import as_array, as_table, rounding
 from ..core import DataError, ParameterError, SplitError
 from .score import column_blocks, correlation, normalised_alignment
 
@@ -21,13 +22,9 @@ from .score import column_blocks, correlation, normalised_alignment
 def check_repeats(
     repeats,  # (R, T, V): an array, memory map or HDF5 data set
     at_least: int = 2,  # repeats needed
-):  # the same, not copied
+):  # the same, not copied; what is not floating point is converted where it is read
     "Refuse anything but (R, T, V) with enough repeats."
-    repeats = (
-        repeats
-        if hasattr(repeats, "shape") and hasattr(repeats, "__getitem__")
-        else np.asarray(repeats)
-    )
+    repeats = as_table(repeats, "repeats")
     if len(repeats.shape) != 3 or repeats.shape[0] < at_least or repeats.shape[1] < 3:
         raise ParameterError(
             f"a ceiling from repeats needs (R, T, V) with R >= {at_least} and T >= 3",
@@ -52,10 +49,10 @@ def by_columns(
     return out
 
 # %% ../../nbs/71_encode.ceiling.ipynb #9a99e345
-def _varies(y, axis):
+def _varies(y, axis, least):
     "True where a series varies by more than rounding; False where it is constant or not finite."
     with np.errstate(invalid="ignore"):
-        return y.var(axis) > 1e-14 * (y**2).mean(axis)
+        return y.var(axis) > least**2 * (y**2).mean(axis)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #b1f77efe
 def signal_power(
@@ -69,10 +66,10 @@ def signal_power(
     """SP = (R·Var(mean) - TP) / (R - 1) (Sahani and Linden 2003; Schoppe et al. 2016, eq. 1).
     `DataError` where repeats called z-scored are not."""
     repeats = check_repeats(repeats)
-    n = repeats.shape[0]
+    n, least = repeats.shape[0], rounding(repeats)
 
     def estimate(y):
-        power, varies = y.var(1, ddof=1), _varies(y, 1)  # (R, v)
+        power, varies = y.var(1, ddof=1), _varies(y, 1, least)  # (R, v)
         total = np.where(varies.all(0), 1.0 if zscored else power.mean(0), np.nan)
         return np.stack(
             [
@@ -83,19 +80,25 @@ def signal_power(
             ]
         )
 
-    signal, total, low, high = by_columns(estimate, repeats, block)
-    off = np.maximum(1 - low, high - 1) > 0.02 + 1 / repeats.shape[1]
-    if zscored and off.any():
+    signal, total, smallest, largest = by_columns(estimate, repeats, block)
+    if zscored:
+        _check_variance(smallest, largest, 0.02 + 1 / repeats.shape[1])
+    return signal, total
+
+
+def _check_variance(smallest, largest, tolerance):
+    "`DataError` where a repeat's variance is not 1."
+    off = np.maximum(1 - smallest, largest - 1) > tolerance
+    if off.any():
         raise DataError(
             "repeats are not z-scored",
             place=f"{off.sum()} of {len(off)} columns, first {off.argmax()}",
-            found=f"variances from {low.min():.3g} to {high.max():.3g}",
+            found=f"variances from {smallest.min():.3g} to {largest.max():.3g}",
             expected="1 for each repeat and voxel",
             next_step=(
                 "z-score each repeat after the last trim, or measure the power with zscored=False"
             ),
         )
-    return signal, total
 
 # %% ../../nbs/71_encode.ceiling.ipynb #2c8569ab
 def ccmax(
@@ -124,10 +127,11 @@ def explainable_variance(
 ) -> np.ndarray:
     """1 - Var(residual from the mean over repeats) / Var(repeat) (LeBel et al. 2023; Dupré la
     Tour et al., voxelwise tutorials)."""
-    n = check_repeats(repeats).shape[0]
+    repeats = check_repeats(repeats)
+    n, least = repeats.shape[0], rounding(repeats)
 
     def estimate(y):
-        varies = _varies(y, 1)
+        varies = _varies(y, 1, least)
         y = y - y.mean(1, keepdims=True)
         if zscore:
             y = y / np.where(varies, y.std(1), 1)[:, None]
@@ -136,7 +140,7 @@ def explainable_variance(
         )
         return np.where(varies.all(0), ev - (1 - ev) / (n - 1) if bias_correction else ev, np.nan)
 
-    return by_columns(estimate, check_repeats(repeats), block)
+    return by_columns(estimate, repeats, block)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #d66344e3
 def spearman_brown(
@@ -147,7 +151,7 @@ def spearman_brown(
 ):  # reliability of `factor` times the data; NaN below 0, where the formula has no meaning
     """k·r / (1 + (k-1)·r). Average a noisy r over a region before the correction, not after:
     NaN drops only the low ones."""
-    r = np.asarray(reliability, dtype=np.float64)
+    r = as_array(reliability, "reliability").astype(np.float64)
     defined = r >= 0
     return np.where(defined, factor * r / (1 + (factor - 1) * np.where(defined, r, 0)), np.nan)
 
@@ -162,22 +166,7 @@ def half_splits(
     if splits == "odd-even":
         return np.stack([np.arange(0, 2 * half, 2), np.arange(1, 2 * half, 2)])[None]
     if splits == "all":
-        count = n * comb(n - 1, half) // 2 if n % 2 else comb(n, half) // 2
-        if count > 10_000:
-            raise ParameterError(
-                "there are too many splits to take them all",
-                found=f"{count:,} for {n}",
-                expected="10,000 or fewer",
-                next_step="pass a number of random splits, say 100",
-            )
-        return np.array(
-            [
-                (a, b)
-                for a in combinations(range(n), half)
-                for b in combinations([i for i in range(n) if i not in a], half)
-                if a < b
-            ]
-        )
+        return _all_halves(n, half)
     if not isinstance(splits, int) or splits < 1:
         raise ParameterError(
             "unknown kind of splits",
@@ -187,6 +176,23 @@ def half_splits(
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(n)[: 2 * half].reshape(2, half) for _ in range(splits)])
 
+
+def _all_halves(n, half):
+    "Every pair of halves once: the half whose first member is smaller comes first."
+    count = n * comb(n - 1, half) // 2 if n % 2 else comb(n, half) // 2
+    if count > 10_000:
+        raise ParameterError(
+            "there are too many splits to take them all",
+            found=f"{count:,} for {n}",
+            expected="10,000 or fewer",
+            next_step="pass a number of random splits, say 100",
+        )
+    pairs = []
+    for a in combinations(range(n), half):
+        rest = sorted(set(range(n)) - set(a))
+        pairs += [(a, b) for b in combinations(rest, half) if a < b]
+    return np.array(pairs)
+
 # %% ../../nbs/71_encode.ceiling.ipynb #a4bfc1da
 def _covariances(y):
     "Covariance of every repeat with every other, (v, R, R), and mean of each, (R, v)."
@@ -195,11 +201,12 @@ def _covariances(y):
     return y @ y.transpose(0, 2, 1) / y.shape[2], level
 
 
-def _correlate(covariance, level, a, b):
+def _correlate(covariance, level, a, b, least):
     """Correlation of the weighted mean a of the repeats with the weighted mean b, (v,); NaN
     where one of them is constant or not finite."""
     va, vb = (covariance @ a) @ a, (covariance @ b) @ b
-    defined = (va > 1e-14 * (va + (a @ level) ** 2)) & (vb > 1e-14 * (vb + (b @ level) ** 2))
+    least = least**2
+    defined = (va > least * (va + (a @ level) ** 2)) & (vb > least * (vb + (b @ level) ** 2))
     return np.where(defined, (covariance @ a) @ b / np.sqrt(np.where(defined, va * vb, 1)), np.nan)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #640f370f
@@ -219,9 +226,11 @@ def split_half(
     for side in (0, 1):
         np.put_along_axis(weights[side], halves[:, side], 1 / halves.shape[2], axis=1)
 
+    least = rounding(repeats)
+
     def estimate(y):
-        covariance, level = _covariances(y)
-        return sum(_correlate(covariance, level, a, b) for a, b in zip(*weights)) / len(halves)
+        moments = _covariances(y)
+        return sum(_correlate(*moments, a, b, least) for a, b in zip(*weights)) / len(halves)
 
     return by_columns(estimate, repeats, block)
 
@@ -247,7 +256,7 @@ def expected_correlation(
     m: int = 1,  # repeats in the mean that is scored
 ) -> np.ndarray:  # (V,) NaN where the reliability is not above 0
     "Largest correlation of a perfect model with the mean of m repeats: √(mρ / (1 + (m-1)ρ))."
-    rho = np.asarray(reliability, dtype=np.float64)
+    rho = as_array(reliability, "reliability").astype(np.float64)
     defined = rho > 0
     safe = np.where(defined, rho, 1)
     return np.where(defined, np.sqrt(m * safe / (1 + (m - 1) * safe)), np.nan)
@@ -265,23 +274,26 @@ def leave_one_participant_out(
 ) -> np.ndarray:
     """Inter-participant correlation. A bound for predicting one participant from others, not
     for an average listener (see `average_ceiling`)."""
-    n = check_repeats(responses, 3 if corrected else 2).shape[0]
+    responses = check_repeats(responses, 3 if corrected else 2)
+    n, least = responses.shape[0], rounding(responses)
     each = np.eye(n)
 
     def estimate(y):
-        covariance, level = _covariances(y)
-        r = np.stack([_correlate(covariance, level, one, (1 - one) / (n - 1)) for one in each])
+        moments = _covariances(y)
+
+        def with_all(b):
+            return np.stack([_correlate(*moments, a, b, least) for a in each])
+
+        r = np.stack([_correlate(*moments, a, (1 - a) / (n - 1), least) for a in each])
         if not corrected:
             return r
-        pairs = np.stack(
-            [[_correlate(covariance, level, a, b) for a in each] for b in each]
-        )  # (P, P, v)
+        pairs = np.stack([with_all(b) for b in each])  # (P, P, v)
         others = (pairs.sum((0, 1)) - n - 2 * (pairs.sum(0) - 1)) / (
             (n - 1) * (n - 2)
         )  # mean correlation between two of the others
         return r / expected_correlation(others, n - 1)
 
-    return by_columns(estimate, check_repeats(responses), block)
+    return by_columns(estimate, responses, block)
 
 # %% ../../nbs/71_encode.ceiling.ipynb #87294fe0
 def average_ceiling(
@@ -301,6 +313,7 @@ class _Chosen:
 
     def __init__(self, repeats, used):
         self.repeats, self.used, self.shape = repeats, used, (len(used), *repeats.shape[1:])
+        self.dtype = repeats.dtype
 
     def __getitem__(self, at):
         return np.stack([self.repeats[i, :, at[2]] for i in self.used])
@@ -447,18 +460,15 @@ def story_ceiling(
             expected=", ".join(CEILINGS),
             next_step="choose one of these",
         )
-    used = (
-        tuple(range(check_repeats(repeats).shape[0]))
-        if used is None
-        else tuple(int(i) for i in used)
-    )
+    repeats = check_repeats(repeats)
+    used = tuple(range(repeats.shape[0])) if used is None else tuple(int(i) for i in used)
     if len(set(used)) != len(used) or not set(used) <= set(range(repeats.shape[0])):
         raise ParameterError(
             "These are not distinct repeats",
             found=used,
             expected=f"numbers from 0 to {repeats.shape[0] - 1}, each once",
         )
-    rho = CEILINGS[name].reliability(check_repeats(_Chosen(check_repeats(repeats), used)))
+    rho = CEILINGS[name].reliability(check_repeats(_Chosen(repeats, used)))
     return Ceiling(
         expected_correlation(rho, scored), name, CEILINGS[name].formula, story, used, scored
     )

@@ -8,6 +8,7 @@ __all__ = ['correlation', 'column_blocks', 'same_shape', 'r2', 'r2_split', 'corr
 
 # %% ../../nbs/70_encode.score.ipynb #1bb12ef7
 import numpy as np
+from ..arrays import as_array, as_table, rounding
 from ..core import ParameterError
 
 # %% ../../nbs/70_encode.score.ipynb #3ed7a828
@@ -19,20 +20,25 @@ def correlation(
     np.ndarray
 ):  # Pearson's r over time, (..., V) float64; NaN where either side is constant or not finite
     "Pearson correlation over time of every column. Raises `ParameterError` when the shapes differ."
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     lead = np.broadcast_shapes(prediction.shape[:-2], responses.shape[:-2])
     r = np.full((*lead, responses.shape[-1]), np.nan)
     for cols in column_blocks((*lead, *responses.shape[-2:]), block):
-        x, y = (np.asarray(a[..., cols], dtype=np.float64) for a in (prediction, responses))
         with np.errstate(invalid="ignore", divide="ignore"):
-            raw = np.sqrt((x**2).mean(-2)), np.sqrt((y**2).mean(-2))
-            x, y = (a - a.mean(-2, keepdims=True) for a in (x, y))
-            sx, sy = np.sqrt((x**2).mean(-2)), np.sqrt((y**2).mean(-2))
-            varies = (sx > 1e-7 * raw[0]) & (
-                sy > 1e-7 * raw[1]
-            )  # below that the variation is rounding
-            r[..., cols] = np.where(varies, (x * y).mean(-2) / (sx * sy), np.nan)
+            x, sx, x_varies = _deviations(prediction[..., cols])
+            y, sy, y_varies = _deviations(responses[..., cols])
+            r[..., cols] = np.where(x_varies & y_varies, (x * y).mean(-2) / (sx * sy), np.nan)
     return r
+
+
+def _deviations(x):
+    "Deviations from the mean over time, their root mean square, and whether it is not rounding."
+    least, x = rounding(x), np.asarray(x, dtype=np.float64)
+    raw = np.sqrt((x**2).mean(-2))
+    x = x - x.mean(-2, keepdims=True)
+    spread = np.sqrt((x**2).mean(-2))
+    return x, spread, spread > least * raw
 
 # %% ../../nbs/70_encode.score.ipynb #a64decc3
 def column_blocks(
@@ -69,22 +75,30 @@ def r2(
     # not finite
 ) -> np.ndarray:
     "Coefficient of determination over time, unclipped."
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     lead = np.broadcast_shapes(prediction.shape[:-2], responses.shape[:-2])
     score = np.full((*lead, responses.shape[-1]), np.nan)
     for cols in column_blocks((*lead, *responses.shape[-2:]), block):
-        x, y = (np.asarray(a[..., cols], dtype=np.float64) for a in (prediction, responses))
-        with np.errstate(invalid="ignore"):
-            total, residual = ((y - y.mean(-2, keepdims=True)) ** 2).sum(-2), ((y - x) ** 2).sum(-2)
-            varies = (total > 1e-14 * (y**2).sum(-2)) & np.isfinite(residual)
-            score[..., cols] = np.where(varies, 1 - residual / np.where(varies, total, 1), np.nan)
+        score[..., cols] = _determination(prediction[..., cols], responses[..., cols])
     return score
+
+
+def _determination(x, y):
+    "R² of a block of columns, NaN where `y` varies by no more than its rounding."
+    least = rounding(y) ** 2
+    x, y = (np.asarray(a, dtype=np.float64) for a in (x, y))
+    with np.errstate(invalid="ignore"):
+        total, residual = ((y - y.mean(-2, keepdims=True)) ** 2).sum(-2), ((y - x) ** 2).sum(-2)
+        varies = (total > least * (y**2).sum(-2)) & np.isfinite(residual)
+        return np.where(varies, 1 - residual / np.where(varies, total, 1), np.nan)
 
 # %% ../../nbs/70_encode.score.ipynb #0f50e2ce
 def _split(score, parts, responses, block):
     "Apply one of himalaya's split scores to blocks of usable columns."
     from himalaya.backend import get_backend
 
+    parts, responses = as_table(parts, "parts"), as_table(responses, "responses")
     same_shape(parts, responses)
     if len(parts.shape) != 3 or len(responses.shape) != 2:
         raise ParameterError(
@@ -94,15 +108,11 @@ def _split(score, parts, responses, block):
         )
     out = np.full((parts.shape[0], parts.shape[2]), np.nan)
     for cols in column_blocks(parts.shape, block):
-        x, y = (
-            np.asarray(parts[..., cols], dtype=np.float64),
-            np.asarray(responses[:, cols], dtype=np.float64),
-        )
+        x, y = parts[..., cols], responses[:, cols]
         good = np.isfinite(x).all((0, 1)) & np.isfinite(correlation(x.sum(0), y))
         if good.any():
-            out[:, np.flatnonzero(good) + cols.start] = get_backend().to_numpy(
-                score(y[:, good], x[..., good])
-            )
+            x, y = (np.asarray(a, dtype=np.float64)[..., good] for a in (x, y))
+            out[:, np.flatnonzero(good) + cols.start] = get_backend().to_numpy(score(y, x))
     return out
 
 # %% ../../nbs/70_encode.score.ipynb #ce4b4391
@@ -150,7 +160,9 @@ def normalised_alignment(
     ceiling: np.ndarray,
 ) -> np.ndarray:  # r / ceiling, (..., V); NaN where the ceiling is not above 0; never clipped
     "Alignment as a share of the noise ceiling."
-    r, ceiling = np.asarray(r, dtype=np.float64), np.asarray(ceiling, dtype=np.float64)
+    r, ceiling = (
+        as_array(x, name).astype(np.float64) for x, name in ((r, "r"), (ceiling, "ceiling"))
+    )
     if r.shape[-1:] != ceiling.shape[-1:]:
         raise ParameterError(
             "one ceiling a voxel is needed",
@@ -169,7 +181,8 @@ def roi_means(
     dict
 ):  # region -> {"mean": float, "n": columns with a finite score, "columns": columns of the region}
     "Mean over the finite columns of each region; NaN where there are none."
-    masks, scores = getattr(space, "rois", space), np.asarray(scores, dtype=np.float64)
+    masks = getattr(space, "rois", space)
+    scores = as_array(scores, "scores").astype(np.float64)
     out = {}
     for name in masks if rois is None else rois:
         if name not in masks:
@@ -209,24 +222,26 @@ def alignment_table(
 
     normalised = normalised_alignment(r, ceiling)
     has = np.isfinite(normalised)
-    everywhere = roi_means(r, space, rois)
-    parts = {
-        k: roi_means(np.where(has, v, np.nan), space, rois)
-        for k, v in [("raw", r), ("ceiling", ceiling), ("normalized", normalised)]
-    }
-    return pd.DataFrame(
-        [
-            labels
-            | {"roi": roi}
-            | {k: parts[k][roi]["mean"] for k in parts}
-            | {
-                "raw_all": everywhere[roi]["mean"],
-                "n": parts["normalized"][roi]["n"],
-                "n_all": everywhere[roi]["n"],
-            }
-            for roi in everywhere
-        ]
-    )
+
+    def means(values):
+        return roi_means(np.where(has, as_array(values), np.nan), space, rois)
+
+    everywhere, raw = roi_means(r, space, rois), means(r)
+    limit, share = means(ceiling), means(normalised)
+    rows = [
+        labels
+        | {
+            "roi": roi,
+            "raw": raw[roi]["mean"],
+            "ceiling": limit[roi]["mean"],
+            "normalized": share[roi]["mean"],
+            "raw_all": everywhere[roi]["mean"],
+            "n": share[roi]["n"],
+            "n_all": everywhere[roi]["n"],
+        }
+        for roi in everywhere
+    ]
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/70_encode.score.ipynb #c4975494
 def layer_table(
@@ -243,7 +258,7 @@ def layer_table(
     that have a score in all layers."""
     import pandas as pd
 
-    r = np.asarray(r, dtype=np.float64)
+    r = as_array(r, "r").astype(np.float64)
     layers = list(range(len(r))) if layers is None else list(layers)
     if r.ndim != 2 or len(layers) != len(r):
         raise ParameterError(
