@@ -99,13 +99,7 @@ def _split(score, parts, responses, block):
     from himalaya.backend import get_backend
 
     parts, responses = as_table(parts, "parts"), as_table(responses, "responses")
-    same_shape(parts, responses)
-    if len(parts.shape) != 3 or len(responses.shape) != 2:
-        raise ParameterError(
-            "split scores need the predictions of each band",
-            found=parts.shape,
-            expected="(K, T, V) with responses (T, V)",
-        )
+    _check_parts(parts, responses)
     out = np.full((parts.shape[0], parts.shape[2]), np.nan)
     for cols in column_blocks(parts.shape, block):
         x, y = parts[..., cols], responses[:, cols]
@@ -114,6 +108,16 @@ def _split(score, parts, responses, block):
             x, y = (np.asarray(a, dtype=np.float64)[..., good] for a in (x, y))
             out[:, np.flatnonzero(good) + cols.start] = get_backend().to_numpy(score(y, x))
     return out
+
+
+def _check_parts(parts, responses):
+    same_shape(parts, responses)
+    if len(parts.shape) != 3 or len(responses.shape) != 2:
+        raise ParameterError(
+            "split scores need the predictions of each band",
+            found=parts.shape,
+            expected="(K, T, V) with responses (T, V)",
+        )
 
 # %% ../../nbs/70_encode.score.ipynb #ce4b4391
 def r2_split(
