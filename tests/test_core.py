@@ -1,6 +1,7 @@
 """Run folders, atomic files and hashes: what survives a kill, a second process, odd values and bad
 names."""
 
+import errno
 import json
 import math
 import os
@@ -22,8 +23,10 @@ from braintune_nb.core import (
     Run,
     RunError,
     content_hash,
+    note_read,
     read_arrays,
     read_json,
+    respect_umask,
     to_plain,
     write_arrays,
     write_atomic,
@@ -273,3 +276,194 @@ def test_every_error_is_ours():
             str(kind("a", file="f", found=1, expected=2, next_step="n"))
             == "a\n  file: f\n  found: 1\n  expected: 2\n  next step: n"
         )
+
+
+# ---- a run and its data, its place, its lock
+
+
+def test_inputs_that_change_between_two_sessions_are_refused_by_name(tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "r"
+    for name in ("UTS01.hf5", "story.wav"):
+        write_atomic(data / name, name * 1000)
+    run = Run.start(folder, {"seed": 1})
+    note_read(data / "UTS01.hf5")
+    with run.stage("pretrained"):
+        note_read(data / "story.wav")
+    assert set(read_json(tmp_path / "r.partial/state.json")["inputs"]) == {
+        str(data / "UTS01.hf5"),
+        str(data / "story.wav"),
+    }
+    os.utime(data / "story.wav")  # the same content at another time is the same input
+    assert Run.start(folder, {"seed": 1}).resumed
+    old = (data / "UTS01.hf5").stat()
+    write_atomic(data / "UTS01.hf5", "uts01.hf5" * 1000)  # as long as before
+    os.utime(data / "UTS01.hf5", ns=(old.st_atime_ns, old.st_mtime_ns))  # and as old
+    with pytest.raises(RunError, match="changed since") as caught:
+        Run.start(folder, {"seed": 1})
+    assert Path(caught.value.file) == data / "UTS01.hf5" and caught.value.next_step
+    (data / "UTS01.hf5").unlink()
+    with pytest.raises(RunError, match="is gone"):
+        Run.start(folder, {"seed": 1})
+    write_atomic(data / "UTS01.hf5", "UTS01.hf5" * 1000)
+    run = Run.start(folder, {"seed": 1})
+    write_atomic(data / "UTS02.hf5", "more")
+    with pytest.raises(RunError, match="was added"):
+        note_read(data / "UTS02.hf5")
+    record = read_json(run.finish({}) / "run.json")
+    assert record["inputs"] == {
+        str(p): content_hash(p) for p in (data / "UTS01.hf5", data / "story.wav")
+    }
+
+
+def test_before_a_stage_is_done_the_data_may_be_mended(tmp_path):
+    run = Run.start(tmp_path / "r", {"seed": 1})
+    note_read(write_atomic(tmp_path / "log.txt", "broken"))
+    run.save()
+    note = write_atomic(tmp_path / "log.txt", "mended")
+    with pytest.raises(RunError, match="changed since"):
+        note_read(note)  # within one session nothing may change
+    with pytest.raises(RunError, match="names another folder"):
+        with run.stage("features"):
+            pass
+        os.environ["BRAINTUNE_DATA"], old = str(tmp_path), os.environ.get("BRAINTUNE_DATA")
+        try:
+            Run.start(tmp_path / "r", {"seed": 1})
+        finally:
+            os.environ.pop("BRAINTUNE_DATA")
+            if old:
+                os.environ["BRAINTUNE_DATA"] = old
+
+
+RACER = """
+    import sys, time
+    from braintune_nb.core import BraintuneError, Run
+    import filelock, psutil
+    print("ready", flush=True); sys.stdin.readline()
+    began = time.time()
+    try:
+        run = Run.start(sys.argv[1], {"a": 1}); time.sleep(1.5); run.finish({"v": 1}); print("finished")
+    except BraintuneError as e: print("typed", time.time() - began < 1, str(e).replace(chr(10), " "))
+"""
+
+
+def test_two_at_once_one_works_and_one_is_refused(tmp_path):
+    for turn in range(3):
+        racers = [python(RACER, tmp_path / f"r{turn}", stdin=subprocess.PIPE) for _ in range(2)]
+        for racer in racers:
+            assert racer.stdout.readline() == "ready\n"
+        for racer in racers:
+            racer.stdin.write("go\n")
+            racer.stdin.flush()
+        told = [racer.communicate(timeout=60)[0] for racer in racers]
+        winner = racers[[t.startswith("finished") for t in told].index(True)]
+        assert sorted(t.split()[0] for t in told) == ["finished", "typed"], told
+        refused = next(t for t in told if t.startswith("typed"))
+        assert "typed True Another process is working on this run" in refused
+        assert f"process {winner.pid}" in refused
+        assert [p.name for p in (tmp_path / f"r{turn}").iterdir() if p.name[0] == "."] == []
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_folders_that_cannot_be_a_run(tmp_path):
+    def refused(name, message):
+        with pytest.raises(RunError, match=message):
+            Run.start(tmp_path / name, {"seed": 1})
+
+    (tmp_path / "big").mkdir()
+    (tmp_path / "to_big").symlink_to("big")
+    (tmp_path / "to_nothing").symlink_to("nothing")
+    write_atomic(tmp_path / "file", "x")
+    write_atomic(tmp_path / "mine.partial/thesis.txt", "precious")
+    (tmp_path / "linked.partial").symlink_to("big")
+    write_atomic(tmp_path / "flat.partial", "x")
+    before = set(tmp_path.rglob("*"))
+    refused("to_big", "cannot be a link")
+    refused("to_nothing", "cannot be a link")
+    refused("to_nothing/r", "below a file")
+    refused("file/deep/r", "below a file")
+    refused("mine", "no unfinished run")
+    refused("linked", "Something else")
+    refused("flat", "Something else")
+    refused("x" * 250, "too long")
+    refused("a\0b", "no name of a folder")
+    assert set(tmp_path.rglob("*")) == before
+    for bad in ("[]", "{}", "null", '{"key": 1}', "[" * 100_000, '{"key": "a", "key": "b"}'):
+        write_atomic(tmp_path / "bad.partial/state.json", bad)
+        refused("bad", "cannot be read")
+
+
+def test_a_kill_at_the_end_leaves_a_finished_run(tmp_path, monkeypatch):
+    "Nothing that is needed is removed before the folder has its name."
+    run = Run.start(tmp_path / "r", {"seed": 1})
+    with run.stage("hours of tuning"):
+        run.path("model.txt").write_text("model of seed 1")
+    monkeypatch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run.finish({})
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="other parameters"):
+        Run.start(tmp_path / "r", {"seed": 2})
+    again = Run.start(tmp_path / "r", {"seed": 1})
+    assert again.done("hours of tuning")
+    assert sorted(p.name for p in again.finish({}).iterdir()) == [
+        "model.txt",
+        "run.json",
+        "summary.json",
+    ]
+
+
+def test_a_disk_that_is_full_or_read_only_is_a_run_error(tmp_path, monkeypatch):
+    def fails(number):
+        def write(path):
+            raise OSError(number, os.strerror(number), str(path))
+
+        return write
+
+    for number, message in (
+        (errno.ENOSPC, "full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "only be read"),
+        (errno.EACCES, "may not be written"),
+    ):
+        with pytest.raises(RunError, match=message) as caught:
+            write_atomic(tmp_path / "a.txt", fails(number))
+        assert caught.value.file == tmp_path / "a.txt" and caught.value.next_step
+    with pytest.raises(OSError, match="Input/output"):
+        write_atomic(tmp_path / "a.txt", fails(errno.EIO))
+    run = Run.start(tmp_path / "r", {})
+    for error in (OSError(28, "No space"), RuntimeError("HDF5: errno = 28, no room")):
+        with pytest.raises(RunError, match="full"):
+            with run.stage("features"):
+                raise error
+    with pytest.raises(PermissionError):
+        with run.stage("features"):
+            raise PermissionError(13, "Permission denied", "data.hf5")
+    assert not run.done("features")
+
+
+def test_control_characters_are_shown_not_obeyed():
+    error = DataError("Bad \x1b]0;title\x07", file="a\x1b[2J.wav", found="x\x9b1m", place="\ud800")
+    assert str(error) == (
+        "Bad \\x1b]0;title\\x07\n  file: a\\x1b[2J.wav\n  place: \\ud800\n  found: x\\x9b1m"
+    )
+    assert error.file == "a\x1b[2J.wav"  # the name itself stays what it is
+    str(error).encode("utf8")
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_follow_the_umask(tmp_path, mask, mode):
+    old = os.umask(mask)
+    try:
+        write_json(tmp_path / "a.json", 1)
+        write_arrays(tmp_path / "b.npz", x=np.arange(3))
+        (tmp_path / "c").write_text("x")
+        (tmp_path / "c").chmod(0o600)
+        respect_umask(tmp_path / "c")
+    finally:
+        os.umask(old)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {mode}
+
+
+def test_a_notebook_without_parameters_is_told():
+    with pytest.raises(ParameterError, match="no cell of parameters"):
+        Run.start("nowhere")
