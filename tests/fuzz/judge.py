@@ -369,13 +369,14 @@ def judge_confounds_tsv(path, context):
 @judge
 def judge_split_json(path, context):
     "Value: the seven fields of a split; lists of names, `shared` a text."
-    split = split_of(strict_json(read_bytes(path)))
+    people = tuple(context.get("people", PEOPLE))
+    split = split_of(strict_json(read_bytes(path)), people)
     for i, one in enumerate(ROLES):
         for other in ROLES[i + 1 :]:
             excused = split["shared"] and (one, other) == ("tuning", "encoding")
             both = set(split[one]) & set(split[other])
             need(excused or not both, f"a section in {one} and in {other}")
-    both = set(split[PEOPLE[0]]) & set(split[PEOPLE[1]])
+    both = set(split[people[0]]) & set(split[people[1]])
     need(not both, "a new participant who tuned the model")
     if "sections" in context:
         named = {name for role in ROLES for name in split[role]}
@@ -480,8 +481,9 @@ def judge_summary_json(path, context):
     people = summary.get("participants")
     tuned = people.get("tuning") if isinstance(people, dict) else None
     alone = isinstance(tuned, list) and len(tuned) == 1
-    for arm in ARMS:
-        lacking = arm not in summary["alignment"] and not (alone and arm == "reduced_rank")
+    arms = context.get("arms", ARMS)  # the last of them needs several people
+    for arm in arms:
+        lacking = arm not in summary["alignment"] and not (alone and arm == arms[-1])
         need(not lacking, f"the arm {arm} is missing")
     regions = [set(of) if isinstance(of, dict) else None for of in summary["alignment"].values()]
     need(all(r and r == regions[0] for r in regions), "arms with different regions")

@@ -178,13 +178,13 @@ ROLES = ("tuning", "validation", "encoding", "test")
 PEOPLE = ("tune_participants", "new_participants")
 
 
-def split_of(record):
-    "A split with every key, from what its file holds."
+def split_of(record, people=PEOPLE):
+    "A split with every key, from what its file holds; `people`: the names of its two last lists."
     need(isinstance(record, dict), "not an object")
-    unknown = sorted(set(record) - {*ROLES, *PEOPLE, "shared"})
+    unknown = sorted(set(record) - {*ROLES, *people, "shared"})
     need(not unknown, f"unknown keys: {', '.join(unknown)}"[:80])
     split = {}
-    for role in (*ROLES, *PEOPLE):
+    for role in (*ROLES, *people):
         names = record.get(role, [])
         listed = isinstance(names, list) and all(isinstance(n, str) and n.strip() for n in names)
         need(listed, f"{role} is not a list of names")

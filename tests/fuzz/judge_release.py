@@ -12,6 +12,7 @@ import numpy as np
 
 from judge_base import (
     HEX64,
+    PEOPLE,
     as_floats,
     integral,
     judge,
@@ -292,7 +293,8 @@ def judge_release(path, context):
     _check_backbone(files, facts)
     split = None
     if "split.json" in files:
-        split = split_of(strict_json(read_bytes(files["split.json"])))
+        people = tuple(context.get("people", PEOPLE))
+        split = split_of(strict_json(read_bytes(files["split.json"])), people)
     need((split is None) == (facts["split"] is None), "a split in one place only")
     need(split is None or plain_hash(split) == facts["split"], "the split and its hash")
     if "README.md" in files:

@@ -672,7 +672,7 @@ simple(
 )
 simple(
     "json",
-    "",
+    "an empty split is legal",
     json_another_root=lambda tree, rng: pick(
         rng, [None, 5, "text", [tree], [], {}, list(tree)[:2], True, 1.5]
     ),

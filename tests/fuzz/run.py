@@ -85,8 +85,16 @@ def commit_of(root):
 # ---- one input
 
 
-def first_difference(a, b, at="$"):
+def difference(a, b):
     "Where two plain values differ, in words; None where they are the same."
+    try:
+        return first_difference(a, b)
+    except RecursionError:  # lists in lists in lists
+        return None if a == b else "$: somewhere deep inside"
+
+
+def first_difference(a, b, at="$"):
+    "Where two plain values differ, a level at a time."
     import numpy as np
 
     if isinstance(a, dict) and isinstance(b, dict):
@@ -118,7 +126,10 @@ def same_leaf(a, b):
     if isinstance(a, (bool, np.bool_)) or isinstance(b, (bool, np.bool_)):
         return type(a) in (bool, np.bool_) and type(b) in (bool, np.bool_) and bool(a) == bool(b)
     if isinstance(a, number) and isinstance(b, number):
-        return a == b or (a != a and b != b) or abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+        try:
+            return a == b or (a != a and b != b) or abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+        except OverflowError:  # a whole number beyond floats
+            return False
     return type(a) is type(b) and a == b
 
 
@@ -209,20 +220,16 @@ def product(draft, targets):
 
 def against(reading, verdict, base, draft, names, targets):
     "(outcome, detail) of a reading that ended without an error."
-    found, wanted = (
-        targets.comparable(draft, reading.value, verdict.value) if verdict.valid else (None, None)
-    )
-    difference = first_difference(found, wanted) if verdict.valid else f"invalid: {verdict.reason}"
-    if difference is None:
-        untouched = (
-            base is None
-            or first_difference(*targets.comparable(draft, reading.value, base.value)) is None
-        )
+    plain, other = base and base.value, f"invalid: {verdict.reason}"
+    if verdict.valid:
+        other = difference(*targets.same_form(draft, reading.value, verdict.value, plain))
+    if other is None:
+        untouched = base is None or difference(reading.value, plain) is None
         return ("right" if untouched or not names else "undetectable"), ""
     new = [n for n in reading.notes if base is None or n not in base.notes]
     if new and names:
-        return "noted", f"{difference} | note: {new[0]}"
-    return "silent_wrong", difference
+        return "noted", f"{other} | note: {new[0]}"
+    return "silent_wrong", other
 
 
 def one(seeds, bases, settings, index, folder, say=lambda phase: None):
@@ -483,7 +490,7 @@ def show(lines, rows, limit):
 
 def unexplained(rows):
     "Operators that made other valid files and give no reason why nobody could see it."
-    from operators import OPERATORS
+    from mutate import OPERATORS
 
     found = Counter()
     for r in rows:

@@ -1,6 +1,7 @@
 """Small valid files of every target, written without the package wherever a format is public."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -199,7 +200,7 @@ def splits(folder):
     for name, record in dict(whole=whole, few=few, shared=shared).items():
         (folder / name).mkdir(parents=True)
         (folder / name / "split.json").write_text(json.dumps(record, indent=1))
-        yield Seed("split_json", name, folder / name, "split.json", {"keys": keys})
+        yield Seed("split_json", name, folder / name, "split.json", {"people": keys[4:6]})
 
 
 def story_grid(path, seconds):
@@ -248,7 +249,14 @@ def lebel_folder(root, dtype=np.float64, repeats=False):
 def respdicts(folder):
     "respdict.json in a folder whose stories it counts."
     root = lebel_folder(folder / "two")
-    yield Seed("respdict_json", "two", root, "derivative/respdict.json", {"rows": LEBEL_ROWS})
+    counts = {story: rows + TRIM_LEBEL for story, rows in LEBEL_ROWS.items()}
+    yield Seed(
+        "respdict_json",
+        "two",
+        root,
+        "derivative/respdict.json",
+        {"rows": LEBEL_ROWS, "trs": counts},
+    )
 
 
 def hdf5_lebel(folder):
@@ -257,8 +265,7 @@ def hdf5_lebel(folder):
     settings |= {"repeats": (np.float64, True), "repeats_single": (np.float32, True)}
     for name, (dtype, repeats) in settings.items():
         root = lebel_folder(folder / name, dtype, repeats)
-        told = {"rows": LEBEL_ROWS["souls"], "story": "souls", "participant": "UTS01"}
-        told |= {"n_respdict": LEBEL_ROWS["souls"] + TRIM_LEBEL, "repeats": repeats}
+        told = {"trs": LEBEL_ROWS["souls"], "voxels": 7}
         yield Seed("hdf5_lebel", name, root, f"{PREPROCESSED}/souls.hf5", told)
 
 
@@ -289,7 +296,7 @@ def hdf5_bilingual(folder):
     for role in ("trn", "val"):
         for name, dtype in dict(double=np.float64, single=np.float32).items():
             root = bilingual_folder(folder / f"{role}_{name}", dtype)
-            told = {"role": role, "triggers": BILINGUAL_ROWS, "trim": TRIM_BILINGUAL}
+            told = {"role": role, "trs": BILINGUAL_ROWS, "trim": TRIM_BILINGUAL, "voxels": 6}
             file = f"en/subject01_listening_fmri_data_{role}.hdf"
             yield Seed("hdf5_bilingual", f"{role}_{name}", root, file, told)
 
@@ -353,7 +360,7 @@ def giftis(folder):
                 for row in values
             ]
             nibabel.save(GiftiImage(darrays=arrays), folder / name / f"run_hemi-{side}.func.gii")
-        told = {"other": "run_hemi-R.func.gii", "volumes": 8, "vertices": 11}
+        told = {"other": "run_hemi-R.func.gii", "trs": 8, "vertices": 11}
         yield Seed("gifti", name, folder / name, "run_hemi-L.func.gii", told)
 
 
@@ -379,7 +386,11 @@ def annots(folder):
         (folder / name).mkdir(parents=True)
         path = folder / name / "lh.parcels.annot"
         nibabel.freesurfer.write_annot(path, values, colours, table, fill_ctab=False)
-        yield Seed("annot", name, folder / name, "lh.parcels.annot", {"side": "L", "vertices": 40})
+        right = [n.replace("L_", "R_") for n in table]
+        other = folder / name / "rh.parcels.annot"
+        nibabel.freesurfer.write_annot(other, values[::-1], colours, right, fill_ctab=False)
+        told = {"other": other.name, "voxels": len(values)}
+        yield Seed("annot", name, folder / name, "lh.parcels.annot", told)
 
 
 def tone(n=1600, channels=1, rate=8000):
@@ -440,7 +451,7 @@ def confounds(folder):
         (folder / name).mkdir(parents=True)
         path = folder / name / "run_desc-confounds_timeseries.tsv"
         path.write_text(table_text(head, rows, "\t"))
-        yield Seed("confounds_tsv", name, folder / name, path.name, {"rows": 20})
+        yield Seed("confounds_tsv", name, folder / name, path.name)
 
 
 def leaf(mean, n=3):
@@ -502,14 +513,22 @@ def runs(folder, target):
         yield Seed(target, "alone", root, file, {"arms": arms()})
 
 
+def hashes_of(folder):
+    "Relative path -> SHA-256 of every file."
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    names = [p.relative_to(folder).as_posix() for p in files]
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in zip(names, files)}
+
+
 def releases(folder):
     "Releases of a text and a speech model, written by the product under test."
-    from targets import saved_release
+    from targets import saved_release, split_keys
 
     for name in ("text", "speech"):
         other = saved_release(folder / f"{name}_other", name, 7)
         root = saved_release(folder / name, name, 3)
-        yield Seed("release", name, root, "", {"other": str(other)})
+        told = {"hashes": hashes_of(root), "people": split_keys()[4:6], "other": str(other)}
+        yield Seed("release", name, root, "", told)
 
 
 MAKERS = {

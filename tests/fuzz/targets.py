@@ -4,6 +4,7 @@ Names of modules change; functions are found by name wherever the package under 
 """
 
 import importlib
+import re
 import warnings
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def base_error():
 def read_textgrid(path, root, context):
     grid = find("read_textgrid")(path)
     tiers = {name: rows_of(events) for name, events in grid.tiers.items()}
-    return Reading(tiers, tuple(grid.notes))
+    return Reading(dict(tiers=tiers, kinds=dict(grid.kinds)), tuple(grid.notes))
 
 
 def rows_of(events):
@@ -97,7 +98,7 @@ def read_respdict(path, root, context):
 
 
 def read_lebel(path, root, context):
-    data = find("load_lebel2023")(root, stories=["souls"])
+    data = find("load_lebel2023")(root, stories=["naked", "souls"])
     one = data.recordings["UTS01"]["souls"]
     value = dict(data=np.array(one.responses))
     if one.repeats is not None:
@@ -112,6 +113,8 @@ def read_bilingual(path, root, context):
         val = name.startswith("wheretheressmoke")
         if val == (context["role"] == "val"):
             value[name.removesuffix("_en")] = np.array(one.repeats if val else one.responses)
+            if val:
+                value[f"mean of {name.removesuffix('_en')}"] = np.array(one.responses)
     return Reading(value, tuple(data.notes))
 
 
@@ -137,10 +140,10 @@ def read_gifti(path, root, context):
 
 
 def read_annot(path, root, context):
-    labels = find("vertex_labels")(path)
-    parcels = find("make_parcels")(labels, "L", "one hemisphere", str(path))
-    value = dict(labels=[str(x) for x in labels], parcels=parcels.labels.tolist())
-    return Reading(value, tuple(getattr(parcels, "notes", ())))
+    labels = [str(x) for x in find("vertex_labels")(path)]
+    parcels = find("load_parcels")(path, root / context["other"])
+    left = parcels.labels.tolist()[: len(labels)]
+    return Reading(dict(labels=labels, parcels=left), tuple(getattr(parcels, "notes", ())))
 
 
 def read_sound(path, root, context):
@@ -266,12 +269,109 @@ def read(target, path, root, context):
     return Reading(found.value, (*found.notes, *said))
 
 
-# ---- what is compared
+# ---- what is compared: the judge's answer in the form of the reader's
 
 
-def comparable(draft, found, wanted):
-    "What the reader and the judge give, in one form: (reader's, judge's)."
+def same_form(draft, found, wanted, base):
+    "(reader's value, judge's value) in one form; `base`: the reader's value of the untouched file."
+    change = FORMS.get(draft.target)
+    return change(draft, found, wanted, base) if change else (found, wanted)
+
+
+def form_textgrid(draft, found, wanted, base):
+    return found, {k: wanted[k] for k in ("tiers", "kinds")}
+
+
+def form_log(draft, found, wanted, base):
+    wanted = dict(wanted, triggers=list(map(float, wanted["triggers"])))
+    if abs(found["tr"] - wanted["tr"]) < 0.02 * abs(wanted["tr"]):  # mean or median
+        wanted["tr"] = found["tr"]
     return found, wanted
+
+
+def form_words(draft, found, wanted, base):
+    return [(r["onset"], r["offset"], r["text"]) for r in found], wanted["words"]
+
+
+def form_counts(draft, found, wanted, base):
+    return found, {story: n for story, n in wanted["counts"].items() if story in found}
+
+
+def form_lebel(draft, found, wanted, base):
+    if wanted["repeats"] is None:
+        return found, dict(data=wanted["data"])
+    return found, dict(data=wanted["data"], individual_repeats=wanted["repeats"])
+
+
+def form_bilingual(draft, found, wanted, base):
+    start, end = draft.context["trim"]
+    cut = {k: x[..., start : x.shape[-2] - end, :] for k, x in wanted["runs"].items()}
+    if draft.context["role"] == "val":
+        cut |= {f"mean of {k}": x.mean(0) for k, x in cut.items()}
+    return found, cut
+
+
+def form_nifti(draft, found, wanted, base):
+    if wanted["data"].shape == found["data"].shape:
+        wanted = dict(wanted, data=np.where(found["inside"][..., None], wanted["data"], np.nan))
+    return {k: found[k] for k in ("data", "affine", "tr")}, wanted
+
+
+NO_PARCEL = re.compile(r"\?\?\?|unknown|medial.?wall|background|corpus.?callosum", re.I)
+
+
+def form_annot(draft, found, wanted, base):
+    "Labels, and which vertices are in no parcel: those whose label means the medial wall."
+    wall = [bool(NO_PARCEL.search(label)) for label in wanted["labels"]]
+    mine = [label == "" for label in found["parcels"]]
+    return dict(labels=found["labels"], wall=mine), dict(labels=wanted["labels"], wall=wall)
+
+
+def form_sound(draft, found, wanted, base):
+    mono = wanted["samples"].astype(np.float32).mean(1)
+    seconds = len(mono) / wanted["rate"]
+    return found, dict(samples=mono, rate=wanted["rate"], seconds=seconds)
+
+
+def form_confounds(draft, found, wanted, base):
+    found = {k: found[k] for k in ("columns", "rows")}
+    return found, dict(columns=wanted["columns"], rows=wanted["table"])
+
+
+def form_release(draft, found, wanted, base):
+    "A release is valid only where nothing changed: its weights, and what it reads, are known."
+    spaces = {who: space_arrays(space) for who, space in found["spaces"].items()}
+    heads = {k: v for k, v in found["weights"].items() if not k.startswith("model.")}
+    found = dict(found, spaces=spaces, heads=heads)
+    known = base or found
+    told = {who: space_arrays(space) for who, space in wanted["spaces"].items()}
+    return found, dict(wanted, spaces=told, weights=known["weights"], reads=known["reads"])
+
+
+def space_arrays(space):
+    "Name, kind, columns, masks of regions one below the other, labels."
+    held = {k: space[k] for k in ("name", "kind")} | dict(columns=np.asarray(space["columns"]))
+    rois = space.get("rois")
+    if rois is not None and len(rois):
+        held["rois"] = np.stack(list(rois.values())) if isinstance(rois, dict) else rois
+    if space.get("labels") is not None:
+        held["labels"] = list(map(str, space["labels"]))
+    return held
+
+
+FORMS = dict(
+    textgrid=form_textgrid,
+    scanner_log=form_log,
+    word_table=form_words,
+    respdict_json=form_counts,
+    hdf5_lebel=form_lebel,
+    hdf5_bilingual=form_bilingual,
+    nifti=form_nifti,
+    annot=form_annot,
+    sound=form_sound,
+    confounds_tsv=form_confounds,
+    release=form_release,
+)
 
 
 # ---- what only the product can write, and the names it uses
