@@ -12,7 +12,7 @@ __all__ = ['TURNING', 'DISK', 'STRICT', 'SMALL', 'LIBRARIES', 'OURS', 'visible',
 
 # %% ../nbs/00_core.ipynb #dc8d2962
 import ast, dataclasses, errno, hashlib, json, math, os, platform, random, re, secrets, shutil
-import subprocess, sys, threading, time, unicodedata
+import subprocess, sys, threading, time, unicodedata, weakref
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -746,7 +746,9 @@ OURS = (
 class Run:
     "One experiment's folder: `Run.start`, then `path`, `input`, `done` / `stage`, and `finish`."
 
-    current = None  # the run that is going on in this process, which readers tell what they read
+    # the run that is going on in this process, which readers tell what they read; a weak
+    # reference, so that a run that nobody holds any more is told nothing
+    current = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -758,6 +760,7 @@ class Run:
         self.folder, self.partial, self.state, self.lock = folder, partial, state, lock
         self.resumed, self.begun = bool(state["stages"]), time.perf_counter()
         self.noted = {}  # path of an input -> (size, time of change) when it was read
+        self.later = set()  # paths of large inputs whose hash is not asked for yet
         self.memory = _MemoryWatch()
         self.memory.start()
 
@@ -780,7 +783,8 @@ class Run:
         except BraintuneError:
             unlock_folder(lock)
             raise
-        run = cls.current = cls(folder, partial, state, lock)
+        run = cls(folder, partial, state, lock)
+        cls.current = weakref.ref(run)
         run.save()
         return run
 
@@ -964,6 +968,9 @@ def require_run_folder(
 # %% ../nbs/00_core.ipynb #d2d83eab
 def _save(self):
     self.memory.sample()
+    while self.later:
+        path = self.later.pop()
+        self.state["inputs"][path] = file_hash(path)
     session = self.state["sessions"][-1]
     session["seconds"] = time.perf_counter() - self.begun
     session["peak_memory_mb"] = self.memory.peak_mb
@@ -1003,13 +1010,17 @@ def _note(
     about = path.stat()
     if self.noted.get(str(path)) == (about.st_size, about.st_mtime_ns):
         return
-    found, before = file_hash(path), self.state["inputs"].get(str(path))
-    if before not in (None, found):
-        _refuse_changed_input(self.partial, path, "An input changed since this run was begun")
+    before = self.state["inputs"].get(str(path))
     late = self.resumed and about.st_ctime > self.state["begun"]
     if before is None and late and any(Path(p).parent == path.parent for p in self.state["inputs"]):
         _refuse_changed_input(self.partial, path, "An input was added since this run was begun")
     self.noted[str(path)] = about.st_size, about.st_mtime_ns
+    if before is None and about.st_size > SMALL:
+        self.later.add(str(path))  # who reads it may take the hash on the way
+        return
+    found = file_hash(path)
+    if self.state["stages"] and before not in (None, found):
+        _refuse_changed_input(self.partial, path, "An input changed since this run was begun")
     self.state["inputs"][str(path)] = found
 
 
@@ -1034,10 +1045,10 @@ def note_read(
     path,  # a file, or a folder of a model
 ) -> Path:  # the same path
     "Tell the run that is going on in this process, if there is one, what has been read."
-    path = Path(path)
-    if Run.current is not None:
+    path, run = Path(path), Run.current()
+    if run is not None:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            Run.current.note(file)
+            run.note(file)
     return path
 
 # %% ../nbs/00_core.ipynb #1e69c893
@@ -1108,7 +1119,7 @@ def _finish(
         os.replace(self.partial, self.folder)
         (self.folder / "state.json").unlink()
         unlock_folder(self.lock, moved=self.folder)
-    Run.current = None
+    Run.current = staticmethod(lambda: None)
     return self.folder
 
 

@@ -7,13 +7,12 @@ __all__ = ['SPEECH_RATE', 'open_sound', 'sound_format', 'read_audio', 'sound_at'
 
 # %% ../../nbs/07_data.audio.ipynb #840ece6a
 from pathlib import Path
-from ..core import DataError, cache_dir, content_hash, write_atomic, write_json
+from ..core import DataError, cache_dir, file_hash, write_atomic, write_json
 from braintune_nb.data.files import (
     file_key,
     is_kept,
     require_content,
     require_room,
-    sampled_hash,
 )
 
 # %% ../../nbs/07_data.audio.ipynb #d47c86cf
@@ -82,8 +81,7 @@ def sound_at(
             dict(
                 source=str(path),
                 rate=rate,
-                sampled=sampled_hash(target),
-                sha256=content_hash(target),
+                content=file_hash(target),
             ),
         )
     return (

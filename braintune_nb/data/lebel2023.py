@@ -19,6 +19,7 @@ from braintune_nb.core import (
     MissingData,
     ParameterError,
     cache_dir,
+    note_read,
     write_atomic,
 )
 from ..clock import Clock, Trim, nominal_clock
@@ -317,7 +318,7 @@ def read_space(
     path = Path(folder) / "braintune" / f"{participant}_space.npz"
     if not path.exists():
         return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
-    with np.load(path, allow_pickle=False) as f:
+    with np.load(note_read(path), allow_pickle=False) as f:
         rois = {k[4:]: f[k] for k in f.files if k.startswith("roi ")}
         return Space(
             str(f["name"]),
@@ -337,7 +338,7 @@ def read_motion(
     path = Path(folder) / "braintune" / f"{participant}_motion.npz"
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as f:
+    with np.load(note_read(path), allow_pickle=False) as f:
         return f[story] if story in f.files else None
 
 

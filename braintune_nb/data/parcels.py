@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ..core import DataError, ParameterError
+from ..core import DataError, ParameterError, note_read
 from .recordings import Space
 
 # %% ../../nbs/19_data.parcels.ipynb #d0913dfc
@@ -127,6 +127,7 @@ def vertex_labels(
             file=path,
             next_step="see 'Where to get the Glasser parcels' in this chapter",
         )
+    note_read(path)
     if path.suffix == ".annot":
         numbers, _, names = nibabel.freesurfer.read_annot(path)
         table = {-1: "???"} | {i: n.decode() for i, n in enumerate(names)}
@@ -197,7 +198,7 @@ def parcels_from_table(
 
     source = "" if isinstance(table, pd.DataFrame) else str(table)
     if source:
-        table = pd.read_csv(source, dtype=str, keep_default_na=False)
+        table = pd.read_csv(note_read(source), dtype=str, keep_default_na=False)
         if "parcel" not in table:
             table = (
                 pd.read_csv(source, dtype=str, keep_default_na=False, header=None)

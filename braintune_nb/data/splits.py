@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
-from ..core import SplitError, content_hash, read_json, write_json
+from ..core import SplitError, content_hash, note_read, read_json, write_json
 from .stories import Story
 
 # %% ../../nbs/12_data.splits.ipynb #d7f31091
@@ -115,7 +115,7 @@ class Split:
         path,  # a file that `save` wrote
     ) -> "Split":
         "Read from JSON; `SplitError` where a key is unknown."
-        record = read_json(path)
+        record = read_json(note_read(path))
         unknown = sorted(set(record) - set(cls.__dataclass_fields__))
         if unknown:
             raise SplitError(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from ..core import ModelError, content_hash, wrong_product
+from ..core import ModelError, content_hash, note_read, wrong_product
 
 # %% ../../nbs/30_model.backbone.ipynb #623a9aea
 @dataclass(eq=False)
@@ -316,6 +316,16 @@ def _max_length(model, tokenizer) -> int:
     return int(min(table - reserved, tokenizer.model_max_length))
 
 # %% ../../nbs/30_model.backbone.ipynb #8ed86c3d
+def _note_files(folder, name):
+    "Tell the run that is going on which files the model came from: a folder's, or the Hub's cached."
+    from transformers.utils import cached_file
+
+    if folder is None and name is not None:
+        folder = Path(cached_file(name, "config.json")).parent
+    for file in sorted(Path(folder).iterdir()) if folder is not None else ():
+        note_read(file)
+
+
 def load_backbone(
     name: str,  # 'tiny', 'minilm', a local folder or a Hub id
     # same architecture, fresh weights: the control that knows nothing
@@ -329,6 +339,7 @@ def load_backbone(
         _check_folder(folder, random_weights)
     with _quiet(seed), _our_errors(str(folder or name)):
         model, tokenizer, info = _load(str(folder or name), random_weights)
+        _note_files(folder, name)
     notes = _audit(model, tokenizer, info, folder or name)
     if random_weights:
         notes.append(f"random weights, seed {seed}")
@@ -502,6 +513,7 @@ def load_speech_backbone(
     source = name if is_config else str(folder or name)
     with _quiet(seed), _our_errors(source):
         model, extractor, info = _speech_parts(source, random_weights, extractor)
+        _note_files(folder, None if is_config else source)
     kind, label = (
         model.config.model_type,
         (

@@ -16,6 +16,7 @@ from braintune_nb.core import (
     DataError,
     ModelError,
     ParameterError,
+    note_read,
     read_arrays,
     read_json,
     to_plain,
@@ -733,7 +734,7 @@ def load_tuner(
 ) -> BrainTuner:  # in eval mode, on the CPU; its `release` is the record
     """The tuner that was saved there, without any fMRI; ModelError for missing, foreign or
     changed weights and heads of other sizes."""
-    folder = _local(source, revision)
+    folder = note_read(_local(source, revision))
     release = read_release(folder)
     settings = dict(release.facts["settings"])
     tuner = BrainTuner(
