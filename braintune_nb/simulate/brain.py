@@ -136,39 +136,40 @@ class Surface:
     group: tuple  # group of each parcel
     slow: np.ndarray  # slow share of meaning of each parcel
 
-# %% ../../nbs/36_simulate.brain.ipynb #40c9a76f
-def load_surface() -> Surface:
-    "fsaverage5 with its parcels; a vertex in reach of two centres belongs to the nearer one."
+# %% ../../nbs/36_simulate.brain.ipynb #02e8ae3d
+def _parcels_of_side(side, sign):
+    "Of one hemisphere: its sphere, the nearest parcel of each vertex, and mm beyond its rim."
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import dijkstra
 
-    spheres, parcel, rim, names, group, slow = [], [], [], [], [], []
-    for side, sign in (("left", 1), ("right", -1)):
-        mid, sphere, (a, b) = (x if i < 2 else x.T for i, x in enumerate(_hemisphere(side)))
-        graph = coo_matrix(
-            (np.linalg.norm(mid[a] - mid[b], axis=1), (a, b)), (len(mid), len(mid))
-        ).tocsr()
-        centres = [
-            int(np.argmin(np.linalg.norm(mid - np.array(c) * (sign, 1, 1), axis=1)))
-            for _, _, c, _, _ in PARCELS
-        ]
-        beyond = dijkstra(graph, directed=False, indices=centres, limit=40) - np.array(
-            [[p[3]] for p in PARCELS]
-        )
-        nearest = beyond.argmin(0)
-        parcel.append(np.where(beyond.min(0) <= 0, nearest + len(names), -1))
-        rim.append(beyond.min(0).clip(0))
-        spheres.append(sphere + (0 if sign > 0 else 1000))
-        names += [f"{p[0]} {side}" for p in PARCELS]
-        group += [p[1] for p in PARCELS]
-        slow += [p[4] for p in PARCELS]
+    mid, sphere, edges = _hemisphere(side)
+    a, b = edges.T
+    lengths = np.linalg.norm(mid[a] - mid[b], axis=1)
+    graph = coo_matrix((lengths, (a, b)), (len(mid), len(mid))).tocsr()
+    centres = []
+    for _, _, centre, _, _ in PARCELS:
+        there = np.array(centre) * (sign, 1, 1)
+        centres.append(int(np.argmin(np.linalg.norm(mid - there, axis=1))))
+    distance = dijkstra(graph, directed=False, indices=centres, limit=40)
+    beyond = distance - np.array([[p[3]] for p in PARCELS])
+    return sphere, beyond.argmin(0), beyond.min(0)
+
+# %% ../../nbs/36_simulate.brain.ipynb #40c9a76f
+def load_surface() -> Surface:
+    "fsaverage5 with its parcels; a vertex in reach of two centres belongs to the nearer one."
+    spheres, parcel, rim = [], [], []
+    for number, (side, sign) in enumerate((("left", 1), ("right", -1))):
+        sphere, nearest, beyond = _parcels_of_side(side, sign)
+        parcel.append(np.where(beyond <= 0, nearest + number * len(PARCELS), -1))
+        rim.append(beyond.clip(0))
+        spheres.append(sphere + 1000 * number)
     return Surface(
         np.concatenate(spheres),
         np.concatenate(parcel),
         np.concatenate(rim),
-        tuple(names),
-        tuple(group),
-        np.array(slow),
+        tuple(f"{p[0]} {side}" for side in ("left", "right") for p in PARCELS),
+        tuple(p[1] for p in PARCELS) * 2,
+        np.array([p[4] for p in PARCELS] * 2),
     )
 
 # %% ../../nbs/36_simulate.brain.ipynb #52f38e6a
@@ -252,6 +253,19 @@ def _held(onset, offset, values, n):
         track[a : max(b, a + 1)] = row
     return track
 
+# %% ../../nbs/36_simulate.brain.ipynb #819ffb56
+def _phone_code(name):
+    "What a brain makes of a phone: random numbers that depend on its name alone."
+    rng = np.random.default_rng([36, zlib.crc32(name.encode())])
+    return rng.standard_normal(SIZES["phones"])
+
+
+def _smooth_noise(seed, n):
+    "Signal that no model has, (n, K): noise smoothed over 8 s."
+    rng, window = np.random.default_rng([seed, 361]), np.hanning(8 * HZ)
+    white = rng.standard_normal((SIZES["unmodelled"], n))
+    return np.stack([np.convolve(x, window, "same") for x in white], axis=1)
+
 # %% ../../nbs/36_simulate.brain.ipynb #bdb8d113
 def stimulus_tracks(
     audio: np.ndarray,  # mono sound, (n,)
@@ -262,29 +276,17 @@ def stimulus_tracks(
 ) -> dict:  # name -> (n, K) float32 at 10 Hz
     "Everything but meaning: spectrum, phones, word rate, unmodelled signal, onset."
     n = int(np.ceil(len(audio) / rate * HZ))
-    codes = {
-        name: (
-            np.random.default_rng([36, zlib.crc32(name.encode())]).standard_normal(SIZES["phones"])
-        )
-        for name in set(phones.text)
-    }
-    rng, window = np.random.default_rng([seed, 361]), np.hanning(8 * HZ)
-    noise = np.stack(
-        [np.convolve(x, window, "same") for x in rng.standard_normal((SIZES["unmodelled"], n))],
-        axis=1,
+    codes = np.array([_phone_code(name) for name in phones.text])
+    noise = _smooth_noise(seed, n)
+    starts = np.minimum(np.round(words.onset * HZ).astype(int), n - 1)
+    tracks = dict(
+        spectrum=_spectrum(audio, rate, n),
+        phones=_held(phones.onset, phones.offset, codes, n),
+        rate=np.bincount(starts, minlength=n)[:, None],
+        unmodelled=noise / noise.std(0),
+        onset=np.exp(-np.arange(n) / HZ / 12)[:, None],
     )
-    return {
-        k: v.astype(np.float32)
-        for k, v in dict(
-            spectrum=_spectrum(audio, rate, n),
-            phones=_held(phones.onset, phones.offset, np.array([codes[p] for p in phones.text]), n),
-            rate=np.bincount(
-                np.minimum(np.round(words.onset * HZ).astype(int), n - 1), minlength=n
-            )[:, None],
-            unmodelled=noise / noise.std(0),
-            onset=np.exp(-np.arange(n) / HZ / 12)[:, None],
-        ).items()
-    }
+    return {name: track.astype(np.float32) for name, track in tracks.items()}
 
 
 def meaning_tracks(
@@ -384,6 +386,46 @@ def _part_variance(knobs, slow):
         onset=knobs.onset,
     )
 
+# %% ../../nbs/36_simulate.brain.ipynb #2de915d6
+def _weights_of_latent(latent, c, i, places, moved, knobs, seed, number):
+    "Weights (V, K) of one latent: the group's field where the map was moved to, and an own one."
+    if latent in ("rate", "onset"):
+        return np.ones((len(places), 1))
+    shared = _field(moved, len(c), [seed, 364, i])
+    own = _field(places, len(c), [seed, 365, i, number])
+    return np.sqrt(knobs.map_share) * shared + np.sqrt(1 - knobs.map_share) * own
+
+
+def _follows(surface, parcel, latent):
+    "Which columns (V,) follow a latent: those in parcels of a group that does."
+    groups = np.array(surface.group + ("rest",))[parcel]
+    return np.array([latent in FOLLOWS[group] for group in groups])
+
+
+def _parcel_at(surface, places):
+    "Parcel (V,) of the vertex nearest to each place on the sphere."
+    from scipy.spatial import cKDTree
+
+    return surface.parcel[cKDTree(surface.sphere).query(places)[1]]
+
+
+def _scaled(w, c, follows, variance):
+    "Weights (K, V) whose signal has the given variance where a column follows the latent."
+    scale = np.sqrt(np.maximum(np.einsum("vk,kl,vl->v", w, c, w), 1e-12))
+    return (w * (follows * np.sqrt(variance) / scale)[:, None]).T.astype(np.float32)
+
+
+def _draw_noise_scale(rng, knobs, n):
+    "Noise of each of n parcels: one level for the participant, a spread around it."
+    spread = rng.standard_normal() + rng.standard_normal(n)
+    return np.exp(-(np.log(knobs.snr) + knobs.snr_spread * spread))
+
+
+def _draw_peaks(rng, knobs, n):
+    "Haemodynamic peak of each of n parcels, s: one for the participant, a little spread around it."
+    base = rng.uniform(*knobs.peak)
+    return np.clip(base + 0.15 * np.ptp(knobs.peak) * rng.standard_normal(n), *knobs.peak)
+
 # %% ../../nbs/36_simulate.brain.ipynb #e2fdffe8
 def make_brain(
     name: str,  # of the participant
@@ -396,34 +438,18 @@ def make_brain(
     seed: int,  # of the experiment
 ) -> Brain:
     "Draw one participant; the group's maps depend on `seed` alone."
-    from scipy.spatial import cKDTree
-
     rng = np.random.default_rng([seed, 362, number])
-    moved = displaced(surface.sphere[columns], knobs.misregistration, [seed, 363, number])
-    parcel = surface.parcel[cKDTree(surface.sphere).query(moved)[1]]
-    group, weights = np.array(surface.group + ("rest",))[parcel], {}
-    slow = np.append(surface.slow, 0.0)[parcel]
+    places = surface.sphere[columns]
+    moved = displaced(places, knobs.misregistration, [seed, 363, number])
+    parcel = _parcel_at(surface, moved)
+    variance = _part_variance(knobs, np.append(surface.slow, 0.0)[parcel])
+    weights = {}
     for i, (latent, c) in enumerate(sorted(covariance.items())):
-        follows = np.array([latent in FOLLOWS[g] for g in group])
-        if latent in ("rate", "onset"):
-            w = np.ones((len(columns), 1))
-        else:
-            shared, own = (
-                _field(moved, len(c), [seed, 364, i]),
-                _field(surface.sphere[columns], len(c), [seed, 365, i, number]),
-            )
-            w = np.sqrt(knobs.map_share) * shared + np.sqrt(1 - knobs.map_share) * own
-        scale = np.sqrt(np.maximum(np.einsum("vk,kl,vl->v", w, c, w), 1e-12))
-        variance = np.broadcast_to(_part_variance(knobs, slow)[latent], len(columns))
-        weights[latent] = (w * (follows * np.sqrt(variance) / scale)[:, None]).T.astype(np.float32)
-    base = rng.uniform(*knobs.peak)
-    peaks = np.clip(
-        base + 0.15 * np.ptp(knobs.peak) * rng.standard_normal(len(surface.names)), *knobs.peak
-    )
-    log_snr = np.log(knobs.snr) + knobs.snr_spread * (
-        rng.standard_normal() + rng.standard_normal(len(surface.names) + 1)
-    )
-    return Brain(name, parcel, weights, peaks, np.exp(-log_snr)[parcel], [seed, 366, number])
+        w = _weights_of_latent(latent, c, i, places, moved, knobs, seed, number)
+        weights[latent] = _scaled(w, c, _follows(surface, parcel, latent), variance[latent])
+    n = len(surface.names)
+    peaks, noise = _draw_peaks(rng, knobs, n), _draw_noise_scale(rng, knobs, n + 1)[parcel]
+    return Brain(name, parcel, weights, peaks, noise, [seed, 366, number])
 
 # %% ../../nbs/36_simulate.brain.ipynb #432843cc
 def latent_covariance(
@@ -432,13 +458,11 @@ def latent_covariance(
     peak: float = 6.0,  # s
 ) -> dict:  # latent -> (K, K)
     "Covariance of the latents over the TRs of all stories, after the haemodynamic response."
-    rows = {
-        k: np.concatenate(
-            [convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]
-        )
-        for k in tracks[0]
-    }
-    return {k: np.atleast_2d(np.cov(x.T)) for k, x in rows.items()}
+    found = {}
+    for k in tracks[0]:
+        stories = [convolve(lag_windows(t[k], s), [peak])[0] for t, s in zip(tracks, times)]
+        found[k] = np.atleast_2d(np.cov(np.concatenate(stories).T))
+    return found
 
 # %% ../../nbs/36_simulate.brain.ipynb #16b7cda1
 def private_meaning(
@@ -481,30 +505,39 @@ def signal_parts(
     return parts
 
 # %% ../../nbs/36_simulate.brain.ipynb #1f735851
-def _noise_parts(brain, n, tr, loudness, knobs, rng):
-    "Motion, drift and noise of one presentation, (T, V) each, and the motion regressors (T, 6)."
-    from scipy.signal import lfilter
-
-    v, a = len(brain.noise), knobs.autocorrelation
+def _draw_motion(brain, n, loudness, knobs, rng):
+    "What head motion adds (T, V), and its regressors (T, 6): a random walk, half of it with sound."
     walk = zscore(np.cumsum(rng.standard_normal((n, 6)), axis=0))
     motion = np.sqrt(0.5) * walk + np.sqrt(0.5) * zscore(loudness)[:, None]
-    mix = np.random.default_rng([*brain.seed, 1]).standard_normal((6, v))
-    moved = zscore(motion @ mix) * np.sqrt(knobs.motion)
+    mix = np.random.default_rng([*brain.seed, 1]).standard_normal((6, len(brain.noise)))
+    return zscore(motion @ mix) * np.sqrt(knobs.motion), motion
+
+
+def _draw_drift(brain, n, tr, knobs, rng):
+    "Slow drift (T, V): three waves of 130 to 400 s."
     period = rng.uniform(130, 400, (3, 1)) / tr
-    waves = np.cos(2 * np.pi * (np.arange(n) / period + rng.uniform(0, 1, (3, 1)))).T * np.sqrt(
-        2 / 3
-    )
-    slow = waves @ (rng.standard_normal((3, v)) * np.sqrt(knobs.drift) * brain.noise)
-    white = rng.standard_normal((n + 20, v), np.float32) * np.float32(np.sqrt(1 - a * a))
-    noise = lfilter([1], [1, -a], white, axis=0)[20:].astype(np.float32) * brain.noise
-    return (
-        dict(
-            motion=moved.astype(np.float32),
-            drift=slow.astype(np.float32),
-            noise=noise.astype(np.float32),
-        ),
-        motion,
-    )
+    phase = rng.uniform(0, 1, (3, 1))
+    waves = np.cos(2 * np.pi * (np.arange(n) / period + phase)).T * np.sqrt(2 / 3)
+    weights = rng.standard_normal((3, len(brain.noise))) * np.sqrt(knobs.drift) * brain.noise
+    return waves @ weights
+
+
+def _draw_noise(brain, n, knobs, rng):
+    "Noise (T, V) whose neighbours in time correlate by `knobs.autocorrelation`."
+    from scipy.signal import lfilter
+
+    a = knobs.autocorrelation
+    size = np.float32(np.sqrt(1 - a * a))
+    white = rng.standard_normal((n + 20, len(brain.noise)), np.float32) * size
+    return lfilter([1], [1, -a], white, axis=0)[20:].astype(np.float32) * brain.noise
+
+
+def _noise_parts(brain, n, tr, loudness, knobs, rng):
+    "Motion, drift and noise of one presentation, (T, V) each, and the motion regressors (T, 6)."
+    moved, motion = _draw_motion(brain, n, loudness, knobs, rng)
+    parts = dict(motion=moved, drift=_draw_drift(brain, n, tr, knobs, rng))
+    parts["noise"] = _draw_noise(brain, n, knobs, rng)
+    return {name: part.astype(np.float32) for name, part in parts.items()}, motion
 
 # %% ../../nbs/36_simulate.brain.ipynb #cdca1f24
 def presentations(

@@ -275,12 +275,66 @@ def _write_truth(folder, lexicon, told):
             **{f"track_{k}": v for k, v in full.items()},
         )
 
+# %% ../../nbs/37_simulate.experiment.ipynb #fbd1a9be
+def _covariance_of(told, lexicon):
+    "Covariance of the latents over all stories that were told."
+    tracks = [_with_meaning(t, s, x, lexicon) for s, t, x, _ in told.values()]
+    return latent_covariance(tracks, [s.clock.times for s, *_ in told.values()])
+
+
+def _scan_all(work, told, lexicon, surface, vertices, names, knobs, seed, layout):
+    "Draw every participant, let them listen, and write responses and truth, one at a time."
+    space = surface_space(surface, vertices)
+    write = write_lebel2023 if layout == "lebel2023" else write_bilingual
+    covariance = _covariance_of(told, lexicon)
+    stories = {name: t[0] for name, t in told.items()}
+    for i, name in enumerate(names):
+        brain = make_brain(name, i, surface, vertices, covariance, knobs, seed)
+        recordings, ceiling = _listen(brain, i, lexicon, told, space, knobs, seed)
+        write(work, Dataset(f"simulated, seed {seed}", stories, {name: recordings}), told=i == 0)
+        arrays = dict(parcel=brain.parcel, peaks=brain.peaks, noise=brain.noise, ceiling=ceiling)
+        arrays |= {f"weights_{k}": w for k, w in brain.weights.items()}
+        write_npz(work / "truth" / f"participant_{name}.npz", **arrays)
+
+
+def _record(told, surface, participants, layout, languages, seed, size, knobs, columns):
+    "What simulation.json says of an experiment."
+    return dict(
+        format=1,
+        layout=layout,
+        languages=languages,
+        seed=seed,
+        size=size if isinstance(size, str) else "own",
+        scale=asdict(size if isinstance(size, Size) else SIZES[size]),
+        knobs=asdict(knobs),
+        columns=columns,
+        participants=participants,
+        roles=_roles_of(told),
+        parcels=surface.names,
+        groups=surface.group,
+    )
+
+
+def _put_in_place(work, folder):
+    "Give the finished folder its name."
+    if folder.exists():
+        folder.rmdir()
+    os.replace(work, folder)
+    return folder
+
+
+def _roles_of(told):
+    "Role -> names of its stories."
+    roles = {role: [] for role in ROLES}
+    for name, (_, _, _, role) in told.items():
+        roles[role].append(name)
+    return roles
+
 # %% ../../nbs/37_simulate.experiment.ipynb #25b2771d
 def simulate_experiment(
     folder,  # where it goes; must be empty or absent
-    size: (
-        str | Size
-    ) = "quickstart",  # 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
+    # 'smoke', 'quickstart', 'listening', 'study', or a Size of your own
+    size: str | Size = "quickstart",
     seed: int = 0,  # same seed, same files
     knobs: BrainParameters = BrainParameters(),  # what the brains are like
     languages: tuple = ("en",),  # ('en',), ('zh',) or ('en', 'zh'): the same stories in both
@@ -290,65 +344,22 @@ def simulate_experiment(
 ) -> Path:  # the folder: dataset in the layout, simulation.json, truth/
     """Make a simulated experiment; `RunError` if the folder holds something. Cost grows with
     stories x participants x TRs x columns."""
-    folder, languages = (
-        Path(folder),
-        tuple([languages] if isinstance(languages, str) else languages),
-    )
+    folder = Path(folder)
+    languages = tuple([languages] if isinstance(languages, str) else languages)
     _check_request(folder, size, languages, layout)
-    scale, work = (
-        size if isinstance(size, Size) else SIZES[size],
-        folder.with_name(folder.name + ".partial"),
-    )
-    if work.exists():
-        shutil.rmtree(work)
+    scale = size if isinstance(size, Size) else SIZES[size]
+    work = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
     lexicon, surface = make_lexicon(seed), load_surface()
     told = _tell_all(work, lexicon, scale, languages, layout, knobs, seed)
+    participants = [f"sim{i + 1:02d}" for i in range(scale.participants)]
     vertices = surface_columns(surface, columns)
-    space, write = (
-        surface_space(surface, vertices),
-        (write_lebel2023 if layout == "lebel2023" else write_bilingual),
-    )
-    covariance = latent_covariance(
-        [_with_meaning(t, s, x, lexicon) for s, t, x, _ in told.values()],
-        [s.clock.times for s, *_ in told.values()],
-    )
-    stories, people = (
-        {name: t[0] for name, t in told.items()},
-        [f"sim{i + 1:02d}" for i in range(scale.participants)],
-    )
-    for i, person in enumerate(people):
-        brain = make_brain(person, i, surface, vertices, covariance, knobs, seed)
-        recordings, ceiling = _listen(brain, i, lexicon, told, space, knobs, seed)
-        write(work, Dataset(f"simulated, seed {seed}", stories, {person: recordings}), told=i == 0)
-        write_npz(
-            work / "truth" / f"participant_{person}.npz",
-            parcel=brain.parcel,
-            peaks=brain.peaks,
-            noise=brain.noise,
-            ceiling=ceiling,
-            **{f"weights_{k}": w for k, w in brain.weights.items()},
-        )
+    _scan_all(work, told, lexicon, surface, vertices, participants, knobs, seed, layout)
     _write_truth(work, lexicon, told)
     shutil.rmtree(work / "told")
-    record = dict(
-        format=1,
-        layout=layout,
-        languages=languages,
-        seed=seed,
-        size=size if isinstance(size, str) else "own",
-        scale=asdict(scale),
-        knobs=asdict(knobs),
-        columns=columns,
-        participants=people,
-        roles={role: [n for n, t in told.items() if t[3] == role] for role in ROLES},
-        parcels=surface.names,
-        groups=surface.group,
-    )
+    record = _record(told, surface, participants, layout, languages, seed, size, knobs, columns)
     write_atomic(work / "simulation.json", json.dumps(record, indent=1))
-    if folder.exists():
-        folder.rmdir()
-    os.replace(work, folder)
-    return folder
+    return _put_in_place(work, folder)
 
 # %% ../../nbs/37_simulate.experiment.ipynb #12be58f0
 @dataclass(frozen=True, eq=False)
@@ -390,13 +401,14 @@ def _read_text_truth(name, a):
         *(a[k] for k in ("concept", "sentence", "topic", "template", "held_out", "theme")),
     )
 
-# %% ../../nbs/37_simulate.experiment.ipynb #c95d3ce1
-def load_simulated(
-    folder,  # made by simulate_experiment
-    participants=None,  # names; None: all
-) -> tuple:  # (Dataset, Truth)
-    "The dataset, read by the loader of its layout, and the truth."
-    folder = Path(folder)
+# %% ../../nbs/37_simulate.experiment.ipynb #472a6253
+def _after(prefix, arrays):
+    "The arrays whose names begin with `prefix`, under the rest of their names."
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def _read_record(folder):
+    "What simulation.json says; `MissingData` where there is none."
     if not (folder / "simulation.json").exists():
         raise MissingData(
             "This is not a simulated experiment",
@@ -404,40 +416,62 @@ def load_simulated(
             found="no simulation.json",
             next_step="make one with simulate_experiment",
         )
-    record = json.loads((folder / "simulation.json").read_text())
-    load = load_lebel2023 if record["layout"] == "lebel2023" else load_bilingual
-    dataset, truth = load(folder, participants), folder / "truth"
-    lexicon = _read_npz(truth / "lexicon.npz")
-    words = {k[6:]: tuple(str(w) for w in v) for k, v in lexicon.items() if k.startswith("words_")}
-    lexicon = Lexicon(
-        words,
-        *(lexicon[k] for k in ("category", "word_class", "meaning", "held_out")),
-        tuple(str(n) for n in lexicon["category_names"]),
-    )
-    files = {name: _read_npz(truth / f"story_{name}.npz") for name in dataset.stories}
-    for name, a in files.items():
-        if tuple(str(w) for w in a["words"]) != dataset.stories[name].words.text:
+    return json.loads((folder / "simulation.json").read_text())
+
+
+def _knobs_of(record):
+    "The BrainParameters of a record."
+    return BrainParameters(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])})
+
+
+def _read_lexicon(path):
+    "The Lexicon that `_write_truth` stored."
+    stored = _read_npz(path)
+    words = {k: tuple(map(str, v)) for k, v in _after("words_", stored).items()}
+    arrays = [stored[k] for k in ("category", "word_class", "meaning", "held_out")]
+    return Lexicon(words, *arrays, tuple(str(n) for n in stored["category_names"]))
+
+
+def _read_story_truth(folder, stories):
+    "Story -> arrays of its truth; `DataError` where its words are not those of the TextGrid."
+    files = {name: _read_npz(folder / f"story_{name}.npz") for name in stories}
+    for name, arrays in files.items():
+        if tuple(str(w) for w in arrays["words"]) != stories[name].words.text:
             raise DataError(
                 "TextGrid and truth of a simulated story differ",
-                file=truth / f"story_{name}.npz",
+                file=folder / f"story_{name}.npz",
                 place=name,
-                found=f"{len(dataset.stories[name].words)} words",
-                expected=f"{len(a['words'])} words",
+                found=f"{len(stories[name].words)} words",
+                expected=f"{len(arrays['words'])} words",
                 next_step="make the experiment again",
             )
-    pick = lambda key: {name: a[key] for name, a in files.items()}
+    return files
+
+# %% ../../nbs/37_simulate.experiment.ipynb #c95d3ce1
+def load_simulated(
+    folder,  # made by simulate_experiment
+    participants=None,  # names; None: all
+) -> tuple:  # (Dataset, Truth)
+    "The dataset, read by the loader of its layout, and the truth."
+    folder = Path(folder)
+    record = _read_record(folder)
+    load = load_lebel2023 if record["layout"] == "lebel2023" else load_bilingual
+    dataset, truth = load(folder, participants), folder / "truth"
+    files = _read_story_truth(truth, dataset.stories)
+
+    def pick(key):
+        return {name: arrays[key] for name, arrays in files.items()}
+
+    participant_truth = {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants}
     return dataset, Truth(
-        BrainParameters(**{**record["knobs"], "peak": tuple(record["knobs"]["peak"])}),
+        _knobs_of(record),
         record["seed"],
         {k: tuple(v) for k, v in record["roles"].items()},
-        lexicon,
+        _read_lexicon(truth / "lexicon.npz"),
         {n: _read_text_truth(n, a) for n, a in files.items()},
-        pick("meaning"),
-        pick("topic_meaning"),
-        pick("seen_rows"),
-        pick("unseen_rows"),
-        {n: {k[6:]: v for k, v in a.items() if k.startswith("track_")} for n, a in files.items()},
-        {p: _read_npz(truth / f"participant_{p}.npz") for p in dataset.participants},
+        *(pick(key) for key in ("meaning", "topic_meaning", "seen_rows", "unseen_rows")),
+        {n: _after("track_", a) for n, a in files.items()},
+        participant_truth,
         tuple(record["parcels"]),
     )
 

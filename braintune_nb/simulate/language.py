@@ -17,20 +17,35 @@ from ..core import ParameterError
 
 # %% ../../nbs/34_simulate.language.ipynb #1c62806c
 NOUNS = """
-animals: dog 狗, cat 猫, horse 马, cow 牛, pig 猪, sheep 羊, rabbit 兔子, mouse 老鼠, tiger 老虎, lion 狮子, elephant 大象, monkey 猴子, bear 熊, wolf 狼, fox 狐狸, deer 鹿
-food: bread 面包, rice 米饭, noodles 面条, soup 汤, meat 肉, egg 鸡蛋, milk 牛奶, butter 黄油, sugar 糖, salt 盐, cake 蛋糕, tea 茶, coffee 咖啡, honey 蜂蜜, oil 油, wine 酒
-plants: apple 苹果, banana 香蕉, grape 葡萄, pear 梨, peach 桃子, lemon 柠檬, carrot 胡萝卜, potato 土豆, tomato 西红柿, onion 洋葱, corn 玉米, bean 豆子, tree 树, flower 花, grass 草, leaf 叶子
-tools: hammer 锤子, knife 刀, axe 斧头, rope 绳子, nail 钉子, needle 针, scissors 剪刀, shovel 铲子, ladder 梯子, bucket 水桶, brush 刷子, screw 螺丝, drill 电钻, wrench 扳手, chain 链子, wheel 轮子
-body: hand 手, foot 脚, head 头, eye 眼睛, ear 耳朵, nose 鼻子, mouth 嘴, tooth 牙齿, arm 胳膊, leg 腿, knee 膝盖, shoulder 肩膀, finger 手指, neck 脖子, heart 心脏, stomach 肚子
-places: school 学校, hospital 医院, market 市场, library 图书馆, park 公园, bank 银行, station 车站, church 教堂, museum 博物馆, factory 工厂, village 村庄, city 城市, hotel 旅馆, farm 农场, office 办公室, prison 监狱
-vehicles: car 汽车, train 火车, bus 公交车, boat 小船, ship 轮船, plane 飞机, bicycle 自行车, truck 卡车, taxi 出租车, tram 电车, helicopter 直升机, motorcycle 摩托车, ambulance 救护车, tractor 拖拉机, rocket 火箭, subway 地铁
-weather: rain 雨, snow 雪, wind 风, cloud 云, storm 暴风, thunder 雷, lightning 闪电, fog 雾, ice 冰, sun 太阳, moon 月亮, star 星星, sky 天空, rainbow 彩虹, frost 霜, flood 洪水
-clothes: shirt 衬衫, trousers 裤子, skirt 裙子, hat 帽子, shoe 鞋, sock 袜子, coat 大衣, glove 手套, scarf 围巾, belt 腰带, button 纽扣, pocket 口袋, jacket 夹克, sweater 毛衣, boot 靴子, tie 领带
-people: doctor 医生, teacher 老师, farmer 农民, soldier 士兵, king 国王, queen 女王, child 孩子, mother 妈妈, father 爸爸, brother 哥哥, sister 姐姐, friend 朋友, student 学生, nurse 护士, driver 司机, actor 演员
-home: table 桌子, chair 椅子, bed 床, door 门, window 窗户, wall 墙, floor 地板, roof 屋顶, lamp 灯, mirror 镜子, clock 钟, carpet 地毯, curtain 窗帘, pillow 枕头, sofa 沙发, shelf 架子
-landscape: mountain 山, river 河, lake 湖, sea 海洋, forest 森林, desert 沙漠, island 岛, beach 海滩, stone 石头, sand 沙子, cave 山洞, valley 山谷, waterfall 瀑布, field 田野, hill 山坡, soil 泥土
-arts: piano 钢琴, guitar 吉他, violin 小提琴, drum 鼓, flute 笛子, song 歌, dance 舞蹈, picture 画, film 电影, poem 诗, book 书, story 故事, theatre 剧院, photo 照片, trumpet 喇叭, concert 音乐会
-feelings: love 爱, fear 恐惧, anger 愤怒, hope 希望, dream 梦, pain 疼痛, joy 快乐, shame 羞耻, pride 骄傲, peace 和平, war 战争, law 法律, truth 真相, lie 谎言, idea 主意, memory 记忆"""
+animals: dog 狗, cat 猫, horse 马, cow 牛, pig 猪, sheep 羊, rabbit 兔子, mouse 老鼠,
+    tiger 老虎, lion 狮子, elephant 大象, monkey 猴子, bear 熊, wolf 狼, fox 狐狸, deer 鹿
+food: bread 面包, rice 米饭, noodles 面条, soup 汤, meat 肉, egg 鸡蛋, milk 牛奶, butter 黄油,
+    sugar 糖, salt 盐, cake 蛋糕, tea 茶, coffee 咖啡, honey 蜂蜜, oil 油, wine 酒
+plants: apple 苹果, banana 香蕉, grape 葡萄, pear 梨, peach 桃子, lemon 柠檬, carrot 胡萝卜, potato 土豆,
+    tomato 西红柿, onion 洋葱, corn 玉米, bean 豆子, tree 树, flower 花, grass 草, leaf 叶子
+tools: hammer 锤子, knife 刀, axe 斧头, rope 绳子, nail 钉子, needle 针, scissors 剪刀, shovel 铲子,
+    ladder 梯子, bucket 水桶, brush 刷子, screw 螺丝, drill 电钻, wrench 扳手, chain 链子, wheel 轮子
+body: hand 手, foot 脚, head 头, eye 眼睛, ear 耳朵, nose 鼻子, mouth 嘴, tooth 牙齿,
+    arm 胳膊, leg 腿, knee 膝盖, shoulder 肩膀, finger 手指, neck 脖子, heart 心脏, stomach 肚子
+places: school 学校, hospital 医院, market 市场, library 图书馆, park 公园, bank 银行, station 车站, church 教堂,
+    museum 博物馆, factory 工厂, village 村庄, city 城市, hotel 旅馆, farm 农场, office 办公室, prison 监狱
+vehicles: car 汽车, train 火车, bus 公交车, boat 小船, ship 轮船,
+    plane 飞机, bicycle 自行车, truck 卡车, taxi 出租车, tram 电车,
+    helicopter 直升机, motorcycle 摩托车, ambulance 救护车, tractor 拖拉机, rocket 火箭, subway 地铁
+weather: rain 雨, snow 雪, wind 风, cloud 云, storm 暴风, thunder 雷, lightning 闪电, fog 雾,
+    ice 冰, sun 太阳, moon 月亮, star 星星, sky 天空, rainbow 彩虹, frost 霜, flood 洪水
+clothes: shirt 衬衫, trousers 裤子, skirt 裙子, hat 帽子, shoe 鞋, sock 袜子, coat 大衣, glove 手套,
+    scarf 围巾, belt 腰带, button 纽扣, pocket 口袋, jacket 夹克, sweater 毛衣, boot 靴子, tie 领带
+people: doctor 医生, teacher 老师, farmer 农民, soldier 士兵, king 国王, queen 女王, child 孩子, mother 妈妈,
+    father 爸爸, brother 哥哥, sister 姐姐, friend 朋友, student 学生, nurse 护士, driver 司机, actor 演员
+home: table 桌子, chair 椅子, bed 床, door 门, window 窗户, wall 墙, floor 地板, roof 屋顶,
+    lamp 灯, mirror 镜子, clock 钟, carpet 地毯, curtain 窗帘, pillow 枕头, sofa 沙发, shelf 架子
+landscape: mountain 山, river 河, lake 湖, sea 海洋, forest 森林, desert 沙漠, island 岛, beach 海滩,
+    stone 石头, sand 沙子, cave 山洞, valley 山谷, waterfall 瀑布, field 田野, hill 山坡, soil 泥土
+arts: piano 钢琴, guitar 吉他, violin 小提琴, drum 鼓, flute 笛子, song 歌, dance 舞蹈, picture 画,
+    film 电影, poem 诗, book 书, story 故事, theatre 剧院, photo 照片, trumpet 喇叭, concert 音乐会
+feelings: love 爱, fear 恐惧, anger 愤怒, hope 希望, dream 梦, pain 疼痛, joy 快乐, shame 羞耻,
+    pride 骄傲, peace 和平, war 战争, law 法律, truth 真相, lie 谎言, idea 主意, memory 记忆"""
 
 # %% ../../nbs/34_simulate.language.ipynb #a47db549
 VERBS = """
@@ -59,6 +74,36 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self.category)
 
+# %% ../../nbs/34_simulate.language.ipynb #45451888
+def _word_table():
+    "Rows (English word, Chinese word, category, word class) and the names of the categories."
+    rows, names = [], []
+    for kind, table in dict(noun=NOUNS, verb=VERBS, adjective=ADJECTIVES).items():
+        for line in table.strip().replace(",\n    ", ", ").splitlines():
+            name, entries = line.split(": ")
+            rows += [(*entry.split(), len(names), kind) for entry in entries.split(", ")]
+            names.append(name)
+    return rows, tuple(names)
+
+
+def _draw_meanings(rng, category, word_class, n_meaning, within):
+    "Meanings (C, M): centroid of the category plus a part of its own, centred in the word class."
+    centroid = rng.standard_normal((category.max() + 1, n_meaning))
+    own = rng.standard_normal((len(category), n_meaning))
+    meaning = np.sqrt(1 - within) * centroid[category] + np.sqrt(within) * own
+    for kind in np.unique(word_class):
+        meaning[word_class == kind] -= meaning[word_class == kind].mean(0)
+    return (meaning / meaning.std(0)).astype(np.float32)
+
+
+def _draw_held_out(rng, category, share):
+    "Which concepts (C,) are held out: the same share of every category."
+    held_out = np.zeros(len(category), bool)
+    for c in range(category.max() + 1):
+        members = np.flatnonzero(category == c)
+        held_out[rng.permutation(members)[: round(share * len(members))]] = True
+    return held_out
+
 # %% ../../nbs/34_simulate.language.ipynb #9ee5d567
 def make_lexicon(
     seed: int = 0,  # seed of the meanings and of the choice of held-out concepts
@@ -75,43 +120,14 @@ def make_lexicon(
             found=held_out_share,
             expected="0 to 0.5",
         )
-    rng, names, english, chinese, category, word_class = (
-        np.random.default_rng([seed, 34]),
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
-    for kind, table in dict(noun=NOUNS, verb=VERBS, adjective=ADJECTIVES).items():
-        for line in table.strip().splitlines():
-            name, entries = line.split(": ")
-            for en, zh in (entry.split() for entry in entries.split(", ")):
-                english.append(en)
-                chinese.append(zh)
-                category.append(len(names))
-                word_class.append(kind)
-            names.append(name)
+    rng = np.random.default_rng([seed, 34])
+    rows, names = _word_table()
+    english, chinese, category, word_class = zip(*rows)
     category, word_class = np.array(category), np.array(word_class)
-    centroid, own = (
-        rng.standard_normal((len(names), n_meaning)),
-        rng.standard_normal((len(category), n_meaning)),
-    )
-    meaning = np.sqrt(1 - within) * centroid[category] + np.sqrt(within) * own
-    for kind in np.unique(word_class):
-        meaning[word_class == kind] -= meaning[word_class == kind].mean(0)
-    held_out = np.zeros(len(category), bool)
-    for c in range(len(names)):
-        members = np.flatnonzero(category == c)
-        held_out[rng.permutation(members)[: round(held_out_share * len(members))]] = True
-    return Lexicon(
-        dict(en=tuple(english), zh=tuple(chinese)),
-        category,
-        word_class,
-        (meaning / meaning.std(0)).astype(np.float32),
-        held_out,
-        tuple(names),
-    )
+    meaning = _draw_meanings(rng, category, word_class, n_meaning, within)
+    held_out = _draw_held_out(rng, category, held_out_share)
+    words = dict(en=english, zh=chinese)
+    return Lexicon(words, category, word_class, meaning, held_out, names)
 
 # %% ../../nbs/34_simulate.language.ipynb #9e4cf338
 TEMPLATES = tuple(
@@ -220,16 +236,51 @@ def topic_concepts(
     theme: int,  # index into TOPICS
 ) -> np.ndarray:  # (C,) bool
     "The concepts of a topic: three noun categories, one category of verbs and one of adjectives."
-    verbs, adjectives = (
-        [
-            n
-            for n in lexicon.category_names
-            if lexicon.word_class[lexicon.category == lexicon.category_names.index(n)][0] == kind
-        ]
-        for kind in ("verb", "adjective")
-    )
-    names = (*TOPICS[theme], verbs[theme % 4], adjectives[(theme + theme // 4) % 4])
-    return np.isin(lexicon.category, [lexicon.category_names.index(n) for n in names])
+    verbs = np.unique(lexicon.category[lexicon.word_class == "verb"])
+    adjectives = np.unique(lexicon.category[lexicon.word_class == "adjective"])
+    nouns = [lexicon.category_names.index(name) for name in TOPICS[theme]]
+    chosen = [*nouns, verbs[theme % 4], adjectives[(theme + theme // 4) % 4]]
+    return np.isin(lexicon.category, chosen)
+
+# %% ../../nbs/34_simulate.language.ipynb #985a6082
+def _choices(table, n_test, new):
+    "Indices into `table` that a story may use: the last `n_test` in tests, all others else."
+    index = np.arange(len(table))
+    return index[-n_test:] if new else index[:-n_test]
+
+
+def _append(words, rows, sentence, about):
+    "Add a sentence (words, concepts) to a story, with its running number."
+    number = rows[-1][1] + 1 if rows else 0
+    words += sentence[0]
+    rows += [(concept, number, *about) for concept in sentence[1]]
+
+
+def _as_text(name, language, words, rows):
+    "The Text of N words, each with its row of numbers."
+    concept, sentence, topic, template, unseen, theme = np.array(rows).T
+    unseen = unseen.astype(bool)
+    return Text(name, language, tuple(words), concept, sentence, topic, template, unseen, theme)
+
+
+def _check_story(lexicon, kind, language):
+    "`ParameterError` where a story cannot be asked for."
+    if kind not in ("seen", "mixed"):
+        raise ParameterError("Unknown kind of story", found=kind, expected="'seen' or 'mixed'")
+    if language not in lexicon.words:
+        raise ParameterError(
+            "The lexicon has no such language", found=language, expected=sorted(lexicon.words)
+        )
+
+
+def _sentence(lexicon, language, template, rng, theme, unseen, cue):
+    "One sentence of a story; `cue` of the slots of an unseen segment hold seen concepts."
+    allowed = topic_concepts(lexicon, theme)
+    slots = draw_slots(lexicon, template, rng, allowed & (lexicon.held_out == unseen))
+    if unseen and cue > 0:
+        seen = draw_slots(lexicon, template, rng, allowed & ~lexicon.held_out)
+        slots = {s: seen[s] if rng.random() < cue else c for s, c in slots.items()}
+    return fill_template(lexicon, language, template, slots)
 
 # %% ../../nbs/34_simulate.language.ipynb #52c7c403
 def write_story(
@@ -247,44 +298,22 @@ def write_story(
     sentences: tuple = (5, 8),  # shortest and longest topic segment, sentences
 ) -> Text:
     "Write a story; the same seed in the other language is not its translation, use `translate`."
-    if kind not in ("seen", "mixed"):
-        raise ParameterError("Unknown kind of story", found=kind, expected="'seen' or 'mixed'")
-    if language not in lexicon.words:
-        raise ParameterError(
-            "The lexicon has no such language", found=language, expected=sorted(lexicon.words)
-        )
+    _check_story(lexicon, kind, language)
     rng, mixed = np.random.default_rng([seed, 341]), kind == "mixed"
-    themes = (
-        np.arange(len(TOPICS))[-N_TEST_TOPICS:]
-        if mixed and new_topics
-        else np.arange(len(TOPICS) - N_TEST_TOPICS)
-    )
-    templates = (
-        np.arange(len(TEMPLATES))[-N_TEST_TEMPLATES:]
-        if mixed and new_templates
-        else np.arange(len(TEMPLATES) - N_TEST_TEMPLATES)
-    )
-    rows, words, topic, sentence, theme = [], [], 0, 0, -1
+    themes = _choices(TOPICS, N_TEST_TOPICS, mixed and new_topics)
+    templates = _choices(TEMPLATES, N_TEST_TEMPLATES, mixed and new_templates)
+    rows, words, topic, theme = [], [], 0, -1
     while len(words) < n_words:
         theme = int(rng.choice(themes[themes != theme]))
-        allowed, unseen = topic_concepts(lexicon, theme), mixed and topic % 2 == 1
-        for _ in range(rng.integers(sentences[0], sentences[1] + 1)):
+        unseen = mixed and topic % 2 == 1
+        length = rng.integers(sentences[0], sentences[1] + 1)
+        while length > 0 and len(words) < n_words:
             template = int(rng.choice(templates))
-            slots = draw_slots(lexicon, template, rng, allowed & (lexicon.held_out == unseen))
-            if unseen and cue > 0:
-                seen = draw_slots(lexicon, template, rng, allowed & ~lexicon.held_out)
-                slots = {s: seen[s] if rng.random() < cue else c for s, c in slots.items()}
-            new, concepts = fill_template(lexicon, language, template, slots)
-            words += new
-            rows += [(c, sentence, topic, template, unseen, theme) for c in concepts]
-            sentence += 1
-            if len(words) >= n_words:
-                break
+            new = _sentence(lexicon, language, template, rng, theme, unseen, cue)
+            _append(words, rows, new, (topic, template, unseen, theme))
+            length -= 1
         topic += 1
-    concept, sentence, topic, template, unseen, theme = np.array(rows).T
-    return Text(
-        name, language, tuple(words), concept, sentence, topic, template, unseen.astype(bool), theme
-    )
+    return _as_text(name, language, words, rows)
 
 # %% ../../nbs/34_simulate.language.ipynb #d859f34f
 def translate(
@@ -347,14 +376,30 @@ def topic_track(
     return track
 
 # %% ../../nbs/34_simulate.language.ipynb #e2cd37a8
+def _check_share(name, of, value):
+    "`ParameterError` where a share lies outside 0 to 1."
+    if not 0 <= value <= 1:
+        raise ParameterError(f"`{name}` is a share of {of}", found=value, expected="0 to 1")
+
+
 def linked_concepts(
     lexicon: Lexicon,  # C concepts
     link: float,  # share of linked concepts, 0 to 1
 ) -> np.ndarray:  # (C,) bool; nested: a larger link keeps the smaller one's concepts
     "Which concepts have their two words tied in pretraining."
-    if not 0 <= link <= 1:
-        raise ParameterError("`link` is a share of concepts", found=link, expected="0 to 1")
+    _check_share("link", "concepts", link)
     return np.random.default_rng(342).permutation(len(lexicon)) < round(link * len(lexicon))
+
+# %% ../../nbs/34_simulate.language.ipynb #e0cc028c
+def _rendering(lexicon, language, template, slots, rng, allowed, linked):
+    "The sentence in `language`: linked concepts are translated, all others are drawn anew."
+
+    def anew(concept):
+        same_class = lexicon.word_class == lexicon.word_class[concept]
+        return int(rng.choice(np.flatnonzero(allowed & ~linked & same_class)))
+
+    slots = {s: c if linked[c] else anew(c) for s, c in slots.items()}
+    return fill_template(lexicon, language, template, slots)[0]
 
 # %% ../../nbs/34_simulate.language.ipynb #d6ff2eaf
 def exchangeable_sentences(
@@ -369,41 +414,19 @@ def exchangeable_sentences(
 ) -> list:  # n lists of words
     """Sentences for pretraining, in which concepts are exchangeable within their word class
     unless a knob says otherwise."""
-    if not 0 <= dose <= 1:
-        raise ParameterError("`dose` is a share of sentences", found=dose, expected="0 to 1")
-    rng, linked, result = (
-        np.random.default_rng([seed, 343, language == "zh"]),
-        linked_concepts(lexicon, link),
-        [],
-    )
+    _check_share("dose", "sentences", dose)
+    rng = np.random.default_rng([seed, 343, language == "zh"])
+    linked, result = linked_concepts(lexicon, link), []
     other = "en" if language == "zh" else "zh"
     while len(result) < n:
-        topical = rng.random() < dose
-        allowed = (
-            topic_concepts(lexicon, int(rng.integers(len(TOPICS))))
-            if topical
-            else np.ones(len(lexicon), bool)
-        )
+        allowed = np.ones(len(lexicon), bool)
+        if rng.random() < dose:
+            allowed = topic_concepts(lexicon, int(rng.integers(len(TOPICS))))
         for _ in range(rng.integers(5, 9)):
             template = int(rng.integers(len(TEMPLATES)))
             slots = draw_slots(lexicon, template, rng, allowed)
-            sentence = fill_template(lexicon, language, template, slots)[0]
+            entry = fill_template(lexicon, language, template, slots)[0]
             if rng.random() < pairs:
-                anew = lambda c: int(
-                    rng.choice(
-                        np.flatnonzero(
-                            allowed & ~linked & (lexicon.word_class == lexicon.word_class[c])
-                        )
-                    )
-                )
-                sentence = (
-                    sentence
-                    + fill_template(
-                        lexicon,
-                        other,
-                        template,
-                        {s: c if linked[c] else anew(c) for s, c in slots.items()},
-                    )[0]
-                )
-            result.append(sentence)
+                entry += _rendering(lexicon, other, template, slots, rng, allowed, linked)
+            result.append(entry)
     return result[:n]

@@ -129,28 +129,33 @@ def _phones_of(events, rate):
         onset[pause & (np.array(name) != "_|")],
     )
 
-# %% ../../nbs/35_simulate.speech.ipynb #8170b63e
-def _words_of(words, spans, events, pauses, rate, language):
-    """One event a word: the first whose text position lies inside the word; it ends at the next
-    word or pause."""
+# %% ../../nbs/35_simulate.speech.ipynb #d360b976
+def _word_onsets(words, spans, events, rate, language):
+    "Second at which each word begins: the first event whose text position lies inside the word."
     marks = [(position, sample / rate) for kind, position, sample, _ in events if kind == 1]
     owner = np.searchsorted(spans[:, 0], [p for p, _ in marks], side="right") - 1
     onset = np.full(len(words), np.nan)
     for i, (position, time) in zip(owner, marks):
         if i >= 0 and position < spans[i, 1] and np.isnan(onset[i]):
             onset[i] = time
-    if np.isnan(onset).any():
-        i = int(np.flatnonzero(np.isnan(onset))[0])
+    missing = np.flatnonzero(np.isnan(onset))
+    if len(missing):
         raise DataError(
             "eSpeak NG gave a word no time",
-            place=f"word {i}: {words[i]!r}",
-            found=f"{int((~np.isnan(onset)).sum())} words spoken",
+            place=f"word {missing[0]}: {words[missing[0]]!r}",
+            found=f"{len(words) - len(missing)} words spoken",
             expected=f"{len(words)}",
             next_step=(
                 f"a word must be written in the script of {language!r} and have a sound; sentences"
                 " beyond about 60 words are too long for eSpeak"
             ),
         )
+    return onset
+
+# %% ../../nbs/35_simulate.speech.ipynb #8170b63e
+def _words_of(words, spans, events, pauses, rate, language):
+    "One event a word: from its onset to the next word or pause."
+    onset = _word_onsets(words, spans, events, rate, language)
     last = pauses[-1] if len(pauses) else onset[-1] + 0.3
     following = np.append(onset[1:], max(last, onset[-1] + 1e-3))
     if (following <= onset).any():
@@ -194,6 +199,13 @@ def _word_gain(n, rate, onset, decibel, ramp=0.01):
         np.repeat(level, np.diff(edges)), max(1, int(ramp * rate)), mode="nearest"
     )
 
+# %% ../../nbs/35_simulate.speech.ipynb #6daea3c4
+def _at_our_rate(raw, rate):
+    "Whole numbers from eSpeak at `rate` Hz as float32 at `RATE` Hz."
+    import soxr
+
+    return soxr.resample(raw.astype(np.float32) * (HEADROOM / 32768), rate, RATE)
+
 # %% ../../nbs/35_simulate.speech.ipynb #7285d1d6
 def speak(
     words,  # (N,) str, in the script of the language
@@ -206,8 +218,6 @@ def speak(
 ) -> Speech:  # sound at 16 kHz; as many words as went in
     """Speak `words`; raises `DataError` if a word gets no time. Cost: about a thousandth of the
     spoken time."""
-    import soxr
-
     words = tuple(words)
     if not words or any(not w.strip() for w in words):
         raise DataError(
@@ -221,7 +231,7 @@ def speak(
         rate = synthesiser.rate
     phones, pauses = _phones_of(events, rate)
     timed = _words_of(words, spans, events, pauses, rate, language)
-    audio = soxr.resample(raw.astype(np.float32) * (HEADROOM / 32768), rate, RATE)
+    audio = _at_our_rate(raw, rate)
     if gain is not None:
         audio = audio * _word_gain(len(audio), RATE, timed.onset, gain)
     if (peak := float(abs(audio).max())) > 1:
@@ -233,6 +243,23 @@ def speak(
         )
     return Speech(audio.astype(np.float32), RATE, timed, phones)
 
+# %% ../../nbs/35_simulate.speech.ipynb #adf55023
+def _say_at(synthesiser, onset, offset, text, language):
+    "One word at about the length of its slot: sound at `RATE`, and its phones from 0 s."
+    natural = _last_phone(synthesiser.say(text, 175)[1], synthesiser.rate)
+    wanted = int(np.clip(175 * natural / max(offset - onset, 0.02), 80, 450))
+    raw, events = synthesiser.say(text, wanted)
+    sounds, _ = _phones_of(events, synthesiser.rate)
+    if len(sounds) == 0:
+        raise DataError(
+            "eSpeak NG cannot say a word",
+            place=f"{onset:.2f} s",
+            found=repr(text),
+            next_step=f"drop it, or check that it is {language!r}",
+        )
+    spoken = _at_our_rate(raw, synthesiser.rate)
+    return spoken[: int(sounds.offset[-1] * RATE)], sounds
+
 # %% ../../nbs/35_simulate.speech.ipynb #0a0e318d
 def revoice(
     words: Events,  # (N,) words of a TextGrid, s
@@ -240,41 +267,20 @@ def revoice(
     voice: str = "plain",  # one of VOICES
 ) -> Speech:  # sound as long as the words last, labelled 'revoiced'
     "Speak each word at its time in a real story; cost: about 1 ms a word."
-    import soxr
-
-    audio, phones, long = np.zeros(int((words.offset.max() + 2) * RATE), np.float32), [], 0
+    audio = np.zeros(int((words.offset.max() + 2) * RATE), np.float32)
+    phones, long = [], 0
     with _Synthesiser(language, voice) as synthesiser:
         for onset, offset, text in zip(words.onset, words.offset, words.text):
-            natural = _last_phone(synthesiser.say(text, 175)[1], synthesiser.rate)
-            wanted = int(np.clip(175 * natural / max(offset - onset, 0.02), 80, 450))
-            raw, events = synthesiser.say(text, wanted)
-            sounds, _ = _phones_of(events, synthesiser.rate)
-            if len(sounds) == 0:
-                raise DataError(
-                    "eSpeak NG cannot say a word",
-                    place=f"{onset:.2f} s",
-                    found=repr(text),
-                    next_step=f"drop it, or check that it is {language!r}",
-                )
-            spoken = soxr.resample(
-                raw.astype(np.float32) * (HEADROOM / 32768), synthesiser.rate, RATE
-            )[: int(sounds.offset[-1] * RATE)]
+            spoken, sounds = _say_at(synthesiser, onset, offset, text, language)
             start = round(onset * RATE)
-            audio[start : start + len(spoken)] += spoken[: len(audio) - start]
-            phones += [
-                (onset + a, onset + b, name)
-                for a, b, name in zip(sounds.onset, sounds.offset, sounds.text)
-            ]
-            long += int(onset + sounds.offset[-1] > offset + 0.05)
-    phones = Events(*zip(*sorted(phones)))
-    return Speech(
-        audio,
-        RATE,
-        words,
-        phones,
+            audio[start:][: len(spoken)] += spoken[: len(audio) - start]
+            phones += zip(onset + sounds.onset, onset + sounds.offset, sounds.text)
+            long += onset + sounds.offset[-1] > offset + 0.05
+    source = (
         f"revoiced: eSpeak NG at the word times of the story; {long} of {len(words)} words run over"
-        " their slot by more than 50 ms",
+        " their slot by more than 50 ms"
     )
+    return Speech(audio, RATE, words, Events(*zip(*sorted(phones))), source)
 
 # %% ../../nbs/35_simulate.speech.ipynb #e5d132bc
 def _last_phone(events, rate):
