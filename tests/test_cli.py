@@ -230,7 +230,7 @@ def test_output_is_live_and_an_interrupt_leaves_no_kernel(here):
     while "stage one\n" not in lines:
         lines.append(process.stdout.readline())  # arrives while the notebook sleeps
     assert process.poll() is None
-    owner = json.loads((here / "r.partial" / "state.json").read_text())["owner"]["pid"]
+    owner = json.loads((here / "r.partial" / ".lock.json").read_text())["pid"]
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE)
     assert process.returncode != 0

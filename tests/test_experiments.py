@@ -358,7 +358,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tuned, tmp_path):
         and "tuned_seed0" in now["stages"]
         and "permuted_seed0" not in now["stages"]
     )
-    os.kill(now["owner"]["pid"], signal.SIGKILL)  # the process that computes
+    owner = json.loads(state.with_name(".lock.json").read_text())
+    os.kill(owner["pid"], signal.SIGKILL)  # the process that computes
     code, _, err = ended(process)
     assert (
         code == 1 and "repeat the command" in err and not (tmp_path / "again" / "result").exists()

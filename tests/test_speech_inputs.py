@@ -28,7 +28,7 @@ from braintune_nb.core import (
 from braintune_nb.data.splits import Section, whole_story
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
-from braintune_nb.model import speech_inputs, tuner as model_tuner
+from braintune_nb.model import speech_inputs as chapter42, tuner as model_tuner
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.speech_inputs import frame_grid, plan_cache, speech_inputs
 
@@ -390,14 +390,14 @@ def test_no_masking_and_no_layerdrop_in_training():
 
 
 def test_products_and_their_gradients(monkeypatch):
-    if speech_inputs._onednn is None:
+    if chapter42._onednn is None:
         pytest.skip("PyTorch without oneDNN")
     generator = torch.Generator().manual_seed(0)
     x, w, b, g = (
         torch.randn(s, generator=generator) for s in ((3, 50, 40), (30, 40), (30,), (3, 50, 30))
     )
     results = []
-    for mode in (speech_inputs.fast_products(), speech_inputs.nullcontext()):
+    for mode in (chapter42.fast_products(), chapter42.nullcontext()):
         leaves = [t.clone().requires_grad_() for t in (x, w, b)]
         with mode:
             y = torch.nn.functional.linear(*leaves)
@@ -410,7 +410,7 @@ def test_products_and_their_gradients(monkeypatch):
         model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a)
     )
     frozen = torch.nn.Linear(40, 30).requires_grad_(False)
-    with speech_inputs.fast_products():
+    with chapter42.fast_products():
         leaf = x.clone().requires_grad_()
         frozen(leaf).sum().backward()
         assert len(called) == 2  # no product for weights that are not trained
@@ -456,8 +456,8 @@ def test_cached_is_computed(name, stored, tmp_path, monkeypatch):
     assert (a - b).abs().max() <= dict(float32=1e-5, float16=5e-3, bfloat16=5e-2)[
         stored
     ] * a.abs().max()
-    monkeypatch.setattr(speech_inputs, "_fill", None)  # from here on nothing can be computed
-    monkeypatch.setattr(speech_inputs, "_front", None)
+    monkeypatch.setattr(chapter42, "_fill", None)  # from here on nothing can be computed
+    monkeypatch.setattr(chapter42, "_front", None)
     again = inputs_of(section, backbone, cache=tmp_path, stored=stored)
     with torch.no_grad():
         assert torch.equal(again.read(tuner(backbone)), b) and again.key() == kept.key()
@@ -497,9 +497,9 @@ def test_one_pass_over_the_story_serves_all_windows(tmp_path):
             )
             == size
         )
-    assert speech_inputs._shared(
-        model("wav2vec2 stable", False), "window"
-    ) and not speech_inputs._shared(model("wav2vec2 stable", False), "batch")
+    assert chapter42._shared(model("wav2vec2 stable", False), "window") and not chapter42._shared(
+        model("wav2vec2 stable", False), "batch"
+    )
 
 
 def test_keys_depend_on_everything(tmp_path):
@@ -558,9 +558,7 @@ def test_a_changed_front_end_is_refused(tmp_path):
 
 def test_no_room(tmp_path, monkeypatch):
     backbone, section = model("hubert"), block(range(4, 12))
-    monkeypatch.setattr(
-        speech_inputs.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000)
-    )
+    monkeypatch.setattr(chapter42.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10_000))
     with pytest.raises(RunError, match=r"0.00 GB free(.|\n)*0.00 GB in float32(.|\n)*float16"):
         plan_cache([section], backbone, window=0.8, cache=tmp_path)
     with pytest.raises(RunError, match="no room"):
@@ -590,7 +588,7 @@ def test_the_plan_of_a_study():
 
 
 def test_an_interrupted_cache_leaves_nothing(tmp_path, monkeypatch):
-    backbone, front, calls = model("hubert"), speech_inputs._front, []
+    backbone, front, calls = model("hubert"), chapter42._front, []
 
     def stops(*args):
         calls.append(1)
@@ -598,7 +596,7 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return front(*args)
 
-    monkeypatch.setattr(speech_inputs, "_front", stops)
+    monkeypatch.setattr(chapter42, "_front", stops)
     with pytest.raises(KeyboardInterrupt):
         inputs_of(block(range(2, 12)), backbone, cache=tmp_path)
     assert not list(tmp_path.iterdir())
@@ -606,9 +604,7 @@ def test_an_interrupted_cache_leaves_nothing(tmp_path, monkeypatch):
 
 def test_numbers_too_large_for_float16(tmp_path, monkeypatch):
     backbone = model("hubert")
-    monkeypatch.setattr(
-        speech_inputs, "_front", lambda *a, front=speech_inputs._front: 1e6 * front(*a)
-    )
+    monkeypatch.setattr(chapter42, "_front", lambda *a, front=chapter42._front: 1e6 * front(*a))
     with pytest.raises(DataError, match="more than float16 can hold"):
         inputs_of(block([5]), backbone, cache=tmp_path, stored="float16")
     inputs_of(block([5]), backbone, cache=tmp_path, stored="bfloat16")
