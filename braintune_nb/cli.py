@@ -536,7 +536,7 @@ def list_experiments():
 CHECKS = {
     "alice2016": ("alice2016", "check_alice2016"),
     "lebel2023": ("lebel2023", "check_lebel2023"),
-    "bilingual": ("scripts", "check_narratives_text"),
+    "bilingual": ("text_checks", "check_narratives_text"),
     "littleprince": ("littleprince", "check_littleprince"),
     "narratives": ("narratives", "check_narratives"),
 }  # name -> (module of braintune_nb.data, function)
