@@ -618,6 +618,8 @@ def surface(change, kind="NIFTI_TYPE_FLOAT32", intent="NIFTI_INTENT_TIME_SERIES"
 
 def surface_cell(*values):
     def change(x, rng):
+        if x.dtype.kind != "f":
+            raise Skip
         x.flat[some(rng, x.size)] = pick(rng, values)
         return x
 

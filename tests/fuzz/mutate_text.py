@@ -720,10 +720,11 @@ simple(
     ),
 )
 simple("json", CHOICE, json_a_key_twice=textual(double_key))
+FREE = "what the format leaves free, such as a key that it does not know, may be any tree"
+simple("json", FREE, json_nested_deeply=textual(deep))
 simple(
     "json",
     "",
-    json_nested_deeply=textual(deep),
     json_a_comma_too_many=textual(lambda t, rng: re.sub(r"(\s*[}\]])", r",\1", t, count=1)),
     json_a_comment=textual(lambda t, rng: t.replace("{", "{ // note\n", 1)),
     json_two_documents=textual(lambda t, rng: t + "\n" + t),
@@ -1097,6 +1098,18 @@ def praat_tidy(text, rng):
     )
 
 
+def many_indented(text, rng):
+    "A grid of thousands of intervals, each line far to the right, as some programs write it."
+    rows = []
+    for i in range(1, 5001):
+        lines = (f"intervals [{i}]:", f"xmin = {i - 1}", f"xmax = {i}", f'text = "w{i}"')
+        rows += [" " * 280 + line for line in lines]
+    head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", "xmax = 5000"]
+    head += ["tiers? <exists>", "size = 1", "item []:", "    item [1]:"]
+    head += ['class = "IntervalTier"', 'name = "word"', "xmin = 0", "xmax = 5000"]
+    return "\n".join([*head, "intervals: size = 5000", *rows]) + "\n"
+
+
 def swap_tiers(text, rng):
     parts = re.split(r"(?=    item \[\d+\]:\n)", text)
     if len(parts) < 3:
@@ -1128,6 +1141,7 @@ for name, (change, blind) in dict(
     grid_another_kind_of_object=(other_kind, ""),
     grid_tiers_exchanged=(swap_tiers, "tiers have names, their order is free"),
     grid_written_by_another_program=(praat_tidy, SAME),
+    grid_of_5000_indented_intervals=(many_indented, "it is a valid grid, though a large one"),
 ).items():
     simple("grid", blind, **{name: change})
 

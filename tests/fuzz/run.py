@@ -27,6 +27,7 @@ OUTCOMES = (
 )
 WRONG = ("bare", "hang", "memory", "silent_wrong", "harness")
 LIMIT, MEMORY, GROWTH = 10.0, 3 * 2**30, 2**30  # s; bytes of address space; bytes resident
+CACHED = ("nifti", "gifti", "hdf5_lebel")  # targets of which the product keeps a converted copy
 COLUMNS = ("commit", "seed", "target", "index", "file", "operators", "outcome", "valid", "detail")
 
 
@@ -232,6 +233,20 @@ def against(reading, verdict, base, draft, names, targets):
     return "silent_wrong", other
 
 
+def warm(draft, chosen, targets):
+    "Let the product read the untouched file at the same place first: what it kept must not serve."
+    spoilt = draft.root.with_name("spoilt")
+    shutil.rmtree(spoilt, ignore_errors=True)
+    draft.root.rename(spoilt)
+    shutil.copytree(chosen.root, draft.root)
+    try:
+        targets.read(draft.target, draft.path, draft.root, draft.context)
+    except Exception:
+        pass
+    shutil.rmtree(draft.root)
+    spoilt.rename(draft.root)
+
+
 def one(seeds, bases, settings, index, folder, say=lambda phase: None):
     "Make, read and judge one input: a row of the list of inputs."
     import judge
@@ -240,6 +255,8 @@ def one(seeds, bases, settings, index, folder, say=lambda phase: None):
 
     say("making")
     chosen, draft, names = mutate.mutate(seeds, settings["seed"], index, folder)
+    if draft.target in CACHED:
+        warm(draft, chosen, targets)
     row = dict(
         settings,
         target=draft.target,

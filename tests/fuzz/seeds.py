@@ -263,9 +263,10 @@ def hdf5_lebel(folder):
     "Responses of one story, with and without repeats."
     settings = {"double": (np.float64, False), "single": (np.float32, False)}
     settings |= {"repeats": (np.float64, True), "repeats_single": (np.float32, True)}
+    settings |= {"mapped": (np.float64, False), "mapped_repeats": (np.float32, True)}
     for name, (dtype, repeats) in settings.items():
         root = lebel_folder(folder / name, dtype, repeats)
-        told = {"trs": LEBEL_ROWS["souls"], "voxels": 7}
+        told = {"trs": LEBEL_ROWS["souls"], "voxels": 7, "mapped": name.startswith("mapped")}
         yield Seed("hdf5_lebel", name, root, f"{PREPROCESSED}/souls.hf5", told)
 
 
@@ -324,6 +325,40 @@ def niftis(folder):
     two.header.set_xyzt_units("mm", "msec")
     two.header["pixdim"][4] = 1500
     yield save_image(folder, "two.nii", two)
+
+
+def label_images(folder):
+    "Parcels and a mask on the grid of a run, which lies beside them."
+    import nibabel
+
+    draw = np.random.default_rng(12)
+    parcels = draw.integers(0, 5, (4, 5, 3))
+    run = nibabel.Nifti1Image(responses(60, 4, 6).reshape(4, 5, 3, 4).astype("f4"), AFFINE)
+    made = dict(parcels=parcels.astype("i2"), parcels_float=parcels.astype("f4"))
+    made |= dict(mask=(parcels > 1).astype("u1"))
+    for name, values in made.items():
+        seed = save_image(folder, f"{name}.nii", nibabel.Nifti1Image(values, AFFINE))
+        run.to_filename(seed.root / "grid.nii")
+        told = {"affine": AFFINE, "kind": "mask" if name == "mask" else "labels"}
+        yield Seed("nifti", seed.name, seed.root, seed.file, told)
+
+
+def label_surface(folder):
+    "Labels of one hemisphere as GIFTI."
+    import nibabel
+    from nibabel.gifti import GiftiDataArray, GiftiImage, GiftiLabel, GiftiLabelTable
+
+    table, draw = GiftiLabelTable(), np.random.default_rng(13)
+    for key, name in enumerate(PARCELS):
+        label = GiftiLabel(key, 0.1 * key, 0.2, 0.3, 1.0)
+        label.label = name
+        table.labels.append(label)
+    values = draw.integers(0, len(PARCELS), 30).astype("i4")
+    array = GiftiDataArray(values, "NIFTI_INTENT_LABEL", "NIFTI_TYPE_INT32")
+    (folder / "labels").mkdir(parents=True)
+    path = folder / "labels" / "lh.parcels.label.gii"
+    nibabel.save(GiftiImage(darrays=[array], labeltable=table), path)
+    yield Seed("gifti", "labels", folder / "labels", path.name, {"kind": "labels"})
 
 
 def save_image(folder, name, image):
@@ -539,8 +574,8 @@ MAKERS = {
     "respdict_json": respdicts,
     "hdf5_lebel": hdf5_lebel,
     "hdf5_bilingual": hdf5_bilingual,
-    "nifti": niftis,
-    "gifti": giftis,
+    "nifti": lambda folder: [*niftis(folder), *label_images(folder)],
+    "gifti": lambda folder: [*giftis(folder), *label_surface(folder)],
     "annot": annots,
     "sound": sounds,
     "confounds_tsv": confounds,
