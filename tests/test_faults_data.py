@@ -1,6 +1,8 @@
 """Bad input of every kind: one error type a kind, which names the file, the place, what was found
 and expected, and the next step."""
 
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +139,203 @@ def test_short_form_with_a_wrong_size(tmp_path, declared, what):
 )
 def test_textgrid_with_one_wrong_line(grid, old, new, what):
     refused(lambda: read_textgrid(spoil(grid, old, new)), what=what, file=str(grid), place="line")
+
+
+HEAD = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 6
+tiers? <exists>
+size = {tiers}
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "word"
+        xmin = 0
+        xmax = 6
+        intervals: size = {size}
+"""
+
+
+def intervals(*rows, start=1):
+    "Lines of intervals in long form."
+    return "".join(
+        f"        intervals [{i}]:\n            xmin = {a}\n            xmax = {b}\n"
+        f'            text = "{label}"\n'
+        for i, (a, b, label) in enumerate(rows, start)
+    )
+
+
+ROWS = (0, 1.5, "ein"), (1.5, 4, "Hund"), (4, 6, "bellt")
+
+
+def hand_made(path, body=None, size=3, tiers=1):
+    "A grid of three words, or of other lines."
+    path.write_text(HEAD.format(size=size, tiers=tiers) + (body or intervals(*ROWS)))
+    return path
+
+
+@pytest.mark.parametrize("size", ["3.7", "-1", "1e999", "3.0", "+3", "9" * 400])
+def test_a_size_is_a_whole_number(tmp_path, size):
+    path = hand_made(tmp_path / "a.TextGrid", size=size)
+    refused(lambda: read_textgrid(path), place="line 14", expected="a whole number")
+    path = hand_made(tmp_path / "b.TextGrid", tiers=size)
+    refused(lambda: read_textgrid(path), place="line 7", expected="a whole number")
+
+
+@pytest.mark.parametrize(
+    "old, new, found",
+    [
+        ("intervals [2]", "intervals [3]", "number [3]"),
+        ("            xmin = 1.5\n            xmax = 4\n", "            xmax = 4\n", "xmax"),
+        (
+            "            xmin = 1.5\n            xmax = 4",
+            "            xmax = 4\n            xmin = 1.5",
+            "xmax",
+        ),
+        (
+            '            text = "Hund"\n',
+            '            text = "Hund"\n            text = "Katze"\n',
+            "Katze",
+        ),
+        ('class = "IntervalTier"', 'name = "IntervalTier"', "name"),
+        ("xmin = 4", "xmin = 1e999", "inf"),
+        ("xmin = 4", "xmin = ４", "４"),
+        ("xmax = 4", "xmax = 1", "1.5 to 1 s"),
+        ("xmax = 4", "xmax = 400", "1.5 to 400 s"),
+    ],
+)
+def test_lines_of_a_long_grid_that_contradict_each_other(tmp_path, old, new, found):
+    path = hand_made(tmp_path / "a.TextGrid")
+    assert read_textgrid(path).tier("word").offset.tolist() == [1.5, 4, 6]
+    refused(lambda: read_textgrid(spoil(path, old, new)), found=found, file=str(path))
+
+
+@pytest.mark.parametrize(
+    "rows, note",
+    [
+        ([(0, 1.5, "a"), (2, 6, "b")], "gaps between intervals, the largest 0.5000 s at 1.500 s"),
+        ([(0, 1.5, "a"), (1.5, 5, "b")], "ends of the tier are not reached, the largest 1.0000 s"),
+        ([(0, 1.5, "a"), (1.5, 1.5, "b"), (1.5, 6, "c")], "1 intervals without duration"),
+        ([(0, 3, "a"), (3, 9, "b")], "1 intervals or points lie outside the bounds"),
+        ([(0, 1.5, "a"), (1, 6, "b")], "1 real overlaps kept as they are, the largest 0.5000 s"),
+    ],
+)
+def test_odd_times_are_read_and_said(tmp_path, rows, note):
+    path = hand_made(tmp_path / "a.TextGrid", intervals(*rows), len(rows))
+    grid = read_textgrid(path)
+    said = grid.tier("word")
+    assert list(zip(said.onset, said.offset, said.text)) == rows
+    assert any(note in n for n in grid.notes) and any(note in n for n in said.notes)
+    assert any(note in n for n in words_from_tier(said).notes)
+
+
+def test_milliseconds_in_a_grid_are_said(tmp_path):
+    rows = [(300.0 * i, 300.0 * (i + 1), f"w{i}") for i in range(6)]
+    path = hand_made(tmp_path / "a.TextGrid", intervals(*rows), 6)
+    assert any("milliseconds" in n for n in read_textgrid(path).notes)
+
+
+def test_indentation_costs_nothing(tmp_path):
+    body = intervals(*((i, i + 1, f"w{i}") for i in range(12_000)))
+    deep = re.sub("(?m)^ +", " " * 260, body)
+    seconds = []
+    for lines in (body, deep):
+        path = hand_made(tmp_path / "a.TextGrid", lines, 12_000)
+        began = time.process_time()
+        assert len(read_textgrid(path).tier("word")) == 12_000
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 3 * seconds[0] + 0.2, seconds
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_only_line_feeds_end_a_line(tmp_path, mark):
+    path = hand_made(tmp_path / "a.TextGrid")
+    spoil(path, "Hund", f"Hu{mark}nd")
+    assert read_textgrid(path).tier("word").text[1] == f"Hu{mark}nd"
+
+
+SAID = Events([0.0, 0.5, 1.5], [0.5, 1.5, 2.0], ("once", "upon", "again"))
+SOUNDS = Events(
+    np.arange(8) / 4, np.arange(1, 9) / 4, ("W", "AH1", "N", "S", "sil", "AH0", "P", "AA2")
+)
+IPA = Events(np.arange(8) / 4, np.arange(1, 9) / 4, ("w", "ʌ", "n", "tʃʰ", "", "ə", "aɪ", "ɜː"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("words", "phones"),
+        ("word", "phone"),
+        ("Ann - words", "Ann - phones"),
+        ("ORT-MAU", "MAU"),
+        ("story_words", "story_phonemes"),
+        ("talker", "more"),
+        ("1", "2"),
+    ],
+)
+@pytest.mark.parametrize("sounds", [SOUNDS, IPA])
+@pytest.mark.parametrize("turned", [False, True])
+def test_words_are_never_phones(tmp_path, names, sounds, turned):
+    tiers = list(zip(names, (SAID, sounds)))
+    write_textgrid(tmp_path / "a.TextGrid", dict(tiers[::-1] if turned else tiers))
+    grid = read_textgrid(tmp_path / "a.TextGrid")
+    for fallback in (0, 1):
+        assert grid.tier("word", fallback).text == SAID.text
+        assert grid.tier("phone", fallback).text == sounds.text
+    said = names == ("word", "phone") or any(repr(names[0]) in n for n in grid.notes)
+    assert said and (names == ("word", "phone")) == (not grid.tier("word", 1).notes)
+
+
+@pytest.mark.parametrize(
+    "tiers, what",
+    [
+        ({"a": SOUNDS}, "no tier 'word'"),
+        ({"a": SOUNDS, "b": IPA}, "no tier 'word'"),
+        ({"a": SAID, "b": SAID}, "Several tiers"),
+        ({"Ann - words": SAID, "Bob - words": SAID}, "Several tiers"),
+        ({"phone": SAID}, "no tier 'word'"),
+        ({"utterance": Events([0.0], [2.0], ("once upon a time",))}, "no tier 'word'"),
+        ({"count": Events([0.0, 1.0], [1.0, 2.0], ("1", "2"))}, "no tier 'word'"),
+    ],
+)
+def test_where_the_words_cannot_be_told(tmp_path, tiers, what):
+    write_textgrid(tmp_path / "a.TextGrid", tiers)
+    refused(lambda: read_textgrid(tmp_path / "a.TextGrid").tier("word", 1), what=what)
+
+
+def test_swapped_names_are_said(tmp_path):
+    many = Events(np.arange(40.0), np.arange(1.0, 41.0), ("DH", "AH0", "F", "AA1") * 10)
+    write_textgrid(tmp_path / "a.TextGrid", {"word": many})
+    (note,) = read_textgrid(tmp_path / "a.TextGrid").tier("word").notes
+    assert note == "the labels of 'word' look like phones"
+
+
+@pytest.mark.parametrize(
+    "events, what",
+    [
+        (Events([0.0, np.nan], [1.0, 2.0], "ab"), "not numbers"),
+        (Events([0.0, 1.0], [1.0, np.inf], "ab"), "not numbers"),
+        (Events([-0.5, 1.0], [1.0, 2.0], "ab"), "before 0"),
+        (Events([0.0, 1.0], [1.0, 1.0], "ab"), "without duration"),
+        (Events([0.0, 2.0], [1.0, 1.5], "ab"), "without duration"),
+        (Events([1.0, 1.0], [1.0, 1.0], "ab"), "not in order"),
+        (Events([0.0], [1.0], ("a\nxmin = 3",)), "label"),
+        (Events([0.0], [1.0], ("a\rb",)), "label"),
+        (Events([0.0], [1.0], ("\ud800",)), "label"),
+        (Events([], [], ()), "nothing to write"),
+    ],
+)
+@pytest.mark.parametrize("form", ["long", "short"])
+def test_writer_refuses_what_praat_cannot_read(tmp_path, events, what, form):
+    refused(lambda: write_textgrid(tmp_path / "o.TextGrid", {"w": events}, form), what=what)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writer_knows_forms_and_encodings(tmp_path):
+    refused(lambda: write_textgrid(tmp_path / "o", {"w": SAID}, "wide"), ParameterError)
+    refused(lambda: write_textgrid(tmp_path / "o", {"w": SAID}, "long", "cp1252"), ParameterError)
 
 
 def test_unknown_tier_lists_the_names(grid):

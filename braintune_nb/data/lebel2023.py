@@ -30,7 +30,7 @@ from .fetch import fetch_files, plan_fetch, read_registry
 from braintune_nb.data.stories import (
     Events,
     Story,
-    bad_words,
+    is_word,
     read_textgrid,
     words_from_tier,
     write_textgrid,
@@ -352,7 +352,7 @@ def read_story_notes(
 # %% ../../nbs/13_data.lebel2023.ipynb #92563150
 def read_story(
     name: str,  # name in the dataset
-    grid,  # path of its TextGrid, tiers `word` (else the second) and `phone` (else the first)
+    grid,  # path of its TextGrid: tiers of words and of phones, found as `TextGrid.tier` finds them
     clock: Clock,  # TR times of the kept rows
     audio,  # path of its sound, which may be absent
     language: str = "en",  # 'en' or 'zh'
@@ -361,8 +361,10 @@ def read_story(
 ) -> Story:
     "A story from its files; phones without pauses."
     tiers = read_textgrid(require_content(grid))
-    phones = tiers.tier("phone", 0)
-    phones = phones.keep([label.strip().lower() not in bad_words["fixed"] for label in phones.text])
+    phones = Events([], [], ())
+    if tiers.find_tier("phone", 0)[0] is not None:
+        phones = tiers.tier("phone", 0)
+    phones = phones.keep([is_word(label) for label in phones.text])
     audio = Path(audio)
     return Story(
         name,

@@ -18,6 +18,7 @@ from braintune_nb.data.transcripts import (
     Events,
     TextGrid,
     bad_words,
+    is_word,
     read_textgrid,
     words_from_tier,
     write_textgrid,
