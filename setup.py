@@ -37,6 +37,7 @@ typer
 rich
 tqdm
 psutil
+conllu>=6
 jinja2
 zhon>=2.1""".split("\n")
 docs = ["jupyter-book>=1.0.4,<2"]

@@ -538,7 +538,7 @@ def test_a_head_on_top_is_no_fault(tmp_path, head):
 def test_real_clips_pass(real_data, backbone):
     """Clips in several formats, rates and languages (LibriSpeech, AISHELL, LJSpeech, AMI,
     Common Voice; public)."""
-    from braintune_nb.tasks.speech import Spoken, span_states
+    from braintune_nb.tasks.speech import Spoken
 
     clips = [
         f
@@ -554,7 +554,7 @@ def test_real_clips_pass(real_data, backbone):
         np.zeros(len(clips)),
         np.array([len(s) / 16000 for s in sounds]),
     )
-    states = span_states(backbone, spoken, [2])
+    states = spoken.states(backbone, [2])
     assert (
         len(clips) >= 10
         and states.shape == (1, len(clips), 16)

@@ -11,23 +11,25 @@ import pytest
 
 from braintune_nb.analyses.alignment import encode_arm, shared_subspace_model
 from braintune_nb.analyses.generalization import (
+    cross_validated,
+    held_out_dataset,
+    participant_folds,
+    story_wise,
+)
+from braintune_nb.analyses.learning_curves import (
     Curves,
     EncodingArm,
-    cross_validated,
     efficiency,
     efficiency_table,
     encoding_curves,
     fitted_curve,
-    held_out_dataset,
     isotonic,
     join_curves,
     needed,
-    participant_folds,
     ratio_text,
     saturating,
     scaling,
     story_orders,
-    story_wise,
     subset_groups,
     subset_sizes,
     table_curves,

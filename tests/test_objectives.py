@@ -385,7 +385,6 @@ def test_clusters_stay_those_of_the_pretrained_model_and_chance_is_log_of_their_
 
 def test_the_tiny_models_own_loss_is_that_of_its_pretraining(story, sound):
     from braintune_nb.simulate.speech_model import (
-        frame_centres,
         pretraining_heads,
         pretraining_loss,
     )
@@ -406,7 +405,7 @@ def test_the_tiny_models_own_loss_is_that_of_its_pretraining(story, sound):
                 torch.from_numpy(inputs.sound[start : start + inputs.samples])[None]
             ).last_hidden_state[0]
             times = (
-                inputs.begin + start + frame_centres(backbone.model.config, len(states)) * 16000
+                inputs.begin + start + backbone.frame_grid.times(len(states), 16000) * 16000
             ) / 16000
             losses.append(
                 pretraining_loss(

@@ -8,6 +8,7 @@ import transformers as tf
 from scipy.stats import t as student
 
 from braintune_nb.core import DataError, ParameterError
+from braintune_nb.features.text import reading, span_states
 from braintune_nb.model.backbone import Backbone, load_backbone
 from braintune_nb.analyses.state_similarity import (
     accuracy,
@@ -16,11 +17,9 @@ from braintune_nb.analyses.state_similarity import (
     cka,
     csls,
     jackknife,
-    reading,
     retrieval,
     rsa,
     rsa_null,
-    text_states,
 )
 
 SAID = [
@@ -193,25 +192,30 @@ def by_hand(backbone, text, a, b, how):
         if end - len(lead) > a and first - len(lead) < b
     ]
     return (
-        hidden[:, mine[-1] if how == "last" else mine]
+        hidden[:, mine[-1] if method == "last" else mine]
         .reshape(hidden.shape[0], -1, hidden.shape[2])
         .mean(1)
         .numpy()
     )
 
 
-@pytest.mark.parametrize("how", ["mean", "last"])
+@pytest.mark.parametrize("method", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["tiny", "bytes"])
-def test_states_of_words_and_sentences(kind, how, tmp_path):
+def test_states_of_words_and_sentences(kind, method, tmp_path):
     backbone = load_backbone("tiny") if kind == "tiny" else byte_level(tmp_path)
     spans = [(0, 14, 19), (3, 4, 9), (2, 0, 5), (1, 0, 20), (0, 0, 3)]
-    got = text_states(backbone, SAID, tuple(np.array(x) for x in zip(*spans)), how=how)
+    got = span_states(backbone, SAID, tuple(np.array(x) for x in zip(*spans)), method=method)
     assert got.shape == (3, 5, backbone.width) and got.dtype == np.float32
     for n, (s, a, b) in enumerate(spans):
-        np.testing.assert_allclose(got[:, n], by_hand(backbone, SAID[s], a, b, how), atol=1e-5)
+        np.testing.assert_allclose(got[:, n], by_hand(backbone, SAID[s], a, b, method), atol=1e-5)
     np.testing.assert_allclose(
-        text_states(
-            backbone, SAID, tuple(np.array(x) for x in zip(*spans)), [-1, 0], how, batch_tokens=12
+        span_states(
+            backbone,
+            SAID,
+            tuple(np.array(x) for x in zip(*spans)),
+            [-1, 0],
+            method,
+            batch_tokens=12,
         ),
         got[[2, 0]],
         atol=1e-5,
@@ -222,29 +226,29 @@ def test_states_of_words_and_sentences(kind, how, tmp_path):
 def test_states_leave_the_mode_of_the_model_alone():
     tiny = load_backbone("tiny")
     tiny.model.train()
-    text_states(tiny, SAID[:1])
+    span_states(tiny, SAID[:1])
     assert tiny.model.training
     with pytest.raises(DataError, match="leaves no token"):
-        text_states(tiny, SAID, ([0], [3], [4]))
+        span_states(tiny, SAID, ([0], [3], [4]))
     assert tiny.model.training
 
 
 def test_a_decoder_reads_its_past_alone(tmp_path):
     backbone, cut = byte_level(tmp_path), len("the dog")
-    word = lambda text: text_states(backbone, [text], ([0], [4], [cut]))
+    word = lambda text: span_states(backbone, [text], ([0], [4], [cut]))
     np.testing.assert_allclose(
         word("the dog saw a zebra"), word("the dog washed the horse"), atol=1e-6
     )
     np.testing.assert_allclose(
-        text_states(backbone, ["the dog."], ([0], [7], [8])),
-        text_states(backbone, ["the dog."], how="last"),
+        span_states(backbone, ["the dog."], ([0], [7], [8])),
+        span_states(backbone, ["the dog."], method="last"),
         atol=1e-6,
     )  # the blank in front is no character of the text
     tiny = load_backbone("tiny")
     assert (
         np.abs(
-            text_states(tiny, [SAID[0]], ([0], [4], [cut]))
-            - text_states(tiny, ["the dog washed the horse"], ([0], [4], [cut]))
+            span_states(tiny, [SAID[0]], ([0], [4], [cut]))
+            - span_states(tiny, ["the dog washed the horse"], ([0], [4], [cut]))
         )[-1].max()
         > 1e-3
     )

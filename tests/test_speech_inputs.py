@@ -30,7 +30,7 @@ from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
 from braintune_nb.model import speech_inputs as chapter42, tuner as model_tuner
 from braintune_nb.model.backbone import load_speech_backbone
-from braintune_nb.model.speech_inputs import frame_grid, plan_cache, speech_inputs
+from braintune_nb.model.speech_inputs import plan_cache, speech_inputs
 
 every_model = pytest.mark.parametrize(
     "name", [n for n in MODELS if n not in ("wav2vec2 stable adapter", "wav2vec2 biased")]
@@ -141,7 +141,7 @@ def test_whisper_pools_over_the_frames_that_sound_covers():
     """A-16: not one less, and none of the silence that fills up to 2 s here (30 s in the real
     model)."""
     backbone = model("whisper")
-    assert [frame_grid(backbone).count(n) for n in (320, 321, 12800, 12960)] == [1, 2, 40, 41]
+    assert [backbone.frame_grid.count(n) for n in (320, 321, 12800, 12960)] == [1, 2, 40, 41]
     inputs = inputs_of(block([9]), backbone, delays=(0,))
     whole = slow_states(backbone, sound()[round(2.7 * RATE) : round(3.5 * RATE)])
     assert (
@@ -248,7 +248,7 @@ def test_chunks(name, cache, tmp_path):
         context=0.2,
         cache=tmp_path if cache else None,
     )
-    grid, middle = frame_grid(backbone), 0.0 if backbone.kind == "whisper" else 199.5
+    grid, middle = backbone.frame_grid, 0.0 if backbone.kind == "whisper" else 199.5
     assert (grid.hop, grid.centre) == (320, middle)
     begin, end = (s.clock.times[3] - 0.2) * RATE, (s.clock.times[11] + 0.2) * RATE
     frames = [g for g in range(-100, 1000) if begin <= g * 320 + middle < end]

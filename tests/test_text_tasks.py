@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from braintune_nb.experiment.encoding_controls import noisy_backbone
-from braintune_nb.tasks.speech import (
+from braintune_nb.experiment.text_families import (
+    change_rows,
+    family_tasks,
+    pretrain_reader,
+    reader_corpus,
+    text_arms,
+)
+from braintune_nb.tasks.probe import (
+    Measure,
     check_task,
     compare_arms,
     item_scores,
@@ -17,35 +25,27 @@ from braintune_nb.tasks.speech import (
     task_table,
 )
 from braintune_nb.tasks.text import (
-    Measure,
-    category_text_task,
-    change_rows,
     concept_contexts,
-    family_tasks,
+    early_documents,
     forgetting_measure,
     form_states,
     logistic_probe,
+    ntrex_documents,
     paraphrase_measure,
     pos_task,
+    read_conllu,
     readable,
     real_texts,
     retrieval_measure,
     similarity_measure,
     simulated_passages,
-    text_arms,
+    tatoeba_pairs,
     text_items,
     translation_measure,
+    written_category_task,
 )
 from braintune_nb.core import DataError, MissingData, ParameterError, write_json
 from braintune_nb.model.backbone import load_backbone
-from braintune_nb.model.reader import (
-    early_documents,
-    ntrex_documents,
-    pretrain_reader,
-    read_conllu,
-    reader_corpus,
-    tatoeba_pairs,
-)
 from braintune_nb.simulate.language import make_lexicon
 
 
@@ -71,7 +71,7 @@ def balanced(right, task):
 def test_a_model_that_knows_categories_places_unseen_concepts(lexicon, language):
     """Random weights whose embeddings hold the category: every new noun is placed; without it,
     chance."""
-    task = category_text_task(lexicon, language, concept_contexts(lexicon, language, 3))
+    task = written_category_task(lexicon, language, concept_contexts(lexicon, language, 3))
     check_task(task)
     for planted in (True, False):
         model = load_backbone("tiny", random_weights=True, seed=4)
@@ -79,7 +79,7 @@ def test_a_model_that_knows_categories_places_unseen_concepts(lexicon, language)
         if planted:
             for c, word in enumerate(lexicon.words[language]):
                 weight[pieces[word], lexicon.category[c]] += 20 * weight.std()
-        right = probe(task.spoken.states(model, [0])[0], task)
+        right = probe(task.spans.states(model, [0])[0], task)
         unseen, seen = balanced(right["_unseen"], task), balanced(right["_seen"], task)
         if planted:
             assert unseen > 0.95 and seen > 0.95
@@ -90,10 +90,10 @@ def test_a_model_that_knows_categories_places_unseen_concepts(lexicon, language)
 def test_spelling_tells_what_it_can(lexicon):
     """Nouns that share a character in one fold: spelling alone stays near chance; without that,
     Chinese vehicles give themselves away."""
-    task = category_text_task(lexicon, "zh", concept_contexts(lexicon, "zh", 3))
-    right = probe(form_states(task.spoken), task)
+    task = written_category_task(lexicon, "zh", concept_contexts(lexicon, "zh", 3))
+    right = probe(form_states(task.spans), task)
     assert balanced(right["_seen"], task) < 0.15 and balanced(right["_known"], task) > 0.95
-    words = dict(zip(task.spoken.words, form_states(task.spoken)))
+    words = dict(zip(task.spans.words, form_states(task.spans)))
     assert (words["汽车"] * words["火车"]).sum() > (
         words["狗"] * words["猫"]
     ).sum() + 1  # a blank at either end is shared by all
@@ -148,7 +148,7 @@ def test_the_masked_loss_is_that_of_the_model_class(tiny, lexicon):
 def test_similarity_is_spearman(tiny, tmp_path):
     "The mean over items is the rank correlation itself."
     from scipy.stats import spearmanr
-    from braintune_nb.analyses.state_similarity import text_states
+    from braintune_nb.features.text import span_states
 
     folder = tmp_path / "stsb-multi-mt" / "data"
     folder.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_similarity_is_spearman(tiny, tmp_path):
         csv.writer(f).writerows(rows)
     table = similarity_measure(tmp_path, "en", 50).score(tiny, [1])
     order = np.sort(np.random.default_rng([0, 933]).permutation(50))
-    a, b = (text_states(tiny, [rows[i][k] for i in order], layers=[1])[0] for k in (0, 1))
+    a, b = (span_states(tiny, [rows[i][k] for i in order], layers=[1])[0] for k in (0, 1))
     mean = np.r_[a, b].mean(0)
     cosine = [
         (x - mean) @ (y - mean) / np.linalg.norm(x - mean) / np.linalg.norm(y - mean)
@@ -199,8 +199,8 @@ def test_a_sentence_is_never_in_training_and_test(tiny):
     ):  # a file that is its own test
         check_task(task)
         for train, tests in task.folds:
-            assert not set(np.array(task.spoken.texts)[task.items[train]]) & set(
-                np.array(task.spoken.texts)[task.items[tests[""]]]
+            assert not set(np.array(task.spans.texts)[task.items[train]]) & set(
+                np.array(task.spans.texts)[task.items[tests[""]]]
             )
     assert balanced(
         logistic_probe(
@@ -213,7 +213,7 @@ def test_a_sentence_is_never_in_training_and_test(tiny):
             len(t)
             for t in pos_task(
                 "en", [*bank, sentence(["word"] * 60, ["NOUN"] * 60)], n_train=40, n_test=20
-            ).spoken.texts
+            ).spans.texts
         )
         < 200
     )

@@ -11,10 +11,10 @@ import torch
 
 from braintune_nb.core import MissingData, ModelError, RunError, read_json
 from braintune_nb.data.stories import Events
-from braintune_nb.model.backbone import load_speech_backbone
+from braintune_nb.model.backbone import FrameGrid, load_speech_backbone
 from braintune_nb.simulate import speech_model as sb
 from braintune_nb.simulate.language import make_lexicon
-from braintune_nb.simulate.speech import speak
+from braintune_nb.simulate.speech import RATE, speak
 
 source = Path(__file__).parent.parent / "nbs" / "weights" / "tiny_speech"
 lexicon = make_lexicon(seed=0)
@@ -103,15 +103,15 @@ def test_it_loads_by_name_and_with_plain_automodel():
 def test_the_front_end_is_local(shipped):
     "Its output for a stretch of sound does not depend on what surrounds it, so it can be kept."
     speech = speak(lexicon.words["zh"][:8], "zh", "m7")
-    reach, hop = sb.reach_and_hop(shipped[0].config)
+    grid = FrameGrid.of_convolutions(shipped[0].config)
     sound = torch.from_numpy(speech.audio)[None]
     with torch.no_grad():
         whole = shipped[0].feature_extractor(sound)
-        part = shipped[0].feature_extractor(sound[:, 7 * hop : 11 * hop + reach])
+        part = shipped[0].feature_extractor(sound[:, 7 * grid.hop : 11 * grid.hop + grid.receptive])
     assert torch.allclose(whole[:, :, 7:12], part, atol=1e-4)
     assert (
         whole.shape[2]
-        == (sound.shape[1] - reach) // hop + 1
+        == grid.count(sound.shape[1])
         == int(shipped[0]._get_feat_extract_output_lengths(sound.shape[1]))
     )
 
@@ -147,7 +147,7 @@ def test_it_hears_long_chunks_and_not_only_clips(shipped):
     audio = np.concatenate([s.audio for s in passages])[: 40 * 16000]
     with torch.no_grad():
         states = model(torch.from_numpy(audio)[None]).last_hidden_state[0]
-    times, speech = sb.frame_centres(model.config, len(states)), passages[0]
+    times, speech = FrameGrid.of_convolutions(model.config).times(len(states), RATE), passages[0]
     inside = times < speech.duration
     right = sb.frames_right(
         heads,
@@ -163,7 +163,10 @@ def test_the_pretraining_loss_is_low_where_it_should_be_and_has_gradients(shippe
     speech = sb.speak_corpus(lexicon, "en", 1, seed=12, vary=False)[0]
     states = model(torch.from_numpy(speech.audio)[None]).last_hidden_state[0]
     labels = heads.labels(
-        speech.words, speech.phones, "en", sb.frame_centres(model.config, len(states))
+        speech.words,
+        speech.phones,
+        "en",
+        FrameGrid.of_convolutions(model.config).times(len(states), RATE),
     )
     loss = sb.pretraining_loss(heads, states, labels)
     wrong = sb.pretraining_loss(heads, states, {k: np.roll(v, 50) for k, v in labels.items()})

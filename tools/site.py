@@ -31,6 +31,8 @@ PARTS = (  # first number of a part, its name
     (86, "Downstream tasks"),
     (89, "Experiments on a plan"),
     (95, "Reports and command line"),
+    (98, "Experiments on a plan"),
+    (99, "Reports and command line"),
 )
 EXTENSIONS = [
     "sphinx_togglebutton",

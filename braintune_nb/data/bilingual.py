@@ -6,7 +6,7 @@
 __all__ = ['BILINGUAL_TRIM', 'BILINGUAL_SOURCE', 'LANGUAGES', 'MODALITIES', 'NEGI_STORIES', 'NEGI_ORDER', 'NEGI_TRIGGERS',
            'NUMBERED', 'BILINGUAL_URLS', 'BILINGUAL_FILES', 'negi_split', 'story_name', 'run_names', 'fitting_runs',
            'write_scanner_log', 'require_same_text', 'load_bilingual', 'write_bilingual', 'bilingual_urls',
-           'inspect_file', 'fetch_bilingual', 'check_bilingual']
+           'inspect_file', 'fetch_bilingual', 'check_bilingual', 'moth_story']
 
 # %% ../../nbs/14_data.bilingual.ipynb #f3fec518
 import re
@@ -23,7 +23,7 @@ from braintune_nb.core import (
 )
 from ..clock import Clock, Trim, read_scanner_log
 from .fetch import changed_files, fetch_recorded, home_of
-from .stories import Story, read_textgrid, shown_words
+from .stories import Story, read_textgrid, shown_words, words_from_tier
 from .recordings import Dataset, Recording
 from .splits import Split
 from braintune_nb.data.lebel2023 import (
@@ -708,3 +708,26 @@ def check_bilingual(
         ):
             findings.append(f"{who} has {only} ({mode}) in one language only")
     return findings
+
+# %% ../../nbs/14_data.bilingual.ipynb #625383dd
+def moth_story(
+    folder,  # with TextGrids/ and reports/
+    name: str,  # such as 'souls'
+) -> Story:  # words and clock of the scanner log; no sound, no responses
+    "Words and clock of a Moth story. Raises MissingData, DataError, ClockError."
+    folder = Path(folder)
+    grid, log = folder / "TextGrids" / f"{name}.TextGrid", folder / "reports" / f"{name}.report"
+    for file in (grid, log):
+        if not file.is_file():
+            raise MissingData(
+                "A file of this Moth story is missing",
+                file=file,
+                found=", ".join(sorted(p.stem for p in file.parent.glob("*"))) or "nothing",
+                expected=name,
+                next_step=(
+                    "get TextGrids/ and reports/ of denizenslab/brain-informed-fine-tuning (MIT),"
+                    " or choose another story"
+                ),
+            )
+    words = words_from_tier(read_textgrid(grid).tier("word", 1))
+    return Story(name, "en", words, read_scanner_log(log).clock(), source=str(grid))

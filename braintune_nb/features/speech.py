@@ -357,13 +357,8 @@ def _run(backbone, audio, edges, times, layers, batch_size, precision, progress,
 # %% ../../nbs/32_features.speech.ipynb #c4a673e5
 def _shortest(backbone):
     "Samples that one frame of the model hears, at least MINIMUM."
-    reach, hop = 1, 1
-    if backbone.kind != "whisper":
-        for kernel, stride in zip(
-            backbone.model.config.conv_kernel, backbone.model.config.conv_stride
-        ):
-            reach, hop = reach + (kernel - 1) * hop, hop * stride
-    return max(MINIMUM, reach)
+    grid = backbone.frame_grid
+    return MINIMUM if grid.partial else max(MINIMUM, grid.receptive)
 
 
 def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None, file=None):

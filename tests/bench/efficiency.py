@@ -1,4 +1,4 @@
-"""Calibration of the data-efficiency ratio of `analyses.generalization` on synthetic truth.
+"""Calibration of the data-efficiency ratio of `analyses.learning_curves` on synthetic truth.
 
 python tests/bench/efficiency.py both parts -> nbs/experiments/results/efficiency_calibration.csv
 (about ten minutes of one core) python tests/bench/efficiency.py --only table --datasets 50 --out
@@ -36,7 +36,7 @@ def law(minutes):
 def drawn_curves(ratio, people, stories, rng, draws=10, n=100):
     """Curves of two arms; the log ratio varies with people and stories (standard deviation 0.15
     each), scores with people, stories, subsets and noise."""
-    from braintune_nb.analyses.generalization import Curves
+    from braintune_nb.analyses.learning_curves import Curves
 
     minutes, shape = np.array(SIZES) * MINUTES, (people, len(SIZES), draws, stories)
     skill, story = rng.normal(1, 0.2, (people, 1, 1, 1)), rng.normal(1, 0.15, (1, 1, 1, stories))
@@ -92,7 +92,7 @@ def true_ratio(ratio, share, n=20000):
 
 def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
     "(dataset, arms, encoding sections, test sections): features of two arms whose ratio is k."
-    from braintune_nb.analyses.generalization import EncodingArm
+    from braintune_nb.analyses.learning_curves import EncodingArm
     from braintune_nb.clock import regular_clock
     from braintune_nb.data.recordings import Dataset, Recording, Space
     from braintune_nb.data.splits import whole_story
@@ -136,7 +136,7 @@ def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
 
 
 def measured_curves(k, people, rng, **settings):
-    from braintune_nb.analyses.generalization import encoding_curves
+    from braintune_nb.analyses.learning_curves import encoding_curves
 
     dataset, arms, encoding, test = brains(k, people, rng, **settings)
     return encoding_curves(
@@ -181,7 +181,7 @@ def rate_row(found, truth, **names):
 
 def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
     "Rows of one setting."
-    from braintune_nb.analyses.generalization import efficiency
+    from braintune_nb.analyses.learning_curves import efficiency
 
     start = zlib.crc32(f"{part} {ratio} {people} {stories}".encode())
     found = {}

@@ -100,8 +100,9 @@ def base_model(seed):
 
 def told(name, n_words=0):
     "A story, or its first words."
-    from braintune_nb.analyses.revoiced import first_part, moth_story
     from braintune_nb.core import data_root
+    from braintune_nb.data.bilingual import moth_story
+    from braintune_nb.data.stories import first_part
 
     story = moth_story(data_root() / "moth", name)
     return (
