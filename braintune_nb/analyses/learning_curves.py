@@ -946,10 +946,10 @@ def tuning_minutes(
 # %% ../../nbs/80_analyses.learning_curves.ipynb #e8c07ca1
 def plan_arms(
     plan,  # Plan with one round
-    # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single:NAME' for
+    # arm -> designs over layers, from `story_designs`; 'pretrained' is needed; 'single_participant:NAME' for
     # models tuned on one participant
     designs: dict,
-    controls=("shared_subspace", "same_total"),  # arms that tune no backbone
+    controls=("shared_subspace", "matched_data_ridge"),  # arms that tune no backbone
     rank: int = 32,  # directions of the subspace
 ) -> dict:  # name -> EncodingArm
     "Arms for `encoding_curves`, with the controls and what each cost in tuning fMRI."
@@ -961,7 +961,7 @@ def plan_arms(
     this, frozen, single = (
         plan.rounds[0],
         designs["pretrained"],
-        lambda a: [a.split(":", 1)[1]] if a.startswith("single:") else None,
+        lambda a: [a.split(":", 1)[1]] if a.startswith("single_participant:") else None,
     )
     out = {
         a: EncodingArm(
@@ -977,8 +977,8 @@ def plan_arms(
             ),
             tuning_minutes=tuning_minutes(plan, validation=False),
         )
-    if "same_total" in controls:
-        out["same_total"] = EncodingArm(
+    if "matched_data_ridge" in controls:
+        out["matched_data_ridge"] = EncodingArm(
             frozen,
             tuple(this.tuning),
             tuning_minutes=sum(len(s) * s.story.clock.tr / 60 for s in this.tuning),

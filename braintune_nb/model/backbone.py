@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SPEECH_KINDS', 'SHIPPED', 'Backbone', 'sees_ahead', 'load_backbone', 'transformer_blocks', 'FrameGrid',
-           'SpeechBackbone', 'load_speech_backbone', 'weights_hash']
+           'SpeechBackbone', 'load_speech_backbone', 'weights_hash', 'product_is_wrong', 'in_float32',
+           'CheckedProducts']
 
 # %% ../../nbs/30_model.backbone.ipynb #e4b45af1
-import importlib.util
+import importlib.util, math, warnings, weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ..core import ModelError, content_hash
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from ..core import ModelError, content_hash, note_read, wrong_product
 
 # %% ../../nbs/30_model.backbone.ipynb #623a9aea
 @dataclass(eq=False)
@@ -316,6 +319,16 @@ def _max_length(model, tokenizer) -> int:
     return int(min(table - reserved, tokenizer.model_max_length))
 
 # %% ../../nbs/30_model.backbone.ipynb #8ed86c3d
+def _note_files(folder, name):
+    "Tell the run that is going on which files the model came from: a folder's, or the Hub's cached."
+    from transformers.utils import cached_file
+
+    if folder is None and name is not None:
+        folder = Path(cached_file(name, "config.json")).parent
+    for file in sorted(Path(folder).iterdir()) if folder is not None else ():
+        note_read(file)
+
+
 def load_backbone(
     name: str,  # 'tiny', 'minilm', a local folder or a Hub id
     # same architecture, fresh weights: the control that knows nothing
@@ -329,6 +342,7 @@ def load_backbone(
         _check_folder(folder, random_weights)
     with _quiet(seed), _our_errors(str(folder or name)):
         model, tokenizer, info = _load(str(folder or name), random_weights)
+        _note_files(folder, name)
     notes = _audit(model, tokenizer, info, folder or name)
     if random_weights:
         notes.append(f"random weights, seed {seed}")
@@ -555,6 +569,7 @@ def load_speech_backbone(
     source = name if is_config else str(folder or name)
     with _quiet(seed), _our_errors(source):
         model, extractor, info = _speech_parts(source, random_weights, extractor)
+        _note_files(folder, None if is_config else source)
     kind, label = (
         model.config.model_type,
         (
@@ -596,3 +611,137 @@ def weights_hash(
             )
         )
     )
+
+# %% ../../nbs/30_model.backbone.ipynb #35b0b0e2
+def _as_conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    return weight, (stride, padding, dilation, groups)
+
+
+def _configuration(function, args, kwargs):
+    """What is tried for a call: function, shapes of a short input and of the weights, and
+    options. 33 rows, 33 frames of two pieces of sound, or 33 tokens in two heads."""
+    first = (*args, *kwargs.values())
+    size = lambda n: (
+        n if n <= 4096 else 2048 + n % 64
+    )  # very wide layers by a part with the same tail
+    if function is F.scaled_dot_product_attention:
+        return function, ((2, 2, 33, first[0].shape[-1]),) * 3, ()
+    if function is F.multi_head_attention_forward:
+        return F.linear, ((33, first[3]), (first[3], first[3]), (first[3],)), ()
+    if function is F.conv1d:
+        weight, options = _as_conv1d(*args, **kwargs)
+        options = tuple(n[0] if isinstance(n, (tuple, list)) else n for n in options)
+        span = (weight.shape[2] - 1) * options[2] + 1 + 32 * options[0]
+        sizes = (2, weight.shape[1] * options[3], span), tuple(weight.shape), (len(weight),)
+        return function, sizes, options
+    if function is torch.addmm:
+        rows, columns = map(size, first[2].shape)
+        return function, ((columns,), (33, rows), (rows, columns)), ()
+    out, within = map(size, first[1].shape)
+    return F.linear, ((33, within), (out, within), (out,)), ()
+
+
+_WATCHED = (
+    F.linear,
+    F.conv1d,
+    torch.addmm,
+    F.scaled_dot_product_attention,
+    F.multi_head_attention_forward,
+)
+_SAID = weakref.WeakKeyDictionary()  # model -> what was warned of
+
+# %% ../../nbs/30_model.backbone.ipynb #f3ddfa5e
+def _whose(model, function, sizes, options):
+    "Names of the modules of this configuration, for the warning."
+
+    def like(m):  # without m.weight, which may be computed anew each time it is asked for
+        if isinstance(m, torch.nn.Conv1d) and function is F.conv1d:
+            shape = m.out_channels, m.in_channels // m.groups, *m.kernel_size
+            return shape == sizes[1] and m.groups == options[3]
+        linear = isinstance(m, torch.nn.Linear) and function is F.linear
+        return linear and (m.out_features, m.in_features) == sizes[1]
+
+    same = [] if model is None else [name for name, m in model.named_modules() if like(m)]
+    if not same:
+        return "A product of the model"
+    return same[0] + (f" (and {len(same) - 1} like it)" if len(same) > 1 else "")
+
+
+def product_is_wrong(
+    function,  # F.linear, F.conv1d, torch.addmm or an attention of torch.nn.functional
+    args,  # as it is called
+    kwargs,  # the same
+    number,  # torch dtype of the products
+    ours=None,  # another way to compute it from float32 tensors; None: `function` under autocast
+    model=None,  # where to look for the module's name
+    gradients: bool = False,  # whether `ours` has gradients, which are then compared too
+) -> bool:  # True: `function` must run in float32, without autocast
+    """Try a product of a model once per process and configuration; where it is wrong, warn once
+    per model, by the module's name."""
+    device = (*args, *kwargs.values())[0].device
+    tried, sizes, options = _configuration(function, args, kwargs)
+
+    def run(enabled, *values):
+        with torch.autocast(device.type, number if enabled else None, enabled=enabled):
+            return tried(*values, *options)
+
+    def exact(*values):
+        return run(False, *values)
+
+    key = getattr(tried, "__name__", str(tried)), options, "autocast" if ours is None else "oneDNN"
+    r = wrong_product(
+        ours or (lambda *values: run(True, *values)),
+        exact,
+        sizes,
+        number,
+        device,
+        key,
+        gradients or ours is None,
+    )
+    said = _SAID.setdefault(product_is_wrong if model is None else model, set())
+    if r is not None and (key, sizes) not in said:
+        said.add((key, sizes))
+        name, shape = _whose(model, tried, sizes, options), " x ".join(map(str, sizes[1]))
+        what = f"{key[0]} of {shape} weights in {str(number).removeprefix('torch.')} ({key[2]})"
+        found = "it gives no numbers" if math.isnan(r) else f"r = {r:.3f} with float32"
+        warnings.warn(
+            f"{name}: {what} is wrong on this machine, {found}; it runs in float32", stacklevel=3
+        )
+    return r is not None
+
+
+def in_float32(
+    function,  # of tensors
+    args,  # as it is called
+    kwargs,  # the same
+    number,  # torch dtype of the result
+):  # what `function` returns, its tensors in `number`
+    "Call a function in float32, without autocast."
+    up = lambda v: v.float() if torch.is_tensor(v) and v.is_floating_point() else v
+    down = lambda v: v.to(number) if torch.is_tensor(v) else v
+    with torch.autocast((*args, *kwargs.values())[0].device.type, enabled=False):
+        out = function(*map(up, args), **{k: up(v) for k, v in kwargs.items()})
+    return tuple(map(down, out)) if isinstance(out, tuple) else down(out)
+
+# %% ../../nbs/30_model.backbone.ipynb #5795be66
+class CheckedProducts(TorchFunctionMode):
+    """Inside it, autocast is right: products that are wrong in the lower precision on this
+    machine run in float32, with one warning that names the module."""
+
+    def __init__(
+        self,
+        model=None,  # torch module, for the names in warnings
+    ):
+        super().__init__()
+        self.model = model
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _WATCHED:
+            first = (*args, *kwargs.values())[0]
+            device, number = first.device.type, first.dtype
+            if torch.is_autocast_enabled(device) and number != torch.float64:
+                low = torch.get_autocast_dtype(device)
+                if product_is_wrong(function, args, kwargs, low, model=self.model):
+                    return in_float32(function, args, kwargs, low)
+        return function(*args, **kwargs)

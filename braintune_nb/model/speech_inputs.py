@@ -30,8 +30,9 @@ from braintune_nb.core import (
 )
 from ..align.resample import average_weights
 from ..align.windows import audio_windows, ending_windows
-from ..features.speech import _Kernels, _check_length, _checked, read_audio
-from .backbone import FrameGrid
+from ..data.audio import read_audio
+from ..features.speech import _Kernels, _check_length, _checked
+from .backbone import CheckedProducts, FrameGrid
 from .tuner import _needed_rows, _onednn, activation_gb, fast_products
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #d083fe3f
@@ -94,7 +95,7 @@ def _front(model, kind, extractor, pieces):
     fast = (
         device.type == "cpu" and _onednn is not None and model.config.conv_kernel[0] <= 32
     )  # they are made for first filters of a few samples
-    kernels = _Kernels(number) if fast else nullcontext()
+    kernels = _Kernels(number, model) if fast else CheckedProducts(model)
     with torch.no_grad(), kernels:
         return model.feature_extractor(torch.from_numpy(values).to(device)).transpose(1, 2).float()
 
@@ -368,7 +369,7 @@ SpeechInputs.front = _load
 
 def _read_part(self, tuner, part, front=None):
     "States of some windows: (B, H) pooled, or the chunks' own frames one after the other."
-    with fast_products():
+    with fast_products(tuner.model):
         x = _encode(
             tuner.model,
             self.kind,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..core import DataError, MissingData, ParameterError
-from ..features.speech import read_audio
+from ..data.audio import read_audio
 from ..features.text import length_batches
 from ..model.backbone import SpeechBackbone
 from braintune_nb.simulate.language import (
