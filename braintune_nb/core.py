@@ -226,8 +226,8 @@ DISK = {
     errno.ENOSPC: ("The disk is full", "free some space, then repeat the command"),
     errno.EDQUOT: ("The quota of the disk is used up", "free some space, then repeat the command"),
     errno.EROFS: ("The disk can only be read", "choose a folder that can be written"),
-    errno.EACCES: ("This place may not be written to", "choose a folder of your own"),
-    errno.EPERM: ("This place may not be written to", "choose a folder of your own"),
+    errno.EACCES: ("Permission is denied", "see who owns this place, or give another one"),
+    errno.EPERM: ("Permission is denied", "see who owns this place, or give another one"),
     errno.EEXIST: ("A file is where a folder should be", "give another folder"),
     errno.ENOTDIR: ("A file is where a folder should be", "give another folder"),
     errno.ENAMETOOLONG: ("This name is too long for the disk", "give a shorter name"),
@@ -754,7 +754,7 @@ class Run:
         self,
         folder,  # Path of the finished run
         partial,  # Path of its sibling, where the work happens
-        state,  # dict of `state.json`: key, parameters, stages, inputs, sessions, begun, data_root
+        state,  # dict of `state.json`: key, parameters, stages, inputs, sessions, owner, ...
         lock,  # Path of the lock that this process holds
     ):
         self.folder, self.partial, self.state, self.lock = folder, partial, state, lock
@@ -852,6 +852,7 @@ def _begin(partial, parameters):
         )
     if state["stages"]:
         _same_inputs(partial, state)
+    state["owner"] = _owner()
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     state["sessions"].append({"began": now, "seconds": 0.0, "peak_memory_mb": 0.0})
     return state
@@ -1074,7 +1075,7 @@ def _stage(
         yield self
     except Exception as error:
         known = disk_error(error)
-        if known is None or known.what == DISK[errno.EACCES][0]:  # that may be a file of data
+        if known is None or known.what == DISK[errno.EEXIST][0]:
             raise
         raise known from error
     self.state["stages"][name] = {"seconds": time.perf_counter() - began}

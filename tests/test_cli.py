@@ -26,13 +26,22 @@ label: str | None = None  # a word
 motion: bool = True  # a switch
 out: str = ""  # folder of the run"""
 BODY = """import os, sys, time, tqdm.auto
-from braintune_nb.core import Run, DataError
-run = Run.start(out, dict(seed=seed, rate=rate, layers=layers, label=label, motion=motion))
+from braintune_nb.core import DataError, ParameterError, Run, note_read
+if label == "early": raise ParameterError("No such label", place="label")
+run = Run.start(out)
+if label == "refused": raise ParameterError("No such label", place="label")
+if label == "unread": raise DataError("The file is broken", file="data.txt")
+if os.path.exists("data.txt"): note_read("data.txt")
 print("in", os.getcwd(), flush=True)
 if not run.done("one"):
     with run.stage("one"): run.path("one.txt").write_text(sys.executable)
     print("stage one", flush=True)
 if label == "bad" and not os.path.exists("mended"): raise DataError("The file is broken", file="a.txt", next_step="mend it")
+if label == "late": raise ParameterError("No such label", place="label")
+if label == "full": raise OSError(28, "No space left on device", "scores.npz")
+if label == "rust": raise RuntimeError("IoError(Os { code: 28, kind: StorageFull })")
+if label == "escape": print("story \\x1b]0;owned\\x07 \\x1b[2J", flush=True)
+if label == "escape": raise DataError("Bad", file="a\\x1b[2Jb", found="\\x9b1m")
 if label == "bug": 1/0
 if label == "dies": os.kill(os.getpid(), 9)
 if label == "slow": time.sleep(1800)
@@ -374,3 +383,142 @@ def test_values(kind, text, value):
 def test_values_refused(kind, text):
     with pytest.raises(ParameterError):
         parse_value("x", text, {"type": kind, "default": "0", "help": ""})
+
+
+# ---- where a run lies, who works there, and what stays when it fails
+
+
+def test_a_refused_parameter_leaves_nothing_and_the_corrected_command_works(here):
+    for label in ("early", "refused", "unread", "late"):
+        words = ("run", "tiny.ipynb", "-p", "label", label, "--out", "deep/r")
+        code, _, err = braintune(here, *words)
+        assert code == (1 if label == "unread" else 2), err
+        assert "kept for a second try" not in err and "Traceback" not in err
+        assert [p.name for p in here.iterdir()] == ["tiny.ipynb"], label
+    code, _, err = braintune(here, "run", "tiny.ipynb", "--out", "deep/r")
+    assert code == 0, err
+    names = ["notebook.ipynb", "one.txt", "run.json", "summary.json"]
+    assert sorted(p.name for p in (here / "deep/r").iterdir()) == names
+
+
+def test_the_record_holds_the_notebooks_own_parameters(here):
+    code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "layers", "5", "--out", "r")
+    assert code == 0, err
+    assert json.loads((here / "r/run.json").read_text())["parameters"] == {
+        "seed": 0,
+        "rate": 0.5,
+        "layers": [5],
+        "label": None,
+        "motion": True,
+    }
+
+
+@pytest.mark.parametrize("label", ["full", "rust"])
+def test_a_full_disk_is_said_so_and_the_same_command_continues(here, label):
+    code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", label, "--out", "r")
+    assert code == 1 and err.startswith("braintune: The disk is full"), err
+    assert "Traceback" not in err and "kept for a second try" in err
+    assert (here / "r.partial/one.txt").exists()
+
+
+def test_nothing_a_file_holds_is_obeyed_by_the_terminal(here):
+    code, out, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "escape", "--out", "r")
+    assert code == 1
+    for text in (out, err):
+        assert not {"\x1b", "\x07", "\x9b"} & set(text.replace("\x1b[A", ""))
+    assert "story \\x1b]0;owned\\x07 \\x1b[2J" in out and "a\\x1b[2Jb" in err
+
+
+def test_places_that_cannot_be_a_run_are_refused_at_once(here, monkeypatch, capsys):
+    (here / "file").write_text("x")
+    (here / "big").mkdir()
+    (here / "link").symlink_to("big")
+    (here / "mine.partial").mkdir()
+    (here / "mine.partial/thesis.txt").write_text("precious")
+    before = sorted(here.rglob("*"))
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(
+        papermill, "execute_notebook", lambda *a, **k: pytest.fail("the notebook was run")
+    )
+    for out, message in {
+        "file/sub": "below a file",
+        "file/deep/sub": "below a file",
+        "link": "cannot be a link",
+        "mine": "no unfinished run",
+        "x" * 250: "too long",
+    }.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["run", "tiny.ipynb", "--out", out])
+        assert stop.value.code == 1 and message in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_second_command_is_refused_at_once_and_a_killed_one_is_taken_over(here):
+    words = ("run", "tiny.ipynb", "-p", "label", "slow", "--out", "r")
+    first = start(here, *words)
+    while not (here / "r.partial/.command.json").exists():
+        time.sleep(0.02)  # the notebook has not begun yet
+    code, out, err = braintune(here, *words)
+    assert code == 1 and out == "" and f"process {first.pid}" in err, err
+    while first.stdout.readline() != "stage one\n":
+        pass
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    code, out, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "other", "--out", "r")
+    assert code == 1 and "other parameters" in err and "working on" not in err
+    again = start(here, *words)
+    while not again.stdout.readline().startswith("in "):
+        pass  # the notebook goes on in the folder
+    os.killpg(again.pid, signal.SIGKILL)
+    assert "stage one" not in again.communicate()[0]
+
+
+def test_data_that_change_between_two_tries_are_refused_by_name(here):
+    (here / "data.txt").write_text("noise")
+    words = ("run", "tiny.ipynb", "-p", "label", "bad", "--out", "r")
+    assert braintune(here, *words)[0] == 1
+    (here / "data.txt").write_text("right")
+    (here / "mended").touch()
+    code, _, err = braintune(here, *words)
+    assert code == 1 and "changed since this run was begun" in err and "data.txt" in err
+    (here / "data.txt").write_text("noise")
+    code, _, err = braintune(here, *words)
+    assert code == 0, err
+    assert list(json.loads((here / "r/run.json").read_text())["inputs"]) == [str(here / "data.txt")]
+
+
+def test_a_run_that_lacks_only_its_report_gets_it(here, monkeypatch, capsys):
+    import braintune_nb.report.page as page
+    from braintune_nb.cli import check_parameters
+    from braintune_nb.core import Run
+
+    shown = dict(seed=7, rate=0.5, layers=[1, 2], label=None, motion=True)
+    leaf = {"language": {"raw": {"mean": 0.25, "ci_low": None}}}
+    summary = dict(gain=leaf, gain_permuted=leaf, alignment={"tuned": leaf})
+    assert check_parameters(here / "tiny.ipynb", {"seed": "7"}) == {"seed": 7}
+    Run.start(here / "r", shown).finish(summary)
+    made = []
+    monkeypatch.setattr(
+        page, "report", lambda f: made.append(f) or (f / "report.html").write_text("x") and f
+    )
+    monkeypatch.setattr(page, "sentences", lambda *a: [])
+    monkeypatch.chdir(here)
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            main(["run", "tiny.ipynb", *words, "--out", "r"])
+        return stop.value.code or 0, *capsys.readouterr()
+
+    code, _, err = call("-p", "seed", "8")
+    assert code == 1 and "braintune report" in err and not made
+    code, out, _ = call("-p", "seed", "7")
+    assert code == 0 and made == [here / "r"] and "+0.250" in out
+    code, _, err = call("-p", "seed", "7")
+    assert code == 1 and "never overwritten" in err and made == [here / "r"]
+
+
+def test_a_file_that_is_no_notebook_is_a_parameter_error(here):
+    for text in ("", "[]", "{}", '{"cells": [{}]}', '{"cells": 3}'):
+        (here / "odd.ipynb").write_text(text)
+        with pytest.raises(ParameterError, match="not a notebook"):
+            known_parameters(here / "odd.ipynb")

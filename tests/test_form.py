@@ -179,6 +179,9 @@ def arguments(node):
         (a.vararg, None),
         (a.kwarg, None),
     ]:
+        described = arg is not None and arg.annotation and ast.unparse(arg.annotation)
+        if described and re.search(r"_option\(['\"]|help=['\"]", described):
+            continue  # an option of the command line, described by its help
         if arg is not None and arg.arg not in ("self", "cls"):
             found.append((arg.arg, arg.lineno, (default or arg).end_lineno))
     return found
@@ -243,6 +246,13 @@ def halfway(
 ):
     "Docstring."
 
+def command(
+    told: Annotated[str, _option("What it is.")],
+    place: Annotated[str, typer.Argument(help="Where it is.")],
+    silent: Annotated[str, typer.Option()],
+):
+    "Docstring."
+
 def shared(x, y):  # one comment for two
     "Docstring."
 
@@ -262,6 +272,7 @@ class Model:
         "bare: no comment on x",
         "halfway: no comment on y",
         "halfway: no comment on rest",
+        "command: no comment on silent",
         "shared: no comment on x",
         "shared: no comment on y",
         "Box: no comment on height",
