@@ -282,7 +282,7 @@ def test_processes_that_found_different_checkpoints_are_refused(backbone, pairs,
     class Disagreeing(SingleProcess):
         processes = 2
 
-        def total(self, tensor):
+        def all_reduce_sum(self, tensor):
             return 2 * tensor + 1
 
     with pytest.raises(RunError, match="different checkpoints"):

@@ -7,6 +7,7 @@ __all__ = ['full_tensor', 'distribute_like', 'save_checkpoint', 'load_checkpoint
 
 # %% ../../nbs/60_train.checkpoint.ipynb #a41ad42d
 import hashlib, json, os, shutil, tempfile, warnings
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,19 +54,11 @@ def distribute_like(
 # %% ../../nbs/60_train.checkpoint.ipynb #f4698390
 def _split_optimizer(optimizer):
     "State of an optimiser as (JSON part, tensors named 'index.key')."
-    state = optimizer.state_dict()
-    tensors = {
-        f"{i}.{k}": v
-        for i, entry in state["state"].items()
-        for k, v in entry.items()
-        if torch.is_tensor(v)
-    }
-    scalars = {
-        f"{i}.{k}": v
-        for i, entry in state["state"].items()
-        for k, v in entry.items()
-        if not torch.is_tensor(v)
-    }
+    state, tensors, scalars = optimizer.state_dict(), {}, {}
+    for index, entry in state["state"].items():
+        for key, value in entry.items():
+            kind = tensors if torch.is_tensor(value) else scalars
+            kind[f"{index}.{key}"] = value
     return {"groups": state["param_groups"], "scalars": scalars}, tensors
 
 
@@ -77,7 +70,10 @@ def _join_optimizer(optimizer, saved, tensors):
         state.setdefault(int(index), {})[key] = (
             distribute_like(value, parameters[int(index)]) if torch.is_tensor(value) else value
         )
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in saved["groups"]]
+    groups = [dict(group) for group in saved["groups"]]
+    for group in groups:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 # %% ../../nbs/60_train.checkpoint.ipynb #5729435b
@@ -142,15 +138,12 @@ def save_checkpoint(
         }
     )
     parts = {"model": _tensors(model), "optimizer": optimizer_tensors, "extra": tensors or {}}
-    stored = {
-        part: {name: full_tensor(t) for name, t in named.items()} for part, named in parts.items()
-    }
+    files = {}
+    for part, named in parts.items():
+        whole = {name: full_tensor(t) for name, t in named.items()}
+        files[f"{part}.safetensors"] = partial(save_file, whole)
     if not write:
         return None
-    files = {
-        f"{part}.safetensors": lambda path, named=named: save_file(named, path)
-        for part, named in stored.items()
-    }
     files["state.json"] = lambda path: path.write_text(text)
     return _write_whole(Path(folder), f"step-{state['step']:09d}", files, keep)
 
@@ -178,6 +171,20 @@ def _last_whole(folder):
             return checkpoint
         warnings.warn(f"checkpoint {checkpoint} is incomplete or damaged: passed over")
 
+# %% ../../nbs/60_train.checkpoint.ipynb #77bbb176
+def _check_key(checkpoint, found, expected):
+    "`RunError` where a checkpoint belongs to another run."
+    if found != expected:
+        raise RunError(
+            "The checkpoint belongs to a run with other settings, data or starting weights",
+            file=checkpoint,
+            found=found[:12],
+            expected=expected[:12],
+            next_step=(
+                "choose an empty folder, or give the settings, data and untouched model of that run"
+            ),
+        )
+
 # %% ../../nbs/60_train.checkpoint.ipynb #a3344b23
 def load_checkpoint(
     folder,  # folder of all checkpoints of this run
@@ -192,16 +199,7 @@ def load_checkpoint(
     if checkpoint is None:
         return None
     content = json.loads((checkpoint / "state.json").read_text())
-    if content["key"] != key:
-        raise RunError(
-            "The checkpoint belongs to a run with other settings, data or starting weights",
-            file=checkpoint,
-            found=content["key"][:12],
-            expected=key[:12],
-            next_step=(
-                "choose an empty folder, or give the settings, data and untouched model of that run"
-            ),
-        )
+    _check_key(checkpoint, content["key"], key)
     saved, mine = load_file(checkpoint / "model.safetensors"), _tensors(model)
     if saved.keys() != mine.keys() or any(saved[n].shape != mine[n].shape for n in mine):
         raise RunError(

@@ -177,6 +177,26 @@ class Borrowed:
     index: np.ndarray  # (T,) int: row t gets row index[t] of the source
     seams: int  # how often the source came to its end and began again
 
+# %% ../../nbs/64_train.control_targets.ipynb #9cb59dba
+def _lenders(stories, rng):
+    "Index of the story that lends its rows to each story; as few rows as can be are used twice."
+    from scipy.optimize import linear_sum_assignment
+
+    n = np.array([len(s.clock) for s in stories])
+    identity = np.array([s.identity for s in stories])
+    same = identity[:, None] == identity
+    missing = np.maximum(n[:, None] - n, 0) / max(n.max(initial=1), 1)
+    cost = np.where(same, 1e6, missing + rng.uniform(0, 0.1, same.shape))
+    place, source = linear_sum_assignment(cost)
+    if len(n) < 2 or cost[place, source].max() >= 1e6:
+        raise ParameterError(
+            "Not every story can borrow from another",
+            found=f"{len(n)} stories, {len(set(identity))} different",
+            expected="at least 2 different stories, no story more than half of them",
+            next_step="use more tuning stories, or the permuted arm",
+        )
+    return n, source
+
 # %% ../../nbs/64_train.control_targets.ipynb #2dbd4de9
 def other_stories(
     stories,  # Story objects that a participant heard; two or more
@@ -184,34 +204,32 @@ def other_stories(
 ) -> dict:  # story name -> Borrowed
     """Give each story the rows of another, each used once, none the same story in another
     language. Raises ParameterError where that cannot be."""
-    from scipy.optimize import linear_sum_assignment
-
     stories, rng = sorted(stories, key=lambda s: s.name), np.random.default_rng([seed, 641])
-    n = np.array([len(s.clock) for s in stories])
-    same = np.array([[a.identity == b.identity for b in stories] for a in stories]).reshape(
-        len(n), len(n)
-    )
-    missing = np.maximum(n[:, None] - n, 0) / max(
-        n.max(initial=1), 1
-    )  # share of rows that would be used twice
-    cost = np.where(same, 1e6, missing + rng.uniform(0, 0.1, same.shape))
-    place, source = linear_sum_assignment(cost)
-    if len(n) < 2 or cost[place, source].max() >= 1e6:
-        raise ParameterError(
-            "Not every story can borrow from another",
-            found=f"{len(n)} stories, {len({s.identity for s in stories})} different",
-            expected="at least 2 different stories, no story more than half of them",
-            next_step="use more tuning stories, or the permuted arm",
-        )
-    start = [
-        int(rng.integers(n[j] - n[i] + 1)) if n[j] >= n[i] else 0 for i, j in enumerate(source)
-    ]
-    return {
-        stories[i].name: Borrowed(
-            stories[j].name, (start[i] + np.arange(n[i])) % n[j], int((start[i] + n[i] - 1) // n[j])
-        )
-        for i, j in enumerate(source)
-    }
+    n, source = _lenders(stories, rng)
+    borrowed = {}
+    for i, j in enumerate(source):
+        start = int(rng.integers(n[j] - n[i] + 1)) if n[j] >= n[i] else 0
+        rows, turns = (start + np.arange(n[i])) % n[j], int((start + n[i] - 1) // n[j])
+        borrowed[stories[i].name] = Borrowed(stories[j].name, rows, turns)
+    return borrowed
+
+# %% ../../nbs/64_train.control_targets.ipynb #3bcb4777
+def _check_common_space(recordings, story):
+    "`DataError` where columns of different participants mean different things."
+    first, reference = next(iter(recordings.items()))
+    for name, r in recordings.items():
+        same_size = len(r.space) == len(reference.space)
+        if not same_size or not np.array_equal(r.space.columns, reference.space.columns):
+            raise DataError(
+                "Columns of different participants mean different things",
+                place=f"story {story!r}",
+                found=(
+                    f"{name} in {r.space.name} ({len(r.space)}), {first} in"
+                    f" {reference.space.name} ({len(reference.space)})"
+                ),
+                expected="a common space",
+                next_step="project to a surface, or fit SharedResponse",
+            )
 
 # %% ../../nbs/64_train.control_targets.ipynb #fb898af6
 def group_average(
@@ -235,24 +253,10 @@ def group_average(
             found=f"{len(left)} left out",
             expected="at least 1 participant who heard it",
         )
-    chosen = [dataset.recordings[p][story] for p in names]
-    for p, r in zip(names, chosen):
-        if len(r.space) != len(chosen[0].space) or not np.array_equal(
-            r.space.columns, chosen[0].space.columns
-        ):
-            raise DataError(
-                "Columns of different participants mean different things",
-                place=f"story {story!r}",
-                found=(
-                    f"{p} in {r.space.name} ({len(r.space)}), {names[0]} in {chosen[0].space.name}"
-                    f" ({len(chosen[0].space)})"
-                ),
-                expected="a common space",
-                next_step="project to a surface, or fit SharedResponse",
-            )
-    return zscore(
-        np.mean([zscore(np.asarray(r.responses, np.float32)) for r in chosen], axis=0)
-    ).astype(np.float32)
+    chosen = {p: dataset.recordings[p][story] for p in names}
+    _check_common_space(chosen, story)
+    scaled = [zscore(np.asarray(r.responses, np.float32)) for r in chosen.values()]
+    return zscore(np.mean(scaled, axis=0)).astype(np.float32)
 
 # %% ../../nbs/64_train.control_targets.ipynb #c8792607
 def averaged_targets(
@@ -297,10 +301,26 @@ class SharedResponse:
     ) -> "SharedResponse":
         """Alternate between the common time courses and everybody's map, each at its best
         given the other."""
+        x = self._checked(responses)
+        rng = np.random.default_rng([self.seed, 642])
+        total = sum(float((v**2).sum()) for v in x.values())
+        self.maps, self.errors = {}, []
+        for p, v in x.items():
+            start = rng.standard_normal((v.shape[1], self.components))
+            self.maps[p] = np.linalg.qr(start)[0].astype(np.float32)
+        for _ in range(self.iterations):
+            self._alternate(x, total)
+            last = self.errors[-2:]
+            if len(last) == 2 and last[0] - last[1] < self.tolerance * last[0]:
+                break
+        return self
+
+    def _checked(self, responses):
+        "Responses (T, V) of each participant, stories stacked and scaled; refuses what differs."
         stories = [sorted(its) for its in responses.values()]
         if len(responses) < 2 or any(s != stories[0] for s in stories):
             raise DataError(
-                "A shared response needs people who heard the same stories",
+                "A shared response needs participants who heard the same stories",
                 found="; ".join(f"{p}: {len(its)} stories" for p, its in responses.items()),
                 expected="2 participants or more with the same stories",
                 next_step="fit on the stories all of them heard, then `add` the others",
@@ -313,32 +333,14 @@ class SharedResponse:
                 found=self.components,
                 expected=f"at most {min(v.shape[1] for v in x.values())}",
             )
-        rng, total = (
-            np.random.default_rng([self.seed, 642]),
-            sum(float((v**2).sum()) for v in x.values()),
-        )
-        self.maps = {
-            p: (
-                np.linalg.qr(rng.standard_normal((v.shape[1], self.components)))[0].astype(
-                    np.float32
-                )
-            )
-            for p, v in x.items()
-        }
-        self.errors = []
-        for _ in range(self.iterations):
-            self.shared = np.mean([x[p] @ w for p, w in self.maps.items()], axis=0)
-            self.maps = {p: _nearest_orthonormal(v.T @ self.shared) for p, v in x.items()}
-            self.errors.append(
-                sum(float(((v - self.shared @ self.maps[p].T) ** 2).sum()) for p, v in x.items())
-                / total
-            )
-            if (
-                len(self.errors) > 1
-                and self.errors[-2] - self.errors[-1] < self.tolerance * self.errors[-2]
-            ):
-                break
-        return self
+        return x
+
+    def _alternate(self, x, total):
+        "Time courses from the maps, maps from the time courses, and the error that is left."
+        self.shared = np.mean([x[p] @ w for p, w in self.maps.items()], axis=0)
+        self.maps = {p: _nearest_orthonormal(v.T @ self.shared) for p, v in x.items()}
+        left = [float(((v - self.shared @ self.maps[p].T) ** 2).sum()) for p, v in x.items()]
+        self.errors.append(sum(left) / total)
 
     def _scaled(self, y):
         return zscore(np.asarray(y, np.float32)) * np.float32((self.components / y.shape[1]) ** 0.5)

@@ -38,26 +38,26 @@ class ProcessGroup(SingleProcess):
         )
         self.shard = shard and self.processes > 1
 
-    def wrap(
+    def prepare(
         self,
-        part,  # VisitLoss
+        part,  # MicrobatchLoss
     ):  # the same in DDP, or a sharded copy of it
         "Make it ready for training by all; ParameterError for what cannot be sharded."
         return (
             _sharded(part, self) if self.shard else self.accelerator.prepare(part.to(self.device))
         )
 
-    def inner(
+    def unwrap(
         self,
-        module,  # what `wrap` returned
-    ):  # the VisitLoss in it
+        module,  # what `prepare` returned
+    ):  # the MicrobatchLoss in it
         "The way back."
         return self.accelerator.unwrap_model(module)
 
     @contextmanager
-    def apart(
+    def no_sync(
         self,
-        module,  # what `wrap` returned
+        module,  # what `prepare` returned
     ):  # context
         "While it lasts, gradients stay in their process."
         if self.shard:
@@ -67,23 +67,23 @@ class ProcessGroup(SingleProcess):
         if self.shard:
             module.set_requires_gradient_sync(True)
 
-    def settle(
+    def sync_gradients(
         self,
-        module,  # what `wrap` returned
+        module,  # what `prepare` returned
     ):
         "Before the optimiser's step: a sharded head that nobody used has no gradient."
         for p in module.tuner.heads.parameters() if self.shard else ():
             if p.grad is not None and not p.grad.abs().max().full_tensor():
                 p.grad = None
 
-    def total(
+    def all_reduce_sum(
         self,
         tensor,  # any shape, on the CPU
     ):  # the same shape, on the CPU
         "Sum over processes."
         return self.accelerator.reduce(tensor.to(self.device), "sum").cpu()
 
-    def close(self):
+    def wait_for_everyone(self):
         "Wait until everybody is here."
         self.accelerator.wait_for_everyone()
 
@@ -154,7 +154,7 @@ def memory_plan(
     trained: int | None = None,  # how many of them are trained; default: all
     processes: int = 1,  # that train together
     shard: bool = False,  # FSDP
-    activations_gb: float = 0.0,  # of one visit, GB; see model.tuner.activation_gb
+    activations_gb: float = 0.0,  # of one micro-batch, GB; see model.tuner.activation_gb
 ) -> dict:  # GB in each process: weights, gradients, moments, activations, total
     """Memory of tuning in float32 with Adam, for each process; the block that FSDP puts
     together for the moment is left out."""

@@ -107,6 +107,17 @@ def _with_head(kind, backbone, seed):
     ]
     return whole, own if missing is None else [n for n in own if n in missing]
 
+# %% ../../nbs/63_train.objectives.ipynb #392a9089
+def _check_mask_token(backbone):
+    "`ModelError` where a model that sees both sides has no mask token."
+    if not backbone.causal and backbone.tokenizer.mask_token_id is None:
+        raise ModelError(
+            "Without a mask token nothing can be masked",
+            place=backbone.name,
+            found="a tokenizer without mask token",
+            next_step="use a masked language model, or leave this arm out",
+        )
+
 # %% ../../nbs/63_train.objectives.ipynb #f1e6bfd7
 class OwnText(Objective):
     """Masked words for models that see both sides, the next token for those that do not; with
@@ -123,16 +134,9 @@ class OwnText(Objective):
         super().__init__()
         from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-        if not backbone.causal and backbone.tokenizer.mask_token_id is None:
-            raise ModelError(
-                "Without a mask token nothing can be masked",
-                place=backbone.name,
-                found="a tokenizer without mask token",
-                next_step="use a masked language model, or leave this arm out",
-            )
-        whole, fresh = _with_head(
-            AutoModelForCausalLM if backbone.causal else AutoModelForMaskedLM, backbone, seed
-        )
+        _check_mask_token(backbone)
+        kind = AutoModelForCausalLM if backbone.causal else AutoModelForMaskedLM
+        whole, fresh = _with_head(kind, backbone, seed)
         self.stride, self.asked, self.causal, self.tokenizer = (
             stride,
             asked,
@@ -141,23 +145,24 @@ class OwnText(Objective):
         )
         output = whole.get_output_embeddings()
         self._tied = output.weight is whole.get_input_embeddings().weight
-        self._base, self._whole = (
-            whole.base_model_prefix,
-            [whole],
-        )  # in a list: no part of this module's weights
+        self._base = whole.base_model_prefix
+        self._whole = [whole]  # in a list: no part of this module's weights
         setattr(whole, self._base, torch.nn.Identity())
-        own = {
-            n.replace(".", "/"): p
-            for n, p in whole.named_parameters()
-            if not (self._tied and p is output.weight)
-        }
+        own = {}
+        for name, p in whole.named_parameters():
+            if not (self._tied and p is output.weight):
+                own[name.replace(".", "/")] = p
         self.own = torch.nn.ParameterDict(own)
+        self.note = self._describe([n for n in fresh if n.replace(".", "/") in own])
+
+    def _describe(self, fresh):
+        "What is asked, and which tensors of the head the checkpoint did not have."
         what = "next token" if self.causal else "masked tokens"
-        fresh = [n for n in fresh if n.replace(".", "/") in own]
-        self.note = f"{what}; " + (
-            f"{len(fresh)} of {len(own)} tensors of the head are fresh, such as {fresh[0]}"
-            if fresh
-            else "head of the checkpoint"
+        if not fresh:
+            return f"{what}; head of the checkpoint"
+        return (
+            f"{what}; {len(fresh)} of {len(self.own)} tensors of the head are fresh, such as"
+            f" {fresh[0]}"
         )
 
     def _asked(self, ids, mask):
@@ -399,6 +404,20 @@ class MaskedClusters(Objective):
             logits, torch.from_numpy(labels[chosen]).to(front.device)[hidden].long()
         )
 
+# %% ../../nbs/63_train.objectives.ipynb #16c2abc8
+def _frame_states(backbone, inputs, layer, batch):
+    "Section name -> states (W, K, F) of all its pieces, on the CPU."
+    states = {}
+    backbone.model.eval()
+    with torch.inference_mode():
+        for section in inputs:
+            front, _ = draw_pieces(backbone, section, None)
+            parts = []
+            for part in front.split(batch):
+                parts.append(_encode(backbone.model, backbone.kind, part, layer).float().cpu())
+            states[section.name] = torch.cat(parts).numpy()
+    return states
+
 # %% ../../nbs/63_train.objectives.ipynb #154ec1fc
 def cluster_frames(
     backbone,  # SpeechBackbone, pretrained
@@ -412,17 +431,7 @@ def cluster_frames(
     the sections to fit and label."""
     from sklearn.cluster import MiniBatchKMeans
 
-    states = {}
-    backbone.model.eval()
-    with torch.inference_mode():
-        for section in inputs:
-            front, _ = draw_pieces(backbone, section, None)
-            states[section.name] = torch.cat(
-                [
-                    _encode(backbone.model, backbone.kind, part, layer).float().cpu()
-                    for part in front.split(batch)
-                ]
-            ).numpy()
+    states = _frame_states(backbone, inputs, layer, batch)
     frames = np.concatenate([s.reshape(-1, s.shape[-1]) for s in states.values()])
     if len(frames) < clusters:
         raise ParameterError(
