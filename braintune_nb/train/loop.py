@@ -94,8 +94,8 @@ def learning_rate_factor(
     total: int,  # optimiser steps that are planned for
     warmup: float,  # share of them with a rising rate
 ) -> float:  # multiplies the peak rate
-    """Linear warm-up to 1 within `warmup` x `total` steps, then linear decay to 0 at `all_reduce_sum`;
-    never 0 before that."""
+    """Linear warm-up to 1 within `warmup` x `total` steps, then linear decay to 0 at
+    `total`; never 0 before that."""
     rising = round(warmup * total)
     if step < rising:
         return (step + 1) / rising
