@@ -3,6 +3,7 @@ failures, continuing."""
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -251,15 +252,15 @@ def test_output_is_live_and_an_interrupt_leaves_no_kernel(here):
 
 
 def test_help_is_quick_and_light(here):
-    took = []
+    took, work = [], lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     for _ in range(3):
-        began = time.perf_counter()
+        began = work()
         code, out, _ = braintune(here, "--help")
-        took.append(time.perf_counter() - began)
+        took.append(work() - began)
     assert code == 0 and all(
         word in out for word in ("quickstart", "run", "list", "check", "report")
     )
-    assert min(took) < 2  # 0.4 s on an idle machine
+    assert 0 < min(took) < 2  # s of processor time, which waiting for others is no part of; 0.4 s
     light = subprocess.run(
         [
             sys.executable,
