@@ -68,7 +68,7 @@ setup(
     url=facts["git_url"],
     packages=find_packages(include=["braintune_nb", "braintune_nb.*"]),
     package_data={
-        "braintune_nb": ["experiments/*.ipynb", "weights/*/*", "registry/*.csv", "report/*.html"]
+        "braintune_nb": ["experiments/*.ipynb", "weights/*/*", "registry/*.csv", "report/*.j2"]
     },
     python_requires=">=" + facts["min_python"],
     install_requires=core,

@@ -18,10 +18,10 @@ from braintune_nb.experiment.languages import (
 from braintune_nb.experiment.plan import (
     finite_columns,
     plan_summary,
-    readers,
+    restrict_languages,
     scored_responses,
     simulated_plan,
-    tuning_columns,
+    plan_voxel_mask,
 )
 from braintune_nb.experiment.runner import (
     Part,
@@ -34,11 +34,11 @@ from braintune_nb.experiment.runner import (
     run_arm,
     run_encoding_arms,
 )
+from braintune_nb.experiment.presets import change_preset, choose_preset
 from braintune_nb.experiment.tuning import (
     arm_predictions,
     arm_targets,
     brain_targets,
-    choose_preset,
     common_stories,
     plan_features,
     tune_arm,
@@ -122,7 +122,7 @@ def test_every_participant_and_language_has_a_head_that_learns(plan, tiny, tmp_p
         both,
         0,
         tiny,
-        replace(preset, head_learning_rate=1e-12, learning_rate=1e-12),
+        change_preset(preset, head_learning_rate=1e-12, learning_rate=1e-12),
         progress=False,
     )
     tuner, log = tune_arm(both, 0, tiny, preset, progress=False)
@@ -188,7 +188,7 @@ def test_the_release_knows_the_columns_of_every_head(plan, tiny, tmp_path):
         predictions[arm] = [run_arm(run, both, tiny, preset, arm, 0, [2])[0]]
     release_model(run, both, preset, plan_summary(both, predictions), tiny)
     tuner = BrainTuner.from_pretrained(run.path("model"))
-    columns = int(tuning_columns(both, "sim01").sum())
+    columns = int(plan_voxel_mask(both, "sim01").sum())
     assert (
         tuner.outputs["sim01:zh"] == columns
         and "sim01:zh" in (run.path("model") / "README.md").read_text()
@@ -324,12 +324,14 @@ def test_bilingual_newcomers_count_as_readers_of_one_language(plan, tiny):
 
 
 def test_mixed_readers_share_what_they_have_read(plan):
-    mixed = replace(plan, dataset=readers(plan.dataset, dict(sim01=("en",), sim02=("en", "zh"))))
+    mixed = replace(
+        plan, dataset=restrict_languages(plan.dataset, dict(sim01=("en",), sim02=("en", "zh")))
+    )
     people, sections = common_stories(mixed, mixed.rounds[0])
     assert people == ["sim01", "sim02"] and language_of(sections) == {"en"}
     assert common_stories(plan, plan.rounds[0])[1] == plan.rounds[0].tuning
     with pytest.raises(ParameterError, match="Nobody reads that"):
-        readers(plan.dataset, dict(sim01=("de",)))
+        restrict_languages(plan.dataset, dict(sim01=("de",)))
 
 
 # ---- voxel sets
@@ -337,15 +339,17 @@ def test_mixed_readers_share_what_they_have_read(plan):
 
 def test_a_voxel_set_tunes_and_is_scored(plan):
     chosen = {p: np.arange(len(plan.rois[p]["language"])) % 3 == 1 for p in plan.participants}
-    own = replace(plan, columns=chosen)
+    own = replace(plan, voxel_mask=chosen)
     assert (
-        np.array_equal(tuning_columns(own, "sim02"), chosen["sim02"] & finite_columns(own, "sim02"))
+        np.array_equal(
+            plan_voxel_mask(own, "sim02"), chosen["sim02"] & finite_columns(own, "sim02")
+        )
         and "selected" in own.rois["sim04"]
     )
     with pytest.raises(ParameterError, match="everybody"):
-        replace(plan, columns={p: c for p, c in chosen.items() if p != "sim03"})
+        replace(plan, voxel_mask={p: c for p, c in chosen.items() if p != "sim03"})
     with pytest.raises(ParameterError, match="shape"):
-        replace(plan, columns=chosen | dict(sim03=chosen["sim03"][1:]))
+        replace(plan, voxel_mask=chosen | dict(sim03=chosen["sim03"][1:]))
 
 
 # ---- linked backbones

@@ -3,7 +3,6 @@ failures, continuing."""
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -252,15 +251,15 @@ def test_output_is_live_and_an_interrupt_leaves_no_kernel(here):
 
 
 def test_help_is_quick_and_light(here):
-    took, work = [], lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    took = []
     for _ in range(3):
-        began = work()
+        began = time.perf_counter()
         code, out, _ = braintune(here, "--help")
-        took.append(work() - began)
+        took.append(time.perf_counter() - began)
     assert code == 0 and all(
         word in out for word in ("quickstart", "run", "list", "check", "report")
     )
-    assert 0 < min(took) < 2  # s of processor time, which waiting for others is no part of; 0.4 s
+    assert min(took) < 2  # 0.4 s on an idle machine
     light = subprocess.run(
         [
             sys.executable,

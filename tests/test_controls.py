@@ -145,12 +145,9 @@ def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
     assert all(
         (arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in ARMS.values()
     )  # what is trained is trained on something
-    from braintune_nb.experiment.encoding_controls import ENCODING_ARMS
-    from braintune_nb.experiment.tuning import TUNED_ARMS
-
-    assert set(TUNED_ARMS) | set(ENCODING_ARMS) <= set(
-        ARMS
-    )  # what the experiments know by name is in the list
+    assert {arm.kind for arm in ARMS.values()} == {"tuned", "encoding", "weights", "reference"}
+    assert all((arm.stops != "") == (arm.kind == "tuned") for arm in ARMS.values())
+    assert len({arm.colour for arm in ARMS.values() if arm.colour}) == 4
     table = arms_table(["joint", "tuned"])
     assert list(table.name) == ["joint", "tuned"] and "own objective" in table.targets[0]
     with pytest.raises(ParameterError, match="Unknown arm"):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from braintune_nb.experiment.plan import check_participants, load_plan, plan_summary, simulated_plan
+from braintune_nb.experiment.plan import (
+    check_participants,
+    load_plan,
+    plan_summary,
+    plan_voxel_mask,
+    simulated_plan,
+)
 from braintune_nb.experiment.runner import (
     best_epochs,
     map_scores,
@@ -15,17 +21,9 @@ from braintune_nb.experiment.runner import (
     run_arm,
     run_encoding_arms,
 )
-from braintune_nb.experiment.tuning import (
-    ABLATIONS,
-    FREE_ARMS,
-    TUNED_ARMS,
-    arm_targets,
-    choose_preset,
-    tune_arm,
-    tuning_columns,
-    tuning_pairs,
-    tuning_sections,
-)
+from braintune_nb.experiment.presets import change_preset, choose_preset
+from braintune_nb.experiment.tuning import arm_targets, tune_arm, tuning_pairs, tuning_sections
+from braintune_nb.train.conditions import ARMS, TUNED_ARMS
 from braintune_nb.cli import main
 from braintune_nb.core import ParameterError, Run
 from braintune_nb.data.bilingual import write_bilingual
@@ -180,7 +178,7 @@ def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_pat
     release_model(run, plan, preset, plan_summary(plan, predictions), tiny)
     card = (run.path("model") / "README.md").read_text()
     assert "Licence of the data: CC0" in card or "lebel2023" not in card
-    assert all(len(tuning_columns(plan, p)) == n for p, n in LENGTHS.items())
+    assert all(len(plan_voxel_mask(plan, p)) == n for p, n in LENGTHS.items())
 
 
 def test_recordings_of_a_simulation_have_one_map(made, tiny, tmp_path):
@@ -287,7 +285,7 @@ def test_controls_take_the_steps_of_the_tuned_arm_without_validation_too(
     if not change:
         plan = replace(plan, rounds=[replace(r, validation=[]) for r in plan.rounds])
     preset, run = (
-        replace(choose_preset(tiny, epochs=3), **change),
+        change_preset(choose_preset(tiny, epochs=3), **change),
         Run.start(tmp_path / "run", dict(seed=0)),
     )
     steps = {
@@ -335,12 +333,10 @@ def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
         Run.start(tmp_path / "run", dict(seed=0)),
     )
     preset = choose_preset(tiny, epochs=1, participants="batch")
-    assert set(ABLATIONS) <= set(TUNED_ARMS) and set(ABLATIONS) - {"shared_response"} <= set(
-        FREE_ARMS
-    )
+    changed = [name for name in TUNED_ARMS if ARMS[name].overrides]
+    assert {n for n in changed if ARMS[n].stops == "matched"} == {"shared_response"}
     made_by = {
-        arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False)
-        for arm in ("tuned", *ABLATIONS)
+        arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False) for arm in ("tuned", *changed)
     }
     rows, people = len(plan.rounds[0].tuning), len(plan.tuning_participants)
     assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {
@@ -376,8 +372,8 @@ def test_a_shared_response_is_common_to_the_people_and_fitted_where_they_tune(ma
 
 def test_zeros_can_be_set(tiny):
     assert (
-        choose_preset(tiny, "paper", patience=0).patience == 5
-        and choose_preset(tiny, "paper", dict(patience=0, standardise=False)).patience == 0
+        choose_preset(tiny, "paper", patience=0).tune.patience == 5
+        and choose_preset(tiny, "paper", dict(patience=0, standardise=False)).tune.patience == 0
     )
     with pytest.raises(ParameterError, match="no such setting"):
         choose_preset(tiny, "paper", dict(patient=0))

@@ -13,7 +13,7 @@ from braintune_nb.core import DataError, Run, read_json, write_json
 from braintune_nb.data.recordings import Space
 from braintune_nb.report.maps import alignment_figure, gain_figure, hemispheres, save_maps
 from braintune_nb.report.page import _number, report, sentences
-from braintune_nb.report.tables import alignment_table, check_summary, collect, gain_table, tidy
+from braintune_nb.report.tables import summary_alignment, check_summary, collect, gain_table, tidy
 
 
 def discs(n=60):
@@ -206,7 +206,7 @@ def test_page_is_whole_and_alone(finished):
 
 def test_every_number_is_on_the_page(finished):
     text, summary = " ".join(read(finished).text), read_json(finished / "summary.json")
-    for row in alignment_table(summary).itertuples():
+    for row in summary_alignment(summary).itertuples():
         assert _number(row.mean) in text
     for row in gain_table(summary).itertuples():
         for x in (row.mean, row.ci_low, row.ci_high):
@@ -257,6 +257,21 @@ def test_report_can_be_made_again_byte_for_byte(finished):
     (finished / "report.html").unlink()
     report(finished)
     assert (finished / "report.html").read_bytes() == before
+
+
+def test_the_page_begins_with_what_was_found_and_ends_with_how(tmp_path, scores):
+    from braintune_nb.report.page import experiment_defaults
+
+    defaults = experiment_defaults()["robustness"]
+    told = defaults | dict(extra_seeds=7)
+    folder = Run.start(tmp_path / "told", told).finish(summarise(scores))
+    page = report(folder).read_text(encoding="utf8")
+    order = ['class="lead"', 'class="tiles"', "<nav>", 'id="gain"', 'id="limits"', 'id="run"']
+    places = [page.index(mark) for mark in order]
+    assert places == sorted(places)
+    opened, folded = page[places[-1] :].split("<summary>All parameters</summary>")
+    assert "extra_seeds" in opened and opened.count('scope="row"') == 1
+    assert all(f">{name}<" in folded for name in told)
 
 
 def test_least_summary_makes_a_page(tmp_path, scores):

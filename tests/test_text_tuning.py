@@ -463,7 +463,8 @@ def test_c06_released_filter():
 
 def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
     from braintune_nb.experiment.plan import ExperimentPlan, TuningFold
-    from braintune_nb.experiment.tuning import TEXT, arm_targets, brain_targets, stacked_targets
+    from braintune_nb.experiment.presets import TEXT_PRESETS
+    from braintune_nb.experiment.tuning import arm_targets, brain_targets, stacked_targets
     from braintune_nb.data.recordings import Dataset, Recording, Space
 
     stories = {n: dataclasses.replace(told(i, 10 + i), name=n) for i, n in enumerate("abcde")}
@@ -512,9 +513,9 @@ def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
         arm_targets(plan, part("ca"), "tuned", stacked=True)[0]["P1"][:, 0], stacked[0]
     )
     assert (
-        TEXT["released_c"].story_order == "stacked"
-        and TEXT["released_c"].reading["pooled"] == "released"
-        and TEXT["released_c"].accumulate > 1000
+        TEXT_PRESETS["released_c"].story_order == "stacked"
+        and TEXT_PRESETS["released_c"].reading["pooled"] == "released"
+        and TEXT_PRESETS["released_c"].tune.accumulate > 1000
     )
 
 

@@ -2,8 +2,9 @@
 registries.
 
 `nbdev_export` writes the modules; this script calls it and then copies `nbs/experiments/*.ipynb`,
-`nbs/weights/*/*` and `nbs/registry/*.csv` into `braintune_nb/`, so that `braintune run` and
-`braintune fetch` work from a wheel. Running it twice changes nothing."""
+`nbs/weights/*/*`, `nbs/registry/*.csv` and the template of reports into `braintune_nb/`, so that
+`braintune run`, `braintune fetch` and `braintune report` work from a wheel. Running it twice
+changes nothing."""
 
 import os
 import shutil
@@ -14,6 +15,7 @@ COPIED = (
     ("experiments", "*.ipynb"),
     ("weights", "*/*"),
     ("registry", "*.csv"),
+    ("report", "*.j2"),
 )  # folder under nbs/ and under the package, files in it
 
 
@@ -25,16 +27,17 @@ def sources(nbs: Path, folder: str, pattern: str) -> dict[Path, Path]:
     return {name: p for name, p in found.items() if not any(part[0] in "._" for part in name.parts)}
 
 
+def copied(target: Path) -> list[Path]:
+    "Files in a folder of the package that are copies; modules that stand beside them are not."
+    return [p for p in target.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+
+
 def differences(root: Path = ROOT) -> list[str]:
     "Files of the package that are missing, changed or left over against `nbs/`."
     wrong = []
     for folder, pattern in COPIED:
         wanted, target = sources(root / "nbs", folder, pattern), root / "braintune_nb" / folder
-        present = (
-            {p.relative_to(target) for p in target.rglob("*") if p.is_file()}
-            if target.is_dir()
-            else set()
-        )
+        present = {p.relative_to(target) for p in copied(target)}
         wrong += [
             f"{folder}/{name}: left over in the package" for name in sorted(present - set(wanted))
         ]
@@ -50,8 +53,8 @@ def copy(root: Path = ROOT) -> None:
     "Make the copies in the package equal to `nbs/`."
     for folder, pattern in COPIED:
         target = root / "braintune_nb" / folder
-        if target.exists():
-            shutil.rmtree(target)
+        for old in copied(target):
+            old.unlink()
         for name, source in sources(root / "nbs", folder, pattern).items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / name)

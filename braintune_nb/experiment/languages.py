@@ -33,14 +33,14 @@ from braintune_nb.analyses.cross_language import (
     transfer_table,
     well_predicted,
 )
-from .plan import ExperimentPlan, plan_summary, readers, scored_responses
-from braintune_nb.experiment.tuning import (
-    FREE_ARMS,
-    arm_predictions,
-    brain_targets,
-    plan_features,
-    tune_arm,
+from braintune_nb.experiment.plan import (
+    ExperimentPlan,
+    plan_summary,
+    restrict_languages,
+    scored_responses,
 )
+from .tuning import arm_predictions, brain_targets, plan_features, tune_arm
+from ..train.conditions import find_arm
 from .encoding_controls import encoding_arm
 from .runner import best_epochs
 
@@ -150,7 +150,7 @@ def readers_apart(
     reads = {p: (tune,) for p in plan.tuning_participants} | {
         p: (score,) for p in plan.held_out_participants
     }
-    return in_languages(replace(plan, dataset=readers(plan.dataset, reads)), tune, score)
+    return in_languages(replace(plan, dataset=restrict_languages(plan.dataset, reads)), tune, score)
 
 # %% ../../nbs/93_experiment.languages.ipynb #58c24ef5
 def language_rows(
@@ -377,7 +377,7 @@ def only_regions(
             for n, r in by.items()
         }
 
-    if plan.columns:
+    if plan.voxel_mask:
         raise ParameterError(
             "A plan with voxel sets has its own columns",
             place="regions",
@@ -455,7 +455,7 @@ def shared_tuning_rows(
                 if arm != "pretrained":
                     stop = (
                         None
-                        if arm in FREE_ARMS
+                        if find_arm(arm)[0].stops == "free"
                         else best_epochs([dict(log=read_json(run.path("features/tuned.json")))])[0]
                     )
                     tuner, rows = tune_arm(

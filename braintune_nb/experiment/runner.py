@@ -34,23 +34,13 @@ from braintune_nb.experiment.plan import (
     layer_scores,
     plan_ceilings,
     scored_responses,
-    tuning_columns,
+    plan_voxel_mask,
 )
-from braintune_nb.experiment.tuning import (
-    FREE_ARMS,
-    TUNED_ARMS,
-    arm_predictions,
-    choose_preset,
-    plan_features,
-    tune_arm,
-)
+from .presets import choose_preset, preset_fields
+from .tuning import arm_predictions, plan_features, tune_arm
+from ..train.conditions import ENCODING_ARMS, TUNED_ARMS, find_arm
 from ..analyses.single_story import block_groups, listener_analysis
-from braintune_nb.experiment.encoding_controls import (
-    ENCODING_ARMS,
-    encoding_arm,
-    head_features,
-    noisy_backbone,
-)
+from .encoding_controls import encoding_arm, head_features, noisy_backbone
 
 # %% ../../nbs/94_experiment.runner.ipynb #9b711cfd
 def layer_numbers(
@@ -269,7 +259,7 @@ def run_arm(
             features, rows, work = [], [], run.path(f"tuning/{name}/x").parent
             matched = (
                 [None] * len(plan.rounds)
-                if arm.partition(":")[0] in FREE_ARMS
+                if find_arm(arm)[0].stops == "free"
                 else best_epochs(read_json(run.path(f"logs/tuned_seed{seed}.json")))
             )
             for number in range(len(plan.rounds)):
@@ -478,7 +468,7 @@ def oracle_predictions(
             cutoff=plan.cutoff,
         )
         arm = encode_arm(
-            designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, low=plan.low
+            designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, low=plan.lowlevel
         )
         out[f"oracle_{which}"] = {p: a.chosen for p, a in arm.items()}
     return out
@@ -519,7 +509,7 @@ def listener_part(
                 write_json(
                     file,
                     listener_analysis(
-                        responses, plan.low["alice"], states, block_groups(story), null_draws
+                        responses, plan.lowlevel["alice"], states, block_groups(story), null_draws
                     ),
                 )
         out[name] = read_json(file)
@@ -653,7 +643,7 @@ def release_model(
     whose, scored = {head: participant_of(head) for head in tuner.outputs}, plan_ceilings(plan)
     ceilings = {
         head: (
-            scored[p][tuning_columns(plan, p)],
+            scored[p][plan_voxel_mask(plan, p)],
             dict(
                 name="largest r of a perfect model with the scored mean",
                 story=", ".join(sorted({s.story.name for s in plan.test_sections})),
@@ -689,7 +679,7 @@ def release_model(
         numbers=rows,
         data=plan.dataset.name,
         inputs=reading,
-        training=asdict(preset),
+        training=preset_fields(preset),
         labels=("simulated",) if plan.truth is not None else (),
         language=sorted({s.story.language for s in first.tuning}),
         base_model=None if backbone.folder else backbone.name,
@@ -701,7 +691,7 @@ def _head_space(plan, participant):
     "The columns that a participant's head predicts."
     whole, mask = (
         next(iter(plan.dataset.recordings[participant].values())).space,
-        tuning_columns(plan, participant),
+        plan_voxel_mask(plan, participant),
     )
     return Space(
         whole.name,

@@ -24,7 +24,8 @@ from braintune_nb.core import (
 from .encoding_controls import noisy_backbone
 from .plan import simulated_plan
 from .runner import best_epochs, load_any_backbone, prepare_simulation
-from .tuning import choose_preset, tune_arm
+from .presets import choose_preset
+from .tuning import tune_arm
 from ..features.text import span_states
 from ..model.backbone import Backbone, load_backbone
 from ..simulate.language import TEMPLATES, Lexicon

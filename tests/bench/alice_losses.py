@@ -75,10 +75,10 @@ def low_predictions(plan):
     import numpy as np
 
     people = [*plan.participants, *plan.groups]
-    low = replace(plan, low=None)
+    low = replace(plan, lowlevel=None)
     designs, out = (
         story_designs(
-            {n: x[None] for n, x in plan.low.items()}, plan.dataset.stories, (1, 2, 3, 4), None
+            {n: x[None] for n, x in plan.lowlevel.items()}, plan.dataset.stories, (1, 2, 3, 4), None
         ),
         {},
     )
@@ -151,7 +151,8 @@ def main():
     torch.set_num_threads(args.threads)
     from braintune_nb.experiment.plan import alice_plan, plan_summary
     from braintune_nb.experiment.runner import best_epochs
-    from braintune_nb.experiment.tuning import arm_predictions, choose_preset, plan_features
+    from braintune_nb.experiment.presets import choose_preset
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features
     from braintune_nb.core import data_root
     from braintune_nb.model.backbone import load_backbone
 
@@ -172,7 +173,7 @@ def main():
         "features + ridge": [
             stored(
                 args.folder / "alone.npz",
-                lambda: arm_predictions(replace(plan, low=None), [features] * 2)[0],
+                lambda: arm_predictions(replace(plan, lowlevel=None), [features] * 2)[0],
             )
         ],
         "low": [stored(args.folder / "low.npz", lambda: low_predictions(plan))],

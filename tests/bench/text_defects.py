@@ -17,7 +17,6 @@ import csv
 import os
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,12 +62,8 @@ def measure(args, simulation_seed, folder):
 
     from braintune_nb.experiment.plan import plan_summary, simulated_plan
     from braintune_nb.experiment.runner import best_epochs, layer_numbers, prepare_simulation
-    from braintune_nb.experiment.tuning import (
-        arm_predictions,
-        choose_preset,
-        plan_features,
-        tune_arm,
-    )
+    from braintune_nb.experiment.presets import change_preset, choose_preset
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
     from braintune_nb.core import read_arrays, read_json, write_arrays, write_json
     from braintune_nb.model.backbone import load_backbone
 
@@ -105,7 +100,7 @@ def measure(args, simulation_seed, folder):
         )
 
     for name, changes in DEFECTS.items():
-        tuned("tuned" if name == "none" else name, replace(base, **changes))
+        tuned("tuned" if name == "none" else name, change_preset(base, **changes))
     tuned("permuted", base, "permuted", best_epochs([dict(log=logs["tuned"])])[0])
     s, share = plan_summary(plan, arms), wrong_share(plan)
     rows = []
