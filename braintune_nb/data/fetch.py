@@ -4,21 +4,29 @@
 
 # %% auto #0
 __all__ = ['OPENNEURO', 'RECORD', 'HASHES', 'Registered', 'read_registry', 'inside', 'registry_of_clone', 'md5_of', 'is_pointer',
-           'find_state', 'FetchPlan', 'home_of', 'plan_fetch', 'fetch_files', 'recorded_hashes', 'changed_files',
-           'fetch_recorded']
+           'quick_key', 'find_state', 'FetchPlan', 'home_of', 'plan_fetch', 'fetch_files', 'recorded_hashes',
+           'changed_files', 'fetch_recorded']
 
 # %% ../../nbs/09_data.fetch.ipynb #08c08787
-import csv, difflib, errno, hashlib, logging, os, re, shutil, time
-from contextlib import contextmanager
+import csv, difflib, errno, hashlib, logging, os, platform, re, shutil, time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 from braintune_nb.core import (
     DataError,
     MissingData,
     ParameterError,
+    RunError,
+    content_hash,
     data_root,
+    disk_error,
     read_json,
+    read_record,
+    respect_umask,
+    sampled_hash,
+    visible,
     write_atomic,
     write_json,
 )
@@ -38,6 +46,28 @@ class Registered:
         return "the file" if self.md5 is None else f"{self.size} bytes, MD5 {self.md5}"
 
 
+def _registered(row, known, told):
+    "(path, Registered) of one line of a registry; `DataError`."
+    try:
+        name, size = inside(row["path"]), int(row["bytes"])
+        md5 = row["md5"].removeprefix("md5:")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            "A line of a registry cannot be used",
+            found=str(error).splitlines()[0],
+            expected="path,bytes,md5",
+            **told,
+        ) from error
+    if size < 0 or not re.fullmatch("[0-9a-f]{32}", md5) or name in known:
+        raise DataError(
+            "A line of a registry cannot be used",
+            found=f"{row['path']}, {size} bytes, {md5}",
+            expected="a new path, its size, 32 hexadecimal digits",
+            **told,
+        )
+    return name, Registered(size, md5)
+
+
 def read_registry(
     dataset,  # 'ds003020', 'ds003643', or the path of a table with columns path, bytes, md5
 ) -> dict:  # path -> Registered
@@ -52,34 +82,17 @@ def read_registry(
             expected=", ".join(sorted(p.stem for p in shipped.glob("*.csv"))),
             next_step="choose one of these, or give the path of a .csv with path, bytes, md5",
         )
-    found = {}
-    with open(path, newline="", encoding="utf8") as f:
-        for number, row in enumerate(csv.DictReader(f), 2):
-            try:
-                name, size, md5 = (
-                    inside(row["path"]),
-                    int(row["bytes"]),
-                    row["md5"].removeprefix("md5:"),
-                )
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DataError(
-                    "A line of a registry cannot be used",
-                    file=path,
-                    place=f"line {number}",
-                    found=str(error).splitlines()[0],
-                    expected="path,bytes,md5",
-                    next_step="correct the registry",
-                ) from error
-            if size < 0 or not re.fullmatch("[0-9a-f]{32}", md5) or name in found:
-                raise DataError(
-                    "A line of a registry cannot be used",
-                    file=path,
-                    place=f"line {number}",
-                    found=f"{row['path']}, {size} bytes, {md5}",
-                    expected="a new path, its size, 32 hexadecimal digits",
-                    next_step="correct the registry",
-                )
-            found[name] = Registered(size, md5)
+    found, step = {}, "correct the registry"
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf8").splitlines()))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            "A registry is not a table", file=path, found=str(error), next_step=step
+        ) from error
+    for number, row in enumerate(rows, 2):
+        told = dict(file=path, place=f"line {number}", next_step=step)
+        name, registered = _registered(row, found, told)
+        found[name] = registered
     return found
 
 
@@ -88,14 +101,8 @@ def inside(
 ) -> str:  # the same path
     "Refuse (`DataError`) a path that could lead out of the data set's folder."
     parts = PurePosixPath(path).parts
-    if (
-        not parts
-        or path.startswith(("/", "~"))
-        or "\\" in path
-        or ":" in path
-        or "\0" in path
-        or ".." in parts
-    ):
+    odd = path.startswith(("/", "~")) or any(c in path for c in "\\:\0")
+    if not parts or odd or ".." in parts:
         raise DataError(
             "A path of a registry leads out of its folder",
             place=repr(path),
@@ -105,29 +112,36 @@ def inside(
     return path
 
 # %% ../../nbs/09_data.fetch.ipynb #d66380d5
+def _told_by_clone(path):
+    "What a link or pointer of a clone says about the content it stands for; '' for a file."
+    if path.is_symlink():
+        return os.readlink(path)
+    return path.read_bytes()[:1000].decode("latin-1") if is_pointer(path) else ""
+
+
+def _clone_rows(clone):
+    "(path, bytes, MD5) of every file of a clone, and how many have no MD5."
+    rows, without = [], 0
+    for path in sorted(clone.rglob("*")):
+        name = path.relative_to(clone).as_posix()
+        if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
+            continue
+        told = _told_by_clone(path)
+        if key := re.search(r"MD5E?-s(\d+)--([0-9a-f]{32})", told):
+            rows.append((inside(name), int(key[1]), key[2]))
+        elif told:
+            without += 1
+        else:
+            rows.append((inside(name), path.stat().st_size, md5_of(path)))
+    return sorted(rows), without
+
+
 def registry_of_clone(
     clone,  # folder of a git-annex or DataLad clone, content not needed
     table,  # .csv to write; its name becomes that of the data set's folder
 ) -> int:  # number of files whose keys hold no MD5, which are left out
     "Write path, size and MD5 of every file of a clone; `DataError` where no file has an MD5 key."
-    clone, rows, without = Path(clone), [], 0
-    for path in sorted(clone.rglob("*")):
-        name = path.relative_to(clone).as_posix()
-        if name.split("/")[0] == ".git" or (path.is_dir() and not path.is_symlink()):
-            continue
-        told = (
-            os.readlink(path)
-            if path.is_symlink()
-            else path.read_bytes()[:1000].decode("latin-1")
-            if is_pointer(path)
-            else ""
-        )
-        if key := re.search(r"MD5E?-s(\d+)--([0-9a-f]{32})", told):
-            rows.append((name, int(key[1]), key[2]))
-        elif told:
-            without += 1
-        else:
-            rows.append((name, path.stat().st_size, md5_of(path)))
+    rows, without = _clone_rows(Path(clone))
     if not any(size for _, size, _ in rows):
         raise DataError(
             "This clone holds no sizes and MD5",
@@ -136,15 +150,11 @@ def registry_of_clone(
             expected="keys such as MD5E-s1234--...",
             next_step="check that this is a git-annex clone of the data set",
         )
-    rows = sorted((inside(name), size, md5) for name, size, md5 in rows)
-    write_atomic(
-        table,
-        "path,bytes,md5\n"
-        + "".join(
-            f'"{name}",{size},{md5}\n' if "," in name else f"{name},{size},{md5}\n"
-            for name, size, md5 in rows
-        ),
-    )
+    lines = ["path,bytes,md5"]
+    for name, size, md5 in rows:
+        quoted = f'"{name}"' if "," in name else name
+        lines.append(f"{quoted},{size},{md5}")
+    write_atomic(table, "\n".join(lines) + "\n")
     return without
 
 # %% ../../nbs/09_data.fetch.ipynb #72c3f5f2
@@ -172,10 +182,25 @@ def is_pointer(
     return b"annex/objects" in head or head.startswith(b"version https://git-lfs")
 
 
+def quick_key(
+    path,  # a file
+) -> str:  # 64 hexadecimal digits
+    "Key of a file at this place of this machine, without reading it; it changes with the file."
+    path = Path(path)
+    about = path.stat()
+    return content_hash(
+        "quick key of a fetched file",
+        platform.node(),
+        os.fsencode(path.resolve()),
+        about.st_mtime_ns,
+        sampled_hash(path),
+    )
+
+
 def find_state(
     path,  # where the file should lie
     wanted: Registered,  # what it must be
-    known=None,  # [size, time of change in ns, MD5] from an earlier look
+    known=None,  # {'key': `quick_key`, 'md5': ...} from an earlier look
 ) -> str:  # 'missing', 'verified', or what is wrong
     "Compare a file with the registry."
     path = Path(path)
@@ -185,14 +210,12 @@ def find_state(
         return "a link to nothing" if path.is_symlink() else "missing"
     if not path.is_file():
         return "not a file"
-    about = path.stat()
-    if about.st_size != wanted.size:
-        return f"{about.st_size} bytes"
-    md5 = (
-        known[2]
-        if known and list(known[:2]) == [about.st_size, about.st_mtime_ns]
-        else md5_of(path)
-    )
+    if (size := path.stat().st_size) != wanted.size:
+        return f"{size} bytes"
+    if isinstance(known, dict) and known.get("md5") == wanted.md5:
+        if known.get("key") == quick_key(path):
+            return "verified"
+    md5 = md5_of(path)
     return "verified" if md5 == wanted.md5 else f"MD5 {md5}"
 
 # %% ../../nbs/09_data.fetch.ipynb #22427d79
@@ -285,10 +308,9 @@ def _known(folder):
     if not (folder / RECORD).exists():
         return {}
     try:
-        found = read_json(folder / RECORD)
+        return read_record(folder / RECORD)
     except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 # %% ../../nbs/09_data.fetch.ipynb #cdec21e8
 def _states(folder, wanted, known):
@@ -296,6 +318,7 @@ def _states(folder, wanted, known):
     states, new = {}, dict(known)
     for path, registered in wanted.items():
         states[path] = find_state(folder / path, registered, known.get(path))
+        new.pop(path, None)
         if states[path] == "verified":
             new[path] = _seen(folder / path, registered)
     _remember(folder, known, new)
@@ -303,13 +326,14 @@ def _states(folder, wanted, known):
 
 
 def _seen(path, registered):
-    return [path.stat().st_size, path.stat().st_mtime_ns, registered.md5]
+    return {"key": quick_key(path), "md5": registered.md5}
 
 
 def _remember(folder, old, new):
     if new == old or not folder.is_dir() or not os.access(folder, os.W_OK):
         return
-    write_json(folder / RECORD, new)
+    with suppress(RunError):  # without a record the next look takes longer
+        write_json(folder / RECORD, new)
 
 # %% ../../nbs/09_data.fetch.ipynb #8c85b284
 class _FileBar:
@@ -348,6 +372,16 @@ def _refuse_wrong(plan):
     )
 
 
+def _planned(plan, replace):
+    "Paths to fetch; `DataError` where a file is in the way, or where there is no room."
+    if plan.wrong and not (replace and "not a file" not in plan.wrong.values()):
+        _refuse_wrong(plan)
+    todo = [*plan.missing, *(plan.wrong if replace else ())]
+    if todo:
+        _refuse_full(plan, todo)
+    return todo
+
+
 def _refuse_full(plan, paths):
     place = plan.folder
     while not place.exists():
@@ -365,119 +399,185 @@ def _refuse_full(plan, paths):
         )
 
 # %% ../../nbs/09_data.fetch.ipynb #1c9a0ce8
-def _downloader(target, wanted, bar, timeout):
-    "A downloader for pooch: HTTP, then the checks that need no hash."
-    import pooch
+class _Limited:
+    "A file that takes no more than the bytes it should have."
 
-    def download(url, file, caller):
-        pooch.HTTPDownloader(progressbar=_FileBar(bar), timeout=timeout, chunk_size=2**16)(
-            url, file, caller
-        )
-        size = Path(file).stat().st_size
-        told = dict(file=target, place=url, expected=str(wanted))
-        if size == wanted.size:
-            return
-        head = Path(file).open("rb").read(300)
-        if is_pointer(file):
-            raise DataError(
-                "The server gave a git-annex or git-lfs pointer, not the data",
-                found=head.decode("latin-1").strip()[:80],
-                next_step="use a server that holds the content, such as OpenNeuro's storage",
-                **told,
-            )
-        if re.match(rb"\s*<(!doctype html|html)", head, re.I):
-            raise DataError(
-                "The server gave a web page, not the data",
-                found=f"{size} bytes",
-                next_step="check the address; a login or a proxy may be in the way",
-                **told,
-            )
-        if wanted.size is None:
-            return
+    def __init__(self, file, limit, too_long):
+        self.file, self.limit, self.too_long, self.size = file, limit, too_long, 0
+
+    def write(self, piece):
+        self.size += len(piece)
+        if self.limit is not None and self.size > self.limit:
+            raise self.too_long(self.size)
+        self.file.write(piece)
+
+    def flush(self):
+        self.file.flush()
+
+
+def _refuse_placeholder(file, told):
+    "Refuse (`DataError`) a pointer or a web page that came instead of the data."
+    head = Path(file).open("rb").read(300)
+    if is_pointer(file):
         raise DataError(
-            "A file arrived short" if size < wanted.size else "A file arrived longer than it is",
-            found=f"{size} bytes",
-            next_step="repeat the command; if it comes again, the server holds another version",
+            "The server gave a git-annex or git-lfs pointer, not the data",
+            found=head.decode("latin-1").strip()[:80],
+            next_step="use a server that holds the content, such as OpenNeuro's storage",
+            **told,
+        )
+    if re.match(rb"\s*<(!doctype html|html)", head, re.I):
+        raise DataError(
+            "The server gave a web page, not the data",
+            found=f"{Path(file).stat().st_size} bytes",
+            next_step="check the address; a login or a proxy may be in the way",
             **told,
         )
 
+
+def _downloader(target, wanted, bar, timeout):
+    "A downloader for pooch: HTTP that stops at the size it should have, and checks without a hash."
+    import pooch
+
+    again = "repeat the command; if it comes again, the server holds another version"
+
+    def download(url, file, caller):
+        told = dict(file=target, place=url, expected=str(wanted))
+
+        def too_long(size):
+            opened.flush()
+            _refuse_placeholder(file, told)
+            what = "A file arrived longer than it is"
+            return DataError(
+                what, found=f"{size} bytes, and it was stopped", next_step=again, **told
+            )
+
+        read = pooch.HTTPDownloader(progressbar=_FileBar(bar), timeout=timeout, chunk_size=2**16)
+        with open(file, "wb") as opened:
+            read(url, _Limited(opened, wanted.size, too_long), caller)
+        size = Path(file).stat().st_size
+        if size == wanted.size:
+            return
+        _refuse_placeholder(file, told)
+        if wanted.size is not None:
+            raise DataError("A file arrived short", found=f"{size} bytes", next_step=again, **told)
+
     return download
+
+# %% ../../nbs/09_data.fetch.ipynb #bf0e2fe1
+def _require_address(url, target):
+    "Refuse (`ParameterError`) what is no address of the web."
+    try:
+        sound = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ParameterError(
+            "This is no address of the web",
+            file=target,
+            found=url,
+            expected="http://... or https://...",
+        )
+
+
+def _passing(error, wanted, told):
+    "The error of a connection that may be better next time, or None."
+    import requests
+
+    again = "repeat the command: it continues with this file"
+    if isinstance(error, requests.HTTPError):
+        status = error.response.status_code
+        return MissingData(
+            "The server does not hand out a file",
+            found=f"HTTP {status}",
+            expected="the file",
+            next_step="check the address and the version of the data set",
+            **told,
+        )
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return DataError(
+            "A file arrived short",
+            found="the connection ended early",
+            expected=str(wanted),
+            next_step=again,
+            **told,
+        )
+    if isinstance(error, requests.RequestException):
+        return MissingData(
+            "The server cannot be reached",
+            found=type(error).__name__,
+            expected="an answer",
+            next_step=f"check the connection and the address, then {again}",
+            **told,
+        )
+    return None
+
+
+def _lasting(error, wanted, target, told):
+    "The error that another attempt would not mend, or None."
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return DataError(
+            "The disk is full",
+            file=target,
+            found="no space left",
+            expected=str(wanted),
+            next_step="free some space and repeat the command: it continues with this file",
+        )
+    if isinstance(error, ValueError) and (found := re.search(r"got ([0-9a-f]{32})", str(error))):
+        return DataError(
+            "A file arrived with another content",
+            found=f"MD5 {found[1]}",
+            expected=f"MD5 {wanted.md5}",
+            next_step=(
+                "repeat the command; if it comes again, the server holds another version of the"
+                " data set"
+            ),
+            **told,
+        )
+    return disk_error(error, target)
+
+# %% ../../nbs/09_data.fetch.ipynb #71d8558c
+def _final(error):
+    "Whether the server has said no, so that asking again is of no use."
+    response = getattr(error, "response", None)
+    return response is not None and response.status_code < 500
+
+
+def _retrieve(url, target, part, wanted, bar, timeout, tries):
+    "One file into the folder `part`, verified."
+    import pooch
+
+    read, told = _downloader(target, wanted, bar, timeout), dict(file=target, place=url)
+    known_hash = wanted.md5 and f"md5:{wanted.md5}"
+    for attempt in range(1, tries + 1):
+        try:
+            return pooch.retrieve(url, known_hash, fname="file", path=part, downloader=read)
+        except (DataError, ParameterError):
+            raise
+        except Exception as error:
+            ours = _passing(error, wanted, told)
+            last = attempt == tries or _final(error)
+            if ours is None:
+                ours, last = _lasting(error, wanted, target, told), True
+            if last:
+                raise (ours or error) from error
+        time.sleep(0.2 * attempt**2)
 
 
 def _fetch_one(url, target, part, wanted, bar, timeout, tries, inspect=None):
     """Fetch one file by way of the folder `part`, have it inspected there; every failure
     becomes an error of ours."""
-    import pooch, requests
-
-    read = _downloader(target, wanted, bar, timeout)
-    for attempt in range(1, tries + 1):
-        try:
-            pooch.retrieve(
-                url,
-                known_hash=wanted.md5 and f"md5:{wanted.md5}",
-                fname="file",
-                path=part,
-                downloader=read,
-            )
-            break
-        except DataError:
+    _require_address(url, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _retrieve(url, target, part, wanted, bar, timeout, tries)
+        if inspect:
+            inspect(part / "file", target)
+        respect_umask(part / "file")
+        os.replace(part / "file", target)
+    except OSError as error:
+        if isinstance(error, MissingData):
             raise
-        except requests.HTTPError as error:
-            if error.response.status_code < 500 or attempt == tries:
-                raise MissingData(
-                    "The server does not hand out a file",
-                    file=target,
-                    place=url,
-                    found=f"HTTP {error.response.status_code}",
-                    expected="the file",
-                    next_step="check the address and the version of the data set",
-                ) from error
-        except ValueError as error:
-            if "hash" not in str(error):
-                raise
-            raise DataError(
-                "A file arrived with another content",
-                file=target,
-                place=url,
-                found=f"MD5 {_found_hash(error)}",
-                expected=f"MD5 {wanted.md5}",
-                next_step=(
-                    "repeat the command; if it comes again, the server holds another version of the"
-                    " data set"
-                ),
-            ) from error
-        except requests.exceptions.ChunkedEncodingError as error:
-            if attempt == tries:
-                raise DataError(
-                    "A file arrived short",
-                    file=target,
-                    place=url,
-                    found="the connection ended early",
-                    expected=str(wanted),
-                    next_step="repeat the command: it continues with this file",
-                ) from error
-        except requests.RequestException as error:
-            if attempt == tries:
-                raise MissingData(
-                    "The server cannot be reached",
-                    file=target,
-                    place=url,
-                    found=type(error).__name__,
-                    expected="an answer",
-                    next_step=(
-                        "check the connection and the address, then repeat the command: it"
-                        " continues with this file"
-                    ),
-                ) from error
-        time.sleep(0.2 * attempt**2)
-    if inspect:
-        inspect(part / "file", target)
-    os.chmod(part / "file", 0o644)
-    os.replace(part / "file", target)
-
-
-def _found_hash(error):
-    return found[1] if (found := re.search(r"got ([0-9a-f]{32})", str(error))) else "another"
+        raise (_lasting(error, wanted, target, {}) or error) from error
 
 # %% ../../nbs/09_data.fetch.ipynb #82bc7fa4
 @contextmanager
@@ -497,6 +597,18 @@ def _part(folder):
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
+
+@contextmanager
+def _under_way(folder, progress, total=None):
+    "(folder for what is under way, bar over all files) of a fetch."
+    import pooch
+    from tqdm.auto import tqdm
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    look = dict(unit="B", unit_scale=True, desc=folder.name, disable=not progress)
+    with _part(folder) as part, tqdm(total=total, **look) as bar:
+        yield part, bar
+
 # %% ../../nbs/09_data.fetch.ipynb #a9763224
 def fetch_files(
     dataset,  # 'ds003020', 'ds003643', or the path of a registry
@@ -510,48 +622,19 @@ def fetch_files(
 ) -> Path:  # the data set's folder
     """Fetch what is missing and verify it. Raises ParameterError (unknown file), DataError
     (wrong, short, pointer, no room), MissingData (server)."""
-    import pooch
-    from tqdm.auto import tqdm
-
-    pooch.get_logger().setLevel(logging.WARNING)
     plan = plan_fetch(dataset, paths, data_dir)
     if progress:
-        print(plan)
-    if plan.wrong and not (replace and "not a file" not in plan.wrong.values()):
-        _refuse_wrong(plan)
-    todo = [*plan.missing, *(plan.wrong if replace else ())]
+        print(visible(plan))
+    todo = _planned(plan, replace)
     if not todo:
         return plan.folder
-    _refuse_full(plan, todo)
     base = (base_url or f"{OPENNEURO}/{plan.dataset}").rstrip("/")
-    record = _known(plan.folder)
-    with (
-        _part(plan.folder) as part,
-        tqdm(
-            total=plan.size(todo),
-            unit="B",
-            unit_scale=True,
-            desc=plan.dataset,
-            disable=not progress,
-        ) as bar,
-    ):
+    with _under_way(plan.folder, progress, plan.size(todo)) as (part, bar):
         for path in todo:
-            target = plan.folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                _fetch_one(f"{base}/{path}", target, part, plan.wanted[path], bar, timeout, tries)
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
-                raise DataError(
-                    "The disk is full",
-                    file=target,
-                    found="no space left",
-                    expected=f"{plan.wanted[path].size / 1e9:.2f} GB",
-                    next_step="free some space and repeat the command: it continues with this file",
-                ) from error
-            old, record[path] = dict(record), _seen(target, plan.wanted[path])
-            _remember(plan.folder, old, record)
+            target, wanted = plan.folder / path, plan.wanted[path]
+            _fetch_one(f"{base}/{path}", target, part, wanted, bar, timeout, tries)
+            record = _known(plan.folder)
+            _remember(plan.folder, record, record | {path: _seen(target, wanted)})
     return plan.folder
 
 # %% ../../nbs/09_data.fetch.ipynb #772a5150
@@ -571,7 +654,7 @@ def recorded_hashes(
             inside(name): Registered(int(its["bytes"]), str(its["md5"]))
             for name, its in read_json(path)["files"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(
             "A record of hashes cannot be used",
             file=path,
@@ -630,17 +713,46 @@ def _recorded_states(folder, urls, record):
     states = _states(folder, {p: record[p] for p in urls if p in record}, _known(folder))
     for path in urls:
         _stays_inside(folder, inside(path))
-        if path not in record:
-            states[path] = (
-                "a git-annex or git-lfs pointer"
-                if is_pointer(folder / path)
-                else "new"
-                if (folder / path).exists()
-                else "missing"
-            )
+        if path in record:
+            continue
+        states[path] = "new" if (folder / path).exists() else "missing"
+        if is_pointer(folder / path):
+            states[path] = "a git-annex or git-lfs pointer"
     return states
 
 # %% ../../nbs/09_data.fetch.ipynb #6b238665
+def _to_fetch(states, replace):
+    "Paths to fetch (missing, or wrong and to be replaced), and paths that are wrong and stay."
+    todo, left = [], []
+    for path, state in states.items():
+        wrong = state not in ("missing", "verified", "new")
+        if state == "missing" or (wrong and replace and state != "not a file"):
+            todo.append(path)
+        elif wrong:
+            left.append(path)
+    return todo, left
+
+
+def _record_found(folder, paths, inspect):
+    "Inspect and record the files that are there and were never recorded."
+    for path in paths:
+        if inspect:
+            inspect(folder / path, folder / path)
+        _record(folder, path, "found in the folder")
+
+
+def _say_plan(folder, urls, states, todo, record):
+    "Print what a fetch will do."
+    verified = sum(s == "verified" for s in states.values())
+    first = sum(p not in record for p in todo)
+    print(
+        visible(
+            f"{folder.name}: {len(urls)} files; {verified} verified, {len(todo)} to fetch, {first}"
+            f" of them for the first time, into {folder}"
+        )
+    )
+
+# %% ../../nbs/09_data.fetch.ipynb #76d4f0f8
 def fetch_recorded(
     urls: dict,  # path in the folder -> address
     folder,  # where the data set lies; made if need be
@@ -655,49 +767,20 @@ def fetch_recorded(
 ) -> Path:  # the folder
     """Fetch what is missing; record every hash on first use and hold every file to it
     afterwards. Raises as `fetch_files`."""
-    import pooch
-    from tqdm.auto import tqdm
-
-    pooch.get_logger().setLevel(logging.WARNING)
     folder, record = Path(folder), recorded_hashes(folder)
     states = _recorded_states(folder, urls, record)
-    wrong = {p: s for p, s in states.items() if s not in ("missing", "verified", "new")}
-    todo = [
-        p
-        for p in urls
-        if states[p] == "missing" or (replace and p in wrong and "not a file" != states[p])
-    ]
+    todo, left = _to_fetch({p: states[p] for p in urls}, replace)
     if progress or dry_run:
-        print(
-            f"{folder.name}: {len(urls)} files; {sum(s == 'verified' for s in states.values())}"
-            f" verified, {len(todo)} to fetch, {sum(p not in record for p in todo)} of them for the"
-            f" first time, into {folder}"
-        )
-    for path in wrong:
-        if path not in todo:
-            _refuse_changed(folder, path, states[path], record)
+        _say_plan(folder, urls, states, todo, record)
+    for path in left:
+        _refuse_changed(folder, path, states[path], record)
     if dry_run:
         return folder
-    for path in (p for p, s in states.items() if s == "new"):
-        if inspect:
-            inspect(folder / path, folder / path)
-        _record(folder, path, "found in the folder")
-    with (
-        _part(folder) as part,
-        tqdm(unit="B", unit_scale=True, desc=folder.name, disable=not progress or not todo) as bar,
-    ):
+    _record_found(folder, [p for p, s in states.items() if s == "new"], inspect)
+    with _under_way(folder, progress and bool(todo)) as (part, bar):
         for path in todo:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            _fetch_one(
-                urls[path],
-                folder / path,
-                part,
-                record.get(path, Registered(None, None)),
-                bar,
-                timeout,
-                tries,
-                inspect,
-            )
+            wanted = record.get(path, Registered(None, None))
+            _fetch_one(urls[path], folder / path, part, wanted, bar, timeout, tries, inspect)
             if path not in record:
                 _record(folder, path, urls[path])
     return folder
