@@ -13,11 +13,11 @@ from braintune_nb.data.bilingual import (
     write_bilingual,
     write_scanner_log,
 )
+from braintune_nb.data.files import read_array
 from braintune_nb.data.lebel2023 import (
     check_lebel2023,
     lebel_clock,
     load_lebel2023,
-    read_array,
     write_lebel2023,
 )
 from braintune_nb.data.recordings import Dataset, Recording, Space

@@ -570,7 +570,7 @@ def test_large_files_become_memory_maps_with_the_same_numbers(tmp_path, monkeypa
     as_published(tmp_path / "x", 6)
     plain = load_lebel2023(tmp_path / "x", cache=tmp_path / "kept").recordings["UTS05"][TEST_STORY]
     assert not list((tmp_path / "kept").rglob("*.npy"))
-    monkeypatch.setattr(lebel2023, "MAP_ABOVE", 100)
+    monkeypatch.setattr(files, "MAP_ABOVE", 100)
     mapped = load_lebel2023(tmp_path / "x", cache=tmp_path / "kept").recordings["UTS05"][TEST_STORY]
     assert isinstance(mapped.responses, np.memmap) and isinstance(mapped.repeats, np.memmap)
     assert np.array_equal(plain.responses, mapped.responses) and np.array_equal(
@@ -605,10 +605,14 @@ def test_every_storage_gives_the_same_numbers(tmp_path, monkeypatch, shape, dtyp
     assert nan == 1 and np.array_equal(mapped, x.astype(np.float32), equal_nan=True)
 
 
-def test_infinities_are_not_taken_for_nan(tmp_path):
+@pytest.mark.parametrize("values", [[[3.0, np.inf], [np.nan, -np.inf]], [[3.0, 4e38], [np.nan, 1]]])
+def test_infinities_are_refused_and_not_taken_for_nan(tmp_path, values):
     with h5py.File(tmp_path / "x.hf5", "w") as f:
-        f["data"] = np.array([[np.inf, 1.0], [-np.inf, 2.0]])
-    assert memory_map(tmp_path / "x.hf5", "data", tmp_path)[1] == 0
+        f["data"] = np.array(values)
+    with pytest.raises(DataError, match="infinite in single precision") as error:
+        memory_map(tmp_path / "x.hf5", "data", tmp_path / "kept")
+    assert error.value.place == "data, row 0, column 1"
+    assert not list((tmp_path / "kept").iterdir())
 
 
 def test_a_changed_source_is_converted_again(tmp_path):

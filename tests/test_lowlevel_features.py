@@ -140,7 +140,7 @@ def test_memory_of_the_spectrum_does_not_grow_with_the_story(tmp_path):
     [
         (dict(audio=np.zeros((9, 2)), sampling_rate=16_000), DataError, "one channel"),
         (dict(audio=np.zeros(9)), ParameterError, "sampling rate"),
-        (dict(audio="gone.wav"), MissingData, "missing"),
+        (dict(audio="gone.wav"), MissingData, "no such file"),
         (dict(), MissingData, "has no audio"),
         (dict(audio=np.zeros(16_000), sampling_rate=8000), DataError, "pass high=4000"),
         (

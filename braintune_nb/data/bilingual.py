@@ -26,15 +26,12 @@ from .fetch import changed_files, fetch_recorded, home_of
 from .stories import Story, read_textgrid, shown_words, words_from_tier
 from .recordings import Dataset, Recording
 from .splits import Split
+from .files import hdf_keys, hdf_shapes, read_array, require_content
 from braintune_nb.data.lebel2023 import (
-    hdf_keys,
-    hdf_shapes,
-    read_array,
     read_motion,
     read_space,
     read_story,
     read_story_notes,
-    require_content,
     write_sidecars,
     write_story_files,
 )

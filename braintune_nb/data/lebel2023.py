@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'VOXELS', 'REPEATS', 'TEST_STORY', 'LEBEL_FILES', 'LEBEL_ALWAYS',
-           'MAP_ABOVE', 'lebel_clock', 'published_shapes', 'is_published', 'lebel_paths', 'fetch_lebel2023',
-           'read_array', 'hdf_shapes', 'hdf_keys', 'read_or_map', 'write_sidecars', 'write_npz', 'read_space',
-           'read_motion', 'read_story_notes', 'read_story', 'write_story_files', 'load_lebel2023', 'write_lebel2023',
-           'check_lebel2023']
+           'lebel_clock', 'published_shapes', 'is_published', 'lebel_paths', 'fetch_lebel2023', 'write_sidecars',
+           'write_npz', 'read_space', 'read_motion', 'read_story_notes', 'read_story', 'write_story_files',
+           'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
 
 # %% ../../nbs/13_data.lebel2023.ipynb #684b90b5
 import json, re, shutil
 from pathlib import Path
+
 import numpy as np
 from braintune_nb.core import (
     ClockError,
@@ -19,14 +19,29 @@ from braintune_nb.core import (
     MissingData,
     ParameterError,
     cache_dir,
+<<<<<<< HEAD
     note_read,
+=======
+    read_arrays,
+    read_json,
+>>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
     write_atomic,
 )
 from ..clock import Clock, Trim, nominal_clock
-from .files import read_text
 from .audio import SPEECH_RATE, sound_at, sound_format
-from .files import memory_map, require_content
 from .fetch import fetch_files, plan_fetch, read_registry
+from braintune_nb.data.files import (
+    hdf_shapes,
+    hidden_note,
+    open_hdf,
+    read_or_map,
+    read_text,
+    refuse_copies,
+    require_content,
+    require_table,
+    visible,
+)
+from .recordings import Dataset, Recording, Space
 from braintune_nb.data.stories import (
     Events,
     Story,
@@ -35,7 +50,6 @@ from braintune_nb.data.stories import (
     words_from_tier,
     write_textgrid,
 )
-from .recordings import Dataset, Recording, Space
 
 # %% ../../nbs/13_data.lebel2023.ipynb #e5c5bb61
 LEBEL_TRIM = Trim(silence=5, noise=5, end=5)  # TRs dropped from the clock of `respdict - 5` TRs
@@ -116,49 +130,46 @@ def lebel_paths(
 ) -> list:  # paths in the registry
     """What a choice of participants and stories needs; `ParameterError` for an unknown name,
     `MissingData` for a story that was not heard."""
-    shapes, registry, chosen = published_shapes(), read_registry("ds003020"), {}
+    shapes, chosen = published_shapes(), set()
     for kind in what:
-        if kind not in LEBEL_FILES:
-            raise ParameterError(
-                "There is no such part of ds003020",
-                place="what",
-                found=kind,
-                expected=", ".join(LEBEL_FILES),
-            )
+        _require_name(kind, LEBEL_FILES, "part", "what")
     for who in participants:
-        if who not in shapes:
-            raise ParameterError(
-                "There is no such participant in ds003020",
-                place="participants",
-                found=who,
-                expected=", ".join(shapes),
-            )
+        _require_name(who, shapes, "participant", "participants")
         for story in shapes[who] if stories is None else stories:
-            if story not in shapes["UTS01"]:
-                raise ParameterError(
-                    "There is no such story in ds003020",
-                    place="stories",
-                    found=story,
-                    expected=f"one of {len(shapes['UTS01'])}",
-                    next_step="see published_shapes()['UTS01']",
-                )
-            if story not in shapes[who]:
-                raise MissingData(
-                    "A participant did not hear a story",
-                    place=f"{who}, {story}",
-                    found=f"{len(shapes[who])} stories of {who}",
-                    next_step="leave the story or the participant out, or pass stories=None",
-                )
-            for kind in what:
-                chosen[LEBEL_FILES[kind].format(participant=who, story=story)] = True
-    return [
-        *LEBEL_ALWAYS,
-        *(
-            p
-            for p in registry
-            if p in chosen or any(c.endswith("/") and p.startswith(c) for c in chosen)
-        ),
-    ]
+            _require_heard(shapes, who, story)
+            chosen |= {LEBEL_FILES[kind].format(participant=who, story=story) for kind in what}
+    folders = tuple(c for c in chosen if c.endswith("/"))
+    wanted = [p for p in read_registry("ds003020") if p in chosen or p.startswith(folders)]
+    return [*LEBEL_ALWAYS, *wanted]
+
+
+def _require_name(name, known, what, place):
+    if name not in known:
+        raise ParameterError(
+            f"There is no such {what} of ds003020",
+            place=place,
+            found=name,
+            expected=", ".join(known),
+        )
+
+
+def _require_heard(shapes, participant, story):
+    "A story of ds003020 that the participant heard."
+    if story not in shapes["UTS01"]:
+        raise ParameterError(
+            "There is no such story in ds003020",
+            place="stories",
+            found=story,
+            expected=f"one of {len(shapes['UTS01'])}",
+            next_step="see published_shapes()['UTS01']",
+        )
+    if story not in shapes[participant]:
+        raise MissingData(
+            "A participant did not hear a story",
+            place=f"{participant}, {story}",
+            found=f"{len(shapes[participant])} stories of {participant}",
+            next_step="leave the story or the participant out, or pass stories=None",
+        )
 
 
 def fetch_lebel2023(
@@ -176,83 +187,6 @@ def fetch_lebel2023(
     plan = plan_fetch("ds003020", paths, data_dir)
     print(plan)
     return plan.folder
-
-# %% ../../nbs/13_data.lebel2023.ipynb #7091e39a
-def read_array(
-    path,  # HDF5 file
-    key: str,  # dataset in it
-) -> np.ndarray:  # float32
-    "One dataset of an HDF5 file, in one pass."
-    import h5py
-
-    try:
-        with h5py.File(require_content(path), "r") as f:
-            if key not in f:
-                raise DataError(
-                    "An HDF5 file lacks a dataset",
-                    file=path,
-                    found=", ".join(f) or "nothing",
-                    expected=key,
-                    next_step="check that this is the file you mean",
-                )
-            array = np.empty(f[key].shape, np.float32)
-            step = max(
-                1, 2**22 // max(1, 8 * int(np.prod(array.shape[1:])))
-            )  # blocks: HDF5's own conversion of the whole is three times slower
-            for k in range(0, len(array) if array.ndim else 0, step):
-                array[k : k + step] = f[key][k : k + step]
-    except OSError as error:
-        raise DataError(
-            "This is not a readable HDF5 file",
-            file=path,
-            found=str(error)[:80],
-            expected="HDF5",
-            next_step="fetch the file again and compare its size",
-        ) from error
-    return array
-
-
-def hdf_shapes(
-    path,  # HDF5 file
-) -> dict:  # name of a dataset -> its shape
-    "What an HDF5 file holds, without reading it."
-    import h5py
-
-    try:
-        with h5py.File(require_content(path), "r") as f:
-            return {key: getattr(f[key], "shape", ()) for key in f}
-    except OSError as error:
-        raise DataError(
-            "This is not a readable HDF5 file",
-            file=path,
-            found=str(error)[:80],
-            expected="HDF5",
-            next_step="fetch the file again and compare its size",
-        ) from error
-
-
-def hdf_keys(
-    path,  # HDF5 file
-) -> tuple:  # names of its datasets
-    "Names of the datasets of an HDF5 file."
-    return tuple(hdf_shapes(path))
-
-
-MAP_ABOVE = 2**25  # bytes of float32 above which an array becomes a memory map
-
-
-def read_or_map(
-    path,  # HDF5 file
-    key: str,  # dataset in it
-    cache=None,  # folder of converted files; None: cache_dir()
-) -> tuple:  # (float32 array or memory map, number of columns that hold NaN)
-    "One dataset in memory if it is small, else as a memory map that is converted once."
-    if 4 * np.prod(hdf_shapes(path).get(key, (0,))) > MAP_ABOVE:
-        return memory_map(path, key, Path(cache or cache_dir()) / "responses")
-    array = read_array(path, key)
-    return array, (
-        int(np.isnan(array).any(tuple(range(array.ndim - 1))).sum()) if array.ndim > 1 else 0
-    )
 
 # %% ../../nbs/13_data.lebel2023.ipynb #c5e7decb
 def write_sidecars(
@@ -314,10 +248,11 @@ def read_space(
     participant,  # name
     n_columns,  # V, used where there is no file
 ):  # Space
-    "The space from our own file, or numbered voxels."
+    "The space from our own file, or numbered voxels; `DataError` for a file that does not fit."
     path = Path(folder) / "braintune" / f"{participant}_space.npz"
     if not path.exists():
         return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
+<<<<<<< HEAD
     with np.load(note_read(path), allow_pickle=False) as f:
         rois = {k[4:]: f[k] for k in f.files if k.startswith("roi ")}
         return Space(
@@ -327,6 +262,31 @@ def read_space(
             rois,
             tuple(str(x) for x in f["labels"]) if "labels" in f.files else None,
         )
+=======
+    stored = read_arrays(path)
+    if lost := {"name", "kind", "columns"} - set(stored):
+        raise _not_a_space(path, f"no {', '.join(sorted(lost))}")
+    columns = stored["columns"]
+    rois = {k[4:]: mask for k, mask in stored.items() if k.startswith("roi ")}
+    labels = stored.get("labels")
+    for what in (*rois.values(), *([] if labels is None else [labels])):
+        if columns.ndim != 1 or what.shape != columns.shape:
+            raise _not_a_space(path, f"shapes {columns.shape} and {what.shape}")
+    if columns.dtype.kind not in "iu" or any(m.dtype != bool for m in rois.values()):
+        raise _not_a_space(path, "numbers of columns that are not whole, or masks not of booleans")
+    names = None if labels is None else tuple(map(str, labels))
+    return Space(str(stored["name"]), str(stored["kind"]), columns, rois, names)
+
+
+def _not_a_space(path, found):
+    return DataError(
+        "This file does not say what the columns of the responses are",
+        file=path,
+        found=found,
+        expected="name, kind, one number a column, and masks of as many columns",
+        next_step="take it and the responses from one source, or remove it",
+    )
+>>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 
 
 def read_motion(
@@ -336,10 +296,24 @@ def read_motion(
 ):  # (T, M), or None
     "Motion regressors from our own file, or None."
     path = Path(folder) / "braintune" / f"{participant}_motion.npz"
+<<<<<<< HEAD
     if not path.exists():
         return None
     with np.load(note_read(path), allow_pickle=False) as f:
         return f[story] if story in f.files else None
+=======
+    motion = read_arrays(path).get(story) if path.exists() else None
+    if motion is not None and (motion.ndim != 2 or motion.dtype.kind not in "iuf"):
+        raise DataError(
+            "Motion regressors are not a table",
+            file=path,
+            place=story,
+            found=f"{motion.dtype} of shape {motion.shape}",
+            expected="(T, M) numbers",
+            next_step="write them again",
+        )
+    return motion
+>>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 
 
 def read_story_notes(
@@ -347,7 +321,29 @@ def read_story_notes(
 ):  # dictionary with 'name' and 'stories'
     "braintune.json: story -> language, identity, source; empty where it is absent."
     path = Path(folder) / "braintune.json"
-    return json.loads(read_text(path)) if path.exists() else dict(name=None, stories={})
+    if not path.exists():
+        return dict(name=None, stories={})
+    about = read_json(path)
+    stories = about.get("stories") if isinstance(about, dict) else None
+    known = {"language", "identity", "source"}
+    if not isinstance(stories, dict) or not all(_says(x, known) for x in stories.values()):
+        raise DataError(
+            "braintune.json does not say what the stories are",
+            file=path,
+            found=f"{str(about)[:60]}",
+            expected='{"name": ..., "stories": {"souls": {"language": "en", ...}}}',
+            next_step="write it again, or remove it",
+        )
+    return dict(name=about.get("name"), stories=stories)
+
+
+def _says(entry, known):
+    "Whether an entry is a dictionary of texts under known names."
+    return (
+        isinstance(entry, dict)
+        and set(entry) <= known
+        and all(isinstance(v, str) for v in entry.values())
+    )
 
 # %% ../../nbs/13_data.lebel2023.ipynb #92563150
 def read_story(
@@ -392,8 +388,9 @@ def write_story_files(
 
 # %% ../../nbs/13_data.lebel2023.ipynb #327735a9
 def _respdict(folder):
+    "Story -> number of TRs, whole and positive; `MissingData` or `DataError` for anything else."
     path = Path(folder) / "derivative" / "respdict.json"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise MissingData(
             "This folder is not laid out as ds003020",
             file=path,
@@ -402,32 +399,58 @@ def _respdict(folder):
             next_step="pass the folder that holds `derivative`",
         )
     try:
-        return json.loads(read_text(path))
+        counts = json.loads(read_text(path), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
-        raise DataError(
-            "respdict.json is not JSON",
-            file=path,
-            place=f"line {error.lineno}",
-            next_step="fetch the file again",
-        ) from error
+        raise _bad_counts(path, str(error), what="respdict.json is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise _bad_counts(path, str(error)[:80]) from error
+    if not isinstance(counts, dict) or not counts:
+        raise _bad_counts(path, f"a {type(counts).__name__}: {str(counts)[:40]}")
+    for story, n in counts.items():
+        whole = isinstance(n, (int, float)) and not isinstance(n, bool) and n == n // 1
+        if not (whole and RESPDICT_SURPLUS < n < 100_000 and story.strip()):
+            raise _bad_counts(path, f"{str(n)[:40]!r}", story)
+    return {story: int(n) for story, n in counts.items()}
+
+
+def _once(pairs):
+    "Members of a JSON object, each of which stands in it once."
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a story stands in it twice")
+    return dict(pairs)
+
+
+def _bad_counts(path, found, place=None, what="respdict.json does not hold numbers of TRs"):
+    return DataError(
+        what,
+        file=path,
+        place=place,
+        found=found,
+        expected='{"souls": 375, ...}, whole numbers above 20',
+        next_step="fetch the file again",
+    )
 
 
 def _responses_of(folder):
     return Path(folder) / "derivative" / "preprocessed_data"
 
 
-def _wanted(folder, participants, stories):
-    "participant -> names of the stories to read."
+def _there(folder):
+    "(participant -> names of its stories, hidden files and folders)"
     root = _responses_of(folder)
-    there = (
-        {
-            p.name: sorted(f.stem for f in p.glob("*.hf5"))
-            for p in sorted(root.iterdir())
-            if p.is_dir()
-        }
-        if root.is_dir()
-        else {}
-    )
+    folders, hidden = visible(root)
+    there = {}
+    for place in (p for p in folders if p.is_dir()):
+        files, more = visible(place, "*.hf5")
+        there[place.name] = [f.stem for f in files]
+        hidden = hidden + more
+    return there, hidden
+
+
+def _wanted(folder, participants, stories):
+    "(participant -> names of the stories to read, hidden files and folders)"
+    root = _responses_of(folder)
+    there, hidden = _there(folder)
     for participant in participants or ():
         if participant not in there:
             raise MissingData(
@@ -439,7 +462,7 @@ def _wanted(folder, participants, stories):
             )
     chosen = {p: there[p] for p in participants or there}
     if stories is None:
-        return chosen
+        return chosen, hidden
     for participant, names in chosen.items():
         for story in stories:
             if story not in names:
@@ -450,7 +473,7 @@ def _wanted(folder, participants, stories):
                     found=f"{len(names)} stories",
                     next_step="fetch it, or leave the story or the participant out",
                 )
-    return {p: list(stories) for p in chosen}
+    return {p: list(stories) for p in chosen}, hidden
 
 # %% ../../nbs/13_data.lebel2023.ipynb #691e1b46
 def _published_for(folder, participant):
@@ -464,39 +487,8 @@ def _published_for(folder, participant):
 
 def _check_shapes(path, participant, story, n_respdict, shapes, published):
     "Refuse a response file whose rows, columns or repeats are not what they must be."
-    found, rows = shapes.get("data"), n_respdict - RESPDICT_SURPLUS
-    told = dict(
-        file=path,
-        next_step=(
-            "file and respdict.json are of different versions, or the file was trimmed otherwise:"
-            " fetch both again"
-        ),
-    )
-    if found is None:
-        raise DataError(
-            "An HDF5 file lacks a dataset",
-            file=path,
-            found=", ".join(shapes) or "nothing",
-            expected="data",
-            next_step="check that this is the file you mean",
-        )
-    if len(found) != 2:
-        raise DataError(
-            "Responses are not a table",
-            file=path,
-            place="data",
-            found=f"shape {found}",
-            expected="(T, V)",
-            next_step="fetch the file again",
-        )
-    if found[0] != rows:
-        raise ClockError(
-            f"Responses of {participant} do not fit respdict.json",
-            place=story,
-            found=f"{found[0]} rows",
-            expected=f"{rows} rows, respdict {n_respdict} minus {RESPDICT_SURPLUS}",
-            **told,
-        )
+    rows, found = n_respdict - RESPDICT_SURPLUS, shapes.get("data")
+    _check_rows(path, participant, story, found, rows)
     repeats = shapes.get("individual_repeats")
     if repeats is not None and tuple(repeats[1:]) != tuple(found):
         raise ClockError(
@@ -507,53 +499,89 @@ def _check_shapes(path, participant, story, n_respdict, shapes, published):
             expected=f"(R, {found[0]}, {found[1]})",
             next_step="fetch the file again",
         )
-    if not published:
-        return
-    R, _, V = published.get(story, (0, rows, VOXELS[participant]))
-    if found[1] != V:
+    if published:
+        expected = published.get(story, (0, rows, VOXELS[participant]))
+        _check_published(path, participant, story, found, repeats, expected)
+
+
+def _check_rows(path, participant, story, found, rows):
+    "A table with as many rows as respdict.json says."
+    if found is None or len(found) != 2:
+        raise DataError(
+            "An HDF5 file lacks a dataset" if found is None else "Responses are not a table",
+            file=path,
+            place="data",
+            found="none" if found is None else f"shape {found}",
+            expected="data, (T, V)",
+            next_step="check that this is the file you mean, or fetch it again",
+        )
+    if found[0] != rows:
+        raise ClockError(
+            f"Responses of {participant} do not fit respdict.json",
+            file=path,
+            place=story,
+            found=f"{found[0]} rows",
+            expected=f"{rows} rows, respdict {rows + RESPDICT_SURPLUS} minus {RESPDICT_SURPLUS}",
+            next_step=(
+                "file and respdict.json are of different versions, or the file was trimmed"
+                " otherwise: fetch both again"
+            ),
+        )
+
+
+def _check_published(path, participant, story, found, repeats, expected):
+    "Columns and repeats of ds003020 itself."
+    count, _, columns = expected
+    if found[1] != columns:
         raise DataError(
             f"Responses of {participant} do not have the voxels of ds003020",
             file=path,
             place=story,
             found=f"{found[1]} columns",
-            expected=f"{V} columns",
+            expected=f"{columns} columns",
             next_step=(
                 "fetch the file again; if it holds other columns on purpose, say what they are in"
-                " braintune/"
-            )
-            + f"{participant}_space.npz",
+                f" braintune/{participant}_space.npz"
+            ),
         )
-    if R and (repeats is None or repeats[0] != R):
+    if count and (repeats is None or repeats[0] != count):
         raise DataError(
             f"Repeats of {participant} are not those of ds003020",
             file=path,
             place=story,
             found="none" if repeats is None else f"{repeats[0]} repeats",
-            expected=f"{R} repeats",
+            expected=f"{count} repeats",
             next_step="fetch the file again",
         )
 
+# %% ../../nbs/13_data.lebel2023.ipynb #97f7fc06
+def _nan_note(participant, name, columns, what=""):
+    if not columns:
+        return ""
+    return f"{participant}, {name}: {columns} columns hold NaN{what}; they are kept as they are"
+
 
 def _read_responses(folder, participant, story, n_respdict, published=(), cache=None):
-    """Responses (T, V), repeats (R, T, V) or None, number of columns with NaN, path; every
-    shape is checked before anything is read."""
+    "Responses (T, V), repeats (R, T, V) or None, path, notes."
     path = _responses_of(folder) / participant / f"{story}.hf5"
     shapes = hdf_shapes(path)
     _check_shapes(path, participant, story, n_respdict, shapes, published)
     data, missing = read_or_map(path, "data", cache)
-    repeats = (
-        read_or_map(path, "individual_repeats", cache)[0]
-        if "individual_repeats" in shapes
-        else None
-    )
-    return data, repeats, missing, str(path)
+    repeats, notes = None, [_nan_note(participant, story, missing)]
+    if "individual_repeats" in shapes:
+        repeats, lost = read_or_map(path, "individual_repeats", cache)
+        notes.append(_nan_note(participant, story, lost, " in a repeat"))
+        refuse_copies({f"repeat {k}": r for k, r in enumerate(repeats, 1)}, "repeats", path)
+    if others := sorted(set(shapes) - {"data", "individual_repeats"}):
+        notes.append(f"{participant}, {story}: {', '.join(others)[:60]} in the file: not read")
+    return data, repeats, str(path), [n for n in notes if n]
 
 # %% ../../nbs/13_data.lebel2023.ipynb #6ef6fa3e
-def _sound(path, ours, rate, cache):
+def _sound(path, ours, rate, channel, cache):
     "(path of the sound to use, note or ''): as it is where we wrote it and no rate was asked for."
     if not path.exists() and not path.is_symlink() or (ours and rate is None):
         return path, ""
-    return sound_at(path, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound")
+    return sound_at(path, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound", channel)
 
 
 def _sound_ends_early(story):
@@ -568,7 +596,7 @@ def _sound_ends_early(story):
     )
 
 
-def _tell(folder, name, counts, about, rate, cache, notes):
+def _tell(folder, name, counts, about, settings, notes):
     "One story; what was done to its sound goes into `notes`."
     if name not in counts:
         raise ClockError(
@@ -579,7 +607,7 @@ def _tell(folder, name, counts, about, rate, cache, notes):
             expected=name,
             next_step="fetch the file again",
         )
-    audio, note = _sound(folder / "stimuli" / f"{name}.wav", name in about, rate, cache)
+    audio, note = _sound(folder / "stimuli" / f"{name}.wav", name in about, *settings)
     story = read_story(
         name,
         folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
@@ -590,6 +618,33 @@ def _tell(folder, name, counts, about, rate, cache, notes):
     notes += filter(None, (note, _sound_ends_early(story)))
     return story
 
+# %% ../../nbs/13_data.lebel2023.ipynb #7961bf82
+def _recordings(folder, participant, names, told, counts, cache):
+    "(story -> Recording of one participant, notes)"
+    published, space, found, notes = _published_for(folder, participant), None, {}, []
+    for name in names:
+        data, repeats, source, said = _read_responses(
+            folder, participant, name, counts[name], published, cache
+        )
+        space = space or read_space(folder, participant, data.shape[1])
+        motion = read_motion(folder, participant, name)
+        found[name] = Recording(participant, told[name], data, space, repeats, motion, source)
+        notes += said
+    refuse_copies(
+        {name: r.responses for name, r in found.items()},
+        f"stories of {participant}",
+        _responses_of(folder) / participant,
+    )
+    return found, notes
+
+
+def _absent_note(participant, names, heard):
+    absent = [n for n in names if n not in heard]
+    if not absent:
+        return ""
+    few = f"{len(absent)} of {len(names)} stories: {', '.join(absent[:5])}"
+    return f"{participant} has no responses to {few}"
+
 # %% ../../nbs/13_data.lebel2023.ipynb #6b9b2061
 def load_lebel2023(
     folder,  # holds `derivative`
@@ -599,12 +654,14 @@ def load_lebel2023(
         int | None
     ) = None,  # Hz of the stories' sound; None: 16,000, but as it is where this package wrote it
     cache=None,  # folder of converted files; None: cache_dir()
+    channel: int | None = None,  # of the sound, from 0; None: the mean of its channels
 ) -> Dataset:
     """Read a folder laid out as ds003020. Errors: `MissingData`, `DataError`, `ClockError`
     (rows against respdict)."""
-    folder, counts, notes = Path(folder), _respdict(folder), []
-    wanted, about = _wanted(folder, participants, stories), read_story_notes(folder)
-    names = sorted(set().union(*map(set, wanted.values()))) if wanted else []
+    folder, counts = Path(folder), _respdict(folder)
+    wanted, hidden = _wanted(folder, participants, stories)
+    notes, about = [hidden_note(hidden)], read_story_notes(folder)
+    names = sorted({name for heard in wanted.values() for name in heard})
     if not names:
         raise MissingData(
             "There are no responses here",
@@ -612,37 +669,14 @@ def load_lebel2023(
             expected="UTS01/<story>.hf5",
             next_step="fetch them, or check the folder",
         )
-    told = {
-        name: _tell(folder, name, counts, about["stories"], sampling_rate, cache, notes)
-        for name in names
-    }
+    settings = (sampling_rate, channel, cache)
+    told = {name: _tell(folder, name, counts, about["stories"], settings, notes) for name in names}
     recordings = {}
-    for participant, its in wanted.items():
-        recordings[participant], space, published = {}, None, _published_for(folder, participant)
-        for name in its:
-            data, repeats, missing, source = _read_responses(
-                folder, participant, name, counts[name], published, cache
-            )
-            space = space or read_space(folder, participant, data.shape[1])
-            if missing:
-                notes.append(
-                    f"{participant}, {name}: {missing} columns hold NaN; they are kept as they are"
-                )
-            recordings[participant][name] = Recording(
-                participant,
-                told[name],
-                data,
-                space,
-                repeats,
-                read_motion(folder, participant, name),
-                source,
-            )
-        if absent := [n for n in names if n not in its]:
-            notes.append(
-                f"{participant} has no responses to {len(absent)} of {len(names)} stories:"
-                f" {', '.join(absent[:5])}"
-            )
-    return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, tuple(notes))
+    for participant, heard in wanted.items():
+        recordings[participant], said = _recordings(folder, participant, heard, told, counts, cache)
+        notes += [*said, _absent_note(participant, names, heard)]
+    said = tuple(n for n in notes if n)
+    return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, said)
 
 # %% ../../nbs/13_data.lebel2023.ipynb #1dc7b8da
 def write_lebel2023(
@@ -653,82 +687,93 @@ def write_lebel2023(
 ) -> Path:  # the folder
     """Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout
     cannot express."""
-    import h5py
-
     folder, counts = Path(folder), {}
     for name, story in dataset.stories.items():
         counts[name] = len(story.clock) + RESPDICT_SURPLUS
-        if not np.allclose(story.clock.times, lebel_clock(counts[name]).times, atol=1e-6):
-            raise ClockError(
-                "The layout of ds003020 cannot hold this clock",
-                place=name,
-                found=f"first TR {story.clock.times[0]:.4f} s, TR {story.clock.tr} s",
-                expected="first TR 11 s, TR 2 s",
-                next_step="write it with write_bilingual, which keeps scanner logs",
-            )
+        _require_lebel_clock(name, story.clock, counts[name])
         if told:
-            write_story_files(
-                story,
-                folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
-                folder / "stimuli" / f"{name}.wav",
-            )
+            grid = folder / "derivative" / "TextGrids" / f"{name}.TextGrid"
+            write_story_files(story, grid, folder / "stimuli" / f"{name}.wav")
     write_atomic(folder / "derivative" / "respdict.json", json.dumps(counts))
     for participant, recordings in dataset.recordings.items():
         for name, recording in recordings.items():
-
-            def write(path):
-                with h5py.File(path, "w") as f:
-                    f["data"] = recording.responses.astype(np.float32, copy=False)
-                    if recording.repeats is not None:
-                        f["individual_repeats"] = recording.repeats.astype(np.float32, copy=False)
-
-            write_atomic(_responses_of(folder) / participant / f"{name}.hf5", write)
+            _write_responses(_responses_of(folder) / participant / f"{name}.hf5", recording)
     write_sidecars(folder, dataset)
     return folder
+
+
+def _require_lebel_clock(name, clock, count):
+    if not np.allclose(clock.times, lebel_clock(count).times, atol=1e-6):
+        raise ClockError(
+            "The layout of ds003020 cannot hold this clock",
+            place=name,
+            found=f"first TR {clock.times[0]:.4f} s, TR {clock.tr} s",
+            expected="first TR 11 s, TR 2 s",
+            next_step="write it with write_bilingual, which keeps scanner logs",
+        )
+
+
+def _write_responses(path, recording):
+    "One response file, in float32."
+    import h5py
+
+    def write(temporary):
+        with h5py.File(temporary, "w") as f:
+            f["data"] = recording.responses.astype(np.float32, copy=False)
+            if recording.repeats is not None:
+                f["individual_repeats"] = recording.repeats.astype(np.float32, copy=False)
+
+    write_atomic(path, write)
+
+# %% ../../nbs/13_data.lebel2023.ipynb #e491a3e4
+def _check_story(folder, name, counts):
+    "Findings about one story: its words, its sound, its number of TRs."
+    clock = lebel_clock(counts.get(name, 1000))
+    grid = folder / "derivative" / "TextGrids" / f"{name}.TextGrid"
+    unknown = [] if name in counts else [f"respdict.json does not know {name}"]
+    try:
+        story = read_story(name, grid, clock, folder / "stimuli" / f"{name}.wav")
+        return [*filter(None, [_sound_ends_early(story)]), *unknown]
+    except (DataError, MissingData) as error:
+        return [str(error), *unknown]
+
+
+def _check_file(folder, participant, name, counts, published):
+    "Findings about one response file, from its shapes."
+    path = _responses_of(folder) / participant / f"{name}.hf5"
+    try:
+        shapes = hdf_shapes(path)
+        if name in counts:
+            _check_shapes(path, participant, name, counts[name], shapes, published)
+        with open_hdf(path) as f:
+            for key in sorted(set(shapes) & {"data", "individual_repeats"}):
+                require_table(f, path, key)
+    except (DataError, MissingData) as error:
+        return [str(error)]
+    return []
 
 # %% ../../nbs/13_data.lebel2023.ipynb #111d790c
 def check_lebel2023(
     folder,  # holds `derivative`
-) -> list:  # findings, one sentence each; empty when all is well
+) -> list:  # findings, a sentence or a dictionary with severity, file and what; [] when all is well
     "Every fault of a folder laid out as ds003020, by name."
-    findings, folder = [], Path(folder)
+    folder = Path(folder)
     try:
-        counts, wanted = _respdict(folder), _wanted(folder, None, None)
+        counts, (wanted, hidden) = _respdict(folder), _wanted(folder, None, None)
     except (DataError, MissingData) as error:
         return [str(error)]
-    union = sorted(set().union(*map(set, wanted.values()))) if wanted else []
-    if not union:
+    findings = [dict(severity="note", what=hidden_note(hidden))] if hidden else []
+    names = sorted({name for heard in wanted.values() for name in heard})
+    if not names:
         findings.append(f"no responses under {_responses_of(folder)}")
-    for name in union:
-        try:
-            story = read_story(
-                name,
-                folder / "derivative" / "TextGrids" / f"{name}.TextGrid",
-                lebel_clock(counts[name]) if name in counts else lebel_clock(1000),
-                folder / "stimuli" / f"{name}.wav",
-            )
-            findings += filter(None, [_sound_ends_early(story)])
-        except (DataError, MissingData) as error:
-            findings.append(str(error))
-        if name not in counts:
-            findings.append(f"respdict.json does not know {name}")
-    for participant, its in wanted.items():
+    for name in names:
+        findings += _check_story(folder, name, counts)
+    for participant, heard in wanted.items():
         published = _published_for(folder, participant)
-        heard = set(published) & set(union) if published else set(union)
-        if absent := sorted(heard - set(its)):
-            findings.append(
-                f"{participant} lacks {len(absent)} of {len(heard)} stories: {', '.join(absent)}"
-            )
-        for name in its:
-            path = _responses_of(folder) / participant / f"{name}.hf5"
-            try:
-                (
-                    _check_shapes(
-                        path, participant, name, counts.get(name, -1), hdf_shapes(path), published
-                    )
-                    if name in counts
-                    else hdf_shapes(path)
-                )
-            except (DataError, MissingData) as error:
-                findings.append(str(error))
+        expected = set(published) & set(names) if published else set(names)
+        if absent := sorted(expected - set(heard)):
+            few = f"{len(absent)} of {len(expected)} stories: {', '.join(absent)}"
+            findings.append(f"{participant} lacks {few}")
+        for name in heard:
+            findings += _check_file(folder, participant, name, counts, published)
     return findings

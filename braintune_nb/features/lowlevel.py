@@ -14,7 +14,7 @@ import numpy as np
 from ..align.resample import average_weights, lanczos_weights, story_weights
 from ..align.windows import sample_windows
 from ..core import DataError, MissingData, ParameterError
-from ..data.audio import open_sound, read_audio
+from ..data.audio import check_samples, read_audio, sound_blocks, sound_format
 from braintune_nb.features.phones import (
     FeatureSet,
     articulation,
@@ -67,6 +67,7 @@ def sound_power(
             place=story.name,
             found=f"shape {samples.shape}, {int((~np.isfinite(samples)).sum())} not finite",
         )
+    check_samples(samples, sampling_rate, place=story.name)
     window = sample_windows(story.clock.times, story.clock.tr, sampling_rate)
     energy = np.r_[0.0, np.cumsum(samples.astype(np.float64) ** 2)]
     inside = np.clip(window, 0, len(samples))
@@ -79,11 +80,8 @@ def sound_power(
 def _sound_chunks(audio, sampling_rate, n):
     "Rate in Hz and an iterator of mono chunks of `n(rate)` samples of a file or of samples."
     if isinstance(audio, (str, Path)):
-        file = open_sound(audio)
-        return file.samplerate, (
-            chunk.mean(1)
-            for chunk in file.blocks(n(file.samplerate), dtype="float32", always_2d=True)
-        )
+        rate = sound_format(audio)[0]
+        return rate, sound_blocks(audio, length=n(rate))
     samples = np.asarray(audio)
     if sampling_rate is None:
         raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
@@ -91,6 +89,7 @@ def _sound_chunks(audio, sampling_rate, n):
         raise DataError(
             "Sound must be one channel", found=f"shape {samples.shape}", expected="(S,)"
         )
+    check_samples(samples, sampling_rate)
     return sampling_rate, (
         samples[i : i + n(sampling_rate)] for i in range(0, len(samples), n(sampling_rate))
     )
@@ -113,13 +112,6 @@ def _frame_blocks(chunks, window, hop):
                 rest, np.zeros(max(0, (missing - 1) * hop + window - len(rest)), np.float32)
             ]
         else:
-            if not np.isfinite(chunk).all():
-                raise DataError(
-                    "Sound holds NaN or infinity",
-                    place=f"after sample {total}",
-                    found=f"{int((~np.isfinite(chunk)).sum())} samples",
-                    expected="finite samples",
-                )
             rest, total, missing = np.r_[rest, chunk.astype(np.float32)], total + len(chunk), np.inf
         n = int(min((len(rest) - window) // hop + 1, missing)) if len(rest) >= window else 0
         if n <= 0:

@@ -26,7 +26,7 @@ from braintune_nb.core import (
     write_atomic,
     fast_linear,
 )
-from ..data.audio import read_audio
+from ..data.audio import check_samples, read_audio
 from braintune_nb.model.backbone import (
     CheckedProducts,
     SpeechBackbone,
@@ -383,18 +383,7 @@ def _checked(backbone, audio, sampling_rate, window, chunk, layers, place=None, 
             found=f"{audio.dtype} of shape {audio.shape}",
             expected="(S,) float between -1 and 1",
         )
-    if not np.isfinite(audio).all():
-        raise DataError(
-            "The sound holds NaN or infinity",
-            file=file,
-            place=place,
-            found=(
-                f"{int((~np.isfinite(audio)).sum())} of {len(audio)} samples, first at"
-                f" {np.argmin(np.isfinite(audio)) / sampling_rate:.3f} s"
-            ),
-            expected="finite samples",
-            next_step="make the sound again from its source",
-        )
+    check_samples(audio, sampling_rate, 0, file, place)
     if len(audio) < _shortest(backbone):
         raise DataError(
             "The sound is too short for a single frame",

@@ -30,7 +30,7 @@ from braintune_nb.core import (
 )
 from ..align.resample import average_weights
 from ..align.windows import audio_windows, ending_windows
-from ..data.audio import read_audio
+from ..data.audio import read_audio, sound_format
 from ..features.speech import _Kernels, _check_length, _checked
 from .backbone import CheckedProducts, FrameGrid
 from .tuner import _needed_rows, _onednn, activation_gb, fast_products
@@ -421,13 +421,11 @@ SpeechInputs.read = read_speech
 @lru_cache(maxsize=2)
 def _heard(path, stamp, rate):
     "Sound of a file at the model's rate; says when it was changed to get there."
-    import soundfile
-
     samples, _ = read_audio(path, rate)
-    found = soundfile.info(path)
-    if found.channels > 1 or found.samplerate != rate:
+    found, channels, _ = sound_format(path)
+    if channels > 1 or found != rate:
         warnings.warn(
-            f"{path.name}: {found.samplerate} Hz, {found.channels} channel(s); averaged over"
+            f"{path.name}: {found} Hz, {channels} channel(s); averaged over"
             f" channels and resampled to {rate} Hz for the model",
             stacklevel=4,
         )
