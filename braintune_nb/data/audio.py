@@ -9,20 +9,16 @@ __all__ = ['SPEECH_RATE', 'RATES', 'TELEPHONE', 'FULL_SCALE', 'open_sound', 'sou
 # %% ../../nbs/07_data.audio.ipynb #840ece6a
 import hashlib, os, struct, warnings
 from pathlib import Path
-<<<<<<< HEAD
-from ..core import DataError, cache_dir, file_hash, write_atomic, write_json
-=======
 
 import numpy as np
 from braintune_nb.core import (
     DataError,
     ParameterError,
     cache_dir,
-    content_hash,
+    file_hash,
     write_atomic,
     write_json,
 )
->>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 from braintune_nb.data.files import (
     file_key,
     is_kept,
@@ -333,29 +329,9 @@ def sound_at(
     record = target.with_suffix(".json")
     if not is_kept(target, record):
         require_room(folder, int(4 * seconds * rate), "a resampled sound")
-<<<<<<< HEAD
-        write_atomic(target, lambda temporary: _resample(path, temporary, found, rate))
-        write_json(
-            record,
-            dict(
-                source=str(path),
-                rate=rate,
-                content=file_hash(target),
-            ),
-        )
-    return (
-        target,
-        (
-            f"{Path(path).name}: {found} Hz, {channels} channel{'s' * (channels != 1)} resampled to"
-            f" {rate} Hz mono (kept as {target.name})"
-        ),
-    )
-=======
         write_atomic(target, lambda temporary: _resample(path, temporary, found, rate, channel))
-        about = dict(source=str(path), rate=rate, sha256=content_hash(target))
-        write_json(record, dict(about, sampled=sampled_hash(target)))
+        write_json(record, dict(source=str(path), rate=rate, content=file_hash(target)))
     return target, _at_rate_note(path, found, channels, channel, target, rate)
->>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 
 # %% ../../nbs/07_data.audio.ipynb #a5ba37a6
 def _resample(path, target, found, rate, channel=None):

@@ -18,13 +18,11 @@ from braintune_nb.core import (
     DataError,
     MissingData,
     ParameterError,
+    STRICT,
     cache_dir,
-<<<<<<< HEAD
     note_read,
-=======
     read_arrays,
     read_json,
->>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
     write_atomic,
 )
 from ..clock import Clock, Trim, nominal_clock
@@ -252,18 +250,7 @@ def read_space(
     path = Path(folder) / "braintune" / f"{participant}_space.npz"
     if not path.exists():
         return Space(f"{participant} voxels", "voxel", np.arange(n_columns))
-<<<<<<< HEAD
-    with np.load(note_read(path), allow_pickle=False) as f:
-        rois = {k[4:]: f[k] for k in f.files if k.startswith("roi ")}
-        return Space(
-            str(f["name"]),
-            str(f["kind"]),
-            f["columns"],
-            rois,
-            tuple(str(x) for x in f["labels"]) if "labels" in f.files else None,
-        )
-=======
-    stored = read_arrays(path)
+    stored = read_arrays(note_read(path))
     if lost := {"name", "kind", "columns"} - set(stored):
         raise _not_a_space(path, f"no {', '.join(sorted(lost))}")
     columns = stored["columns"]
@@ -286,7 +273,6 @@ def _not_a_space(path, found):
         expected="name, kind, one number a column, and masks of as many columns",
         next_step="take it and the responses from one source, or remove it",
     )
->>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 
 
 def read_motion(
@@ -296,13 +282,7 @@ def read_motion(
 ):  # (T, M), or None
     "Motion regressors from our own file, or None."
     path = Path(folder) / "braintune" / f"{participant}_motion.npz"
-<<<<<<< HEAD
-    if not path.exists():
-        return None
-    with np.load(note_read(path), allow_pickle=False) as f:
-        return f[story] if story in f.files else None
-=======
-    motion = read_arrays(path).get(story) if path.exists() else None
+    motion = read_arrays(note_read(path)).get(story) if path.exists() else None
     if motion is not None and (motion.ndim != 2 or motion.dtype.kind not in "iuf"):
         raise DataError(
             "Motion regressors are not a table",
@@ -313,7 +293,6 @@ def read_motion(
             next_step="write them again",
         )
     return motion
->>>>>>> fcf3599 (Files and sound say what is wrong with them: storage of HDF5, infinities, copies, hidden files, counts of TRs; headers, samples and channels of sound)
 
 
 def read_story_notes(
@@ -323,7 +302,7 @@ def read_story_notes(
     path = Path(folder) / "braintune.json"
     if not path.exists():
         return dict(name=None, stories={})
-    about = read_json(path)
+    about = read_json(note_read(path))
     stories = about.get("stories") if isinstance(about, dict) else None
     known = {"language", "identity", "source"}
     if not isinstance(stories, dict) or not all(_says(x, known) for x in stories.values()):
@@ -399,7 +378,7 @@ def _respdict(folder):
             next_step="pass the folder that holds `derivative`",
         )
     try:
-        counts = json.loads(read_text(path), object_pairs_hook=_once)
+        counts = json.loads(read_text(path), **STRICT)
     except json.JSONDecodeError as error:
         raise _bad_counts(path, str(error), what="respdict.json is not JSON") from error
     except (ValueError, RecursionError) as error:
@@ -411,13 +390,6 @@ def _respdict(folder):
         if not (whole and RESPDICT_SURPLUS < n < 100_000 and story.strip()):
             raise _bad_counts(path, f"{str(n)[:40]!r}", story)
     return {story: int(n) for story, n in counts.items()}
-
-
-def _once(pairs):
-    "Members of a JSON object, each of which stands in it once."
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a story stands in it twice")
-    return dict(pairs)
 
 
 def _bad_counts(path, found, place=None, what="respdict.json does not hold numbers of TRs"):
