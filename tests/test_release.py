@@ -511,7 +511,7 @@ def one_bit(weights):
         ),
         (
             lambda f: (f / "tuner.json").write_text(
-                (f / "tuner.json").read_text().replace('"format": 1', '"format": 2')
+                (f / "tuner.json").read_text().replace('"format": 2', '"format": 3')
             ),
             "another format",
         ),

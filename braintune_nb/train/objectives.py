@@ -97,6 +97,7 @@ def _with_head(kind, backbone, seed):
         else:
             whole, info = kind.from_pretrained(
                 str(backbone.folder or backbone.name),
+                trust_remote_code=False,
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
