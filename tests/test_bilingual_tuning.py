@@ -428,7 +428,7 @@ def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(plan, t
         link=0.5,
     )
     gain = lambda sharing, language: [
-        r["gain"] for r in rows if (r["sharing"], r["language"]) == (sharing, language)
+        r["value"] for r in rows if (r["sharing"], r["language"]) == (sharing, language)
     ]
     assert (
         gain(1.0, "en") == gain(0.0, "en")

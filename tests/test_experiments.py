@@ -408,8 +408,8 @@ def test_robustness(tuned, tmp_path):
         rows = list(csv.DictReader(f))
     assert summary["rows"] == len(rows) == 1 and rows[0]["knobs"] == "default"
     assert all(-1 < float(rows[0][f"r_{arm}"]) < 1 for arm in ARMS) and float(
-        rows[0]["gain_low"]
-    ) <= float(rows[0]["gain"]) <= float(rows[0]["gain_high"])
+        rows[0]["gain_ci_low"]
+    ) <= float(rows[0]["gain"]) <= float(rows[0]["gain_ci_high"])
 
 
 def test_tune_speech(tuned, tmp_path):
@@ -450,7 +450,7 @@ def test_arms(tuned, tmp_path):
         == set(summary["gain"])
     )
     assert (
-        len({r["gain"] for r in rows if r["subset"] == "all" and r["region"] == "language"}) == 7
+        len({r["value"] for r in rows if r["subset"] == "all" and r["region"] == "language"}) == 7
     )  # no arm is another arm in disguise
 
 
@@ -486,13 +486,13 @@ def test_cross_language(tuned, tmp_path):
         (a, b) for a in (0, 1) for b in (0, 1)
     } and {r["language"] for r in rows} == {"en", "zh"}
     gains = {
-        (r["link"], r["sharing"]): r["gain"]
+        (r["link"], r["sharing"]): r["value"]
         for r in rows
         if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "zh")
     }
     assert len(set(gains.values())) == 4 and summary["untuned_language"] == "zh"
     english = {
-        (r["link"], r["gain"])
+        (r["link"], r["value"])
         for r in rows
         if (r["arm"], r["subset"], r["language"]) == ("tuned", "all", "en")
     }
@@ -515,7 +515,7 @@ def test_controls_of_bilingual_tuning(tuned, tmp_path):
         "weight_noise",
     }
     assert {r["arm"] for r in rows} == arms and len(
-        {r["gain"] for r in rows if (r["subset"], r["language"]) == ("new participants", "zh")}
+        {r["value"] for r in rows if (r["subset"], r["language"]) == ("new participants", "zh")}
     ) == len(arms)
 
 

@@ -157,7 +157,7 @@ def language_rows(
     plan: ExperimentPlan,  # of the summary
     summary: dict,  # of `plan_summary`
     **labels,  # columns that say what this is: seed=3, link=.5, ...
-    # dicts: labels, language, encoded_in, subset, arm, region, gain, low, high, n_positive, n,
+    # dicts: labels, language, encoded_in, subset, arm, region, value, ci_low, ci_high, n_positive, n,
     # pretrained, ceiling
 ) -> list:
     "The gains of all arms in every scored language, oracles left out."
@@ -196,9 +196,9 @@ def language_rows(
                     subset=subset,
                     arm=arm,
                     region=region,
-                    gain=g["mean"],
-                    low=g["ci_low"],
-                    high=g["ci_high"],
+                    value=g["mean"],
+                    ci_low=g["ci_low"],
+                    ci_high=g["ci_high"],
                     n_positive=g["n_positive"],
                     n=g["n"],
                     pretrained=(

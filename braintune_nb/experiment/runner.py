@@ -655,7 +655,7 @@ def release_model(
         if p in scored
     }
     rows = [
-        {k: r[k] for k in ("arm", "region", "subset", "gain", "low", "high", "n")}
+        {k: r[k] for k in ("arm", "region", "subset", "value", "ci_low", "ci_high", "n")}
         for r in arm_rows(summary)
         if r["subset"] in ("all", "new participants")
         and r["arm"] in ("tuned", "permuted", "shared_subspace")
@@ -734,7 +734,7 @@ def robustness_row(
     s = plan_summary(plan, arms, oracle_predictions(plan))
     row = dict(
         simulation_seed=simulation_seed,
-        seed=seed,
+        tuning_seed=seed,
         language="en",
         knobs=" ".join(f"{k}={v}" for k, v in knobs.items()) or "default",
         region=region,
@@ -758,12 +758,12 @@ def robustness_row(
 def gain_columns(
     name: str,  # of the gain
     g: dict,  # of `summarise`: mean, ci_low, ci_high, n_positive, n
-) -> dict:  # name, name_low, name_high, name_n_positive, name_n
+) -> dict:  # name, name_ci_low, name_ci_high, name_n_positive, name_n
     "The columns of one gain in a table."
     return {
         name: g["mean"],
-        f"{name}_low": g["ci_low"],
-        f"{name}_high": g["ci_high"],
+        f"{name}_ci_low": g["ci_low"],
+        f"{name}_ci_high": g["ci_high"],
         f"{name}_n_positive": g["n_positive"],
         f"{name}_n": g["n"],
     }

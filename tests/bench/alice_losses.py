@@ -97,7 +97,7 @@ def rows_of(loss, summary, arms, extra):
         | {k: summary["by_group"][k] for k in summary["by_group"]}
         | summary["average_listeners"]
     )
-    for who, part in parts.items():
+    for subset, part in parts.items():
         for arm in arms:
             if arm == "pretrained" or arm not in part["gain_arms"] and arm != "tuned":
                 continue
@@ -113,12 +113,12 @@ def rows_of(loss, summary, arms, extra):
                     dict(
                         loss=loss,
                         arm=arm,
-                        who=who,
+                        subset=subset,
                         region=region,
                         language="en",
-                        gain=g["mean"],
-                        gain_low=g["ci_low"],
-                        gain_high=g["ci_high"],
+                        value=g["mean"],
+                        ci_low=g["ci_low"],
+                        ci_high=g["ci_high"],
                         n=g["n"],
                         r=r,
                         r_pretrained=(
@@ -187,7 +187,7 @@ def main():
         control, _ = tuned(args, plan, model, preset, loss, "permuted", stop)
         arms |= {"tuned": [brain], "permuted": [control]}
         extra = dict(
-            seed=args.seed,
+            tuning_seed=args.seed,
             epochs=args.epochs,
             best_epochs=" ".join(map(str, stop)),
             steps=record["logs"][0]["log"][-1]["step"],
@@ -204,13 +204,13 @@ def main():
         found = rows_of(loss, plan_summary(plan, arms), arms, extra)
         rows += [r for r in found if r["arm"] in ("tuned", "permuted") or loss == args.losses[0]]
         for r in found:
-            if r["arm"] in ("tuned", "permuted") and r["who"] in (
+            if r["arm"] in ("tuned", "permuted") and r["subset"] in (
                 "all listeners",
                 "new participants",
             ):
                 print(
-                    f"{loss:22s} {r['arm']:9s} {r['who']:18s} {r['region']:8s} gain"
-                    f" {r['gain']:+.4f} [{r['gain_low']:+.4f}, {r['gain_high']:+.4f}]",
+                    f"{loss:22s} {r['arm']:9s} {r['subset']:18s} {r['region']:8s} gain"
+                    f" {r['value']:+.4f} [{r['ci_low']:+.4f}, {r['ci_high']:+.4f}]",
                     flush=True,
                 )
     for r in rows:

@@ -19,10 +19,9 @@ def tuning(summary):
         for arm, regions in sorted(summary[key].items()):
             for roi, kinds in sorted(regions.items()):
                 for kind in ("normalized", "raw"):
-                    rows.append(
-                        dict(table=table, arm=arm, roi=roi, kind=kind)
-                        | {k: kinds[kind][k] for k in ("mean", "ci_low", "ci_high", "n")}
-                    )
+                    row = dict(table=table, arm=arm, region=roi, kind=kind)
+                    row |= dict(value=kinds[kind]["mean"])
+                    rows.append(row | {k: kinds[kind][k] for k in ("ci_low", "ci_high", "n")})
     return pd.DataFrame(rows)
 
 

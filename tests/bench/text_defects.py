@@ -112,7 +112,7 @@ def measure(args, simulation_seed, folder):
         rows.append(
             dict(
                 simulation_seed=simulation_seed,
-                seed=args.seed,
+                tuning_seed=args.seed,
                 language="en",
                 size=args.size,
                 defect=(
@@ -127,11 +127,11 @@ def measure(args, simulation_seed, folder):
                 share_of_moments_wrong=share if DEFECTS.get(name, {}).get("story_order") else 0.0,
                 r_pretrained=s["alignment"]["pretrained"]["language"]["raw"]["mean"],
                 r=s["alignment"][name]["language"]["raw"]["mean"],
-                gain=g["mean"],
-                gain_low=g["ci_low"],
-                gain_high=g["ci_high"],
-                gain_n_positive=g["n_positive"],
-                gain_n=g["n"],
+                value=g["mean"],
+                ci_low=g["ci_low"],
+                ci_high=g["ci_high"],
+                n_positive=g["n_positive"],
+                n=g["n"],
             )
         )
     return rows
@@ -163,8 +163,8 @@ def main():
         )
     for r in rows:
         print(
-            f"{r['simulation_seed']}  {r['defect']:40s} gain {r['gain']:+.4f}"
-            f" [{r['gain_low']:+.4f}, {r['gain_high']:+.4f}]"
+            f"{r['simulation_seed']}  {r['defect']:40s} gain {r['value']:+.4f}"
+            f" [{r['ci_low']:+.4f}, {r['ci_high']:+.4f}]"
         )
 
 
