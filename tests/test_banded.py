@@ -315,7 +315,7 @@ def test_one_band_needs_no_ratios():
         banded.BandedRidge(ratios=[[0.3, 0.7]]),
         banded.BandedRidge(solver="random_search"),
     ):
-        assert len(other.ratios(1)) == 1
+        assert len(other.ratio_table(1)) == 1
         np.testing.assert_allclose(other.fit(X, Y, groups).predict(X), plain.predict(X), atol=5e-3)
 
 
@@ -402,15 +402,15 @@ def test_an_edge_of_the_grid_is_reported_with_its_share():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda X, Y, g: banded.BandedRidge([0, 1]), "must be positive"),
-        (lambda X, Y, g: banded.BandedRidge(solver="x"), "unknown solver"),
+        (lambda X, Y, g: banded.BandedRidge([0, 1]).fit(X, Y, g), "must be positive"),
+        (lambda X, Y, g: banded.BandedRidge(solver="x").fit(X, Y, g), "unknown solver"),
         (lambda X, Y, g: banded.BandedRidge().fit(X, Y, g * 0), "at least two groups"),
         (lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.arange(40)), "Too few rows"),
         (
             lambda X, Y, g: banded.BandedRidge().fit(X, Y, np.where(np.arange(40) < 2, 0, 1)),
             "Too few rows",
         ),
-        (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:, 0], g), "share T"),
+        (lambda X, Y, g: banded.BandedRidge().fit(X, Y[None], g), "share T"),
         (lambda X, Y, g: banded.BandedRidge().fit(X, Y[:9], g), "share T"),
         (lambda X, Y, g: banded.BandedRidge().fit(X, Y * np.nan, g), "no column"),
         (

@@ -243,7 +243,7 @@ def test_planted_weights_are_recovered_and_noise_takes_the_largest_penalty():
     [
         (lambda X, Y, g: RidgeCV([0, 1]).fit(X, Y), "must be positive"),
         (lambda X, Y, g: RidgeCV().fit(X, Y, g * 0), "at least two groups"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y[:, 0], g), "share T"),
+        (lambda X, Y, g: RidgeCV().fit(X, Y[None], g), "share T"),
         (lambda X, Y, g: RidgeCV().fit(X, Y[:-1], g), "share T"),
         (lambda X, Y, g: RidgeCV().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
         (lambda X, Y, g: RidgeCV().fit(X, Y * np.nan, g), "no voxel can be fitted"),
