@@ -25,12 +25,14 @@ from braintune_nb.loss import get_loss
 from braintune_nb.model.adapter import Adapter
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.speech_inputs import speech_inputs
-from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
+from braintune_nb.model.text_inputs import section_inputs
+from braintune_nb.model.tuner import BrainTuner
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import TuneSettings
 from braintune_nb.train.distributed import tune_distributed
 
 vocabulary = [f"w{i}" for i in range(12)]
-backbone = random_backbone(vocabulary, width=16)
+backbone = toy_backbone(vocabulary, width=16)
 
 
 def pair(seed, n=14):

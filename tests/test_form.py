@@ -135,7 +135,7 @@ def test_imports_point_to_lower_numbers(path):
 
 
 def test_wrong_imports_are_seen(tmp_path):
-    known = {"core": 0, "model.tuner": 41}
+    known = {"core": 0, "model.tuner": 43}
     path = made(
         tmp_path,
         "#| export\nfrom numpy import *",
@@ -143,7 +143,7 @@ def test_wrong_imports_are_seen(tmp_path):
         "import braintune_nb.core",
     )
     assert star_imports(path) == ["from numpy import *"]
-    assert upward_imports(path, known) == ["braintune_nb.model.tuner is 41"]
+    assert upward_imports(path, known) == ["braintune_nb.model.tuner is 43"]
 
 
 # ---- documented parameters

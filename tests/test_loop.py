@@ -12,7 +12,9 @@ from braintune_nb.core import ParameterError, RunError
 from braintune_nb.data.splits import Section
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
-from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
+from braintune_nb.model.text_inputs import section_inputs
+from braintune_nb.model.tuner import BrainTuner
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import (
     SingleProcess,
     TuneSettings,
@@ -30,7 +32,7 @@ mse = get_loss("mse")
 
 @pytest.fixture(scope="module")
 def backbone():
-    return random_backbone(WORDS, width=16, layers=1)
+    return toy_backbone(WORDS, width=16, layers=1)
 
 
 @pytest.fixture(scope="module")

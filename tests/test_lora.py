@@ -385,11 +385,13 @@ def test_the_loop_moves_the_adapter_and_heads_and_nothing_else(tmp_path):
     from braintune_nb.data.splits import whole_story
     from braintune_nb.data.stories import Events, Story
     from braintune_nb.loss import get_loss
-    from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
+    from braintune_nb.model.text_inputs import section_inputs
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.simulate.text_model import toy_backbone
     from braintune_nb.train.loop import TuneSettings, tune
 
     words, draw = [f"w{i}" for i in range(12)], np.random.default_rng(0)
-    backbone, pairs = random_backbone(words, width=16), []
+    backbone, pairs = toy_backbone(words, width=16), []
     for i in range(3):
         onset = np.arange(0, 40, 1.0)
         story = Story(

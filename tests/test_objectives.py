@@ -16,7 +16,9 @@ from braintune_nb.data.stories import Events, Story
 from braintune_nb.model.adapter import Adapter
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
 from braintune_nb.model.speech_inputs import speech_inputs
-from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
+from braintune_nb.model.text_inputs import section_inputs
+from braintune_nb.model.tuner import BrainTuner
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.objectives import (
     ContrastiveSpeech,
     FrameLabels,
@@ -199,7 +201,7 @@ def test_masked_text_follows_the_tuner_and_its_tied_embeddings(story):
 
 def test_a_tokenizer_without_mask_is_refused_and_nothing_to_ask_is_told(story):
     with pytest.raises(ModelError, match="mask token"):
-        OwnText(random_backbone(story.words.text))
+        OwnText(toy_backbone(story.words.text))
     own = OwnText(load_backbone("tiny"))
     with pytest.raises(DataError, match="no token to ask"):
         own._asked(torch.tensor([[2, 3]]), torch.ones(1, 2, dtype=torch.long))

@@ -16,9 +16,9 @@ from braintune_nb.encode import ridge
 from braintune_nb.features import speech
 from braintune_nb.features.speech import window_states
 from braintune_nb.model import backbone as chapter30
-from braintune_nb.model import tuner as chapter41
+from braintune_nb.model import text_inputs as chapter41
 from braintune_nb.model.backbone import CheckedProducts
-from braintune_nb.model.tuner import fast_products
+from braintune_nb.model.text_inputs import fast_products
 
 HALF, EXACT = torch.bfloat16, torch.float32
 routes = pytest.mark.parametrize(
@@ -228,7 +228,8 @@ def test_tuning_in_bfloat16_tries_heads_and_backbone(monkeypatch):
 
     from braintune_nb.data.splits import whole_story
     from braintune_nb.loss import get_loss
-    from braintune_nb.model.tuner import BrainTuner, section_inputs
+    from braintune_nb.model.text_inputs import section_inputs
+    from braintune_nb.model.tuner import BrainTuner
     from braintune_nb.train.loop import MicrobatchLoss
 
     backbone = made()

@@ -21,7 +21,7 @@ from braintune_nb.encode.ceiling import Ceiling, story_ceiling
 from braintune_nb.model.adapter import Adapter, has_adapter
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone, weights_hash
 from braintune_nb.model.release import BrainTuner, model_card, read_release
-from braintune_nb.model.tuner import random_backbone
+from braintune_nb.simulate.text_model import toy_backbone
 
 WORDS = [f"w{i}" for i in range(12)]
 SPEECH = dict(
@@ -143,7 +143,7 @@ def test_speech_backbones_go_round_and_plain_transformers_reads_them(kind, adapt
 @pytest.mark.parametrize("heads", ["participant", "shared", "individual", "nonlinear", "ridge"])
 def test_every_kind_of_head_goes_round(heads, tmp_path):
     tuner = BrainTuner(
-        random_backbone(WORDS),
+        toy_backbone(WORDS),
         {"P1": 4, "sub-2.left / Ω": 4},
         heads=heads,
         head_rank=3,
@@ -164,7 +164,7 @@ def test_every_kind_of_head_goes_round(heads, tmp_path):
 @pytest.mark.parametrize("name", ["tiny", "gpt2"])
 def test_text_backbones_go_round(name, tmp_path):
     if name == "gpt2":
-        source = random_backbone(WORDS)
+        source = toy_backbone(WORDS)
         torch.manual_seed(0)
         tf.GPT2Model(
             tf.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20, n_positions=40)
@@ -294,7 +294,7 @@ def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp
 @pytest.fixture
 def released(tmp_path):
     draw = np.random.default_rng(0)
-    tuner = BrainTuner(random_backbone(WORDS), {"P1": 3, "P2": 3, "P3": 2})
+    tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3, "P2": 3, "P3": 2})
     surface, native = (
         Space(
             "fsaverage5 part",
@@ -397,7 +397,7 @@ def test_the_card(released):
 
 def test_the_card_says_what_was_not_given(tmp_path):
     text = (
-        BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path) / "README.md"
+        BrainTuner(toy_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path) / "README.md"
     ).read_text()
     for said in (
         "No numbers were given",
@@ -545,7 +545,7 @@ def test_a_pretrained_checkpoint_in_place_of_the_tuned_one_is_refused(tmp_path):
 
 
 def test_spaces_and_ceilings_must_fit_the_heads(tmp_path):
-    tuner = BrainTuner(random_backbone(WORDS), {"P1": 3, "P2": 4})
+    tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3, "P2": 4})
     three = Space("three", "vertex", np.arange(3))
     with pytest.raises(DataError, match="4, as the head"):
         tuner.save_pretrained(tmp_path, space=three)
@@ -598,7 +598,7 @@ def test_push_to_hub_hands_over_a_whole_release(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    tuner = BrainTuner(random_backbone(WORDS), {"P1": 3})
+    tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3})
     assert (
         tuner.push_to_hub("someone/model", private=True, data="ds003020", revision="next")
         == "commit"
@@ -624,7 +624,7 @@ def test_from_the_hub_by_id(tmp_path, monkeypatch):
     import huggingface_hub
 
     folder, asked = (
-        BrainTuner(random_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path / "saved"),
+        BrainTuner(toy_backbone(WORDS), {"P1": 3}).save_pretrained(tmp_path / "saved"),
         [],
     )
 

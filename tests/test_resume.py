@@ -16,12 +16,14 @@ from braintune_nb.core import content_hash
 from braintune_nb.data.splits import whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
-from braintune_nb.model.tuner import BrainTuner, random_backbone, section_inputs
+from braintune_nb.model.text_inputs import section_inputs
+from braintune_nb.model.tuner import BrainTuner
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import TuneSettings, tune
 
 folder, kills = sys.argv[1], json.loads(sys.argv[2])
 vocabulary = [f"w{i}" for i in range(12)]
-backbone = random_backbone(vocabulary, width=16)
+backbone = toy_backbone(vocabulary, width=16)
 
 
 def pair(seed, n=16):

@@ -28,7 +28,7 @@ from braintune_nb.core import (
 from braintune_nb.data.splits import Section, whole_story
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
-from braintune_nb.model import speech_inputs as chapter42, tuner as model_tuner
+from braintune_nb.model import speech_inputs as chapter42, text_inputs
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.speech_inputs import plan_cache, speech_inputs
 
@@ -407,7 +407,7 @@ def test_products_and_their_gradients(monkeypatch):
         assert (a - c).abs().max() <= 1e-5 * c.abs().max()
     called = []
     monkeypatch.setattr(
-        model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a)
+        text_inputs, "_onednn", lambda *a, op=text_inputs._onednn: called.append(1) or op(*a)
     )
     frozen = torch.nn.Linear(40, 30).requires_grad_(False)
     with chapter42.fast_products():

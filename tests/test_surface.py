@@ -463,7 +463,8 @@ def test_real_images_of_ds003643(real_data):
 def test_people_with_other_voxels_share_a_head_after_mapping():
     """Simulated responses on fsaverage5, seen through 3,000 and 3,700 voxels of their own; on
     the surface both are near the truth, and one head serves both."""
-    from braintune_nb.model.tuner import BrainTuner, random_backbone
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.simulate.text_model import toy_backbone
     from braintune_nb.simulate.brain import load_surface, surface_columns
     from scipy.spatial import cKDTree
 
@@ -497,7 +498,7 @@ def test_people_with_other_voxels_share_a_head_after_mapping():
             apply_mapper(recording(np.ones((40, 6700 - n)), who), mapper)
     np.testing.assert_array_equal(people["P1"].space.columns, people["P2"].space.columns)
     tuner = BrainTuner(
-        random_backbone(["a", "b"]), {p: len(r.space) for p, r in people.items()}, heads="shared"
+        toy_backbone(["a", "b"]), {p: len(r.space) for p, r in people.items()}, heads="shared"
     )
     assert len(list(tuner.heads)) == 1 and tuner.heads[0].out_features == len(vertices)
 

@@ -14,11 +14,12 @@ from braintune_nb.core import ParameterError
 from braintune_nb.data.splits import Section, blocks, whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
-from braintune_nb.model import tuner as model_tuner
+from braintune_nb.model import text_inputs
 from braintune_nb.model.adapter import Adapter
 from braintune_nb.model.backbone import Backbone, load_backbone
 from braintune_nb.model.release import BrainTuner
-from braintune_nb.model.tuner import fast_products, random_backbone, section_inputs, word_states
+from braintune_nb.model.text_inputs import fast_products, section_inputs, word_states
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import TuneSettings, tune
 
 WORDS = "the wind and sun walked home slowly over old hills until evening came".split()
@@ -55,7 +56,7 @@ def made(kind="bert", seed=0):
     "A small random backbone of a family, with the words as its vocabulary."
     from transformers import AutoConfig, AutoModel
 
-    template = random_backbone(WORDS, width=16, layers=3, seed=seed)
+    template = toy_backbone(WORDS, width=16, layers=3, seed=seed)
     torch.manual_seed(seed)
     model = AutoModel.from_config(
         AutoConfig.for_model(kind, vocab_size=len(WORDS) + 4, initializer_range=0.2, **SIZES[kind])
@@ -537,7 +538,7 @@ def test_only_the_place_of_the_word_is_computed_in_the_block_that_is_read(monkey
     )
     fast = word_states(backbone.model, inputs, 3)
     assert all(len(s) == 2 for s in sizes) and sum(s[0] for s in sizes) == len(inputs.position)
-    monkeypatch.setattr(model_tuner, "_LIKE_BERT", ())
+    monkeypatch.setattr(text_inputs, "_LIKE_BERT", ())
     torch.testing.assert_close(word_states(backbone.model, inputs, 3), fast, atol=1e-5, rtol=1e-4)
     assert len(sizes[-1]) == 3
 
@@ -577,17 +578,17 @@ def test_what_fits_is_kept_and_it_is_what_the_backward_pass_comes_to_first(monke
     backbone, twice, once = made(), [], []
     inputs, real, plain = (
         section_inputs(whole_story(told()), backbone, 6),
-        model_tuner.checkpoint,
-        model_tuner._states_at,
+        text_inputs.checkpoint,
+        text_inputs._states_at,
     )
     monkeypatch.setattr(
-        model_tuner,
+        text_inputs,
         "checkpoint",
         lambda f, *a, **k: twice.append(a[1].shape) or real(plain, *a, **k),
     )
-    monkeypatch.setattr(model_tuner, "_states_at", lambda *a: once.append(a[1].shape) or plain(*a))
+    monkeypatch.setattr(text_inputs, "_states_at", lambda *a: once.append(a[1].shape) or plain(*a))
     gb = lambda shapes: sum(
-        model_tuner.activation_gb(tuple(s), backbone.model.config, 3) for s in shapes
+        text_inputs.activation_gb(tuple(s), backbone.model.config, 3) for s in shapes
     )
     word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
     budget, whole = 0.6 * gb(twice), list(twice)
@@ -628,11 +629,11 @@ def test_bfloat16_follows_the_float32_loss():
 
 
 def test_linear_layers_go_to_onednn_in_the_forward_and_the_second_pass(monkeypatch):
-    if model_tuner._onednn is None:
+    if text_inputs._onednn is None:
         pytest.skip("PyTorch without oneDNN")
     backbone, called = made(), []
     monkeypatch.setattr(
-        model_tuner, "_onednn", lambda *a, op=model_tuner._onednn: called.append(1) or op(*a)
+        text_inputs, "_onednn", lambda *a, op=text_inputs._onednn: called.append(1) or op(*a)
     )
     inputs = section_inputs(whole_story(told()), backbone, 6)
     states = word_states(backbone.model, inputs, 3, memory_gb=0.0)

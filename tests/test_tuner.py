@@ -26,7 +26,9 @@ from braintune_nb.features.text import hidden_states, read_states, text_inputs
 from braintune_nb.loss import get_loss
 from braintune_nb.model.backbone import Backbone
 from braintune_nb.model.release import BrainTuner
-from braintune_nb.model.tuner import random_backbone, section_inputs, section_targets, word_states
+from braintune_nb.model.text_inputs import section_inputs, word_states
+from braintune_nb.model.tuner import section_targets
+from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import TuneSettings, learning_rate_factor, tune, validate
 
 WORDS = [f"w{i}" for i in range(12)]
@@ -46,7 +48,7 @@ def toy_story(seed, n=16, name=None):
 
 @pytest.fixture(scope="module")
 def backbone():
-    return random_backbone(WORDS, width=16)
+    return toy_backbone(WORDS, width=16)
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +136,7 @@ def test_stopping_early_gives_the_same_state_in_other_architectures(kind):
     )[kind]
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=30, **size)).eval()
-    template = section_inputs(
-        whole_story(toy_story(0)), random_backbone(WORDS, width=16), n_words=5
-    )
+    template = section_inputs(whole_story(toy_story(0)), toy_backbone(WORDS, width=16), n_words=5)
     template = dataclasses.replace(
         template,
         **{k: getattr(template, k).flip(0) for k in ("token_ids", "attention_mask", "position")},
@@ -277,7 +277,7 @@ def test_c03_one_step_a_section_and_all_participants_in_one_forward(backbone, pa
 
 def test_accumulated_sections_make_the_gradient_of_their_mean(backbone, pairs):
     "Without dropout, two sections in one step equal a step on the mean of both losses."
-    plain = random_backbone(WORDS, width=16)
+    plain = toy_backbone(WORDS, width=16)
     for m in plain.model.modules():
         if isinstance(m, torch.nn.Dropout):
             m.p = 0.0

@@ -6,7 +6,7 @@
 __all__ = ['GATES', 'build_tokenizer', 'build_text_model', 'corpus_ids', 'draw_windows', 'mask_tokens', 'token_logits',
            'tie_words', 'pretrain_text', 'concept_states', 'mean_states', 'meaning_probe', 'identity_probe',
            'label_probe', 'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates',
-           'text_model_card', 'model_folder', 'save_text_model']
+           'text_model_card', 'model_folder', 'save_text_model', 'toy_backbone']
 
 # %% ../../nbs/38_simulate.text_model.ipynb #4ba783c0
 from pathlib import Path
@@ -22,6 +22,7 @@ from braintune_nb.core import (
     write_atomic,
     write_json,
 )
+from ..model.backbone import Backbone
 from braintune_nb.simulate.language import (
     TEMPLATES,
     Lexicon,
@@ -611,3 +612,45 @@ def save_text_model(
     write_json(folder / "gates.json", dict(gates=gates, training=facts))
     write_atomic(folder / "README.md", text_model_card(gates, facts))
     return folder
+
+# %% ../../nbs/38_simulate.text_model.ipynb #98440422
+def toy_backbone(
+    words,  # words of the vocabulary
+    width: int = 32,  # H
+    layers: int = 2,  # transformer blocks
+    seed: int = 0,  # of the weights
+) -> Backbone:  # in eval mode
+    "A random BERT with one token a word: for examples and tests."
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    vocabulary = {
+        word: i
+        for i, word in enumerate(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]))
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=64,
+    )
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=2 * width,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BertModel(config).eval()
+    return Backbone(model, fast, "random", None, layers, width, 64, False)

@@ -154,7 +154,7 @@ def memory_plan(
     trained: int | None = None,  # how many of them are trained; default: all
     processes: int = 1,  # that train together
     shard: bool = False,  # FSDP
-    activations_gb: float = 0.0,  # of one micro-batch, GB; see model.tuner.activation_gb
+    activations_gb: float = 0.0,  # of one micro-batch, GB; see model.text_inputs.activation_gb
 ) -> dict:  # GB in each process: weights, gradients, moments, activations, total
     """Memory of tuning in float32 with Adam, for each process; the block that FSDP puts
     together for the moment is left out."""

@@ -15,7 +15,8 @@ import torch
 from ..core import DataError, ModelError, ParameterError, content_hash
 from ..simulate.speech_model import pretraining_heads, pretraining_loss
 from ..model.backbone import SpeechBackbone
-from ..model.speech_inputs import _encode, fast_products
+from ..model.speech_inputs import encode_frames
+from ..model.text_inputs import fast_products
 
 # %% ../../nbs/63_train.objectives.ipynb #0a7e4d52
 class Objective(torch.nn.Module):
@@ -415,7 +416,9 @@ def _frame_states(backbone, inputs, layer, batch):
             front, _ = draw_pieces(backbone, section, None)
             parts = []
             for part in front.split(batch):
-                parts.append(_encode(backbone.model, backbone.kind, part, layer).float().cpu())
+                parts.append(
+                    encode_frames(backbone.model, backbone.kind, part, layer).float().cpu()
+                )
             states[section.name] = torch.cat(parts).numpy()
     return states
 

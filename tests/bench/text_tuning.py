@@ -179,17 +179,17 @@ def one(arm, args):
 
     from braintune_nb.data.splits import whole_story
     from braintune_nb.loss import get_loss
-    from braintune_nb.model import tuner as model_tuner
+    from braintune_nb.model import text_inputs
 
     torch.set_num_threads(args.threads)
     how = (ARMS | EPOCH)[arm]
     if not how.get("products", True):
-        model_tuner._onednn = None
+        text_inputs._onednn = None
     if not how.get("place", True):
-        model_tuner._LIKE_BERT = ()
+        text_inputs._LIKE_BERT = ()
     if args.batch:
-        model_tuner.word_states = (
-            lambda model, inputs, layer, memory_gb, f=model_tuner.word_states: f(
+        text_inputs.word_states = (
+            lambda model, inputs, layer, memory_gb, f=text_inputs.word_states: f(
                 model, inputs, layer, args.batch, memory_gb
             )
         )
@@ -200,7 +200,7 @@ def one(arm, args):
     )
     pairs = [
         (
-            model_tuner.section_inputs(whole_story(s), backbone),
+            text_inputs.section_inputs(whole_story(s), backbone),
             responses(s, args.columns, args.seed),
         )
         for s in stories

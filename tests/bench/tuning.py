@@ -259,11 +259,11 @@ def built(
     import numpy as np
     import torch
 
-    from braintune_nb.model import speech_inputs, tuner as model_tuner
+    from braintune_nb.model import speech_inputs, text_inputs
     from braintune_nb.model.tuner import BrainTuner
 
     if not products:
-        speech_inputs._onednn = model_tuner._onednn = None
+        speech_inputs._onednn = text_inputs._onednn = None
     backbone, (section, _) = backbone_of(args.model, args.seed), section_of(args.batch)
     audio = np.load(Path(args.folder) / "audio.npy", allow_pickle=False)
     tuner = BrainTuner(

@@ -429,7 +429,7 @@ def saved_release(folder, kind, seed):
     "A release with two participants, spaces, ceilings, split and numbers."
     words = [f"w{i}" for i in range(12)]
     if kind == "text":
-        backbone = find("random_backbone")(words, width=16, seed=seed)
+        backbone = find("toy_backbone")(words, width=16, seed=seed)
     else:
         backbone = find("load_speech_backbone")(small_speech(), random_weights=True, seed=seed)
     outputs = {"P1": 4, "P2": 3}
