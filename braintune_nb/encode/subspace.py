@@ -7,66 +7,122 @@ __all__ = ['SubspaceRidge', 'weight_basis']
 
 # %% ../../nbs/75_encode.subspace.ipynb #3bcf21b5
 import numpy as np
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+from ..arrays import as_array
 from ..core import DataError, ParameterError
-from .ridge import RidgeCV
+from .ridge import RidgeCV, check_features, check_finite, check_responses
 from .score import correlation
 
 # %% ../../nbs/75_encode.subspace.ipynb #1870e1d8
-class SubspaceRidge:
+class SubspaceRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     "Ridge of a new participant in the subspace that other participants' weights span."
 
     def __init__(
         self,
-        basis,  # orthonormal columns, (F, R), from `weight_basis`
+        # orthonormal columns, (F, R), from `weight_basis`; None: the features themselves, which is
+        # plain ridge
+        basis=None,
         ranks=(1, 2, 4, 8, 16, 32),  # ranks to try; those above R are left out
-        **settings,  # of `RidgeCV`: alphas, tolerance, device, ...
+        alphas=None,  # penalties, as in `RidgeCV`
+        scoring: str = "r2",  # as in `RidgeCV`
+        fit_intercept: bool = True,  # as in `RidgeCV`
+        tolerance: float = 0.01,  # as in `RidgeCV`
+        precision: str = "auto",  # as in `RidgeCV`
+        memory: float | None = None,  # bytes a fit may take; default 80 % of what is free
+        device: str = "cpu",  # torch device
     ):
-        self.basis, self.ranks = (
-            np.asarray(basis, np.float32),
-            [r for r in ranks if r <= np.shape(basis)[1]],
-        )
-        if not self.ranks:
-            raise ParameterError(
-                "no rank fits the basis",
-                found=list(ranks),
-                expected=f"at most {np.shape(basis)[1]}",
-            )
-        self.settings = settings
+        self.basis, self.ranks, self.alphas, self.scoring = basis, ranks, alphas, scoring
+        self.fit_intercept, self.tolerance, self.precision = fit_intercept, tolerance, precision
+        self.memory, self.device = memory, device
 
     def fit(
         self,
         X,  # features, (T, F)
-        Y,  # responses, (T, V)
-        groups,  # label of each TR, (T,): each is one fold; negative numbers are left out
+        y,  # responses, (T, V), or (T,) for one voxel
+        # label of each TR, (T,): each is one fold; negative numbers are left out; None: five blocks
+        groups=None,
     ):
         """Choose one rank for the participant by the mean cross-validated R² over voxels
         that can be predicted at any rank, then fit."""
-        models = [
-            RidgeCV(**self.settings).fit(X @ self.basis[:, :r], Y, groups) for r in self.ranks
-        ]
-        gains = np.nan_to_num(np.stack([m.cv_scores_ for m in models]))
-        keep = (gains > 0).any(0)
-        self.cv_scores_by_rank_ = dict(
-            zip(self.ranks, gains[:, keep].mean(1) if keep.any() else gains.mean(1))
-        )
-        best = max(range(len(models)), key=lambda i: self.cv_scores_by_rank_[self.ranks[i]])
-        self.rank_, self.model_ = self.ranks[best], models[best]
+        x = check_features(self, X, y).cpu().numpy()
+        y, self.single_ = check_responses(y, len(x))
+        self.basis_, ranks = _basis(self, x.shape[1])
+        models = [_ridge(self).fit(_inside(self, x, r), y, groups) for r in ranks]
+        self.cv_scores_by_rank_ = _scores_by_rank(models, ranks)
+        best = max(range(len(models)), key=lambda i: self.cv_scores_by_rank_[ranks[i]])
+        self.rank_, self.model_ = ranks[best], models[best]
         return self
 
     # X: features, (T_new, F)
     def predict(self, X) -> np.ndarray:
-        "Predicted responses, (T_new, V)."
-        return self.model_.predict(X @ self.basis[:, : self.rank_])
+        "Predicted responses, (T_new, V), or (T_new,) for one voxel."
+        whole = _predict(self, X)
+        return whole[:, 0] if self.single_ else whole
 
-    # X: features, (T_new, F); Y: responses, (T_new, V)
-    def score(self, X, Y) -> np.ndarray:
-        "Correlation with responses, (V,)."
-        return correlation(self.predict(X), Y)
+    # X: features, (T_new, F); y: responses, (T_new, V)
+    def score(self, X, y) -> np.ndarray:
+        "Correlation with responses, (V,), or one number for a vector."
+        prediction = _predict(self, X)
+        r = correlation(prediction, check_responses(y, len(prediction), torch_stays=False)[0])
+        return float(r[0]) if self.single_ else r
 
     @property
     def coef_(self) -> np.ndarray:
-        "Weights on the full features, (F, V)."
-        return self.basis[:, : self.rank_] @ self.model_.coef_
+        "Weights on the full features, (F, V), or (F,) for one voxel."
+        check_is_fitted(self, "model_")
+        w = self.basis_[:, : self.rank_] @ self.model_.coef_
+        return w[:, 0] if self.single_ else w
+
+# %% ../../nbs/75_encode.subspace.ipynb #fca91bb6
+def _basis(model, n_features):
+    "The basis (F, R), and the ranks that fit it."
+    if model.basis is None:
+        return np.eye(n_features, dtype=np.float32), [n_features]
+    basis = as_array(model.basis, "basis").astype(np.float32)
+    if basis.ndim != 2 or len(basis) != n_features:
+        raise ParameterError(
+            "basis and features do not fit", found=basis.shape, expected=f"({n_features}, R)"
+        )
+    ranks = [r for r in model.ranks if r <= basis.shape[1]]
+    if not ranks:
+        raise ParameterError(
+            "no rank fits the basis", found=list(model.ranks), expected=f"at most {basis.shape[1]}"
+        )
+    return basis, ranks
+
+
+def _ridge(model):
+    "Ridge with the settings of the model."
+    return RidgeCV(
+        model.alphas,
+        scoring=model.scoring,
+        fit_intercept=model.fit_intercept,
+        tolerance=model.tolerance,
+        precision=model.precision,
+        memory=model.memory,
+        device=model.device,
+    )
+
+
+def _inside(model, x, rank):
+    "Features in the first directions of the subspace, (T, rank)."
+    return x @ model.basis_[:, :rank]
+
+
+def _scores_by_rank(models, ranks):
+    "rank -> mean score over the voxels that any rank predicts."
+    gains = np.nan_to_num(np.stack([m.cv_scores_ for m in models]))
+    keep = (gains > 0).any(0)
+    return dict(zip(ranks, gains[:, keep].mean(1) if keep.any() else gains.mean(1)))
+
+
+def _predict(model, X):
+    "Predicted responses, (T_new, V)."
+    check_is_fitted(model, "model_")
+    x = check_features(model, X, fitting=False)
+    check_finite(x)
+    return model.model_.predict(_inside(model, x.cpu().numpy(), model.rank_))
 
 # %% ../../nbs/75_encode.subspace.ipynb #2716c448
 def weight_basis(
@@ -79,19 +135,8 @@ def weight_basis(
 ) -> np.ndarray:  # (F, rank) orthonormal, strongest first
     """Leading left singular vectors of all weights side by side, each column weighted by its
     score; memory F², whatever the number of voxels."""
-    gram = 0
-    for w, s in zip(weights, scores, strict=True):
-        if w.shape[1:] != np.shape(s):
-            raise ParameterError(
-                "one score a column of weights is needed", found=f"{w.shape} and {np.shape(s)}"
-            )
-        s = np.clip(np.nan_to_num(np.asarray(s, np.float64)), 0, None)
-        for start in range(0, w.shape[1], block):
-            part = (
-                np.nan_to_num(np.asarray(w[:, start : start + block], np.float64))
-                * s[start : start + block]
-            )
-            gram = gram + part @ part.T
+    pairs = zip(weights, scores, strict=True)
+    gram = sum(part for w, s in pairs for part in _outer_products(w, s, block))
     values, vectors = np.linalg.eigh(gram)
     found = int((values > 1e-10 * values[-1]).sum())
     if found == 0:
@@ -100,3 +145,17 @@ def weight_basis(
             next_step="check scores and weights",
         )
     return vectors[:, ::-1][:, : min(rank, found)].astype(np.float32)
+
+
+def _outer_products(w, s, block):
+    "Outer products of one participant's weighted weights, (F, F), a block of voxels at a time."
+    w, s = as_array(w, "weights"), as_array(s, "scores").astype(np.float64)
+    if w.shape[1:] != s.shape:
+        raise ParameterError(
+            "one score a column of weights is needed", found=f"{w.shape} and {s.shape}"
+        )
+    s = np.clip(np.nan_to_num(s), 0, None)
+    for start in range(0, w.shape[1], block):
+        cols = slice(start, start + block)
+        part = np.nan_to_num(np.asarray(w[:, cols], np.float64)) * s[cols]
+        yield part @ part.T
