@@ -159,7 +159,10 @@ def read_sound(path, root, context):
     seconds = find("sound_format")(path)
     samples, rate, *more = find("read_audio")(path)
     notes = tuple(n for n in more if isinstance(n, str) and n)
-    return Reading(dict(samples=np.array(samples), rate=rate, seconds=seconds[2]), notes)
+    value = dict(samples=np.array(samples), rate=rate, seconds=seconds[2])
+    if seconds[1] > 1:  # the copy in one channel that loaders keep, at the rate it has
+        value["kept"] = np.array(find("read_audio")(find("sound_at")(path, rate)[0])[0])
+    return Reading(value, notes)
 
 
 class Absent(Exception):
@@ -349,7 +352,8 @@ def form_annot(draft, found, wanted, base):
 def form_sound(draft, found, wanted, base):
     mono = wanted["samples"].astype(np.float32).mean(1)
     seconds = len(mono) / wanted["rate"]
-    return found, dict(samples=mono, rate=wanted["rate"], seconds=seconds)
+    kept = dict(kept=mono) if "kept" in found else {}
+    return found, dict(samples=mono, rate=wanted["rate"], seconds=seconds, **kept)
 
 
 def form_confounds(draft, found, wanted, base):
