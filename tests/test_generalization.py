@@ -479,7 +479,7 @@ def test_layers_bands_folds_and_extra_stories():
     assert (
         r["pretrained"][1] > 0.3 > 0.1 > abs(r["noise"][1]) and r["more"][0] > r["pretrained"][0]
     )  # the layer with signal is chosen; extra stories help
-    banded = run(dict(pretrained=EncodingArm([x])), low=low)
+    banded = run(dict(pretrained=EncodingArm([x])), lowlevel=low)
     assert abs(banded.scores["pretrained"][:, 1, :, 0, 0, 0].mean() - r["pretrained"][1]) < 0.1
     folds = cross_validated(encoding[:6], 2)
     crossed = run(dict(pretrained=EncodingArm([x])), folds)
@@ -508,7 +508,7 @@ def test_what_would_mislead_is_refused():
     with pytest.raises(ParameterError, match="unknown way"):
         run(penalty="none")
     with pytest.raises(ParameterError, match="one band"):
-        run(penalty="full", low={})
+        run(penalty="full", lowlevel={})
     with pytest.raises(ParameterError, match="at least two draws"):
         run(n_draws=1)
     with pytest.raises(ParameterError, match="too short to be cut"):

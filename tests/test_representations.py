@@ -173,7 +173,7 @@ def byte_level(folder):
     return Backbone(model, tokenizer, "bytes", None, 2, 12, 40, True)
 
 
-def by_hand(backbone, text, a, b, how):
+def by_hand(backbone, text, a, b, method):
     "States of the pieces whose own text lies in characters a to b, found by decoding prefixes."
     lead = "" if backbone.name == "tiny" else " "
     coded = backbone.tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True)
