@@ -109,40 +109,45 @@ def _standard(by_story, sections, who):
     ).astype(np.float32)
 
 # %% ../../nbs/82_analyses.cross_language.ipynb #e7bf7941
+def _story_groups(sections):
+    "Fold of each row, a story each; None where there is one story."
+    if len(sections) < 2:
+        return None
+    return np.concatenate([np.full(len(s), i) for i, s in enumerate(sections)])
+
+
+def _fit(model, designs, responses, sections, who):
+    "A model fitted to one participant's responses to some sections."
+    x, y = stack_sections(designs, sections), _standard(responses, sections, who)
+    return model.fit(x, y, _story_groups(sections))
+
+
+def _has_any(responses, sections):
+    return any(s.story.name in responses for s in sections)
+
+# %% ../../nbs/82_analyses.cross_language.ipynb #f2156551
 def quadrant_predictions(
     designs: dict,  # story name -> design (T, F): delayed and z-scored features
     responses: dict,  # participant -> story name -> (T, V), those that fit
     folds: dict,  # of `quadrant_folds`
     model=None,  # makes an unfitted model; None: exact RidgeCV
-) -> (
-    dict
-):  # (participant, training language, test language) -> prediction of the test sections, (T, V)
+    # (participant, training language, test language) -> prediction of the test sections, (T, V)
+) -> dict:
     "Fit each participant once a training language, predict every test language."
     make, out = model or (lambda: RidgeCV(tolerance=0, precision="float32")), {}
-    for (a, b), (encoding, test) in folds.items():
+    for encoding, test in folds.values():
         check_fold(encoding, test)
-    for participant, told in responses.items():
+    for participant, own in responses.items():
         fitted = {}
         for (a, b), (encoding, test) in folds.items():
-            if not any(s.story.name in told for s in encoding) or not any(
-                s.story.name in told for s in test
-            ):
+            if not (_has_any(own, encoding) and _has_any(own, test)):
                 continue
             if a not in fitted:
-                groups = (
-                    np.concatenate([np.full(len(s), i) for i, s in enumerate(encoding)])
-                    if len(encoding) > 1
-                    else None
-                )
-                fitted[a] = make().fit(
-                    stack_sections(designs, encoding),
-                    _standard(told, encoding, participant),
-                    groups,
-                )
+                fitted[a] = _fit(make(), designs, own, encoding, participant)
             out[participant, a, b] = fitted[a].predict(stack_sections(designs, test))
     return out
 
-
+# %% ../../nbs/82_analyses.cross_language.ipynb #9042edd1
 def quadrant_scores(
     predictions: dict,  # of `quadrant_predictions`
     scored: dict,  # participant -> story name -> (T, V), those that are scored
@@ -189,6 +194,30 @@ def quadrant_table(
     )
     return table.assign(kept=table.normalized / np.where(level > 0.1, level, np.nan))
 
+# %% ../../nbs/82_analyses.cross_language.ipynb #71fd2d8f
+def _quadrant_square(ax, grid):
+    "Means over participants: training language down, test language across."
+    top = max(float(grid.abs().max().max()), 1e-9)
+    ax.imshow(grid, cmap="RdBu_r", vmin=-1.5 * top, vmax=1.5 * top)
+    for i, j in product(range(len(grid)), range(len(grid.columns))):
+        ax.text(j, i, f"{grid.iloc[i, j]:.2f}", ha="center", va="center")
+    ax.set_xticks(range(len(grid.columns)), grid.columns)
+    ax.set_yticks(range(len(grid)), grid.index)
+    ax.set(xlabel="scored in", ylabel="fitted in")
+
+
+def _quadrant_lines(ax, part, quadrants, column):
+    "A line a participant, over the quadrants that the participant has."
+    means = part.groupby(["participant", "train", "test"])[column].mean()
+    for participant in part.participant.unique():
+        own = means[participant]
+        places = [x for x, quadrant in enumerate(quadrants) if quadrant in own.index]
+        scores = [own[quadrants[x]] for x in places]
+        ax.plot(places, scores, "o-", ms=3, lw=0.6, color="grey")
+    ax.axhline(0, color="k", lw=0.6)
+    ax.set_xticks(range(len(quadrants)), [f"{a} → {b}" for a, b in quadrants])
+    ax.tick_params(labelsize=7)
+
 # %% ../../nbs/82_analyses.cross_language.ipynb #1e1d894a
 def quadrant_figure(
     table,  # of `quadrant_table`
@@ -205,40 +234,9 @@ def quadrant_figure(
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(5, 2), dpi=72, width_ratios=(2, 3), layout="constrained"
     )
-    top = max(float(grid.abs().max().max()), 1e-9)
-    left.imshow(grid, cmap="RdBu_r", vmin=-1.5 * top, vmax=1.5 * top)
-    for i, j in product(range(len(grid)), range(len(grid.columns))):
-        left.text(j, i, f"{grid.iloc[i, j]:.2f}", ha="center", va="center")
-    left.set(
-        xticks=range(len(grid.columns)),
-        xticklabels=grid.columns,
-        yticks=range(len(grid)),
-        yticklabels=grid.index,
-        xlabel="scored in",
-        ylabel="fitted in",
-    )
-    kinds = [(a, b) for a in grid.index for b in grid.columns]
-    for p, rows in part.groupby("participant"):
-        right.plot(
-            [x for x, k in enumerate(kinds) if k in set(zip(rows.train, rows.test))],
-            [
-                float(rows[(rows.train == a) & (rows.test == b)][column].mean())
-                for a, b in kinds
-                if (a, b) in set(zip(rows.train, rows.test))
-            ],
-            "o-",
-            ms=3,
-            lw=0.6,
-            color="grey",
-        )
-    right.axhline(0, color="k", lw=0.6)
-    right.set(
-        xticks=range(len(kinds)),
-        xticklabels=[f"{a} → {b}" for a, b in kinds],
-        title=f"{column} score, {roi}, each participant",
-    )
-    right.tick_params(labelsize=7)
-    right.title.set_fontsize(8)
+    _quadrant_square(left, grid)
+    _quadrant_lines(right, part, list(product(grid.index, grid.columns)), column)
+    right.set_title(f"{column} score, {roi}, each participant", fontsize=8)
     fig.suptitle(title, fontsize=8)
     return fig
 
@@ -304,7 +302,20 @@ def least_squares() -> RidgeCV:  # unfitted
     "Ridge with a penalty that only steadies the solution."
     return RidgeCV(alphas=[1e-3], tolerance=0, precision="float32")
 
+# %% ../../nbs/82_analyses.cross_language.ipynb #232269d4
+def _enough_rows(part, width, place):
+    "Refuse least squares on hardly more TRs than features."
+    rows = sum(map(len, part))
+    if rows < 1.5 * width:
+        raise ParameterError(
+            "A session has too few TRs for least squares",
+            place=place,
+            found=f"{rows} TRs, {width} features",
+            expected=f"{int(1.5 * width)} TRs or more",
+            next_step="white_features(..., components=) keeps fewer directions",
+        )
 
+# %% ../../nbs/82_analyses.cross_language.ipynb #536ba3b0
 def session_weights(
     designs: dict,  # story name -> (T, F), best of `white_features`
     responses: dict,  # story name -> (T, V), one participant
@@ -316,31 +327,13 @@ def session_weights(
     `ParameterError` where a session has fewer TRs than least squares needs."""
     make, out = model or least_squares, {}
     for language, labels in check_sessions(sections, sessions).items():
+        own = [s for s in sections if s.story.language == language]
         for label in labels:
-            part = [
-                s
-                for s in sections
-                if s.story.language == language and sessions[s.story.name] == label
-            ]
-            rows, width = sum(map(len, part)), designs[part[0].story.name].shape[1]
-            if model is None and rows < 1.5 * width:
-                raise ParameterError(
-                    "A session has too few TRs for least squares",
-                    place=f"{language}, session {label!r}",
-                    found=f"{rows} TRs, {width} features",
-                    expected=f"{int(1.5 * width)} TRs or more",
-                    next_step="white_features(..., components=) keeps fewer directions",
-                )
-            groups = (
-                np.concatenate([np.full(len(s), i) for i, s in enumerate(part)])
-                if len(part) > 1
-                else None
-            )
-            out[language, label] = (
-                make()
-                .fit(stack_sections(designs, part), _standard(responses, part, "responses"), groups)
-                .coef_
-            )
+            part = [s for s in own if sessions[s.story.name] == label]
+            if model is None:
+                width = designs[part[0].story.name].shape[1]
+                _enough_rows(part, width, f"{language}, session {label!r}")
+            out[language, label] = _fit(make(), designs, responses, part, "responses").coef_
     return out
 
 # %% ../../nbs/82_analyses.cross_language.ipynb #19f8a3c9
@@ -359,7 +352,34 @@ def whiten_weights(
         vectors.T @ np.asarray(weights, np.float64)
     )
 
+# %% ../../nbs/82_analyses.cross_language.ipynb #2cab18ce
+def _unit_weights(w, covariance):
+    "Unit vectors whose product is the correlation over features, or the cosine when whitened."
+    w = np.asarray(w, np.float64) if covariance is None else whiten_weights(w, covariance)
+    w = w - w.mean(0) if covariance is None else w
+    size = np.linalg.norm(w, axis=0)
+    return w / np.where(size > 0, size, np.nan)
 
+
+def _mean_agreement(units, pairs, what):
+    "Mean cosine over pairs of (language, session), (V,)."
+    if not pairs:
+        raise DataError(
+            "No two different sessions to compare", place=what, next_step="give more sessions"
+        )
+    return np.mean([(units[j] * units[k]).sum(0) for j, k in pairs], 0)
+
+
+def _session_pairs(keys):
+    "Pairs of two sessions: of each language with itself, and across the languages."
+    own = {}
+    for language, session in keys:
+        own.setdefault(language, []).append((language, session))
+    pairs = {l: list(combinations(k, 2)) for l, k in own.items()}
+    across = [(j, k) for j, k in product(*own.values()) if j[1] != k[1]]
+    return pairs, across
+
+# %% ../../nbs/82_analyses.cross_language.ipynb #5e71c7ec
 def weight_sharing(
     weights: dict,  # (language, session) -> (F, V), of `session_weights`; two languages
     # (F, F): compare whitened weights by their cosine; None: plain correlation over features
@@ -374,35 +394,17 @@ def weight_sharing(
     if len(languages) != 2:
         raise ParameterError("Sharing compares two languages", found=", ".join(languages))
 
-    def unit(w):
-        w = np.asarray(w, np.float64) if covariance is None else whiten_weights(w, covariance)
-        w = w - w.mean(0) if covariance is None else w
-        size = np.linalg.norm(w, axis=0)
-        return w / np.where(size > 0, size, np.nan)
-
-    u = {k: unit(w) for k, w in weights.items()}
-
-    def mean(pairs, what):
-        if not pairs:
-            raise DataError(
-                "No two different sessions to compare", place=what, next_step="give more sessions"
-            )
-        return np.mean([(u[j] * u[k]).sum(0) for j, k in pairs], 0), len(pairs)
-
-    of = lambda l: [k for k in u if k[0] == l]
-    within = {l: mean(list(combinations(of(l), 2)), l) for l in languages}
-    across, n = mean(
-        [(j, k) for j, k in product(of(languages[0]), of(languages[1])) if j[1] != k[1]],
-        "across languages",
-    )
-    reliability = {l: x for l, (x, _) in within.items()}
+    u = {k: _unit_weights(w, covariance) for k, w in weights.items()}
+    within, both = _session_pairs(list(u))
+    reliability = {l: _mean_agreement(u, pairs, l) for l, pairs in within.items()}
+    across = _mean_agreement(u, both, "across languages")
     a, b = reliability.values()
     fine = (a > smallest) & (b > smallest)
     return dict(
         across=across,
         reliability=reliability,
         sharing=np.where(fine, across / np.sqrt(np.where(fine, a * b, 1)), np.nan),
-        pairs={"across": n} | {l: m for l, (_, m) in within.items()},
+        pairs={"across": len(both)} | {l: len(pairs) for l, pairs in within.items()},
     )
 
 # %% ../../nbs/82_analyses.cross_language.ipynb #4f344ec3
@@ -484,14 +486,19 @@ def match_noise(
 
     if variance == 0:
         return dict(responses)
-    return {
-        n: (
-            np.stack([noisy(p, i, r) for r, p in enumerate(y)])
-            if np.ndim(y) == 3
-            else noisy(y, i, 0)
-        )
-        for i, (n, y) in enumerate(responses.items())
-    }
+    out = {}
+    for i, (n, y) in enumerate(responses.items()):
+        if np.ndim(y) == 3:
+            out[n] = np.stack([noisy(p, i, r) for r, p in enumerate(y)])
+        else:
+            out[n] = noisy(y, i, 0)
+    return out
+
+# %% ../../nbs/82_analyses.cross_language.ipynb #cd9f7cbc
+def _mean_ceilings(a, b, columns):
+    "Mean ceiling of both languages over the columns that have one in both."
+    has = np.isfinite(a + b) & columns
+    return [np.nanmean(np.where(has, c, np.nan)) for c in (a, b)]
 
 # %% ../../nbs/82_analyses.cross_language.ipynb #2002ebd9
 def ceiling_difference(
@@ -499,28 +506,20 @@ def ceiling_difference(
     rois: dict,  # participant -> region -> (V,) bool
     first: str,  # language
     second: str,  # language
-) -> (
-    dict
-):  # region -> mean ceiling of both and the difference with t interval and tests over participants
+    # region -> mean ceiling of both and the difference with t interval and tests over participants
+) -> dict:
     "Is one language measured better? Over the columns that have a ceiling in both."
     out = {}
     for region in next(iter(rois.values())):
         pairs = np.array(
             [
-                [
-                    np.nanmean(
-                        np.where(np.isfinite(c[first] + c[second]) & rois[p][region], c[l], np.nan)
-                    )
-                    for l in (first, second)
-                ]
+                _mean_ceilings(c[first], c[second], rois[p][region])
                 for p, c in ceilings.items()
                 if first in c and second in c
             ]
         )
-        out[region] = {
-            first: float(pairs[:, 0].mean()),
-            second: float(pairs[:, 1].mean()),
-        } | participant_test(pairs[:, 0] - pairs[:, 1])
+        means = {first: float(pairs[:, 0].mean()), second: float(pairs[:, 1].mean())}
+        out[region] = means | participant_test(pairs[:, 0] - pairs[:, 1])
     return out
 
 # %% ../../nbs/82_analyses.cross_language.ipynb #ab6bf28f
@@ -566,6 +565,21 @@ def improved_share(
         share=float(((d > 0) + 0.5 * (d == 0)).mean()), n=int(has.sum()), difference=float(d.mean())
     )
 
+# %% ../../nbs/82_analyses.cross_language.ipynb #d06f6d79
+def _scaled_sums(sums):
+    "Block sums (B, 6, V) of predictions brought to variance 1, so that arms can be exchanged."
+    total = sums.sum(0)
+    sd = np.sqrt(np.maximum(total[3] / total[0] - (total[1] / total[0]) ** 2, 1e-30))
+    one = np.ones_like(sd)
+    return sums / np.stack([one, sd, one, sd**2, one, sd])
+
+
+def _share_of_swap(a, b, signs):
+    "Share of improved voxels where the arms of blocks with sign -1 change places."
+    both, turned = (a + b).sum(0), np.tensordot(signs, a - b, 1)
+    scores = (correlation_from_sums((both + s * turned) / 2) for s in (1, -1))
+    return improved_share(*scores, np.ones(a.shape[2], bool))
+
 # %% ../../nbs/82_analyses.cross_language.ipynb #8a0cea4b
 def improved_test(
     tuned: np.ndarray,  # block sums of the tuned arm, (B, 6, V), of `encode.inference.block_sums`
@@ -577,28 +591,10 @@ def improved_test(
     """The share against its null: which arm is which is drawn anew for every block. p = (b +
     1)/(n + 1), b draws at least as far from one half."""
 
-    def scaled(s):
-        total = s[:, :, columns].sum(0)
-        sd = np.sqrt(np.maximum(total[3] / total[0] - (total[1] / total[0]) ** 2, 1e-30))
-        return s[:, :, columns] / np.stack(
-            [np.ones_like(sd), sd, np.ones_like(sd), sd**2, np.ones_like(sd), sd]
-        )
-
-    a, b = scaled(np.asarray(tuned, float)), scaled(np.asarray(pretrained, float))
-    both, half = (a + b).sum(0), a - b
-
-    def share(signs):
-        turned = np.tensordot(signs, half, 1)
-        return improved_share(
-            correlation_from_sums((both + turned) / 2),
-            correlation_from_sums((both - turned) / 2),
-            np.ones(a.shape[2], bool),
-        )
-
-    found = share(np.ones(len(a)))
-    null = np.array(
-        [share(s)["share"] for s in np.random.default_rng(seed).choice([-1.0, 1.0], (n, len(a)))]
-    )
+    a, b = (_scaled_sums(np.asarray(x, float)[:, :, columns]) for x in (tuned, pretrained))
+    found = _share_of_swap(a, b, np.ones(len(a)))
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n, len(a)))
+    null = np.array([_share_of_swap(a, b, s)["share"] for s in signs])
     extreme = np.abs(null - 0.5) >= abs(found["share"] - 0.5) - 1e-9
     return found | dict(
         null=null,

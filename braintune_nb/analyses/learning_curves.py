@@ -979,9 +979,11 @@ def _ratio_of(curves, rows, arm, settings):
     return ratio_text(efficiency(curves, arm, **settings))
 
 
-def _draw_curve(ax, minutes, r, fit, label, colour):
-    "Means, band of the subsets and fitted curve of one arm, (K, D); its value at full data."
-    grid, values = fitted_curve(minutes, r.mean(1), fit)
+def _draw_curve(ax, curves, arm, settings, label, colour):
+    "Means, band of the subsets and fitted curve of one arm; its value at full data."
+    j, minutes = curves.regions.index(settings["region"]), curves.minutes
+    r = curves.scores[arm][:, :, :, 0, j, int(settings["normalised"])].mean(0)  # (K, D)
+    grid, values = fitted_curve(minutes, r.mean(1), settings["fit"])
     band = np.quantile(r, (0.1, 0.9), axis=1)
     ax.fill_between(minutes, *band, color=colour, alpha=0.15, lw=0)
     ax.plot(grid, values, color=colour, lw=1)
@@ -1017,17 +1019,16 @@ def plot_efficiency(
     hold 80 % of the subsets, the dotted line is the target."""
     import matplotlib.pyplot as plt
 
-    region = region or curves.regions[0]
-    j, k = curves.regions.index(region), int(normalised)
+    settings = dict(share=share, reference=reference, fit=fit, normalised=normalised)
+    settings["region"] = region or curves.regions[0]
     arms = list(arms or sorted(curves.scores, key=lambda a: a != reference))
     ax = ax or plt.subplots(figsize=(4.6, 2.3), dpi=72)[1]
-    settings = dict(share=share, region=region, reference=reference, fit=fit, normalised=normalised)
     for i, arm in enumerate(arms):
-        label, colour = arm.replace("_", " "), "k" if arm == reference else f"C{i - 1}"
+        label = arm.replace("_", " ")
         if arm != reference:
             label += f": {_ratio_of(curves, rows, arm, settings)}"
-        r = curves.scores[arm][:, :, :, 0, j, k].mean(0)  # (K, D)
-        last = _draw_curve(ax, curves.minutes, r, fit, label, colour)
+        colour = "k" if arm == reference else f"C{i - 1}"
+        last = _draw_curve(ax, curves, arm, settings, label, colour)
         if arm == reference:
             ax.axhline(share * last, color="k", lw=0.7, ls=":")
     _name_axes(ax, curves.minutes, settings)

@@ -352,7 +352,7 @@ def shift_part(n, seed):
             keep("any voxel at q <= 0.05", min(v.min() for v in f.voxel_q.values()) <= 0.05, True)
             keep(
                 "some person's dimension at q <= 0.05",
-                min(r["q"] for r in f.people.values()) <= 0.05,
+                min(r["q"] for r in f.participants.values()) <= 0.05,
                 True,
             )
             if pair == ("en", "zh"):
