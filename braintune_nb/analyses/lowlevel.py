@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PERSISTENCE', 'residual_features', 'impact_predictions', 'impact_voxels', 'signed_root', 'impact_table',
-           'lowlevel_impact', 'story_impact', 'planted_impact', 'plot_parts']
+           'lowlevel_impact', 'story_impact', 'planted_impact']
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #aedc686c
 import numpy as np
@@ -14,6 +14,31 @@ from ..encode.banded import BandedRidge, Design
 from ..encode.ridge import label_folds
 from ..encode.score import correlation, normalised_alignment, r2, roi_means
 from .alignment import stacked_responses, story_design
+
+# %% ../../nbs/79_analyses.lowlevel.ipynb #b80598c9
+def _check_rows(low, model, rows, folds):
+    if len(low) != len(model):
+        raise ParameterError(
+            "low-level and model features must share T", found=f"{np.shape(low)}, {np.shape(model)}"
+        )
+    if len(rows) < 3 * folds:
+        raise ParameterError(
+            "Too few rows for the folds",
+            found=f"{len(rows)} rows, {folds} folds",
+            expected="at least 3 rows a fold",
+        )
+
+
+def _held_out_loss(x, y, gram, cross, penalties):
+    "1 - R² of the rows left out, (penalties, columns), from the sums of the others."
+    values, vectors = np.linalg.eigh(gram)
+    b, left = vectors.T @ cross, x @ vectors
+    total = ((y - y.mean(0)) ** 2).sum(0)
+    loss = []
+    for penalty in penalties:
+        error = y - left @ (b / (values.clip(0) + penalty)[:, None])
+        loss.append((error**2).sum(0) / np.where(total > 0, total, 1))
+    return np.array(loss)
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #e0dbf43b
 def residual_features(
@@ -27,35 +52,28 @@ def residual_features(
     fitted on `rows` only."""
     penalties = np.logspace(-6, 9, 16) if penalties is None else np.asarray(penalties, float)
     rows = np.arange(len(low)) if rows is None else np.asarray(rows)
-    if len(low) != len(model):
-        raise ParameterError(
-            "low-level and model features must share T", found=f"{np.shape(low)}, {np.shape(model)}"
-        )
-    if len(rows) < 3 * folds:
-        raise ParameterError(
-            "Too few rows for the folds",
-            found=f"{len(rows)} rows, {folds} folds",
-            expected="at least 3 rows a fold",
-        )
-    x, y = (
-        np.asarray(a, np.float64) - np.asarray(a, np.float64)[rows].mean(0) for a in (low, model)
-    )
+    _check_rows(low, model, rows, folds)
+    x, y = (np.asarray(a, np.float64) for a in (low, model))
+    x, y = x - x[rows].mean(0), y - y[rows].mean(0)
     parts = np.array_split(rows, folds)
     sums = [(x[p].T @ x[p], x[p].T @ y[p]) for p in parts]
     gram, cross = (sum(s) for s in zip(*sums))
     loss = np.zeros((len(penalties), y.shape[1]))
     for p, (g, c) in zip(parts, sums):
-        values, vectors = np.linalg.eigh(gram - g)
-        b, left = vectors.T @ (cross - c), x[p] @ vectors
-        total = ((y[p] - y[p].mean(0)) ** 2).sum(0)
-        for i, penalty in enumerate(penalties):
-            loss[i] += ((y[p] - left @ (b / (values.clip(0) + penalty)[:, None])) ** 2).sum(
-                0
-            ) / np.where(total > 0, total, 1)
+        loss += _held_out_loss(x[p], y[p], gram - g, cross - c, penalties)
     best = penalties[loss.argmin(0)]
     values, vectors = np.linalg.eigh(gram)
     weights = vectors @ ((vectors.T @ cross) / (values.clip(0)[:, None] + best))
     return (y - x @ weights).astype(np.float32), best
+
+# %% ../../nbs/79_analyses.lowlevel.ipynb #6eacf443
+def _named_predictions(name, fit, rows):
+    "Prediction of a fit, and of the joint fit also its two parts."
+    parts = fit.predict_bands(rows)
+    out = {name: sum(parts.values()) + fit.mean_}
+    if name == "both":
+        out |= {f"both_{band}": part for band, part in parts.items()}
+    return out
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #bb628594
 def impact_predictions(
@@ -78,58 +96,32 @@ def impact_predictions(
 ) -> dict:
     "Predict the scored rows from low-level, model, joint and residual features."
     low, model, stories, groups = _checked(low, model, responses, groups, stories, methods)
-    low_delays, make, folds = (
-        delays if low_delays is None else low_delays,
-        make or BandedRidge,
-        _outer_folds(groups, test),
-    )
-    design = lambda **bands: Design(
-        {
-            k: _by_story(x, stories, lambda z, d=d: story_design(z, d, tr, cutoff))
-            for k, (x, d) in bands.items()
-        },
-        normalise=True,
-        dual=make().dual,
-        keep=test is None,
-        device=make().device,
-    )
-    fixed = {"model": design(model=(model, delays))}
+    make = make or BandedRidge
+    settings = dict(normalise=True, dual=make().dual, keep=test is None, device=make().device)
+    delay = lambda x, d: _by_story(x, stories, lambda z: story_design(z, d, tr, cutoff))
+    bands = {"model": delay(model, delays)}
+    fixed = {"model": Design(dict(bands), **settings)}
     if "partition" in methods:
-        fixed |= {
-            "low": design(low=(low, low_delays)),
-            "both": design(low=(low, low_delays), model=(model, delays)),
-        }
+        low_band = {"low": delay(low, delays if low_delays is None else low_delays)}
+        fixed["low"] = Design(dict(low_band), **settings)
+        fixed["both"] = Design(low_band | bands, **settings)
     out = {}
-
-    def predict(name, data, train, held):
-        fit = make().fit(data, responses, groups, rows=train)
-        parts = fit.predict_bands(held)
-        for key, x in (
-            {name: sum(parts.values()) + fit.mean_}
-            | ({f"both_{k}": p for k, p in parts.items()} if name == "both" else {})
-        ).items():
-            out.setdefault(key, np.full(responses.shape, np.nan, np.float32))[held] = x
-
-    for train, held in folds:
-        for name, data in fixed.items():
-            predict(name, data, train, held)
+    for train, held in _outer_folds(groups, test):
+        designs = dict(fixed)
         if "residual" in methods:
-            predict(
-                "residual",
-                design(residual=(_residual(low, model, stories, train), delays)),
-                train,
-                held,
-            )
+            left = delay(_residual(low, model, stories, train), delays)
+            designs["residual"] = Design({"residual": left}, **settings)
+        for name, design in designs.items():
+            fit = make().fit(design, responses, groups, rows=train)
+            for key, x in _named_predictions(name, fit, held).items():
+                out.setdefault(key, np.full(responses.shape, np.nan, np.float32))[held] = x
     return out
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #f42571bf
 def _checked(low, model, responses, groups, stories, methods):
-    if (
-        np.ndim(low) != 2
-        or np.ndim(model) != 2
-        or np.ndim(responses) != 2
-        or len({len(low), len(model), len(responses), len(groups)}) > 1
-    ):
+    "Features as float64, story and group of each TR, or an error."
+    tables = low, model, responses
+    if any(np.ndim(x) != 2 for x in tables) or len({*map(len, tables), len(groups)}) > 1:
         raise ParameterError(
             "low (T, F_low), model (T, F), responses (T, V) and groups (T,) must share T",
             found=f"{np.shape(low)}, {np.shape(model)}, {np.shape(responses)}, {np.shape(groups)}",
@@ -183,6 +175,17 @@ def _outer_folds(groups, test):
         )
     return [(used[~held[used]], used[held[used]])]
 
+# %% ../../nbs/79_analyses.lowlevel.ipynb #afaeb812
+def _named(r, explained, *names):
+    "r and R² of some fits under their names in the tables."
+    return {f"r_{k}": r[k] for k in names} | {f"r2_{k}": explained[k] for k in names}
+
+
+def _partition(explained):
+    "Unique and shared parts from the R² of three fits."
+    low, model, both = (explained[k] for k in ("low", "model", "both"))
+    return dict(unique_model=both - low, unique_low=both - model, shared=low + model - both)
+
 # %% ../../nbs/79_analyses.lowlevel.ipynb #37fa4963
 def impact_voxels(
     predictions: dict,  # of `impact_predictions`
@@ -194,34 +197,20 @@ def impact_voxels(
 ) -> dict:
     "Correlation, R² and the parts of every voxel over the rows that were predicted."
     rows = np.isfinite(predictions["model"]).any(1)
-    y, guess = (
-        np.asarray(responses[rows], np.float64),
-        {k: p[rows].astype(np.float64) for k, p in predictions.items()},
-    )
+    y = np.asarray(responses[rows], np.float64)
+    guess = {k: p[rows].astype(np.float64) for k, p in predictions.items()}
     top = np.ones(y.shape[1]) if ceiling is None else np.asarray(ceiling, np.float64)
-    r = {
-        k: normalised_alignment(correlation(p, y), top)
-        for k, p in guess.items()
-        if k not in ("both_low", "both_model")
-    }
-    e = {k: normalised_alignment(r2(p, y), top**2) for k, p in guess.items() if k in r}
-    scores = lambda *names: {f"r_{k}": r[k] for k in names} | {f"r2_{k}": e[k] for k in names}
+    whole = {k: p for k, p in guess.items() if k not in ("both_low", "both_model")}
+    r = {k: normalised_alignment(correlation(p, y), top) for k, p in whole.items()}
+    e = {k: normalised_alignment(r2(p, y), top**2) for k, p in whole.items()}
     out = {}
     if "residual" in r:
-        out["residual"] = scores("model", "residual") | dict(
+        out["residual"] = _named(r, e, "model", "residual") | dict(
             unique_model=e["residual"], shared=e["model"] - e["residual"]
         )
     if "both" in r:
-        parts = dict(
-            unique_model=e["both"] - e["low"],
-            unique_low=e["both"] - e["model"],
-            shared=e["low"] + e["model"] - e["both"],
-        )
-        out["partition"] = (
-            scores("low", "model", "both")
-            | parts
-            | {f"split_{k}": normalised_alignment(s, top**2) for k, s in _split(guess, y).items()}
-        )
+        split = {f"split_{k}": normalised_alignment(s, top**2) for k, s in _split(guess, y).items()}
+        out["partition"] = _named(r, e, "low", "model", "both") | _partition(e) | split
     return out
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #8584af37
@@ -243,6 +232,34 @@ def signed_root(
     "Square root that keeps the sign, for display: R² of -0.04 becomes -0.2."
     return np.sign(x) * np.sqrt(np.abs(x))
 
+# %% ../../nbs/79_analyses.lowlevel.ipynb #fe6ff8e4
+def _share(part, whole):
+    "Part of a whole in percent; NaN where the whole is not above 0."
+    return 100 * part / whole if whole > 0 else np.nan
+
+
+def _region_row(method, m):
+    "Columns of one region from the means of its voxels."
+    if method == "residual":
+        base, residual, explained = m["r_model"], m["r_residual"], m["r2_model"]
+    else:
+        base, residual = signed_root(m["r2_model"]), signed_root(m["unique_model"])
+        explained = m["r2_both"]
+    return dict(
+        full=m["r_model"],
+        residual=residual,
+        unique_model=m["unique_model"],
+        unique_low=m.get("unique_low", np.nan),
+        shared=m["shared"],
+        explained=explained,
+        percentage=_share(base - residual, base),
+        percentage_variance=_share(m["shared"], m["r2_model"]),
+        low=m.get("r_low", np.nan),
+        both=m.get("r_both", np.nan),
+        split_low=m.get("split_low", np.nan),
+        split_model=m.get("split_model", np.nan),
+    )
+
 # %% ../../nbs/79_analyses.lowlevel.ipynb #35ee951d
 def impact_table(
     voxels: dict,  # of `impact_voxels`
@@ -258,30 +275,8 @@ def impact_table(
         means = {k: roi_means(x, space, rois) for k, x in v.items()}
         for roi in next(iter(means.values())):
             m = {k: x[roi]["mean"] for k, x in means.items()}
-            residual = m["r_residual"] if method == "residual" else signed_root(m["unique_model"])
-            base = m["r_model"] if method == "residual" else signed_root(m["r2_model"])
-            rows.append(
-                labels
-                | dict(
-                    method=method,
-                    roi=roi,
-                    n=means["r_model"][roi]["n"],
-                    full=m["r_model"],
-                    residual=residual,
-                    unique_model=m["unique_model"],
-                    unique_low=m.get("unique_low", np.nan),
-                    shared=m["shared"],
-                    explained=m["r2_both"] if method == "partition" else m["r2_model"],
-                    percentage=100 * (base - residual) / base if base > 0 else np.nan,
-                    percentage_variance=(
-                        100 * m["shared"] / m["r2_model"] if m["r2_model"] > 0 else np.nan
-                    ),
-                    low=m.get("r_low", np.nan),
-                    both=m.get("r_both", np.nan),
-                    split_low=m.get("split_low", np.nan),
-                    split_model=m.get("split_model", np.nan),
-                )
-            )
+            n = means["r_model"][roi]["n"]
+            rows.append(labels | dict(method=method, roi=roi, n=n) | _region_row(method, m))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #24ff3868
@@ -302,6 +297,41 @@ def lowlevel_impact(
     )
     return impact_table(voxels, space), voxels
 
+# %% ../../nbs/79_analyses.lowlevel.ipynb #484de525
+def _check_features(stories, features):
+    "Every story has low-level and model features, a row a TR."
+    for name, story in stories.items():
+        for kind, x in features.items():
+            if name not in x:
+                raise DataError(
+                    f"A story has no {kind} features", place=name, expected=", ".join(stories)
+                )
+            if len(x[name]) != len(story.clock):
+                raise DataError(
+                    f"{kind} features and clock differ in rows",
+                    place=name,
+                    found=len(x[name]),
+                    expected=len(story.clock),
+                )
+
+
+def _stacked_sections(dataset, names, encoding, test, stories, cutoff):
+    """Responses (T, V) of all participants side by side at the TRs of all stories, the number of
+    the section of each TR (-1: none), and the columns of each participant. Of test sections the
+    even repeats."""
+    ends = np.cumsum([len(s.clock) for s in stories.values()])
+    start, y = dict(zip(stories, np.r_[0, ends])), None
+    groups = np.full(ends[-1], -1)
+    for i, section in enumerate([*encoding, *test]):
+        repeats = None if i < len(encoding) else slice(1, None, 2)
+        parts = [stacked_responses(dataset, p, [section], cutoff, repeats) for p in names]
+        if y is None:
+            edges = np.cumsum([0, *(x.shape[1] for x in parts)])
+            y = np.full((len(groups), edges[-1]), np.nan, np.float32)
+        rows = start[section.story.name] + np.asarray(section.rows)
+        groups[rows], y[rows] = i, np.concatenate(parts, 1)
+    return y, groups, [slice(*pair) for pair in zip(edges, edges[1:])]
+
 # %% ../../nbs/79_analyses.lowlevel.ipynb #46207e1f
 def story_impact(
     dataset,  # Dataset
@@ -319,65 +349,68 @@ def story_impact(
 ) -> tuple:
     """Low-level impact of participants' recordings: fitted on the encoding sections, scored on
     the test sections."""
-    names = [participant] if isinstance(participant, str) else list(participant)
     import pandas as pd
 
+    names = [participant] if isinstance(participant, str) else list(participant)
     used = {s.story.name: s.story for s in [*encoding, *test]}
-    for name, story in used.items():
-        for kind, x in (("low-level", low), ("model", model)):
-            if name not in x:
-                raise DataError(
-                    f"A story has no {kind} features", place=name, expected=", ".join(used)
-                )
-            if len(x[name]) != len(story.clock):
-                raise DataError(
-                    f"{kind} features and clock differ in rows",
-                    place=name,
-                    found=len(x[name]),
-                    expected=len(story.clock),
-                )
-    start = dict(zip(used, np.r_[0, np.cumsum([len(s.clock) for s in used.values()])]))
-    stories = np.concatenate([np.full(len(s.clock), i) for i, s in enumerate(used.values())])
-    groups, y = np.full(len(stories), -1), None
-    for i, section in enumerate([*encoding, *test]):
-        parts = [
-            stacked_responses(
-                dataset, p, [section], cutoff, None if i < len(encoding) else slice(1, None, 2)
-            )
-            for p in names
-        ]
-        part, columns = np.concatenate(parts, 1), np.cumsum([0, *(x.shape[1] for x in parts)])
-        if y is None:
-            y = np.full((len(stories), part.shape[1]), np.nan, np.float32)
-        rows = start[section.story.name] + np.asarray(section.rows)
-        groups[rows], y[rows] = i, part
-    stack = lambda by: np.concatenate([by[name] for name in used])
+    _check_features(used, {"low-level": low, "model": model})
+    y, groups, columns = _stacked_sections(dataset, names, encoding, test, used, cutoff)
     guess = impact_predictions(
-        stack(low),
-        stack(model),
+        np.concatenate([low[name] for name in used]),
+        np.concatenate([model[name] for name in used]),
         y,
         groups,
         list(range(len(encoding), len(encoding) + len(test))),
-        stories,
+        np.concatenate([np.full(len(s.clock), i) for i, s in enumerate(used.values())]),
         tr=next(iter(used.values())).clock.tr,
         cutoff=cutoff,
         **settings,
     )
-    of = lambda x: dict(zip(names, np.split(x, columns[1:-1], axis=1)))
-    guess, y, tops = (
-        {k: of(x) for k, x in guess.items()},
-        of(y),
-        ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling),
-    )
-    voxels = {p: impact_voxels({k: x[p] for k, x in guess.items()}, y[p], tops[p]) for p in names}
-    table = pd.concat(
-        [
-            impact_table(v, dataset.recordings[p][next(iter(used))].space, participant=p)
-            for p, v in voxels.items()
-        ],
-        ignore_index=True,
-    )
+    tops = ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling)
+    voxels, tables = {}, []
+    for p, own in zip(names, columns):
+        mine = {k: x[:, own] for k, x in guess.items()}
+        voxels[p] = impact_voxels(mine, y[:, own], tops[p])
+        space = dataset.recordings[p][next(iter(used))].space
+        tables.append(impact_table(voxels[p], space, participant=p))
+    table = pd.concat(tables, ignore_index=True)
     return table, voxels[participant] if isinstance(participant, str) else voxels
+
+# %% ../../nbs/79_analyses.lowlevel.ipynb #0a35cbe1
+def _check_planted(structure, rho, shares):
+    if structure not in ("contained", "lagged", "correlated"):
+        raise ParameterError("unknown structure", found=structure)
+    if not 0 <= rho <= 0.95:
+        raise ParameterError("rho must lie between 0 and 0.95", found=rho)
+    if structure != "correlated" and rho == 0 and (np.asarray(shares, float)[:, 1] > 0).any():
+        raise ParameterError("Nothing is shared at rho = 0", found=np.asarray(shares, float)[:, 1])
+
+
+def _unit_columns(b):
+    return b / np.linalg.norm(b, axis=0)
+
+
+def _mixed(x, rng):
+    "Columns turned by a random rotation."
+    return x @ np.linalg.qr(rng.standard_normal((x.shape[1], x.shape[1])))[0]
+
+
+def _correlated(latents, b, p, rho, structure, stories, voxels):
+    "Drives, latents of both sets, share of each drive (V, 3), directions, and the truth."
+    u, s, l = latents
+    m = rho * l + (1 - rho**2) ** 0.5 * u
+    apart = _unit_columns(b[2] - b[0] * (b[0] * b[2]).sum(0))
+    own, both = 1 - rho**2, np.full(len(p), rho**2)
+    size = np.repeat(np.c_[p, 0 * p, 1 - p], voxels, 0)
+    return (m, s, l), ([m], [l]), size, [b[0], b[1], apart], np.c_[p * own, both, (1 - p) * own]
+
+
+def _overlapping(latents, b, shares, rho, structure, stories, voxels):
+    "The same where both sets hold the common part, the model perhaps that of the TR before."
+    u, s, l = latents
+    seen = s if structure == "contained" else _past(s, stories, [0, 1])
+    model, low = [(1 - rho) ** 0.5 * u, rho**0.5 * seen], [(1 - rho) ** 0.5 * l, rho**0.5 * s]
+    return (u, s, l), (model, low), np.repeat(shares, voxels, 0), b, shares
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #a7b500d4
 def planted_impact(
@@ -398,48 +431,25 @@ def planted_impact(
 ) -> dict:
     """Features and responses whose unique and shared parts are known in closed form; FIR delays
     1 to 4 hold the truth."""
-    if structure not in ("contained", "lagged", "correlated"):
-        raise ParameterError("unknown structure", found=structure)
-    if not 0 <= rho <= 0.95:
-        raise ParameterError("rho must lie between 0 and 0.95", found=rho)
-    rng, d, T = np.random.default_rng([seed, round(1000 * rho)]), 4, n_stories * length
-    u, s, l = (_slow(rng, n_stories, length, d) for _ in range(3))
-    stories, unit = (
-        np.repeat(np.arange(n_stories), length),
-        lambda n: (lambda b: b / np.linalg.norm(b, axis=0))(rng.standard_normal((d, n))),
-    )
+    _check_planted(structure, rho, shares)
     shares = np.asarray(shares, float)
-    n = voxels * len(shares)
-    b = [unit(n) for _ in range(3)]
-    if structure == "correlated":
-        m, size = (
-            rho * l + (1 - rho**2) ** 0.5 * u,
-            np.repeat(np.c_[shares, 0 * shares, 1 - shares], voxels, 0),
-        )
-        b[2] -= b[0] * (b[0] * b[2]).sum(0)
-        b[2] /= np.linalg.norm(b[2], axis=0)
-        drive, sets = (m, s, l), ([m], [l])
-        truth = np.c_[
-            shares * (1 - rho**2), np.full(len(shares), rho**2), (1 - shares) * (1 - rho**2)
-        ]
-    else:
-        if rho == 0 and (shares[:, 1] > 0).any():
-            raise ParameterError("Nothing is shared at rho = 0", found=shares[:, 1])
-        drive, size, truth = (u, s, l), np.repeat(shares, voxels, 0), shares
-        seen = s if structure == "contained" else _past(s, stories, [0, 1])
-        sets = ([(1 - rho) ** 0.5 * u, rho**0.5 * seen], [(1 - rho) ** 0.5 * l, rho**0.5 * s])
+    rng, n = np.random.default_rng([seed, round(1000 * rho)]), voxels * len(shares)
+    latents = [_slow(rng, n_stories, length, 4) for _ in range(3)]
+    b = [_unit_columns(rng.standard_normal((4, n))) for _ in range(3)]
+    stories = np.repeat(np.arange(n_stories), length)
+    plan = _correlated if structure == "correlated" else _overlapping
+    drive, sets, size, b, truth = plan(latents, b, shares, rho, structure, stories, voxels)
     signal = sum(
         np.sqrt(size[:, i]) * (_past(x, stories, [0, 0, 0.6, 1, 0.5]) @ b[i])
         for i, x in enumerate(drive)
     )
-    y = explained**0.5 * signal / np.sqrt(_filtered_variance([0.6, 1, 0.5])) + (
-        1 - explained
-    ) ** 0.5 * _slow(rng, n_stories, length, n)
+    noise = _slow(rng, n_stories, length, n)
+    signal = explained**0.5 * signal / np.sqrt(_filtered_variance([0.6, 1, 0.5]))
+    y = signal + (1 - explained) ** 0.5 * noise
     model, low = (np.hstack([*x, _slow(rng, n_stories, length, e)]) for x, e in zip(sets, extra))
-    mix = lambda x: x @ np.linalg.qr(rng.standard_normal((x.shape[1], x.shape[1])))[0]
     return dict(
-        low=mix(low),
-        model=mix(model),
+        low=_mixed(low, rng),
+        model=_mixed(model, rng),
         responses=_by_story(y, stories, zscore),
         stories=stories,
         kind=np.arange(len(shares)).repeat(voxels),
@@ -473,31 +483,3 @@ def _filtered_variance(weights):
         np.abs(np.subtract.outer(range(len(weights)), range(len(weights)))),
     )
     return float(w @ PERSISTENCE**lag @ w)
-
-# %% ../../nbs/79_analyses.lowlevel.ipynb #3caee200
-def plot_parts(
-    table,  # DataFrame of `impact_table`; its rows of the method 'partition'
-    ax=None,  # matplotlib axes; None: new ones
-):  # the axes
-    """Stacked bars of unique low-level, shared and unique model variance of each region; parts
-    below zero hang down."""
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.subplots(figsize=(5, 2.2), dpi=72, layout="constrained")[1]
-    rows = table[table.method == "partition"]
-    up, down = np.zeros(len(rows)), np.zeros(len(rows))
-    for part, name, colour in (
-        ("unique_low", "unique low-level", "#E69F00"),
-        ("shared", "shared", "#999999"),
-        ("unique_model", "unique model", "#0072B2"),
-    ):
-        x = np.nan_to_num(rows[part].to_numpy(float))
-        ax.bar(
-            range(len(rows)), x, 0.7, bottom=np.where(x >= 0, up, down), color=colour, label=name
-        )
-        up, down = up + x.clip(0), down + x.clip(None, 0)
-    ax.axhline(0, color="k", lw=0.5)
-    ax.set_xticks(range(len(rows)), rows.roi, fontsize=7)
-    ax.set_ylabel("R²")
-    ax.legend(fontsize=7, frameon=False)
-    return ax
