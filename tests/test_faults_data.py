@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from braintune_nb.clock import Clock, Trim, read_scanner_log, regular_clock, nominal_clock
@@ -30,6 +31,8 @@ from braintune_nb.data.splits import Section, Split, blocks, story_folds
 from braintune_nb.data.stories import (
     Events,
     Story,
+    joins_without_blanks,
+    language_of,
     read_textgrid,
     read_word_table,
     shown_words,
@@ -409,6 +412,87 @@ def test_faulty_logs(tmp_path, text, error, what):
     refused(lambda: read_scanner_log(tmp_path / "a.report"), error, what=what, file="a.report")
 
 
+LOG = "".join(f"{2 * i}.250 trigger\n" for i in range(20)) + "7.5 sound-start\n"
+
+
+@pytest.mark.parametrize(
+    "old, new, told",
+    [
+        ("38.250", "3825000.0", dict(what="More triggers are missing", file="a.report")),
+        ("38.250", "1600000000", dict(what="More triggers are missing", found="799999")),
+        ("8.250", "8_0.250", dict(place="line 5", found="8_0.250")),
+        ("8.250", "nan", dict(place="line 5", what="no time")),
+        ("8.250", "8.25s", dict(place="line 5", what="no time")),
+        ("\n8.250 trigger", "\n8.250", dict(place="line 5", what="no label")),
+        ("8.250 trigger", "8.250 trigge", dict(place="line 5", what="nearly a known one")),
+        ("7.5 sound-start", "7.5 soundstart", dict(what="nearly a known one")),
+        ("7.5 sound-start", "inf sound-start", dict(what="no time")),
+        ("7.5 sound-start", "7.5 sound-start\n8 START:", dict(found="[7.5, 8.0]")),
+        ("7.5 sound-start", "7.5 sound-start\n7 sound-stop", dict(found="7.5 to 7 s")),
+        ("7.5 sound-start", "-90 sound-start", dict(found="starts at -90 s")),
+        ("7.5 sound-start", "7500 sound-start", dict(found="starts at 7500 s")),
+        ("10.250", "10.900", dict(found="uneven triggers: 2.65 s after 8.25 s")),
+        ("8.250 trigger", "8.250 first trigger", dict(what="begin twice", place="line 5")),
+    ],
+)
+def test_logs_that_make_no_sense(tmp_path, old, new, told):
+    path = tmp_path / "a.report"
+    path.write_text(LOG)
+    assert read_scanner_log(path).notes == ()
+    with pytest.raises((DataError, ClockError)) as caught:
+        read_scanner_log(spoil(path, old, new))
+    refused(lambda: read_scanner_log(path), type(caught.value), **told)
+
+
+def test_a_log_in_milliseconds(tmp_path):
+    path = tmp_path / "a.report"
+    path.write_text("".join(f"{2000 * i} trigger\n" for i in range(20)) + "7500 sound-start\n")
+    refused(lambda: read_scanner_log(path), ClockError, found="a TR of 2000 s")
+
+
+@pytest.mark.parametrize(
+    "old, new, note",
+    [
+        ("8.250 trigger\n10.250 trigger\n", "", "2 of 20 triggers were missing and are filled in"),
+        ("8.250 trigger\n", "8.250 trigger\n8.253 trigger\n", "1 triggers stood within a quarter"),
+        ("8.250 trigger\n", "7.950 trigger\n8.250 trigger\n", "1 triggers stood within a quarter"),
+    ],
+)
+def test_what_is_repaired_in_a_log_is_said(tmp_path, old, new, note):
+    path = tmp_path / "a.report"
+    path.write_text(LOG)
+    whole = read_scanner_log(path)
+    log = read_scanner_log(spoil(path, old, new))
+    np.testing.assert_allclose(log.triggers, whole.triggers, atol=1e-12)
+    assert (log.tr, log.sound_start) == (2.0, 7.5) and log.notes[0].startswith(note)
+    clock = log.clock()
+    assert clock.notes == log.notes == clock.trimmed(Trim(silence=3)).notes
+    np.testing.assert_allclose(clock.times, 0.25 + 2 * np.arange(20) - 7.5 + 1)
+
+
+def test_gaps_that_were_filled_have_no_say_in_the_tr(tmp_path):
+    times = [*np.arange(0, 20, 2), 28.6, *np.arange(30.6, 50, 2)]
+    lines = "".join(f"{t:.3f} trigger\n" for t in times) + "7.5 sound-start\n"
+    (tmp_path / "a.report").write_text(lines)
+    log = read_scanner_log(tmp_path / "a.report")
+    assert (log.tr, log.inserted, len(log.triggers)) == (pytest.approx(2.0), 4, len(times) + 4)
+
+
+def test_labels_are_exact(tmp_path):
+    path = tmp_path / "a.report"
+    path.write_text("0.0 Starting scanner task\n0.1\tendless\n" + LOG.replace(" ", "\t"))
+    log = read_scanner_log(path)
+    assert (log.sound_start, log.sound_stop, len(log.triggers)) == (7.5, None, 20)
+
+
+@pytest.mark.parametrize("mark", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_only_line_feeds_end_a_line_of_logs_and_tables(tmp_path, mark):
+    (tmp_path / "a.report").write_text(LOG + f"9 word ab{mark}9.5 trigger\n")
+    assert len(read_scanner_log(tmp_path / "a.report").triggers) == 20
+    (tmp_path / "w.csv").write_text(f"onset,offset,text\n0.5,1,a{mark}b\n1,2,c\n")
+    assert read_word_table(tmp_path / "w.csv").text == (f"a{mark}b", "c")
+
+
 def test_log_without_words(tmp_path):
     (tmp_path / "a.report").write_text("0 first trigger\n2 trigger\n2.5 sound-start\n")
     refused(lambda: shown_words(read_scanner_log(tmp_path / "a.report")), what="prints no words")
@@ -430,6 +514,60 @@ def test_faulty_word_tables(tmp_path, rows, what, place):
     refused(lambda: read_word_table(tmp_path / "w.csv"), what=what, place=place, file="w.csv")
 
 
+@pytest.mark.parametrize(
+    "rows, what, place",
+    [
+        ('0.5,0.7,"a\n1,1.2,b\n2,2.2,c\n', "not closed", "line 2"),
+        ('0.5,0.7,a\n1,1.2,"\n2,2.2,b\n3,3.2,"\n', "no word", "line 3"),
+        ('0.5,0.7,sa"id\n', "inside a cell", "line 2"),
+        ('0.5,0.7,"sa"id\n', "inside a cell", "line 2"),
+        ("0.5,0.7,10,000\n", "too long", "line 2"),
+        ("0.5,0.7,a\n1,1.2\n", "too short", "line 3"),
+        ("0.5,0.7,a\nnan,nan,b\n", "no time", "line 3"),
+        ("0.5,inf,a\n", "no time", "line 2"),
+        ("1e999,1e999,a\n", "no time", "line 2"),
+        ("0_5,7,a\n", "no time", "line 2"),
+        ("0.5,0.7, \n", "no word", "line 2"),
+    ],
+)
+def test_word_tables_that_lose_words(tmp_path, rows, what, place):
+    (tmp_path / "w.csv").write_text("onset,offset,text\n" + rows)
+    refused(lambda: read_word_table(tmp_path / "w.csv"), what=what, place=place, file="w.csv")
+
+
+def test_word_table_with_a_column_twice(tmp_path):
+    (tmp_path / "w.csv").write_text("onset,offset,text,onset\n0,1,a,2\n")
+    refused(lambda: read_word_table(tmp_path / "w.csv"), what="several columns 'onset'")
+
+
+WRITTEN = ["he", 'said "hi', '"', "a, b", "10,000", "null"]
+
+
+@pytest.mark.parametrize("suffix, sep", [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("quoting", [0, 1, 2])
+def test_word_tables_as_pandas_writes_them(tmp_path, suffix, sep, quoting):
+    onset = 0.5 * np.arange(6)
+    frame = pd.DataFrame(dict(onset=onset, offset=onset + 0.25, text=WRITTEN))
+    path = tmp_path / f"w.{suffix}"
+    frame.to_csv(path, sep=sep, index=False, quoting=quoting)
+    words = read_word_table(path)
+    assert words.text == tuple(WRITTEN) and words.onset.tolist() == onset.tolist()
+    assert bool(words.notes) == (suffix == "tsv")
+
+
+def test_a_lone_quote_in_a_table_with_tabs_is_a_letter(tmp_path):
+    (tmp_path / "w.tsv").write_text('onset\toffset\ttext\n0\t1\t"\n1\t2\thi"\n2\t3\t5"x\n')
+    words = read_word_table(tmp_path / "w.tsv")
+    assert words.text == ('"', 'hi"', '5"x') and not words.notes
+
+
+def test_word_table_in_milliseconds(tmp_path):
+    rows = "".join(f"{120 + 300 * i},{300 + 300 * i},w{i}\n" for i in range(40))
+    (tmp_path / "w.csv").write_text("onset,offset,text\n" + rows)
+    error = refused(lambda: read_word_table(tmp_path / "w.csv"), ClockError, file="w.csv")
+    assert "300 s" in error.found and "1000 times" in error.found
+
+
 def test_word_table_without_the_column(tmp_path):
     (tmp_path / "w.csv").write_text("start,stop,word\n0,1,a\n")
     refused(
@@ -438,6 +576,66 @@ def test_word_table_without_the_column(tmp_path):
 
 
 # ---------------------------------------------------------------- stories, recordings
+
+
+def spoken(n=100, step=0.5, scale=1.0):
+    onset = (0.12 + step * np.arange(n)) * scale
+    return Events(onset, onset + 0.2 * scale, [f"w{i}" for i in range(n)])
+
+
+@pytest.mark.parametrize(
+    "words, clock, phones, what",
+    [
+        (spoken(scale=1000), regular_clock(120, 2.0, 1.0), None, "not in seconds"),
+        (spoken(step=15), regular_clock(60, 2.0, 1.0), None, "next to nothing"),
+        (spoken(), regular_clock(30, 2000.0, 1.0), None, "TRs of a story are not in seconds"),
+        (spoken(), Clock(2000.0 * np.arange(30), 2.0), None, "TRs of a story are not in seconds"),
+        (spoken(), regular_clock(30, 2.0, 1.0), spoken(scale=1000), "differ in their time scale"),
+    ],
+)
+def test_milliseconds_for_seconds(words, clock, phones, what):
+    refused(lambda: Story("s", "en", words, clock, phones), ClockError, what=what, place="'s'")
+
+
+def test_the_ratio_of_a_story_and_its_run_is_named():
+    words, clock = spoken(step=15), regular_clock(60, 2.0, 1.0)
+    error = refused(lambda: Story("s", "en", words, clock), ClockError)
+    assert "8.0% of the words, which last 12.6 times as long" in error.found
+
+
+def test_a_run_that_covers_a_part_is_said_by_the_data_set():
+    story = Story("s", "en", spoken(), regular_clock(5, 2.0, 1.0))
+    assert story.notes == ("the TRs cover 20% of the words",)
+    data = Dataset("d", {"s": story}, {}, notes=("first",))
+    assert data.notes == ("first", "s: the TRs cover 20% of the words")
+    assert replace(data, name="e").notes == data.notes
+
+
+@pytest.mark.parametrize(
+    "tag, language, joined",
+    [
+        ("zh", "zh", True),
+        ("zh-TW", "zh", True),
+        ("zh-Hant-HK", "zh", True),
+        ("cmn-Hans-CN", "zh", True),
+        ("zh-yue", "yue", True),
+        ("yue-HK", "yue", True),
+        ("ja-JP", "ja", True),
+        ("zh-Latn", "zh", False),
+        ("en-GB", "en", False),
+        ("es-419", "es", False),
+        ("ko", "ko", False),
+    ],
+)
+def test_tags_of_languages(tag, language, joined):
+    assert (language_of(tag), joins_without_blanks(tag)) == (language, joined)
+    assert Story("s", tag, spoken(), regular_clock(30, 2.0, 1.0)).language == tag
+
+
+@pytest.mark.parametrize("tag", ["English", "zh_TW", "", "z", "ZH"])
+def test_what_is_no_tag(tag):
+    story = Story("s", "en", spoken(), regular_clock(30, 2.0, 1.0))
+    refused(lambda: replace(story, language=tag), ParameterError, found=repr(tag))
 
 
 def test_log_whose_triggers_do_not_match_the_responses(tmp_path):

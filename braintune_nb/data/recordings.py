@@ -140,7 +140,7 @@ class Dataset:
     stories: dict  # story name -> Story
     recordings: dict  # participant -> story name -> Recording
     source: str = ""  # citation and licence
-    notes: tuple = ()  # what the loader found and repaired or refused
+    notes: tuple = ()  # what the loader found and repaired or refused; those of the stories too
 
     def __post_init__(self):
         for participant, recordings in self.recordings.items():
@@ -153,6 +153,8 @@ class Dataset:
                         expected=repr(name),
                         next_step="add the story, or leave the recording out",
                     )
+        told = [f"{name}: {note}" for name, s in self.stories.items() for note in s.notes]
+        object.__setattr__(self, "notes", tuple(dict.fromkeys((*self.notes, *told))))
 
     @property
     def participants(self) -> tuple:

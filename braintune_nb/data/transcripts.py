@@ -104,7 +104,7 @@ class _Value(NamedTuple):
     key: str = ""  # 'xmin', 'text', ... in the long form
     index: int | None = None  # the number in brackets before it in the long form
     raw: str = ""  # a number as it is written
-    notes: tuple = ()  # 'malformed', 'quotes'
+    notes: tuple = ()  # 'malformed', 'quotes', 'joined'
 
     def __str__(self):
         told = {"end": "the end of the file", "string": f"the label {self.value!r:.40}"}
@@ -163,6 +163,8 @@ def _long_values(text, fail):
         m = _LINE.match(line)
         if m and m["name"]:
             label, i, stray = _long_label(lines, i, m["label"])
+        if line.startswith("!"):  # a comment
+            line = ""
         if line and (not m or label is None or m.end() < len(line)):
             _refuse_line(m, at, line, any(map(str.strip, lines[at:])), fail)
         i += 1
@@ -176,11 +178,13 @@ def _long_values(text, fail):
 
 def _long_value(m, at, index, label, stray):
     "The value of one line of the long form."
+    begin = max(m.start("number"), m.start("flag") - 1, m.start("label") - 1)
+    joined = ("joined",) * (not m.string[begin - 1].isspace())
     if m["number"]:
-        return _Value("number", float(m["number"]), at, m["key"], index, m["number"])
+        return _Value("number", float(m["number"]), at, m["key"], index, m["number"], joined)
     if m["flag"]:
-        return _Value("flag", m["flag"], at, "tiers?", index)
-    notes = ("malformed",) * (not m["equals"]) + ("quotes",) * bool(stray)
+        return _Value("flag", m["flag"], at, "tiers?", index, "", joined)
+    notes = ("malformed",) * (not m["equals"]) + ("quotes",) * bool(stray) + joined
     return _Value("string", label, at, m["name"], index, "", notes)
 
 
@@ -385,7 +389,7 @@ def _refuse_times(tier, bounds, path):
                 next_step="correct the file in Praat, or fetch it again",
             )
 
-# %% ../../nbs/08_data.transcripts.ipynb #06b32fd1
+# %% ../../nbs/08_data.transcripts.ipynb #09b4aaa1
 def _said(amounts, places, what):
     "A note about those amounts that are more than tiny, or nothing."
     amounts = np.asarray(amounts)
@@ -457,7 +461,7 @@ def _counted(tier, drop_malformed):
         counted["overlaps"] = large, note
     return counted
 
-# %% ../../nbs/08_data.transcripts.ipynb #7345fdae
+# %% ../../nbs/08_data.transcripts.ipynb #0f1abc05
 ARPABET = frozenset(
     "AA AE AH AO AW AX AXR AY B BCL CH D DCL DH DX EH EL EM EN ENG ER EY F G GCL HH HV IH IX IY"
     " JH K KCL L M N NG NX OW OY P PCL Q R S SH T TCL TH UH UW UX V W WH Y Z ZH".split()
@@ -516,7 +520,7 @@ class TextGrid:
     tiers: dict  # tier name -> Events; a second tier of the same name is called 'name (2)'
     kinds: dict = field(default_factory=dict)  # tier name -> 'IntervalTier' or 'TextTier'
     form: str = "long"  # 'long', 'short' or 'chronological'
-    # 'malformed', 'quotes', 'tiny overlaps', 'overlaps', 'dropped' -> how many
+    # 'malformed', 'quotes', 'joined', 'tiny overlaps', 'overlaps', 'dropped' -> how many
     counts: dict = field(default_factory=dict)
     notes: tuple = ()  # the same in words, with the first place of each
     path: str = ""  # the file
@@ -619,6 +623,7 @@ def _forgiven(values):
     words = {
         "malformed": "labels on lines without '='",
         "quotes": "labels with quotes that are not doubled",
+        "joined": "values without a blank before them",
     }
     return [
         f"{n} {words[k]} read, the first on line {values.first[k]}"
@@ -725,7 +730,7 @@ def _complete(events, end, name):
         at = offset
     return rows + ([(at, end, "")] if end > at else [])
 
-# %% ../../nbs/08_data.transcripts.ipynb #a17c99a0
+# %% ../../nbs/08_data.transcripts.ipynb #d339eabc
 def _rows_to_write(events, end, name):
     "Rows of a tier and its class, after everything that Praat would not read is refused."
     point = len(events) > 0 and bool((events.offset == events.onset).all())

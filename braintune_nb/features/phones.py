@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from ..align.resample import average_weights, lanczos_weights
 from ..core import DataError, ParameterError
+from ..data.stories import language_of
 from ..data.transcripts import Events, bad_words
 
 # %% ../../nbs/28_features.phones.ipynb #bc1cbc60
@@ -495,7 +496,7 @@ def tones(
 ) -> FeatureSet:  # (T, 5) syllables of each tone per TR
     """Tones per TR. ParameterError for another language, `DataError` where the labels do not
     show the tones."""
-    if not story.language.startswith("zh"):
+    if language_of(story.language) != "zh":
         raise ParameterError(
             "Tones are those of Mandarin",
             place=f"story {story.name!r}",

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from ..core import DataError, ModelError, ParameterError, content_hash, write_atomic
 from ..align.resample import resample, story_weights
+from ..data.stories import joins_without_blanks
 from ..align.windows import word_windows
 from ..model.backbone import Backbone
 
@@ -69,7 +70,7 @@ def _joining(tokenizer, language: str) -> tuple:
     "(what stands before the first word, what stands between words)"
     pieces = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     whole_words = type(tokenizer.backend_tokenizer.model).__name__ == "WordLevel"
-    if language == "zh" and not whole_words:
+    if joins_without_blanks(language) and not whole_words:
         return "", ""
     same = pieces("a") * 2 == pieces("a a") or pieces(" a") * 2 != pieces(" a a")
     return ("" if same else " "), " "
@@ -97,7 +98,7 @@ def text_inputs(
     words,  # Events, (N,) words of one story, all of them, in order
     backbone: Backbone,  # whose tokenizer is used
     n_words: int = 20,  # words in a full context, the current one included
-    language: str = "en",  # 'zh' joins words without blanks
+    language: str = "en",  # a story's language: Chinese, of any region, joins words without blanks
 ) -> TextInputs:  # N contexts
     """Contexts that end on the current word, as tokens. Raises DataError for a word without
     text, ModelError when most words are unknown to the tokenizer."""

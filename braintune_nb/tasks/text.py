@@ -20,7 +20,7 @@ import numpy as np
 
 from ..analyses.state_similarity import retrieval
 from ..core import DataError, MissingData, ParameterError, data_root
-from ..data.stories import Events
+from ..data.stories import Events, joins_without_blanks
 from ..data.text_checks import han_forms
 from ..features.text import reading, span_states, text_inputs
 from ..model.backbone import Backbone
@@ -103,7 +103,7 @@ def concept_contexts(
     seed: int = 930,  # not a seed of training
 ) -> Written:  # about: concept, text
     "Every noun of the lexicon at the end of windows of exchangeable text."
-    join = "" if language == "zh" else " "
+    join = "" if joins_without_blanks(language) else " "
     words = _exchangeable_words(lexicon, language, 600 * contexts, seed)
     texts, concept = [], []
     for c, first in _noun_windows(lexicon, language, words, contexts, n_words):
@@ -546,7 +546,7 @@ def _passage_inputs(passages, base, language):
 
 
 def _joined(passages, language):
-    return [("" if language == "zh" else " ").join(words) for words in passages]
+    return [("" if joins_without_blanks(language) else " ").join(words) for words in passages]
 
 
 def _losses(objective, backbone, inputs):
