@@ -518,7 +518,7 @@ def test_faulty_word_tables(tmp_path, rows, what, place):
     "rows, what, place",
     [
         ('0.5,0.7,"a\n1,1.2,b\n2,2.2,c\n', "not closed", "line 2"),
-        ('0.5,0.7,a\n1,1.2,"\n2,2.2,b\n3,3.2,"\n', "no word", "line 3"),
+        ('0.5,0.7,a\n1,1.2,"\n2,2.2,b\n3,3.2,"\n', "breaks off", "line 3"),
         ('0.5,0.7,sa"id\n', "inside a cell", "line 2"),
         ('0.5,0.7,"sa"id\n', "inside a cell", "line 2"),
         ("0.5,0.7,10,000\n", "too long", "line 2"),
@@ -527,12 +527,19 @@ def test_faulty_word_tables(tmp_path, rows, what, place):
         ("0.5,inf,a\n", "no time", "line 2"),
         ("1e999,1e999,a\n", "no time", "line 2"),
         ("0_5,7,a\n", "no time", "line 2"),
-        ("0.5,0.7, \n", "no word", "line 2"),
+        ("0.5,0.7, \n1,2,\n", "No row of a word table has a word", "line 2"),
     ],
 )
 def test_word_tables_that_lose_words(tmp_path, rows, what, place):
     (tmp_path / "w.csv").write_text("onset,offset,text\n" + rows)
     refused(lambda: read_word_table(tmp_path / "w.csv"), what=what, place=place, file="w.csv")
+
+
+def test_words_without_text_are_said(tmp_path):
+    (tmp_path / "w.csv").write_text("onset,offset,text\n0,1,a\n1,2,\n2,3, \n")
+    words = read_word_table(tmp_path / "w.csv")
+    assert words.text == ("a", "", " ")
+    assert words.notes == ("2 words without text, the first on line 3",)
 
 
 def test_word_table_with_a_column_twice(tmp_path):
@@ -573,6 +580,54 @@ def test_word_table_without_the_column(tmp_path):
     refused(
         lambda: read_word_table(tmp_path / "w.csv"), found="start, stop, word", expected="onset"
     )
+
+
+# ---------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    "text, error, told",
+    [
+        ("[]", SplitError, dict(what="holds no split")),
+        ("5", SplitError, dict(what="holds no split")),
+        ("null", SplitError, dict(what="holds no split")),
+        ("[{}]", SplitError, dict(what="holds no split")),
+        ('{"train": []}', SplitError, dict(found="train")),
+        ('{"tuning": 5}', SplitError, dict(place="tuning", found="5")),
+        ('{"tuning": null}', SplitError, dict(place="tuning")),
+        ('{"tuning": {"a": 1}}', SplitError, dict(place="tuning")),
+        ('{"tuning": "lion"}', SplitError, dict(expected="('lion',)")),
+        ('{"tuning": [1, 2]}', SplitError, dict(place="tuning")),
+        ('{"tuning": [["lion"]]}', SplitError, dict(place="tuning")),
+        ('{"tuning": [" "]}', SplitError, dict(place="tuning")),
+        ('{"tuning": ["\\ud800"]}', SplitError, dict(place="tuning")),
+        ('{"shared": 5}', SplitError, dict(place="shared")),
+        ('{"test": ["lion", "lion"]}', SplitError, dict(what="twice", place="test")),
+        ('{"test": ["lion"], "tuning": ["lion"]}', SplitError, dict(what="overlap", found="lion")),
+        (
+            '{"tuning_participants": ["p1"], "held_out_participants": ["p1"]}',
+            SplitError,
+            dict(what="has tuned the model"),
+        ),
+    ],
+)
+def test_files_that_are_no_split(tmp_path, text, error, told):
+    (tmp_path / "s.json").write_text(text)
+    refused(lambda: Split.load(tmp_path / "s.json"), error, file="s.json", **told)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"tuning": [' + "1" * 5000 + "]}", "{", ""])
+def test_a_split_file_that_is_no_json(tmp_path, text):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(DataError) as caught:
+        Split.load(tmp_path / "s.json")
+    assert str(tmp_path) in str(caught.value.file)
+
+
+def test_tuning_and_encoding_may_share_where_it_says_why(tmp_path):
+    split = Split(tuning=["lion"], encoding=["lion"], shared="as in the paper")
+    assert Split.load(split.save(tmp_path / "s.json")) == split
+    refused(lambda: replace(split, test=["lion"]).check([]), SplitError, what="does not exist")
 
 
 # ---------------------------------------------------------------- stories, recordings
