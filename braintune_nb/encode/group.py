@@ -7,6 +7,7 @@ __all__ = ['participant_intervals', 'prevalence', 'group_roi_tests', 'region_tes
 
 # %% ../../nbs/76_encode.group.ipynb #7615bf3b
 import numpy as np
+from ..arrays import as_array
 from ..core import ParameterError
 from .inference import holm, participant_test, score_table
 
@@ -33,7 +34,7 @@ def participant_intervals(
             found=f"{n_blocks} blocks in {n_stories} stories",
             next_step="shorter blocks",
         )
-    scores = np.asarray(scores, float)
+    scores = as_array(scores, "scores").astype(float)
     half = t.ppf(0.5 + level / 2, free) * np.sqrt(n_blocks / free) * scores[:, 1:].std(1, ddof=1)
     return np.stack([scores[:, 0] - half, scores[:, 0] + half], -1)
 
@@ -47,7 +48,7 @@ def prevalence(
     "How many of N participants show the effect alone, and how likely so many are if nobody had it."
     from scipy.stats import binom
 
-    limits = np.asarray(limits, float)
+    limits = as_array(limits, "limits").astype(float)
     n, positive, negative = (
         np.isfinite(limits).all(-1).sum(0),
         (limits[..., 0] > 0).sum(0),
@@ -75,7 +76,7 @@ def group_roi_tests(
     over the regions."""
     table = {}
     for name, x in values.items():
-        x = np.asarray(x, float)
+        x = as_array(x, name).astype(float)
         has = np.isfinite(x)
         if has.sum() < 2:
             raise ParameterError(
@@ -137,7 +138,7 @@ def random_effects_interval(
     their own spread is added, never counted as samples."""
     from scipy.stats import t
 
-    x = np.asarray(values, float)
+    x = as_array(values, "values").astype(float)
     if x.ndim == 2:
         x = x[..., None]
     if x.ndim != 3 or not np.isfinite(x).all() or max(x.shape[:2]) < 2:

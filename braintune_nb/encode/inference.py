@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
+from ..arrays import as_array, as_labels, as_table, rounding
 from ..core import ParameterError
 from .score import correlation, same_shape
 
@@ -49,7 +50,7 @@ def draw_shifts(
 # %% ../../nbs/73_encode.inference.ipynb #f84a9e3e
 def _stories(groups, n_rows):
     "Rows of each story; labels below 0 are left out."
-    groups = np.zeros(n_rows, int) if groups is None else np.asarray(groups)
+    groups = np.zeros(n_rows, int) if groups is None else as_labels(groups, "groups")
     if n_rows and len(groups) != n_rows:
         raise ParameterError(
             "one story label a TR is needed",
@@ -86,7 +87,9 @@ def _standard(x, rows):
         length += np.einsum("tv,tv->v", part, part)
         size += len(part) * mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        out *= np.where(length > 1e-14 * (length + size), length**-0.5, np.nan).astype(np.float32)
+        out *= np.where(length > rounding(x) ** 2 * (length + size), length**-0.5, np.nan).astype(
+            np.float32
+        )
     return out, ~np.isfinite(mean)
 
 # %% ../../nbs/73_encode.inference.ipynb #847c6a23
@@ -242,6 +245,7 @@ def circular_shift_null(
 ) -> np.ndarray:  # null correlations, (n, V) float32
     """Correlations after shifting the prediction around each story; the same shifts for every
     voxel and layer."""
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     return _whole(
         _Null("circular_shift", n, seed, groups, np.shape(responses)[-2], None, min_shift),
@@ -271,6 +275,7 @@ def block_permutation_null(
 ) -> np.ndarray:  # null correlations, (n, V) float32
     """Correlations after permuting blocks of TRs of the prediction within each story; a shorter
     last block takes part."""
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     return _whole(
         _Null("block_permutation", n, seed, groups, np.shape(responses)[-2], block_length, None),
@@ -285,7 +290,7 @@ def permutation_p(
     null,  # null scores, (n, V)
 ) -> np.ndarray:  # one-sided p, (V,); NaN where either is NaN; never 0
     "p = (b + 1) / (n + 1), b draws at least as large as observed (Phipson and Smyth 2010)."
-    observed, null = np.asarray(observed), np.asarray(null)
+    observed, null = as_array(observed, "observed"), as_array(null, "null")
     p = ((null >= observed).sum(0) + 1) / (len(null) + 1)
     return np.where(np.isfinite(observed) & np.isfinite(null).all(0), p, np.nan)
 
@@ -296,7 +301,7 @@ def fdr(
     "False discovery rate over the tests that exist (scipy)."
     from scipy.stats import false_discovery_control
 
-    p = np.asarray(p, dtype=np.float64)
+    p = as_array(p, "p").astype(np.float64)
     out, has = np.full(p.shape, np.nan), np.isfinite(p)
     if has.any():
         out[has] = false_discovery_control(p[has])
@@ -396,6 +401,7 @@ def voxel_test(
 ) -> VoxelTest:  # r, p, q, significant, ... of every voxel
     """Permutation test of every voxel with false discovery rate over voxels, in blocks of
     columns; the (n, V) null is never held."""
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     T, V = np.shape(responses)[-2:]
     if not 0 < alpha < 1:
@@ -464,6 +470,7 @@ def shift_test(
 ) -> dict:
     """Observed correlation (best layer), its p-value by circular shift with the same choice of
     layer, and q; memory does not grow with n·V."""
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     rows = np.concatenate(draw_shifts(groups, n, seed, min_shift, np.shape(responses)[-2])[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -507,10 +514,11 @@ def block_sums(
 ) -> np.ndarray:  # (B, 6, V) or (S, B, 6, V) float64: n, Σp, Σy, Σp², Σy², Σpy of each block
     """Sufficient statistics of the correlation: any multiset of blocks has its r in their sum,
     at no further cost in T."""
+    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     if np.ndim(prediction) == 3:
         return np.stack([block_sums(p, responses, labels) for p in prediction])
-    labels = np.asarray(labels)
+    labels = as_labels(labels)
     rows = np.flatnonzero(labels >= 0)
     p, y = (np.asarray(x[rows], dtype=np.float64) for x in (prediction, responses))
     p, y = p - p.mean(0), y - y.mean(0)  # r does not change, rounding does
@@ -528,7 +536,7 @@ def correlation_from_sums(
     sums: np.ndarray,  # (..., 6, V): n, Σp, Σy, Σp², Σy², Σpy
 ) -> np.ndarray:  # r, (..., V); NaN where either side does not vary
     "Pearson correlation from added-up block sums."
-    n, p, y, pp, yy, py = np.moveaxis(sums, -2, 0)
+    n, p, y, pp, yy, py = np.moveaxis(as_array(sums, "sums"), -2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         vp, vy = pp - p * p / n, yy - y * y / n
         varies = (vp > 1e-12 * pp) & (vy > 1e-12 * yy)
@@ -584,7 +592,7 @@ def crossed_interval(
     Satterthwaite, less two, at least the smaller one's own."""
     from scipy.stats import t
 
-    values, draws = np.asarray(values, float), np.asarray(draws, float)
+    values, draws = (as_array(x, "scores").astype(float) for x in (values, draws))
     people, free = len(values), n_blocks - n_stories
     if free < 1:
         raise ParameterError(
@@ -639,6 +647,7 @@ def region_scores(
 ) -> np.ndarray:
     """Region means of r of every participant over block draws. Differences of arms with the
     same seed are paired."""
+    arm = [as_array(a, "block sums") for a in arm]
     blocks = arm[0].shape[-3]
     if any(a.shape[-3] != blocks for a in arm):
         raise ParameterError(
@@ -743,7 +752,7 @@ def sign_flip(
 ) -> dict:  # p (two-sided, never 0), n: sign patterns looked at, exact
     """Sign-flip test of a mean of 0: every sign pattern up to 16 participants, drawn ones with
     p = (b + 1) / (n + 1) beyond."""
-    x = np.asarray(values, float)
+    x = as_array(values, "values").astype(float)
     if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
         raise ParameterError(
             "a test over participants needs two or more finite values, (P,)",
@@ -774,7 +783,7 @@ def participant_test(
     generalises over people, for these stimuli only."""
     from scipy.stats import t, ttest_1samp, wilcoxon
 
-    x = np.asarray(values, float)
+    x = as_array(values, "values").astype(float)
     flip = sign_flip(x)["p"]
     half = t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return dict(

@@ -12,6 +12,7 @@ import gzip, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
+from ..arrays import as_array, as_labels
 from braintune_nb.core import (
     BraintuneError,
     DataError,
@@ -622,8 +623,10 @@ def semantic_predictions(
 # %% ../../nbs/77_encode.voxel_selection.ipynb #7c1d912d
 def _checked(low, model, responses, groups, training, folds):
     "Arrays of one length, in stories that are together, at least four of them."
-    low = {k: np.asarray(x) for k, x in (low if isinstance(low, dict) else {"low": low}).items()}
-    groups = np.unique(np.asarray(groups), return_inverse=True)[1]
+    spaces = low if isinstance(low, dict) else {"low": low}
+    low = {k: as_array(x, k) for k, x in spaces.items()}
+    model, responses = as_array(model, "model"), as_array(responses, "responses")
+    groups = np.unique(as_labels(groups, "groups"), return_inverse=True)[1]
     shapes = {
         **{k: x.shape for k, x in low.items()},
         "model": np.shape(model),
@@ -654,14 +657,16 @@ def _checked(low, model, responses, groups, training, folds):
             ),
             next_step="more folds, or cut stories into blocks with a gap (chapter data.splits)",
         )
-    for k, x in {**low, "model": np.asarray(model)}.items():
+    for k, x in {**low, "model": model}.items():
         if not np.isfinite(x).all():
             raise DataError(
                 "Features hold values that are not finite",
                 place=k,
                 found=int((~np.isfinite(x)).sum()),
             )
-    return low, np.asarray(model), np.asarray(responses, np.float32), groups
+    if responses.dtype != np.float32:  # a large offset goes before rounding
+        responses = (responses - responses.mean(0)).astype(np.float32)
+    return low, model, responses, groups
 
 
 def _split(x, groups):
@@ -707,6 +712,7 @@ def semantic_test(
 ) -> VoxelTest:  # r, p, q, significant, ... (chapter encode.inference)
     """Which voxels meaning predicts beyond low-level features: one-sided block permutation of
     held-out stories, Benjamini-Hochberg over voxels."""
+    responses = as_array(responses, "responses")
     usable = np.isfinite(responses).all(0)
     whole = np.where(usable, responses, 0)
     with warnings.catch_warnings():
@@ -721,7 +727,7 @@ def semantic_test(
         "block_permutation",
         n,
         seed,
-        np.unique(groups, return_inverse=True)[1][rows],
+        np.unique(as_labels(groups, "groups"), return_inverse=True)[1][rows],
         block_length,
         alpha=alpha,
     )
