@@ -37,7 +37,12 @@ from braintune_nb.experiment.plan import (
     plan_voxel_mask,
 )
 from .presets import choose_preset, preset_fields
-from .tuning import arm_predictions, plan_features, tune_arm
+from braintune_nb.experiment.tuning import (
+    arm_predictions,
+    kept_epochs,
+    plan_features,
+    tune_arm,
+)
 from ..train.conditions import ENCODING_ARMS, TUNED_ARMS, find_arm
 from ..analyses.single_story import block_groups, listener_analysis
 from .encoding_controls import encoding_arm, head_features, noisy_backbone
@@ -340,14 +345,7 @@ def best_epochs(
     # round
 ) -> list:
     "How long the tuned arm moved before the weights that stay."
-
-    def kept(log):
-        r = np.array(
-            [row.get("validation_correlation") for row in log], float
-        )  # NaN where there is none
-        return len(log) if np.isnan(r).all() else int(np.nanargmax(r)) + 1
-
-    return [kept(row["log"]) for row in logs]
+    return [kept_epochs(row["log"]) for row in logs]
 
 
 def arm_names(

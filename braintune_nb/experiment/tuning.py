@@ -6,7 +6,8 @@
 __all__ = ['FALLBACK_CEILING', 'LARGEST_CEILING', 'TARGETS', 'batches', 'tuning_sections', 'brain_targets', 'stacked_targets',
            'borrowed_responses', 'single_presentation_ceiling', 'presentations_scored', 'target_ceilings',
            'lexical_brains', 'shared_responses', 'TargetRequest', 'arm_targets', 'tuning_inputs', 'tuning_pairs',
-           'tune_arm', 'chunk_states', 'story_states', 'plan_features', 'common_stories', 'arm_predictions']
+           'kept_epochs', 'tune_arm', 'chunk_states', 'story_states', 'plan_features', 'common_stories',
+           'arm_predictions']
 
 # %% ../../nbs/91_experiment.tuning.ipynb #158356af
 import warnings
@@ -446,6 +447,14 @@ def _more_epochs(preset, times):
     "The preset with so many times the epochs, and patience to match."
     tune = preset.tune
     return change_preset(preset, epochs=tune.epochs * times, patience=tune.patience * times)
+
+# %% ../../nbs/91_experiment.tuning.ipynb #0fb680b0
+def kept_epochs(
+    log: list,  # rows of one tuning, with `validation_correlation`
+) -> int:  # epochs up to and with the best one; all where nothing validated
+    "How long a tuning moved before the weights that stay."
+    r = np.array([row.get("validation_correlation") for row in log], float)  # NaN: none
+    return len(log) if np.isnan(r).all() else int(np.nanargmax(r)) + 1
 
 # %% ../../nbs/91_experiment.tuning.ipynb #d6a3a2b0
 def tune_arm(
