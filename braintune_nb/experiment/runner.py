@@ -111,7 +111,7 @@ def prepare_simulation(
     code = [
         p
         for p in sorted(Path(braintune_nb.simulate.__file__).parent.glob("*.py"))
-        if "backbone" not in p.name
+        if "_model" not in p.name
     ]
     languages = (
         tuple(l.strip() for l in languages.split(","))
@@ -172,7 +172,7 @@ def linked_backbone(
         folder = (
             cache_dir()
             / "backbones"
-            / content_hash(settings, here / "backbone.py", here / "language.py")[:16]
+            / content_hash(settings, here / "text_model.py", here / "language.py")[:16]
         )
         if not (folder / "gates.json").exists():
             lexicon, threads, work = (
