@@ -40,14 +40,14 @@ def story_designs(
     cutoff: float | None = None,  # longest period kept, s
 ) -> list:  # over layers: dict story name -> (T, F) float32
     "Design matrices of every layer and story."
-    layers = len(next(iter(features.values())))
-    return [
-        {
+    designs = []
+    for i in range(len(next(iter(features.values())))):
+        layer = {
             name: story_design(x[i], delays, stories[name].clock.tr, cutoff)
             for name, x in features.items()
         }
-        for i in range(layers)
-    ]
+        designs.append(layer)
+    return designs
 
 # %% ../../nbs/78_analyses.alignment.ipynb #d00b392e
 def stacked_responses(
@@ -77,32 +77,36 @@ def stacked_responses(
     return np.concatenate(parts)
 
 # %% ../../nbs/78_analyses.alignment.ipynb #66496822
+def _odd_repeats(recordings, sections):
+    "Odd repeats of the sections that have 4 or more, z-scored, (n, T, V); None without any."
+    repeated = [
+        (r.repeats, s)
+        for r, s in zip(recordings, sections)
+        if r.repeats is not None and len(r.repeats) >= 4
+    ]
+    if not repeated:
+        return None
+    n, odd = min(len(repeats) for repeats, _ in repeated), []
+    for repeats, s in repeated:
+        odd.append(np.stack([zscore(y[s.rows].astype(np.float64)) for y in repeats[0:n:2]]))
+    return np.concatenate(odd, axis=1)
+
+
 def repeat_ceiling(
     dataset,  # Dataset
     participant: str,  # name of the participant
     sections: list,  # scored sections
     # largest r of a perfect model with what is scored, (V,); NaN where undefined or where no
-    # section
-    # has 4 repeats
+    # section has 4 repeats
 ) -> np.ndarray:
     "Noise ceiling of the scored sections from their odd repeats, which are not scored."
-    heard = [dataset.recordings[participant][s.story.name] for s in sections]
-    with_repeats = [
-        (r, s) for r, s in zip(heard, sections) if r.repeats is not None and len(r.repeats) >= 4
-    ]
-    if not with_repeats:
-        return np.full(heard[0].responses.shape[1], np.nan)
-    n = min(len(r.repeats) for r, _ in with_repeats)
-    odd = np.concatenate(
-        [
-            np.stack([zscore(y[s.rows].astype(np.float64)) for y in r.repeats[0:n:2]])
-            for r, s in with_repeats
-        ],
-        axis=1,
-    )
+    recordings = [dataset.recordings[participant][s.story.name] for s in sections]
+    odd = _odd_repeats(recordings, sections)
+    if odd is None:
+        return np.full(recordings[0].responses.shape[1], np.nan)
     reliability = explainable_variance(odd)
     scored = [
-        1 if r.repeats is None else max(1, len(r.repeats) // 2) for r in heard
+        1 if r.repeats is None else max(1, len(r.repeats) // 2) for r in recordings
     ]  # repeats in the mean that is scored
     squares = [expected_correlation(reliability, m) ** 2 for m in scored]
     return np.sqrt(np.average(squares, axis=0, weights=[len(s) for s in sections]))
@@ -151,6 +155,34 @@ def section_groups(
     "Folds of whole sections for the choice of penalties."
     return np.concatenate([np.full(len(s), i % most) for i, s in enumerate(sections)])
 
+# %% ../../nbs/78_analyses.alignment.ipynb #b1892857
+def _layer_fits(layer, per_story, train, encoding, model, low):
+    "(participant, fitted model) of one layer; the decomposition of the features is shared."
+    x, groups, banded = (
+        stacked_features(per_story, encoding, low),
+        section_groups(encoding),
+        low is not None,
+    )
+    if model is None and banded:
+        x = Design(x, normalise=True, keep=True)
+    elif model is None:
+        x = plain_ridge().design(x, groups)
+    for p, y in train.items():
+        if model is None:
+            unfitted = BandedRidge() if banded else plain_ridge()
+        else:
+            unfitted = model(layer, p, banded)
+        yield p, unfitted.fit(x, y, groups)
+
+
+def _joined_folds(parts):
+    "One prediction from those of several folds (L, T, V) and their chosen layers."
+    return ArmPrediction(
+        np.concatenate([guess[best] for guess, best in parts]),
+        np.concatenate([guess for guess, _ in parts], axis=1),
+        tuple(best for _, best in parts),
+    )
+
 # %% ../../nbs/78_analyses.alignment.ipynb #adc40acc
 def encode_arm(
     designs: list,  # over layers: dict story name -> (T, F)
@@ -160,52 +192,23 @@ def encode_arm(
     cutoff: float | None = None,  # high-pass of the responses, s
     # (layer index, participant, is it banded) -> unfitted model, instead of ridge or banded ridge
     model=None,
-    low: (
-        dict | None
-    ) = None,  # story name -> low-level features (T, F_low): a second band with its own penalty
+    # story name -> low-level features (T, F_low): a second band with its own penalty
+    low: dict | None = None,
 ) -> dict:  # participant -> ArmPrediction; rows: test sections of all folds in order
     """Fit on the encoding sections of each fold, predict its test sections, for every
     participant and layer."""
     out = {p: [] for p in participants}
     for encoding, test in folds:
-        groups = section_groups(encoding)
         train = {p: stacked_responses(dataset, p, encoding, cutoff) for p in participants}
         guesses, cv = {p: [] for p in participants}, {p: [] for p in participants}
         for layer, per_story in enumerate(designs):
-            x, new = (
-                stacked_features(per_story, encoding, low),
-                stacked_features(per_story, test, low),
-            )
-            shared = (
-                x
-                if model
-                else (
-                    plain_ridge().design(x, groups)
-                    if low is None
-                    else Design(x, normalise=True, keep=True)
-                )
-            )
-            for p in participants:
-                fitted = (
-                    model(layer, p, low is not None)
-                    if model
-                    else plain_ridge()
-                    if low is None
-                    else BandedRidge()
-                ).fit(shared, train[p], groups)
+            new = stacked_features(per_story, test, low)
+            for p, fitted in _layer_fits(layer, per_story, train, encoding, model, low):
                 guesses[p].append(fitted.predict(new))
                 cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
-        for p in participants:
-            best = pick_layer(np.stack(cv[p]))
-            out[p].append((np.stack(guesses[p]), best))
-    return {
-        p: ArmPrediction(
-            np.concatenate([g[best] for g, best in parts]),
-            np.concatenate([g for g, _ in parts], axis=1),
-            tuple(b for _, b in parts),
-        )
-        for p, parts in out.items()
-    }
+        for p, own in out.items():
+            own.append((np.stack(guesses[p]), pick_layer(np.stack(cv[p]))))
+    return {p: _joined_folds(parts) for p, parts in out.items()}
 
 # %% ../../nbs/78_analyses.alignment.ipynb #1ba557c3
 class BandedReducedRank:
@@ -285,6 +288,14 @@ def arm_sums(
     "Sufficient statistics of every participant, seeds stacked."
     return [block_sums(np.stack(by_seed), truth[p], labels) for p, by_seed in predictions.items()]
 
+# %% ../../nbs/78_analyses.alignment.ipynb #7708f0cd
+def _by_participant(seeds, participants):
+    "participant -> predictions of all seeds."
+    found = {}
+    for p in participants:
+        found[p] = [s[p] for s in seeds]
+    return found
+
 # %% ../../nbs/78_analyses.alignment.ipynb #ca4b7406
 def score_arms(
     arms: dict,  # arm -> list over seeds of dict participant -> (T, V)
@@ -302,26 +313,13 @@ def score_arms(
     if rows is not None:
         kept, labels = np.unique(np.where(rows, labels, -1), return_inverse=True)
         labels, owner = (labels - 1, owner[kept[1:]]) if kept[0] == -1 else (labels, owner[kept])
-    people = list(truth)
-    common = dict(
-        rois=[rois[p] for p in people],
-        ceilings=[ceilings[p] for p in people],
-        stories=owner,
-        n=n,
-        seed=seed,
-    )
-    return (
-        {
-            arm: region_scores(
-                arm_sums({p: [s[p] for s in seeds] for p in people}, truth, labels), **common
-            )
-            for arm, seeds in arms.items()
-        },
-        len(owner),
-        len(np.unique(owner)),
-    )
+    own_rois, own_ceilings = [rois[p] for p in truth], [ceilings[p] for p in truth]
+    common = dict(rois=own_rois, ceilings=own_ceilings, stories=owner, n=n, seed=seed)
+    sums = lambda seeds: arm_sums(_by_participant(seeds, truth), truth, labels)
+    scored = {arm: region_scores(sums(seeds), **common) for arm, seeds in arms.items()}
+    return scored, len(owner), len(np.unique(owner))
 
-
+# %% ../../nbs/78_analyses.alignment.ipynb #723b7aeb
 def summarise(
     scored: tuple,  # of `score_arms`; needs the arm 'pretrained'
     regions,  # names of the regions
@@ -356,17 +354,16 @@ def summarise(
         | over
     )
 
-
+# %% ../../nbs/78_analyses.alignment.ipynb #bf45ee53
 def mean_ceiling(
     ceilings: dict,  # participant -> (V,)
     rois: dict,  # participant -> dict region -> (V,) bool
 ) -> dict:  # region -> mean ceiling in units of r
     "Mean over participants of the mean over the columns where the ceiling is defined."
 
-    def one(p, roi):
-        c = ceilings[p][rois[p][roi]]
-        return float(np.nanmean(c)) if np.isfinite(c).any() else np.nan
-
-    return {
-        roi: float(np.mean([one(p, roi) for p in ceilings])) for roi in next(iter(rois.values()))
-    }
+    found = {}
+    for roi in next(iter(rois.values())):
+        own = [ceilings[p][rois[p][roi]] for p in ceilings]
+        means = [float(np.nanmean(c)) if np.isfinite(c).any() else np.nan for c in own]
+        found[roi] = float(np.mean(means))
+    return found

@@ -152,12 +152,8 @@ def rsa_null(
         _rank_residuals(dissimilarity(x), others),
         squareform(_rank_residuals(dissimilarity(y), others), checks=False),
     )
-    return np.array(
-        [
-            a @ squareform(b[np.ix_(p, p)], checks=False)
-            for p in (rng.permutation(len(b)) for _ in range(draws))
-        ]
-    )
+    draws = [rng.permutation(len(b)) for _ in range(draws)]
+    return np.array([a @ squareform(b[np.ix_(p, p)], checks=False) for p in draws])
 
 # %% ../../nbs/85_analyses.state_similarity.ipynb #6fa31b20
 def centred(
@@ -183,25 +179,17 @@ def csls(
     return 2 * cosine - near(cosine)[:, None] - near(cosine.T)[None]
 
 # %% ../../nbs/85_analyses.state_similarity.ipynb #dfbfe560
-def retrieval(
-    x,  # (N, H) states in one language
-    y,  # (N, H) states of the translations
-    k: int = 10,  # neighbours of CSLS; 0: plain cosines
-    groups=None,  # (N,) candidates come from the same group; None: all
-) -> dict:  # forward, backward: (N,) bool, found or not; chance: of each, (N,)
-    "Is the translation of each sentence its nearest neighbour, in both directions?"
-    x, y = np.asarray(x, float), np.asarray(y, float)
+def _check_retrieval(x, y):
     if x.shape != y.shape or x.ndim != 2:
         raise DataError(
             "Retrieval needs pairs of states of one width",
             found=f"{x.shape} and {y.shape}",
             expected="(N, H) twice",
         )
-    groups, found = (
-        np.zeros(len(x), int) if groups is None else np.asarray(groups),
-        {n: np.zeros(len(x), bool) for n in ("forward", "backward")},
-    )
-    chance = np.ones(len(x))
+
+
+def _group_rows(groups):
+    "Rows of each group; a group of one cannot be searched."
     for g in np.unique(groups):
         rows = np.flatnonzero(groups == g)
         if len(rows) < 2:
@@ -210,15 +198,34 @@ def retrieval(
                 place=f"group {g}",
                 next_step="use larger groups",
             )
+        yield rows
+
+
+def _first_place(score):
+    "(N,) bool: whether the partner, on the diagonal, scores higher than every other."
+    others = np.where(np.eye(len(score), dtype=bool), -np.inf, score).max(1)
+    return np.diag(score) > others + 1e-9
+
+# %% ../../nbs/85_analyses.state_similarity.ipynb #b5e7f20a
+def retrieval(
+    x,  # (N, H) states in one language
+    y,  # (N, H) states of the translations
+    k: int = 10,  # neighbours of CSLS; 0: plain cosines
+    groups=None,  # (N,) candidates come from the same group; None: all
+) -> dict:  # forward, backward: (N,) bool, found or not; chance: of each, (N,)
+    "Is the translation of each sentence its nearest neighbour, in both directions?"
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    _check_retrieval(x, y)
+    found = {name: np.zeros(len(x), bool) for name in ("forward", "backward")}
+    chance = np.ones(len(x))
+    for rows in _group_rows(np.zeros(len(x), int) if groups is None else np.asarray(groups)):
         a, b = centred(x[rows]), centred(y[rows])
         score = csls(a, b, min(k, len(rows) - 1)) if k else a @ b.T
-        for name, s in (("forward", score), ("backward", score.T)):
-            others = np.where(np.eye(len(rows), dtype=bool), -np.inf, s).max(1)
-            found[name][rows] = np.diag(s) > others + 1e-9
+        found["forward"][rows], found["backward"][rows] = _first_place(score), _first_place(score.T)
         chance[rows] = 1 / len(rows)
     return dict(found, chance=chance)
 
-
+# %% ../../nbs/85_analyses.state_similarity.ipynb #b9139d54
 def accuracy(
     found,  # (N,) bool
     level: float = 0.95,  # coverage
@@ -230,6 +237,39 @@ def accuracy(
     found = np.asarray(found, bool)
     interval = binomtest(int(found.sum()), len(found)).proportion_ci(level, "wilson")
     return float(found.mean()), float(interval.low), float(interval.high)
+
+# %% ../../nbs/85_analyses.state_similarity.ipynb #5f5701ca
+def _check_moved(before, after, moved):
+    if not len(moved):
+        raise ParameterError(
+            "A change is shown beside models that moved as far at random",
+            place="moved",
+            found="none",
+            expected="one or more",
+            next_step="make them with train.conditions.weight_noise",
+        )
+    shapes = {np.shape(a) for a in (before, after, *moved)}
+    if len(shapes) > 1:
+        raise DataError(
+            "The states are not of the same layers and items",
+            found=", ".join(map(str, sorted(shapes))),
+        )
+
+
+def _change_row(score, before, after, moved, groups):
+    "One measure at one layer: the tuned model with its interval, and the moved ones."
+    n = len(before)
+    value, ci_low, ci_high = jackknife(lambda s: score(before, after, s), n, groups)
+    others = [score(before, m, np.arange(n)) for m in moved]
+    return dict(
+        value=value,
+        ci_low=ci_low,
+        ci_high=ci_high,
+        moved=float(np.mean(others)),
+        moved_low=min(others),
+        moved_high=max(others),
+        n=n,
+    )
 
 # %% ../../nbs/85_analyses.state_similarity.ipynb #ba05395b
 def change_by_layer(
@@ -244,41 +284,13 @@ def change_by_layer(
     at random."""
     import pandas as pd
 
-    if not len(moved):
-        raise ParameterError(
-            "A change is shown beside models that moved as far at random",
-            place="moved",
-            found="none",
-            expected="one or more",
-            next_step="make them with train.controls.weight_noise",
-        )
-    shapes = {np.shape(a) for a in (before, after, *moved)}
-    if len(shapes) > 1:
-        raise DataError(
-            "The states are not of the same layers and items",
-            found=", ".join(map(str, sorted(shapes))),
-        )
-    rows = []
-    for l, layer in enumerate(range(len(before)) if layers is None else layers):
-        for measure, score in (
-            ("cka", lambda a, b, s: cka(a[s], b[s])),
-            ("rsa", lambda a, b, s: rsa(a[s], b[s], [np.asarray(z)[s] for z in nuisance])),
-        ):
-            value, low, high = jackknife(
-                lambda s: score(before[l], after[l], s), len(before[l]), groups
-            )
-            others = [score(before[l], m[l], np.arange(len(m[l]))) for m in moved]
-            rows.append(
-                dict(
-                    layer=layer,
-                    measure=measure,
-                    value=value,
-                    ci_low=low,
-                    ci_high=high,
-                    moved=float(np.mean(others)),
-                    moved_low=min(others),
-                    moved_high=max(others),
-                    n=len(before[l]),
-                )
-            )
+    _check_moved(before, after, moved)
+    rows, names = [], range(len(before)) if layers is None else layers
+    measures = dict(cka=lambda a, b, s: cka(a[s], b[s]))
+    measures["rsa"] = lambda a, b, s: rsa(a[s], b[s], [np.asarray(z)[s] for z in nuisance])
+    for l, layer in enumerate(names):
+        far = [m[l] for m in moved]
+        for measure, score in measures.items():
+            row = _change_row(score, before[l], after[l], far, groups)
+            rows.append(dict(layer=layer, measure=measure) | row)
     return pd.DataFrame(rows)
