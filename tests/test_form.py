@@ -81,7 +81,7 @@ def test_title_and_subtitle_are_missed(tmp_path):
 # ---- size
 
 
-def size(path, limit=150_000):
+def size(path, limit=200_000):
     return [f"{path.stat().st_size / 1000:.0f} kB"] if path.stat().st_size > limit else []
 
 
@@ -91,7 +91,128 @@ def test_small(path):
 
 
 def test_a_large_notebook_is_seen(tmp_path):
-    assert size(made(tmp_path, "x = '" + "a" * 150_000 + "'"))
+    assert size(made(tmp_path, "x = '" + "a" * 200_000 + "'"))
+
+
+# ---- lines that can be read (ruff lays the code out; these are the rules that it lacks)
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+SCRIPTS = sorted(
+    p
+    for folder in ("tests", "tools")
+    for p in (ROOT / folder).rglob("*.py")
+    if "build" not in p.parts
+)
+sources = pytest.mark.parametrize(
+    "path",
+    [NBS / "index.ipynb", *LIBRARY, *TUTORIALS, *EXPERIMENTS, *SCRIPTS],
+    ids=lambda p: p.stem,
+)
+
+
+def code_of(path):
+    "(source, tree) of everything at `path` that Python reads."
+    if path.suffix == ".ipynb":
+        yield from trees(path)
+    else:
+        source = path.read_text(encoding="utf8")
+        yield source, ast.parse(source)
+
+
+def long_lines(path, limit=100):
+    "Lines of code, comments included, that are longer than `limit`."
+    return [line for source, _ in code_of(path) for line in source.split("\n") if len(line) > limit]
+
+
+def inside_itself(tree, kinds):
+    "Nodes of `kinds` that hold another node of `kinds`, as code."
+    wrong = []
+    for node in ast.walk(tree):
+        if isinstance(node, kinds):
+            inner = [n for n in ast.walk(node) if n is not node and isinstance(n, kinds)]
+            wrong += [ast.unparse(node)] if inner else []
+    return wrong
+
+
+def large_functions(tree, nodes=250, lines=60):
+    "Functions with more than so many nodes of the syntax tree, or lines."
+    wrong = []
+    for node in ast.walk(tree):
+        if not isinstance(node, FUNCTIONS):
+            continue
+        size, height = sum(1 for _ in ast.walk(node)), node.end_lineno - node.lineno + 1
+        if size > nodes or height > lines:
+            wrong.append(f"{node.name}: {size} nodes, {height} lines")
+    return wrong
+
+
+def packed(path):
+    "What makes the code at `path` hard to read."
+    wrong = [f"long line: {line.strip()}" for line in long_lines(path)]
+    for _, tree in code_of(path):
+        wrong += [f"comprehension in one: {c}" for c in inside_itself(tree, COMPREHENSIONS)]
+        wrong += [f"condition in one: {c}" for c in inside_itself(tree, (ast.IfExp,))]
+        wrong += [f"large: {f}" for f in large_functions(tree)]
+    return wrong
+
+
+def private_imports(tree):
+    "Names with a leading underscore that are taken from another module of the package."
+    return [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("braintune_nb")
+        for alias in node.names
+        if re.match(r"_(?!_)", alias.name)
+    ]
+
+
+@sources
+def test_code_is_not_packed(path):
+    assert packed(path) == []
+
+
+@sources
+def test_no_private_name_is_imported(path):
+    assert [name for _, tree in code_of(path) for name in private_imports(tree)] == []
+
+
+def test_packed_code_is_seen(tmp_path):
+    lines = "\n".join(f"    x{i} = {i}" for i in range(60))
+    path = made(
+        tmp_path,
+        "x = '" + "a" * 100 + "'",
+        "[[a for a in b] for b in c]",
+        "1 if a else (2 if b else 3)",
+        f"def tall():\n{lines}",
+        "def dense():\n    return [" + "(a + b) * c, " * 45 + "]",
+    )
+    kinds = [w.split(":")[0] for w in packed(path)]
+    assert kinds.count("comprehension in one") == kinds.count("condition in one") == 1
+    assert [w for w in packed(path) if w.startswith("large: tall")] == [
+        "large: tall: 242 nodes, 61 lines"
+    ]
+    assert [w for w in packed(path) if w.startswith("large: dense")]
+    assert len(long_lines(path)) == 2 and packed(made(tmp_path, "x = [a for a in b]")) == []
+    tree = ast.parse("from braintune_nb.core import _x, __version__, y\nfrom other import _z")
+    assert private_imports(tree) == ["braintune_nb.core._x"]
+
+
+def ruff(*arguments):
+    "What ruff prints about the whole tree; nothing where all is well."
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def test_ruff_finds_nothing():
+    assert ruff("check", "--output-format=concise", ".") == ""
+
+
+def test_ruff_would_change_nothing():
+    assert ruff("format", "--check", ".") == ""
 
 
 # ---- imports
@@ -134,6 +255,30 @@ def test_imports_point_to_lower_numbers(path):
     assert upward_imports(path, numbers()) == []
 
 
+def orchestration(path):
+    "Imports by which a method or a task would know of experiments and reports."
+    if not re.search(r"_(analyses|tasks)\.", path.name):
+        return []
+    names = set().union(*(outputs.imported(tree, "") for _, tree in trees(path, True)))
+    above = ("experiment", "report", "cli")
+    return sorted(n for n in names if n.removeprefix("braintune_nb.").split(".")[0] in above)
+
+
+@library
+def test_methods_and_tasks_know_nothing_of_experiments(path):
+    assert orchestration(path) == []
+
+
+def test_a_method_that_knows_experiments_is_seen(tmp_path):
+    cell = "#| export\ndef f():\n    from braintune_nb.experiment.plan import ExperimentPlan"
+    path = made(tmp_path, cell, name="88_tasks.made.ipynb")
+    assert orchestration(path) == [
+        "braintune_nb.experiment.plan",
+        "braintune_nb.experiment.plan.ExperimentPlan",
+    ]
+    assert orchestration(made(tmp_path, cell, name="93_experiment.made.ipynb")) == []
+
+
 def test_wrong_imports_are_seen(tmp_path):
     known = {"core": 0, "model.tuner": 43}
     path = made(
@@ -144,6 +289,34 @@ def test_wrong_imports_are_seen(tmp_path):
     )
     assert star_imports(path) == ["from numpy import *"]
     assert upward_imports(path, known) == ["braintune_nb.model.tuner is 43"]
+
+
+# ---- references to other chapters
+
+
+def bare_references(path):
+    "Chapters that the prose names by number without a link, and links that lead nowhere."
+    wrong = []
+    for cell in read(path).cells:
+        if cell.cell_type != "markdown":
+            continue
+        text = re.sub(r"```.*?```", "", cell.source, flags=re.S)
+        wrong += re.findall(r"(?<!\[)\b[Cc]hapters? \d\d\b", text)
+        for link in re.findall(r"\]\(([^)#\s:]+\.ipynb)(?:#[^)]*)?\)", text):
+            if not (path.parent / link).exists():
+                wrong.append(link)
+    return wrong
+
+
+@every
+def test_references_to_chapters_are_links(path):
+    assert bare_references(path) == []
+
+
+def test_bare_references_are_seen(tmp_path):
+    path = made(tmp_path, "md:# T\n\nSee chapter 12 and [chapter 13](13_gone.ipynb), not `x`.")
+    assert bare_references(path) == ["chapter 12", "13_gone.ipynb"]
+    assert bare_references(made(tmp_path, "md:See [chapter 20](20_made.ipynb).")) == []
 
 
 # ---- documented parameters
