@@ -27,12 +27,9 @@ DATA = {"model.backbone": "weights"}  # a module whose results depend on files o
 
 def notebooks(root: Path = ROOT) -> list[Path]:
     "The notebooks that are stored executed, in reading order."
-    nbs = root / "nbs"
-    return [
-        p
-        for p in [*sorted(nbs.glob("[0-9]*.ipynb")), *sorted((nbs / "tutorials").glob("*.ipynb"))]
-        if p.name[0] not in "._"
-    ]
+    patterns = ("[0-9]*.ipynb", "tutorials/*.ipynb", "howto/*.ipynb", "reference/*.ipynb")
+    found = [p for pattern in patterns for p in sorted((root / "nbs").glob(pattern))]
+    return [p for p in found if p.name[0] not in "._"]
 
 
 def code_cells(nb) -> list[str]:

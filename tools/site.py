@@ -34,6 +34,9 @@ PARTS = (  # first number of a part, its name
     (98, "Experiments on a plan"),
     (99, "Reports and command line"),
 )
+BEFORE = (("tutorials", "Tutorials"), ("howto", "How-to"))  # folders that stand before the chapters
+AFTER = (("experiments", "Experiments"), ("reference", "Reference"))  # and after them
+FOLDED = {name for _, name in (*PARTS, *AFTER)}  # sections that the sidebar shows as one entry
 EXTENSIONS = [
     "sphinx_togglebutton",
     "sphinx_copybutton",
@@ -45,12 +48,10 @@ EXTENSIONS = [
     "sphinx_book_theme",
 ]  # those of Jupyter Book that the pages use
 STYLE = """
-.bd-header { display: none; }
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
-div.highlight pre { font-size: 0.8rem; }
+div.highlight pre { font-size: 0.78rem; }
 .bd-article h1 { font-size: 2rem; } .bd-article h2 { font-size: 1.5rem; } .bd-article h3 { font-size: 1.15rem; }
 """
-FOLDERS = (("tutorials", "Tutorials"), ("experiments", "Experiments"))
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -58,18 +59,20 @@ DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def contents(nbs: Path) -> list[dict]:
-    "The sidebar that fits the notebooks in `nbs`: parts with their chapters, in reading order."
+    "The sidebar that fits the notebooks in `nbs`: sections with their pages, in reading order."
     parts = {name: [] for _, name in PARTS}
     for p in sorted(nbs.glob("[0-9]*_*.ipynb")):
         number = int(p.name.split("_")[0])
         parts[[name for first, name in PARTS if first <= number][-1]].append(p.name)
-    for folder, name in FOLDERS:
-        parts[name] = [
-            f"{folder}/{p.name}"
-            for p in sorted((nbs / folder).glob("*.ipynb"))
-            if p.name[0] not in "._"
-        ]
-    return [{"section": name, "contents": chapters} for name, chapters in parts.items() if chapters]
+
+    def folder(name):
+        found = sorted((nbs / name).glob("*.ipynb"))
+        return [f"{name}/{p.name}" for p in found if p.name[0] not in "._"]
+
+    sections = {name: folder(place) for place, name in BEFORE}
+    sections |= parts
+    sections |= {name: folder(place) for place, name in AFTER}
+    return [{"section": name, "contents": pages} for name, pages in sections.items() if pages]
 
 
 def listed(quarto: Path) -> list[dict]:
@@ -270,6 +273,33 @@ def page(
 # ---- all pages to a site
 
 
+def overview(name: str, pages: list[str], book: Path) -> str:
+    "File of a page that lists the pages of a folded section with their first two lines."
+    lines = [f"# {name}", ""]
+    for page in pages:
+        first = nbformat.read(book / page, as_version=4).cells[0].source
+        title = re.search(r"^# (.+)", first, flags=re.M)[1]
+        subtitle = re.search(r"^> (.+)", first, flags=re.M)
+        lines.append(f"* [{title}]({page}): {subtitle[1] if subtitle else ''}")
+    file = re.sub(r"\W+", "_", name.lower()) + ".md"
+    (book / file).write_text("\n".join(lines) + "\n", encoding="utf8")
+    return file
+
+
+def table_of_contents(parts: list[dict], book: Path) -> list[dict]:
+    "The sidebar of the book: chapters of the method folded, so that it fits on a screen."
+    captions = {name: "Method" for _, name in PARTS} | {name: name for _, name in (*BEFORE, *AFTER)}
+    toc = {}
+    for part in parts:
+        name = part["section"]
+        pages = [f"{page_name(page)}.ipynb" for page in part["contents"]]
+        entries = [{"file": page} for page in pages]
+        if name in FOLDED:
+            entries = [{"file": overview(name, pages, book), "sections": entries}]
+        toc.setdefault(captions.get(name, name), []).extend(entries)
+    return [{"caption": caption, "chapters": entries} for caption, entries in toc.items()]
+
+
 def write_book(root: Path, book: Path) -> None:
     "Pages, table of contents and settings of the book in folder `book`."
     parts = listed(root / "_quarto.yml")
@@ -282,17 +312,7 @@ def write_book(root: Path, book: Path) -> None:
         nbformat.write(page(name, nb, known, set(names)), target)
     if (root / "nbs/images").is_dir():
         shutil.copytree(root / "nbs/images", book / "images")
-    toc = {
-        "format": "jb-book",
-        "root": "index.ipynb",
-        "parts": [
-            {
-                "caption": part["section"],
-                "chapters": [{"file": f"{page_name(name)}.ipynb"} for name in part["contents"]],
-            }
-            for part in parts
-        ],
-    }
+    toc = {"format": "jb-book", "root": "index.ipynb", "parts": table_of_contents(parts, book)}
     website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf8"))["website"]
     config = {
         "title": website["title"],
