@@ -23,7 +23,9 @@ from tools import export, outputs, readme, site
 
 NBS = ROOT / "nbs"
 LIBRARY = sorted(NBS.glob("[0-9]*.ipynb"))
-TUTORIALS = sorted((NBS / "tutorials").glob("*.ipynb"))
+TUTORIALS = [
+    p for f in ("tutorials", "howto", "reference") for p in sorted((NBS / f).glob("*.ipynb"))
+]
 EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
 every = pytest.mark.parametrize(
     "path", [NBS / "index.ipynb", *LIBRARY, *TUTORIALS, *EXPERIMENTS], ids=lambda p: p.stem
