@@ -5,6 +5,7 @@ A rule that nothing ever broke may be looking in the wrong place, so every one h
 it fail."""
 
 import ast
+import csv
 import io
 import re
 import subprocess
@@ -170,9 +171,21 @@ def private_imports(tree):
     ]
 
 
+def allowed():
+    """Notebook or script -> how many places may still break these rules: a debt that only shrinks.
+
+    A file that is not listed may have none.
+    """
+    table = csv.DictReader((ROOT / "tests/form_debt.csv").read_text(encoding="utf8").splitlines())
+    return {row["file"]: int(row["places"]) for row in table}
+
+
 @sources
 def test_code_is_not_packed(path):
-    assert packed(path) == []
+    found = packed(path)
+    limit = allowed().get(str(path.relative_to(ROOT)), 0)
+    assert len(found) <= limit, "\n".join(found)
+    assert len(found) == limit, f"write {len(found)} for {limit} into tests/form_debt.csv"
 
 
 @sources

@@ -1,0 +1,32 @@
+"""The places that break the rules of form: `python tools/form.py [NAME ...]` lists them.
+
+`python tools/form.py --write` counts them into tests/form_debt.csv, which may only shrink.
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+
+def debt() -> dict[str, list[str]]:
+    "File -> places of it that break a rule, for files that have any."
+    from test_form import EXPERIMENTS, LIBRARY, SCRIPTS, TUTORIALS, packed
+
+    found = {str(p.relative_to(ROOT)): packed(p) for p in (*LIBRARY, *TUTORIALS, *EXPERIMENTS)}
+    found |= {str(p.relative_to(ROOT)): packed(p) for p in SCRIPTS}
+    return {name: places for name, places in found.items() if places}
+
+
+if __name__ == "__main__":
+    places = debt()
+    if "--write" in sys.argv[1:]:
+        with open(ROOT / "tests/form_debt.csv", "w", newline="", encoding="utf8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(("file", "places"))
+            rows.writerows((name, len(found)) for name, found in sorted(places.items()))
+    for name, found in sorted(places.items()):
+        if all(part in name for part in sys.argv[1:] if not part.startswith("-")):
+            print(name, *found, sep="\n    ")
