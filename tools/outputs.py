@@ -27,7 +27,13 @@ DATA = {"model.backbone": "weights"}  # a module whose results depend on files o
 
 def notebooks(root: Path = ROOT) -> list[Path]:
     "The notebooks that are stored executed, in reading order."
-    patterns = ("[0-9]*.ipynb", "tutorials/*.ipynb", "howto/*.ipynb", "reference/*.ipynb")
+    patterns = (
+        "[0-9]*.ipynb",
+        "tutorials/*.ipynb",
+        "howto/*.ipynb",
+        "findings/*.ipynb",
+        "reference/*.ipynb",
+    )
     found = [p for pattern in patterns for p in sorted((root / "nbs").glob(pattern))]
     return [p for p in found if p.name[0] not in "._"]
 

@@ -35,7 +35,11 @@ PARTS = (  # first number of a part, its name
     (99, "Reports and command line"),
 )
 BEFORE = (("tutorials", "Tutorials"), ("howto", "How-to"))  # folders that stand before the chapters
-AFTER = (("experiments", "Experiments"), ("reference", "Reference"))  # and after them
+AFTER = (
+    ("findings", "Findings"),
+    ("experiments", "Experiments"),
+    ("reference", "Reference"),
+)  # and after them
 FOLDED = {name for _, name in (*PARTS, *AFTER)}  # sections that the sidebar shows as one entry
 EXTENSIONS = [
     "sphinx_togglebutton",
