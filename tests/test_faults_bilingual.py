@@ -700,6 +700,16 @@ def test_a_word_without_a_time_in_the_table(tmp_path):
     )
 
 
+def test_filled_triggers_are_told_by_loader_and_check(folder):
+    log = sorted((folder / "en").rglob("*.report"))[0]
+    lines = log.read_text().splitlines(keepends=True)
+    at = [i for i, line in enumerate(lines) if line.split()[1:] == ["trigger"]]
+    log.write_text("".join(line for i, line in enumerate(lines) if i not in at[3:5]))
+    note = f"2 of {len(at) + 1} triggers were missing and are filled in"
+    assert [n for n in load(folder).notes if n.endswith(note)], load(folder).notes
+    assert [f for f in check_bilingual(folder) if f.endswith(note)]
+
+
 def test_a_word_without_text_in_the_table(tmp_path, tiny):
     rows = [
         f"{0.4 * i:.1f},{0.4 * i + 0.3:.1f},{'' if i == 4 else w}"

@@ -661,9 +661,10 @@ def _check_runs(folder, language, mode, who, files, trim, told):
         try:
             name = (language, mode, base)
             if name not in told:
-                told[name] = _tell(
+                story, told[name] = _tell(
                     folder, story_name(base, language), base, language, mode, trim, dict(stories={})
-                )[1]
+                )
+                findings += [f"{story.name}: {note}" for note in story.notes]
             data, _ = _read_rows(path, key, role, told[name], trim, who)
             _require_columns(columns, who, path, key, data.shape[1])
             if bad := int(np.isnan(data).any(0).sum()):

@@ -705,7 +705,8 @@ def _check_story(folder, name, counts):
     unknown = [] if name in counts else [f"respdict.json does not know {name}"]
     try:
         story = read_story(name, grid, clock, folder / "stimuli" / f"{name}.wav")
-        return [*filter(None, [_sound_ends_early(story)]), *unknown]
+        notes = [f"{name}: {note}" for note in story.notes]
+        return [*filter(None, [_sound_ends_early(story)]), *notes, *unknown]
     except (DataError, MissingData) as error:
         return [str(error), *unknown]
 
