@@ -645,7 +645,6 @@ def spoken(n=100, step=0.5, scale=1.0):
         (spoken(step=15), regular_clock(60, 2.0, 1.0), None, "next to nothing"),
         (spoken(), regular_clock(30, 2000.0, 1.0), None, "TRs of a story are not in seconds"),
         (spoken(), Clock(2000.0 * np.arange(30), 2.0), None, "TRs of a story are not in seconds"),
-        (spoken(), regular_clock(30, 2.0, 1.0), spoken(scale=1000), "differ in their time scale"),
     ],
 )
 def test_milliseconds_for_seconds(words, clock, phones, what):

@@ -25,7 +25,7 @@ from braintune_nb.data.transcripts import (
     write_textgrid,
 )
 
-# %% ../../nbs/10_data.stories.ipynb #66572978
+# %% ../../nbs/10_data.stories.ipynb #e0b6a0c7
 _WITHOUT_BLANKS = frozenset("zh yue wuu nan hak gan hsn ja th lo km my".split())
 
 
@@ -175,25 +175,20 @@ def _coverage_faults(words, clock):
         yield "The TRs cover next to nothing of a story", found
 
 
-def _unit_faults(words, phones, clock):
-    "Times that cannot be seconds: (what, found) each."
+def _unit_faults(clock):
+    "Times of TRs that cannot be seconds: (what, found) each."
     tr, apart = clock.tr, float(np.median(np.diff(clock.times))) if len(clock) > 1 else clock.tr
     if tr > 20 or not 0.2 < apart / tr < 5:
         yield "The TRs of a story are not in seconds", f"a TR of {tr:g} s, TRs {apart:g} s apart"
-    if phones is not None and len(phones):
-        last, other = phones.offset.max(), words.offset.max()
-        if last > 100 * other or (last < other / 100 and len(phones) > len(words)):
-            found = f"phones up to {last:g} s, words up to {other:g} s"
-            yield "The phones and the words of a story differ in their time scale", found
 
 
 def check_clock_fits(
-    story: "Story",  # its clock, words and phones
+    story: "Story",  # its clock and its words
 ) -> None:
     """Refuse (`ClockError`) a clock that meets less than a tenth of the words, or times of two
     scales: usually the log of another story, or milliseconds."""
     faults = [*_coverage_faults(story.words, story.clock)]
-    faults += _unit_faults(story.words, story.phones, story.clock)
+    faults += _unit_faults(story.clock)
     for what, found in faults:
         raise ClockError(
             what,
@@ -294,7 +289,7 @@ def _column(path, header, name):
         )
     return header.index(name)
 
-# %% ../../nbs/10_data.stories.ipynb #6d322e53
+# %% ../../nbs/10_data.stories.ipynb #84ec8daf
 def _refuse_row(path, line, what, found, expected, next_step):
     raise DataError(
         what,

@@ -244,7 +244,8 @@ def letters(
 
 # %% ../../nbs/33_features.lowlevel.ipynb #512651eb
 def _lengths(story):
-    return np.array([sum(c.isalnum() for c in word) for word in story.words.text], float)
+    "Letters and digits of each word, (N,)."
+    return np.array([sum(map(str.isalnum, word)) for word in story.words.text], float)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #b5d067f1
 def letter_count(

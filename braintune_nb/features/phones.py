@@ -70,12 +70,13 @@ def per_tr(
     return (rows.toarray() if sp.issparse(rows) else rows).astype(np.float32)
 
 # %% ../../nbs/28_features.phones.ipynb #c86baead
-ARTICULATION = {
-    phone: tuple(gestures)
-    for phone, *gestures in (
-        entry.split()
-        for entry in (
-            """
+def _table(entries):
+    "Key -> the words behind it, of a list of entries such as 'P bilabial plosive'."
+    return {key: tuple(words) for key, *words in map(str.split, entries)}
+
+
+ARTICULATION = _table(
+    """
 P bilabial plosive unvoiced       | B bilabial plosive voiced
 T alveolar plosive unvoiced       | D alveolar plosive voiced
 K velar plosive unvoiced          | G velar plosive voiced
@@ -91,12 +92,10 @@ Y palatal approximant voiced      | W bilabial velar approximant voiced
 IY high front | IH high front | EH mid front  | AE low front
 AH mid central| ER mid central| UW high back  | UH high back
 AO mid back   | AA low back   | EY mid front high | OW mid back high
-AY low central high front | OY mid back high front | AW low central high back""".replace("|", "\n")
-            .strip()
-            .splitlines()
-        )
-    )
-}
+AY low central high front | OY mid back high front | AW low central high back""".strip()
+    .replace("|", "\n")
+    .splitlines()
+)
 ARPABET = tuple(sorted(ARTICULATION))
 GESTURES = tuple(
     "bilabial labiodental dental alveolar postalveolar palatal velar glottal plosive affricate"
@@ -114,17 +113,15 @@ RELEASED_ARTICULATION = ARTICULATION | dict(
 )
 
 # %% ../../nbs/28_features.phones.ipynb #39744f33
-ESPEAK_ENGLISH = {
-    label: tuple(phones)
-    for label, *phones in (
-        entry.split()
-        for entry in """p P, b B, t T, t# T, t2 T, ? T, d D, k K, g G, tS CH, dZ JH, f F, v V, T TH, D DH, s S, z Z, S SH, Z ZH, h HH,
-m M, n N, n- N, N NG, l L, r R, r- R, j Y, ; Y, w W, i: IY, i IY, I IH, I2 IH, I# IH, E EH, a AE, aa AE, a# AH, V AH, @ AH, @2 AH, @5 AH, @- AH, 3 ER, 3: ER, A: AA, 0 AA, O: AO, O AO, O2 AO, 02 AO, U UH, u: UW, u UW,
-eI EY, aI AY, aI2 AY, OI OY, aU AW, oU OW, @L AH L, A@ AA R, O@ AO R, o@ AO R, e@ EH R, i@3 IH R, i@ IY AH, U@ UH R, aI@ AY AH, aI3 AY ER, aU@ AW ER""".replace(
-            "\n", " "
-        ).split(", ")
-    )
-}
+ESPEAK_ENGLISH = _table(
+    """
+p P, b B, t T, t# T, t2 T, ? T, d D, k K, g G, tS CH, dZ JH, f F, v V, T TH, D DH, s S,
+z Z, S SH, Z ZH, h HH, m M, n N, n- N, N NG, l L, r R, r- R, j Y, ; Y, w W, i: IY, i IY,
+I IH, I2 IH, I# IH, E EH, a AE, aa AE, a# AH, V AH, @ AH, @2 AH, @5 AH, @- AH, 3 ER,
+3: ER, A: AA, 0 AA, O: AO, O AO, O2 AO, 02 AO, U UH, u: UW, u UW, eI EY, aI AY, aI2 AY,
+OI OY, aU AW, oU OW, @L AH L, A@ AA R, O@ AO R, o@ AO R, e@ EH R, i@3 IH R, i@ IY AH,
+U@ UH R, aI@ AY AH, aI3 AY ER, aU@ AW ER""".replace("\n", " ").split(", ")
+)
 PAUSES = bad_words["fixed"] | {"sil", "pau", "spn", "<eps>", "silence", "noise"}
 
 # %% ../../nbs/28_features.phones.ipynb #4246045b
@@ -137,11 +134,7 @@ def phone_script(
     is neither ARPAbet nor eSpeak's."""
     if not language.startswith("en"):
         return "own"
-    counts = Counter(labels)
-    foreign = {
-        script: {label: n for label, n in counts.items() if not _translate(label, script)}
-        for script in ("arpabet", "espeak")
-    }
+    foreign = {script: _foreign(labels, script) for script in ("arpabet", "espeak")}
     best = min(foreign, key=lambda script: sum(foreign[script].values()))
     _refuse_unknown(
         foreign[best], len(labels), unknown, f"ARPAbet or eSpeak's names; nearest is {best}"
@@ -157,6 +150,11 @@ def _translate(label, script):
         return (label,)
     bare = re.sub(r"[0-9]+$", "", label.strip("{} ").upper())
     return (bare,) if bare in ARTICULATION else ()
+
+
+def _foreign(labels, script):
+    "Labels that a script does not know -> how often they occur."
+    return {label: n for label, n in Counter(labels).items() if not _translate(label, script)}
 
 
 def _refuse_unknown(foreign, total, unknown, expected):
@@ -187,19 +185,9 @@ class Phones:
     follows: np.ndarray  # (P,) bool
     left_out: dict  # label -> count of what is no phone of the script; pauses are not listed
 
-# %% ../../nbs/28_features.phones.ipynb #68176969
-def story_phones(
-    story,  # Story with a phone tier
-    script: (
-        str | None
-    ) = None,  # 'arpabet', 'espeak' or 'own' (labels as they are); default: recognised
-    unknown: float = 0.01,  # share of labels that may be foreign to the script
-    gap: (
-        float | None
-    ) = None,  # silence that parts two phones, s; default 0.02, or 0.06 for script 'own'
-) -> Phones:  # (P,) phones
-    """Phones without pauses, stress digits or foreign labels. `DataError` without a phone tier
-    or with too many foreign labels (named, with counts)."""
+# %% ../../nbs/28_features.phones.ipynb #02bc5608
+def _require_phones(story):
+    "Refuse a story without phones."
     if story.phones is None or len(story.phones) == 0:
         raise DataError(
             "A story has no phones",
@@ -211,12 +199,27 @@ def story_phones(
                 " words and sound"
             ),
         )
+
+
+def _is_sound(label):
+    "Whether a label is neither a pause nor eSpeak's note of a change of language, such as (en)."
+    return label.lower().strip("{} ") not in PAUSES and not re.fullmatch(r"\(\w+\)", label)
+
+# %% ../../nbs/28_features.phones.ipynb #68176969
+def story_phones(
+    story,  # Story with a phone tier
+    # 'arpabet', 'espeak' or 'own' (labels as they are); default: recognised
+    script: str | None = None,
+    unknown: float = 0.01,  # share of labels that may be foreign to the script
+    # silence that parts two phones, s; default 0.02, or 0.06 for script 'own'
+    gap: float | None = None,
+) -> Phones:  # (P,) phones
+    """Phones without pauses, stress digits or foreign labels. `DataError` without a phone tier
+    or with too many foreign labels (named, with counts)."""
+    _require_phones(story)
     _check_tier(story)
     labels = [label.strip() for label in story.phones.text]
-    sounds = [
-        label.lower().strip("{} ") not in PAUSES and not re.fullmatch(r"\(\w+\)", label)
-        for label in labels
-    ]  # eSpeak notes a change of language as (en)
+    sounds = [_is_sound(label) for label in labels]
     spoken = [label for label, sound in zip(labels, sounds) if sound]
     if not spoken:
         raise DataError(
@@ -231,14 +234,13 @@ def story_phones(
             "Unknown script of phones", found=repr(script), expected="arpabet, espeak, own"
         )
     script = script or phone_script(spoken, story.language, unknown)
-    parts = [_translate(label, script) if sound else () for label, sound in zip(labels, sounds)]
-    left_out = dict(
-        Counter(label for label, sound, part in zip(labels, sounds, parts) if sound and not part)
-    )
+    left_out = _foreign(spoken, script)
     _refuse_unknown(left_out, len(spoken), unknown, script)
-    return _split(
-        story.phones, parts, (0.06 if script == "own" else 0.02) if gap is None else gap, left_out
-    )
+    parts = [_translate(label, script) if sound else () for label, sound in zip(labels, sounds)]
+    if gap is None:
+        gap = 0.06 if script == "own" else 0.02
+    return _split(story.phones, parts, gap, left_out)
+
 
 # %% ../../nbs/28_features.phones.ipynb #e8d0c6ef
 def _check_tier(story):
@@ -414,7 +416,7 @@ def articulation(
     if table is None:
         table, names = (RELEASED_ARTICULATION if preset == "released" else ARTICULATION), GESTURES
     else:
-        names = tuple(sorted({gesture for made in table.values() for gesture in made}))
+        names = tuple(sorted(set().union(*table.values())))
     phones = story_phones(story, **settings)
     foreign = Counter(phone for phone in phones.events.text if phone not in table)
     _refuse_unknown(
@@ -424,9 +426,7 @@ def articulation(
         "phones of the articulatory table",
     )
     counts = _counted(story, phones.events, tuple(table), how, preset, phones.left_out)
-    gestures = np.array(
-        [[gesture in made for gesture in names] for made in table.values()], np.float32
-    )
+    gestures = np.array([np.isin(names, list(made)) for made in table.values()], np.float32)
     return FeatureSet(counts.values @ gestures, names, counts.left_out)
 
 # %% ../../nbs/28_features.phones.ipynb #e118192e
@@ -459,17 +459,23 @@ def syllable_tones(
     if digits := (
         re.findall(r"[a-zü\u0308ɑəɛɤɔ:]+([0-5])?", text) if re.search("[0-5]", text) else ()
     ):
-        return tuple(
-            (int(d) - 1) % 5 if d not in ("", "0") else 4 if d == "0" else None for d in digits
-        )
+        return tuple(_digit_tone(digit) for digit in digits)
+    vowels = re.findall("(?:[aeiou][\u0304\u0301\u030c\u0300\u0308]*)+", text)
+    found = tuple(_mark_tone(vowel) for vowel in vowels)
+    if all(tone is None for tone in found):
+        return found
+    return tuple(4 if tone is None else tone for tone in found)
+
+
+def _digit_tone(digit):
+    "Tone of a number: 1 to 4, neutral for 0 and 5, None where there is none."
+    return (int(digit) - 1) % 5 if digit else None
+
+
+def _mark_tone(vowel):
+    "Tone of the first mark over a vowel, None where there is none."
     marks = {"\u0304": 0, "\u0301": 1, "\u030c": 2, "\u0300": 3}
-    vowels = [vowel for vowel in re.findall("(?:[aeiou][\u0304\u0301\u030c\u0300\u0308]*)+", text)]
-    found = tuple(next((marks[c] for c in vowel if c in marks), None) for vowel in vowels)
-    return (
-        tuple(4 if tone is None else tone for tone in found)
-        if any(tone is not None for tone in found)
-        else found
-    )
+    return next((marks[c] for c in vowel if c in marks), None)
 
 
 def _contour(levels):
