@@ -261,7 +261,7 @@ def _rows(path, delimiter):
             expected='cells in quotes as a whole, with quotes inside them doubled: "say ""hi"""',
             next_step="double the quote and put the cell into quotes",
         )
-    full = [row for row in rows if len(row[1]) > 1 or row[1][0].strip()]
+    full = [row for row in rows if row[1] != [""]]
     return full, rows != plain and delimiter == "\t"
 
 # %% ../../nbs/10_data.stories.ipynb #9e7c5647
