@@ -26,7 +26,7 @@ from ..features.text import text_features
 from ..loss import get_loss
 from ..model.speech_inputs import speech_inputs
 from ..model.text_inputs import section_inputs
-from ..model.tuner import BrainTuner
+from ..model.release import BrainTuner  # a tuner that can be stored
 from ..train.conditions import TUNED_ARMS, Arm, find_arm, permute_blocks
 from braintune_nb.train.control_targets import (
     SharedResponse,
