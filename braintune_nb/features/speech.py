@@ -72,7 +72,9 @@ def frame_times(
 ) -> tuple:  # times (N, K) s, rising; kept (N, K) bool, False where the window has no frame yet
     """When the frames that are read from each window are. Raises ParameterError where `every`
     does not divide `stride`."""
-    k = 1 if every is None else round(stride / every) if every > 0 else 0
+    k = 1
+    if every is not None:
+        k = round(stride / every) if every > 0 else 0
     if k < 1 or (every is not None and abs(k * every - stride) > 1e-9):
         raise ParameterError(
             "The frames of successive windows must join",
@@ -122,20 +124,19 @@ def _through_last(backbone, block, x, at):
     adapter = getattr(block, "adapter_layer", None)
     return state if adapter is None else state + adapter(state)
 
-# %% ../../nbs/32_features.speech.ipynb #baed9036
-def _last_states(backbone, values, last, back, layers):
-    """States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L,
-    B, K, H)."""
-    states, blocks, deepest = {}, backbone.blocks, max(layers)
-    pick = lambda x: (x.shape[1] - 1 if last is None else last[:, None]) - back.expand(len(x), -1)
-    rows = torch.arange(len(values), device=values.device)[:, None]
+# %% ../../nbs/32_features.speech.ipynb #9fb4fb7a
+def _noting_hooks(backbone, states, layers, place):
+    """Hooks that write the states (B, K, H) at `place` of each of `layers` and stop at the deepest:
+    one in front of block i, one behind the last block."""
+    deepest = max(layers)
+    rows = lambda x: torch.arange(len(x), device=x.device)[:, None]
 
     def enter(number):
         def hook(block, inputs):
             x = inputs[0].float()
-            at = pick(x).clamp(min=0)
+            at = place(x).clamp(min=0)
             if number in layers:
-                states[number] = x[rows, at]
+                states[number] = x[rows(x), at]
             if number == deepest:
                 raise _Enough
             if number == deepest - 1 and backbone.kind != "wavlm":
@@ -146,9 +147,22 @@ def _last_states(backbone, values, last, back, layers):
         return hook
 
     def leave(block, inputs, output):
-        states[deepest] = output[0][rows, pick(output[0]).clamp(min=0)]
+        x = output[0]
+        states[deepest] = x[rows(x), place(x).clamp(min=0)]
         raise _Enough
 
+    return enter, leave
+
+# %% ../../nbs/32_features.speech.ipynb #baed9036
+def _last_states(backbone, values, last, back, layers):
+    """States of the frames `back` (K,) before frame `last` (B,) of each window at `layers`: (L,
+    B, K, H)."""
+    states, blocks, deepest = {}, backbone.blocks, max(layers)
+
+    def place(x):
+        return (x.shape[1] - 1 if last is None else last[:, None]) - back.expand(len(x), -1)
+
+    enter, leave = _noting_hooks(backbone, states, layers, place)
     hooks = [
         blocks[i].register_forward_pre_hook(enter(i)) for i in range(min(deepest + 1, len(blocks)))
     ]
@@ -278,29 +292,38 @@ def _group_norm(self, x, groups, weight=None, bias=None, eps=1e-5):
 FastKernels._group_norm = _group_norm
 
 
-def _seen(self, function, types, args=(), kwargs=None):
-    kwargs = kwargs or {}
-    if function is F.linear:
-        return self._linear(*args, **kwargs)
-    if function is F.conv1d and not any(isinstance(a, str) for a in (*args, *kwargs.values())):
-        return self._conv1d(*args, **kwargs)
-    if function is F.group_norm:
-        return self._group_norm(*args, **kwargs)
-    if function is F.scaled_dot_product_attention and args[0].dtype == self.dtype != torch.float32:
+def _attention(self, *args, **kwargs):
+    "Attention, tried first where it does not run in float32."
+    function = F.scaled_dot_product_attention
 
-        def ours(*tensors):
-            return function(*(t.to(self.dtype) for t in tensors))
+    def ours(*tensors):
+        return function(*(t.to(self.dtype) for t in tensors))
 
+    if args[0].dtype == self.dtype != torch.float32:
         if product_is_wrong(function, args, kwargs, self.dtype, ours, self.model):
             return in_float32(function, args, kwargs, self.dtype)
+    return function(*args, **kwargs)
+
+
+FastKernels._attention = _attention
+
+
+def _seen(self, function, types, args=(), kwargs=None):
+    kwargs = kwargs or {}
+    named = any(isinstance(a, str) for a in (*args, *kwargs.values()))  # padding="same"
+    method = {
+        F.linear: self._linear,
+        F.conv1d: None if named else self._conv1d,
+        F.group_norm: self._group_norm,
+        F.scaled_dot_product_attention: self._attention,
+    }.get(function)
+    if method is not None:
+        return method(*args, **kwargs)
     if function is F.layer_norm:
         return F.layer_norm(args[0].float(), *args[1:], **kwargs)
     if function is F.gelu and args[0] is self.first[0]():
         return torch.ops.aten.gelu_(args[0], **kwargs)  # the largest of all, used nowhere else
     return function(*args, **kwargs)
-
-
-FastKernels.__torch_function__ = _seen
 
 # %% ../../nbs/32_features.speech.ipynb #1c3abcff
 PRECISIONS = dict(float32=torch.float32, bfloat16=torch.bfloat16)
@@ -327,37 +350,39 @@ def _engine(backbone, precision):
         model.train(training)
 
 
+def _hop(backbone):
+    "Samples from one frame to the next."
+    if backbone.kind == "whisper":
+        return 2 * backbone.extractor.hop_length
+    return int(np.prod(backbone.model.config.conv_stride))
+
+
+def _frames_back(backbone, times):
+    "(K,) how many frames before the last one each frame is that is read."
+    if not len(times):
+        return np.zeros(1, np.int64)
+    samples = (times[0, -1] - times[0]) * backbone.sampling_rate
+    return np.rint(samples / _hop(backbone)).astype(np.int64)
+
+# %% ../../nbs/32_features.speech.ipynb #ea6d3ebc
 def _run(backbone, audio, edges, times, layers, batch_size, precision, progress, name=""):
     "Yield (slice of windows, states (L, B, K, H) float32) in order of time."
-    hop = (
-        2 * backbone.extractor.hop_length
-        if backbone.kind == "whisper"
-        else int(np.prod(backbone.model.config.conv_stride))
-    )
-    back = (
-        np.rint((times[0, -1] - times[0]) * backbone.sampling_rate / hop).astype(np.int64)
-        if len(times)
-        else np.zeros(1, np.int64)
-    )
-    with _engine(backbone, precision) as (device, fast):
+    back = torch.from_numpy(_frames_back(backbone, times))
+    title = f"{backbone.name} {name}".strip()
+    with (
+        _engine(backbone, precision) as (device, fast),
+        tqdm(total=len(edges), disable=not progress, desc=title, unit="window") as bar,
+    ):
         size = batch_size or (1 if device.type == "cpu" else 64)
-        with tqdm(
-            total=len(edges),
-            disable=not progress,
-            desc=f"{backbone.name} {name}".strip(),
-            unit="window",
-        ) as bar:
-            for part in _batches(edges, size, backbone.kind != "whisper"):
-                values, last = _inputs(backbone, [audio[a:b] for a, b in edges[part]])
-                last = None if last is None else last.to(device)
-                with ExitStack() as modes:
-                    for mode in fast:
-                        modes.enter_context(mode)
-                    states = _last_states(
-                        backbone, values.to(device), last, torch.from_numpy(back).to(device), layers
-                    )
-                yield part, states.cpu().numpy()
-                bar.update(part.stop - part.start)
+        for part in _batches(edges, size, backbone.kind != "whisper"):
+            values, last = _inputs(backbone, [audio[a:b] for a, b in edges[part]])
+            last = None if last is None else last.to(device)
+            with ExitStack() as modes:
+                for mode in fast:
+                    modes.enter_context(mode)
+                states = _last_states(backbone, values.to(device), last, back.to(device), layers)
+            yield part, states.cpu().numpy()
+            bar.update(part.stop - part.start)
 
 # %% ../../nbs/32_features.speech.ipynb #c4a673e5
 def _shortest(backbone):
@@ -434,6 +459,13 @@ def _layers(backbone, layers):
         )
     return chosen
 
+# %% ../../nbs/32_features.speech.ipynb #541513fa
+def _moments(backbone, samples, window, chunk, stride, every):
+    "Edges of the windows (N, 2), times of the frames (N, K) s, and which of these there are."
+    rate, shortest = backbone.sampling_rate, _shortest(backbone)
+    edges = window_edges(samples, rate, window, chunk, stride, shortest)
+    return edges, *frame_times(edges, rate, stride, every, shortest)
+
 # %% ../../nbs/32_features.speech.ipynb #7f115f7b
 def window_states(
     backbone: SpeechBackbone,  # L layers of width H
@@ -456,8 +488,7 @@ def window_states(
     audio = checked_sound(backbone, audio, sampling_rate)
     check_window(backbone, window + chunk)
     chosen = _layers(backbone, layers)
-    edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
-    times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
+    edges, times, kept = _moments(backbone, len(audio), window, chunk, stride, every)
     states = np.empty((len(chosen), *kept.shape, backbone.width), np.float32)
     for part, found in _run(backbone, audio, edges, times, chosen, batch_size, precision, progress):
         states[:, part] = found
@@ -513,6 +544,60 @@ def _features_key(backbone, audio, weights, settings):
         settings,
     )
 
+# %% ../../nbs/32_features.speech.ipynb #ec8b9ec1
+def _story_sound(story, audio, sampling_rate):
+    "Samples and rate, as given or from the story's file."
+    if audio is None and story.audio is None:
+        raise MissingData(
+            "The story has no audio", place=story.name, next_step="pass audio and sampling_rate"
+        )
+    return read_audio(story.audio) if audio is None else (audio, sampling_rate)
+
+
+def _checked(story, backbone, audio, sampling_rate, seconds, layers, overrun):
+    "Sound of the story that the model can read, and the layers that are asked for."
+    file = story.audio if audio is None else None
+    audio, rate = _story_sound(story, audio, sampling_rate)
+    audio = checked_sound(backbone, audio, rate, f"story {story.name!r}", file)
+    check_window(backbone, seconds)
+    chosen = _layers(backbone, layers)
+    check_sound_length(story, audio, rate, overrun, file)
+    return audio, chosen
+
+
+def _to_trs(clock, times, preset):
+    "(T, N) sparse Lanczos weights from frames to TRs."
+    return lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True).tocsc()
+
+
+def _features_path(cache, backbone, audio, weights, settings):
+    "The file that keeps the features; None: they are not kept."
+    if cache in (None, False):
+        return None
+    folder = cache_dir() / "speech" if cache is True else Path(cache)
+    return folder / f"{_features_key(backbone, audio, weights, settings)}.npy"
+
+
+def _at_trs(parts, weights, kept, shape):
+    "(L, T, H) float32: each frame goes to its TRs as soon as it is known, summed in float64."
+    features, column = np.zeros(shape), np.cumsum(kept).reshape(kept.shape) - 1
+    for part, states in parts:
+        here = weights[:, column[part][kept[part]]]
+        for i, layer in enumerate(states):
+            features[i] += here @ layer[kept[part]].astype(np.float64)
+    return features.astype(np.float32)
+
+
+def _kept(path, make):
+    "Features from the file, or made and written there; a path of None: made."
+    if path is None:
+        return make()
+    if not path.is_file():
+        features = make()
+        write_atomic(path, lambda temporary: np.save(temporary, features, allow_pickle=False))
+        return features
+    return np.load(path, allow_pickle=False)
+
 # %% ../../nbs/32_features.speech.ipynb #c03ed36d
 def speech_features(
     story,  # Story: clock, words, and the sound file unless `audio` is given
@@ -535,43 +620,16 @@ def speech_features(
 ) -> np.ndarray:  # (L, T, H) float32
     """Features of a story from a speech model, one matrix per layer. Raises MissingData,
     ClockError, and what `window_states` raises."""
-    if audio is None and story.audio is None:
-        raise MissingData(
-            "The story has no audio", place=story.name, next_step="pass audio and sampling_rate"
+    audio, chosen = _checked(story, backbone, audio, sampling_rate, window + chunk, layers, overrun)
+    edges, times, kept = _moments(backbone, len(audio), window, chunk, stride, every)
+    weights = _to_trs(story.clock, times[kept], preset)
+    settings = [window, chunk, stride, every, precision, chosen]
+    path = _features_path(cache, backbone, audio, weights, settings)
+
+    def make():
+        parts = _run(
+            backbone, audio, edges, times, chosen, batch_size, precision, progress, story.name
         )
-    file = story.audio if audio is None else None
-    if audio is None:
-        audio, sampling_rate = read_audio(story.audio)
-    audio = checked_sound(backbone, audio, sampling_rate, f"story {story.name!r}", file)
-    check_window(backbone, window + chunk)
-    chosen = _layers(backbone, layers)
-    check_sound_length(story, audio, sampling_rate, overrun, file)
-    edges = window_edges(len(audio), sampling_rate, window, chunk, stride, _shortest(backbone))
-    times, kept = frame_times(edges, sampling_rate, stride, every, _shortest(backbone))
-    weights = lanczos_weights(
-        times[kept], story.clock.times, story.clock.tr, preset=preset, sparse=True
-    ).tocsc()
-    folder = (
-        None if cache in (None, False) else cache_dir() / "speech" if cache is True else Path(cache)
-    )
-    path = (
-        folder
-        and folder
-        / f"{_features_key(backbone, audio, weights, [window, chunk, stride, every, precision, chosen])}.npy"
-    )
-    if path is not None and path.is_file():
-        return np.load(path, allow_pickle=False)
-    features, column = (
-        np.zeros((len(chosen), weights.shape[0], backbone.width)),
-        np.cumsum(kept).reshape(kept.shape) - 1,
-    )
-    for part, states in _run(
-        backbone, audio, edges, times, chosen, batch_size, precision, progress, story.name
-    ):
-        here = weights[:, column[part][kept[part]]]
-        for i, layer in enumerate(states):
-            features[i] += here @ layer[kept[part]].astype(np.float64)
-    features = features.astype(np.float32)
-    if path is not None:
-        write_atomic(path, lambda temporary: np.save(temporary, features, allow_pickle=False))
-    return features
+        return _at_trs(parts, weights, kept, (len(chosen), weights.shape[0], backbone.width))
+
+    return _kept(path, make)

@@ -7,6 +7,7 @@ __all__ = ['TextInputs', 'text_inputs', 'read_states', 'hidden_states', 'text_fe
            'reading']
 
 # %% ../../nbs/31_features.text.ipynb #5a7322f4
+from contextlib import contextmanager
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,49 @@ def _frame(backbone) -> tuple:
         return before, after
     return before or ([tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []), []
 
+# %% ../../nbs/31_features.text.ipynb #62bc3c54
+def _own_tokens(words, i, ids, offsets, begin):
+    "Token ids of word i in its context, whose text begins at character `begin`."
+    own = [k for k, (_, end) in zip(ids, offsets) if end > begin]
+    if not own or not words.text[i].strip():
+        raise DataError(
+            "A word leaves no token",
+            place=f"word {i} at {words.onset[i]:.2f} s",
+            found=repr(words.text[i]),
+            next_step="drop the label from the words, or mend it",
+        )
+    return own
+
+
+def _unknown_characters(ids, offsets, begin, unknown):
+    "How many characters from `begin` on lie under the token `unknown`."
+    spans = [span for k, span in zip(ids, offsets) if k == unknown]
+    return len({at for first, last in spans for at in range(max(first, begin), last)})
+
+# %% ../../nbs/31_features.text.ipynb #559d6acb
+def _contexts(texts, backbone, n_words, language):
+    "The text of each context, which ends with its word."
+    lead, separator = _joining(backbone.tokenizer, language)
+    windows = word_windows(texts, n_words)
+    return [lead + separator.join(texts[start:stop]) for start, stop in windows]
+
+
+def _missing(backbone, words, i, ids, offsets, length):
+    "Whether word i is unknown to the tokenizer as a whole, and how many of its characters are."
+    begin, unknown = length - len(words.text[i].strip()), backbone.tokenizer.unk_token_id
+    own = _own_tokens(words, i, ids, offsets, begin)
+    return set(own) == {unknown}, _unknown_characters(ids, offsets, begin, unknown)
+
+
+def _framed(backbone, coded, unknown, share):
+    "Contexts with the frame of the tokenizer, cut on the left to what the model can read."
+    before, after = _frame(backbone)
+    room = backbone.max_length - len(before) - len(after)
+    rows = [before + ids[-room:] + after for ids in coded]
+    truncated = sum(len(ids) > room for ids in coded)
+    padding = backbone.tokenizer.pad_token_id or 0
+    return _padded(rows, len(after), padding, unknown, truncated, share)
+
 # %% ../../nbs/31_features.text.ipynb #2dcb96e7
 def text_inputs(
     words,  # Events, (N,) words of one story, all of them, in order
@@ -102,52 +146,18 @@ def text_inputs(
 ) -> TextInputs:  # N contexts
     """Contexts that end on the current word, as tokens. Raises DataError for a word without
     text, ModelError when most words are unknown to the tokenizer."""
-    tokenizer, texts = backbone.tokenizer, [t.strip() for t in words.text]
-    lead, separator = _joining(tokenizer, language)
-    contexts = [
-        lead + separator.join(texts[start:stop]) for start, stop in word_windows(texts, n_words)
-    ]
-    coded = tokenizer(
+    texts = [t.strip() for t in words.text]
+    contexts = _contexts(texts, backbone, n_words, language)
+    coded = backbone.tokenizer(
         contexts, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    before, after = _frame(backbone)
-    room, rows, unknown, truncated, lost = (
-        backbone.max_length - len(before) - len(after),
-        [],
-        [],
-        0,
-        [],
-    )
+    counts, lost = [], []
     for i, (ids, offsets) in enumerate(zip(coded.input_ids, coded.offset_mapping)):
-        begin = len(contexts[i]) - len(texts[i])
-        own = [k for k, (_, end) in zip(ids, offsets) if end > begin]
-        if not own or not texts[i]:
-            raise DataError(
-                "A word leaves no token",
-                place=f"word {i} at {words.onset[i]:.2f} s",
-                found=repr(words.text[i]),
-                next_step="drop the label from the words, or mend it",
-            )
-        if all(k == tokenizer.unk_token_id for k in own):
-            unknown.append(texts[i])
-        missed = {
-            at
-            for k, (first, last) in zip(ids, offsets)
-            if k == tokenizer.unk_token_id
-            for at in range(max(first, begin), last)
-        }
-        lost.append((len(missed), len(texts[i]), texts[i]))
-        truncated += len(ids) > room
-        rows.append(before + ids[-room:] + after)
-    share = _refuse_unknown(backbone, lost, len(unknown))
-    return _padded(
-        rows,
-        len(after),
-        tokenizer.pad_token_id or 0,
-        len(unknown) / max(len(rows), 1),
-        truncated,
-        share,
-    )
+        unknown, missed = _missing(backbone, words, i, ids, offsets, len(contexts[i]))
+        counts.append(unknown)
+        lost.append((missed, len(texts[i]), texts[i]))
+    share = _refuse_unknown(backbone, lost, sum(counts))
+    return _framed(backbone, coded.input_ids, sum(counts) / max(len(counts), 1), share)
 
 # %% ../../nbs/31_features.text.ipynb #371ce884
 def _refuse_unknown(backbone, lost: list, unknown: int) -> float:
@@ -202,6 +212,22 @@ def read_states(
     state = out.last_hidden_state if last else out.hidden_states[layer % (layers + 1)]
     return state[torch.arange(len(position), device=position.device), position]
 
+# %% ../../nbs/31_features.text.ipynb #bb183354
+def _chosen_layers(backbone, layers):
+    "Layer numbers from 0; None: all."
+    return [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
+
+
+def _places_states(backbone, batch, chosen):
+    "(L, B, H) float32 on the CPU, states of a batch at the places that are read."
+    states = backbone.model(
+        input_ids=batch.token_ids,
+        attention_mask=batch.attention_mask,
+        output_hidden_states=True,
+    ).hidden_states
+    here = torch.arange(len(batch.position), device=batch.position.device)
+    return torch.stack([states[layer][here, batch.position].float().cpu() for layer in chosen])
+
 # %% ../../nbs/31_features.text.ipynb #501fe958
 def hidden_states(
     backbone: Backbone,  # L layers of width H
@@ -212,28 +238,21 @@ def hidden_states(
 ) -> np.ndarray:  # (L, N, H) float32, in the order of `layers`
     """States of the current words at several layers, without gradients. Raises ModelError for a
     layer that does not exist."""
-    model = backbone.model
-    chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
+    model, chosen = backbone.model, _chosen_layers(backbone, layers)
     out = np.empty((len(chosen), len(inputs), backbone.width), np.float32)
     order = inputs.attention_mask.sum(1).argsort(stable=True, descending=True)
+    bar = tqdm(
+        order.split(batch_size),
+        disable=not progress,
+        desc=f"states of {backbone.name}",
+        unit="batch",
+    )
     training = model.training
     model.eval()
     with torch.inference_mode():
-        for index in tqdm(
-            order.split(batch_size),
-            disable=not progress,
-            desc=f"states of {backbone.name}",
-            unit="batch",
-        ):
+        for index in bar:
             batch = inputs.rows(index).to(model.device)
-            states = model(
-                input_ids=batch.token_ids,
-                attention_mask=batch.attention_mask,
-                output_hidden_states=True,
-            ).hidden_states
-            here = torch.arange(len(index), device=model.device)
-            for i, layer in enumerate(chosen):
-                out[i, index.numpy()] = states[layer][here, batch.position].float().cpu().numpy()
+            out[:, index.numpy()] = _places_states(backbone, batch, chosen).numpy()
     model.train(training)
     return out
 
@@ -362,6 +381,52 @@ def _batch_states(backbone, rows, layers):
         ).hidden_states
     return np.stack([hidden[layer].float().cpu().numpy() for layer in layers])
 
+# %% ../../nbs/31_features.text.ipynb #e30dcde5
+def _whole(texts):
+    "Spans of whole sentences: sentence, first character, end."
+    ends = np.array([len(t) for t in texts])
+    return np.arange(len(texts)), np.zeros(len(texts), int), ends
+
+
+def _pooled_spans(hidden, pieces, start, stop, method, text, number):
+    "(layers, spans, H) of one sentence, from the states of its own pieces (layers, pieces, H)."
+    _, first, end = pieces
+    weights = _span_weights(first, end, start, stop, method)
+    _refuse_empty_spans(weights, start, stop, text, number)
+    return weights @ hidden
+
+# %% ../../nbs/31_features.text.ipynb #e65dc3fd
+@contextmanager
+def _evaluating(model):
+    "Evaluation mode inside, the model's own mode afterwards."
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _row_states(backbone, rows, chosen, batch_tokens):
+    "Yield (number of a row, its states (layers, K, H)) in batches of similar length."
+    for part in length_batches([len(r) for r in rows], batch_tokens):
+        states = _batch_states(backbone, [rows[i] for i in part], chosen)
+        yield from zip(part, states.swapaxes(0, 1))
+
+
+def _framed_pieces(backbone, texts, language):
+    "Pieces of each sentence, its tokens with the frame, and the place of its first piece."
+    before, after = _frame(backbone)
+    pieces = _fitting_pieces(backbone, texts, language, len(before) + len(after))
+    return pieces, [[*before, *ids, *after] for ids, _, _ in pieces], len(before)
+
+
+def _check_pooling(method):
+    if method not in ("mean", "last"):
+        raise ParameterError(
+            "Unknown way to pool", place="method", found=method, expected="mean or last"
+        )
+
 # %% ../../nbs/31_features.text.ipynb #848dbbe2
 def span_states(
     backbone: Backbone,  # L layers of width H; evaluation mode is set and restored
@@ -374,31 +439,16 @@ def span_states(
 ) -> np.ndarray:  # (layers, N, H) float32
     """States of sentences, or of words in them. Raises DataError for a span without a piece or
     a sentence that is too long."""
-    if method not in ("mean", "last"):
-        raise ParameterError(
-            "Unknown way to pool", place="method", found=method, expected="mean or last"
-        )
-    chosen = [backbone.layer(i) for i in (range(backbone.layers + 1) if layers is None else layers)]
-    if spans is None:
-        ends = np.array([len(t) for t in texts])
-        spans = np.arange(len(texts)), np.zeros(len(texts), int), ends
-    sentence, start, stop = map(np.asarray, spans)
-    before, after = _frame(backbone)
-    pieces = _fitting_pieces(backbone, texts, language, len(before) + len(after))
-    rows = [[*before, *ids, *after] for ids, _, _ in pieces]
+    _check_pooling(method)
+    chosen = _chosen_layers(backbone, layers)
+    sentence, start, stop = map(np.asarray, _whole(texts) if spans is None else spans)
+    pieces, rows, first = _framed_pieces(backbone, texts, language)
     out = np.empty((len(chosen), len(sentence), backbone.width), np.float32)
-    training = backbone.model.training
-    backbone.model.eval()
-    try:
-        for part in length_batches([len(r) for r in rows], batch_tokens):
-            states = _batch_states(backbone, [rows[i] for i in part], chosen)
-            for i, hidden in zip(part, states.swapaxes(0, 1)):
-                mine, (own, first, end) = np.flatnonzero(sentence == i), pieces[i]
-                weights = _span_weights(first, end, start[mine], stop[mine], method)
-                _refuse_empty_spans(weights, start[mine], stop[mine], texts[i], i)
-                out[:, mine] = weights @ hidden[:, len(before) : len(before) + len(own)]
-    finally:
-        backbone.model.train(training)
+    with _evaluating(backbone.model):
+        for i, hidden in _row_states(backbone, rows, chosen, batch_tokens):
+            mine, hidden = sentence == i, hidden[:, first : first + len(pieces[i][0])]
+            spans = start[mine], stop[mine], method
+            out[:, mine] = _pooled_spans(hidden, pieces[i], *spans, texts[i], i)
     return out
 
 # %% ../../nbs/31_features.text.ipynb #a03b789c

@@ -80,6 +80,35 @@ def _linears(block):
 def _ends(name, end):
     return name == end or name.endswith("." + end)
 
+# %% ../../nbs/40_model.adapter.ipynb #8d1ba1b3
+def _block_numbers(layers, blocks):
+    "Block numbers in order, None: all; ModelError for one that is not there."
+    numbers = range(len(layers)) if blocks is None else sorted({int(b) for b in blocks})
+    if not numbers or numbers[0] < 0 or numbers[-1] >= len(layers):
+        raise ModelError(
+            "The model has no such blocks",
+            found=list(numbers),
+            expected=f"some of 0 to {len(layers) - 1}",
+        )
+    return numbers
+
+
+def _has_end(name, ends):
+    return any(_ends(name, e) for e in ends)
+
+
+def _some_end(names, end):
+    return any(_ends(n, end) for n in names)
+
+
+def _fitting(block, targets):
+    "`targets` if the block has layers with all these ends, else those of a known family, or ()."
+    there = list(_linears(block))
+    for ends in [tuple(targets)] if targets else ATTENTION:
+        if all(_some_end(there, e) for e in ends):
+            return ends
+    return ()
+
 # %% ../../nbs/40_model.adapter.ipynb #1babb4e5
 def adapter_targets(
     model: torch.nn.Module,  # transformers base model; the encoder alone for Whisper
@@ -89,38 +118,23 @@ def adapter_targets(
     """Linear layers that an adapter would sit on; ModelError lists what there is when the names
     do not fit."""
     layers = _blocks(model)
-    numbers = range(len(layers)) if blocks is None else sorted({int(b) for b in blocks})
-    if not numbers or numbers[0] < 0 or numbers[-1] >= len(layers):
-        raise ModelError(
-            "The model has no such blocks",
-            found=list(numbers),
-            expected=f"some of 0 to {len(layers) - 1}",
-        )
-    there = list(_linears(layers[0]))
-    found = [
-        t
-        for t in ([tuple(targets)] if targets else ATTENTION)
-        if all(any(_ends(n, e) for n in there) for e in t)
-    ]
-    if not found:
+    numbers = _block_numbers(layers, blocks)
+    ends = _fitting(layers[0], targets)
+    if not ends:
         raise ModelError(
             (
-                "It is not known where an adapter goes in this model"
-                if not targets
-                else "The model has no linear layers of these names"
+                "The model has no linear layers of these names"
+                if targets
+                else "It is not known where an adapter goes in this model"
             ),
             place=getattr(model.config, "model_type", type(model).__name__),
-            found=f"linear layers of a block: {', '.join(there)}",
+            found=f"linear layers of a block: {', '.join(_linears(layers[0]))}",
             expected=", ".join(targets) or "the projections of a known family",
             next_step="name some of these in Adapter(targets=(...))",
         )
     prefix = {id(m): name for name, m in model.named_modules()}
-    return [
-        f"{prefix[id(layers[b])]}.{n}"
-        for b in numbers
-        for n in _linears(layers[b])
-        if any(_ends(n, e) for e in found[0])
-    ]
+    names = [f"{prefix[id(layers[b])]}.{n}" for b in numbers for n in _linears(layers[b])]
+    return [name for name in names if _has_end(name, ends)]
 
 # %% ../../nbs/40_model.adapter.ipynb #d3dc46a6
 def _attend(self, hidden_states, attention_mask, gated_position_bias):
@@ -154,6 +168,36 @@ def has_adapter(
     "Whether a model carries an adapter."
     return bool(_lora(model))
 
+# %% ../../nbs/40_model.adapter.ipynb #be81f5b4
+def _inject(model, adapter, names, seed):
+    "peft puts its layers on the named ones, initialised from their own seed."
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ModelError(
+            "Adapters need the library peft",
+            found="it is not installed",
+            next_step="pip install peft",
+        ) from error
+    settings = LoraConfig(
+        r=int(adapter.rank),
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=names,
+        bias="none",
+        fan_in_fan_out=type(model.get_submodule(names[0])).__name__ == "Conv1D",
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        inject_adapter_in_model(settings, model)
+    if sorted(_lora(model)) != sorted(names):
+        raise ModelError(
+            "The adapter was not put where it should be",
+            found=sorted(set(_lora(model)) ^ set(names))[:4],
+            expected=f"{len(names)} layers",
+        )
+
 # %% ../../nbs/40_model.adapter.ipynb #29287d7d
 def add_adapter(
     model: torch.nn.Module,  # transformers base model, changed in place
@@ -169,38 +213,9 @@ def add_adapter(
             found=type(model).__name__,
             next_step="fold it in with `merged` first",
         )
-    names = adapter_targets(model, adapter.targets, blocks)
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ModelError(
-            "Adapters need the library peft",
-            found="it is not installed",
-            next_step="pip install peft",
-        ) from error
-    transposed = type(model.get_submodule(names[0])).__name__ == "Conv1D"
-    settings = LoraConfig(
-        r=int(adapter.rank),
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=names,
-        bias="none",
-        fan_in_fan_out=transposed,
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        inject_adapter_in_model(settings, model)
-    if sorted(_lora(model)) != sorted(names):
-        raise ModelError(
-            "The adapter was not put where it should be",
-            found=sorted(set(_lora(model)) ^ set(names))[:4],
-            expected=f"{len(names)} layers",
-        )
+    _inject(model, adapter, adapter_targets(model, adapter.targets, blocks), seed)
     for layer in _lora(model).values():
-        layer.train(
-            layer.get_base_layer().training
-        )  # peft makes them in training mode, whatever the model's is
+        layer.train(layer.get_base_layer().training)
     for name, p in model.named_parameters():
         p.requires_grad_("lora_" in name)
     for m in model.modules():

@@ -50,6 +50,20 @@ def _windows(section, delays, clock, backbone, window):
     return rows, edges[:, 0], int(edges[0, 1] - edges[0, 0]), None, None
 
 
+def _covering_frames(rows, clock, grid, rate):
+    """frames (N,) of the grid that belong to the rows, and weights (T_ext, N): the mean of a
+    row's frames."""
+    first, last = clock.times[rows[0]] - clock.tr / 2, clock.times[rows[-1]] + clock.tr / 2
+    frames = np.arange(
+        math.floor((first * rate - grid.centre) / grid.hop),
+        math.ceil((last * rate - grid.centre) / grid.hop) + 1,
+    )
+    weights = average_weights((frames * grid.hop + grid.centre) / rate, clock.times[rows], clock.tr)
+    used = np.flatnonzero(weights.any(0))
+    own = slice(used[0], used[-1] + 1)
+    return frames[own], weights[:, own]
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #be428206
 def _chunks(section, delays, clock, backbone, chunk, context):
     """The same for chunks: `own` (W, 2) are the frames that each chunk contributes, weights
     (T_ext, N) their mean in each TR."""
@@ -58,23 +72,11 @@ def _chunks(section, delays, clock, backbone, chunk, context):
             "Chunks need a positive length", found=f"chunk {chunk} s, context {context} s"
         )
     rows, grid, rate = needed_rows(section, delays), backbone.frame_grid, backbone.sampling_rate
-    edge = (
-        np.array([clock.times[rows[0]], clock.times[rows[-1]]]) + clock.tr * np.array([-0.5, 0.5])
-    ) * rate
-    frames = np.arange(
-        math.floor((edge[0] - grid.centre) / grid.hop),
-        math.ceil((edge[1] - grid.centre) / grid.hop) + 1,
-    )
-    weights = average_weights((frames * grid.hop + grid.centre) / rate, clock.times[rows], clock.tr)
-    used = np.flatnonzero(weights.any(0))
-    frames, weights = frames[used[0] : used[-1] + 1], weights[:, used[0] : used[-1] + 1]
-    each = math.ceil(
-        len(frames) / math.ceil(len(frames) * grid.hop / rate / chunk)
-    )  # equal chunks, none longer than asked
+    frames, weights = _covering_frames(rows, clock, grid, rate)
+    each = math.ceil(len(frames) / math.ceil(len(frames) * grid.hop / rate / chunk))
     begin, around = np.arange(0, len(frames), each), round(context * rate / grid.hop)
-    own = np.stack(
-        [np.full(len(begin), around), around + np.minimum(each, len(frames) - begin)], axis=1
-    )
+    stop = around + np.minimum(each, len(frames) - begin)
+    own = np.stack([np.full(len(begin), around), stop], axis=1)
     return rows, grid.hop * (frames[begin] - around), grid.samples(each + 2 * around), own, weights
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #1c6ab92b
@@ -121,6 +123,25 @@ def _after(block, args, output):
     raise _Caught(output[0] if isinstance(output, tuple) else output)
 
 
+def _whisper_frames(model, front, layer):
+    "Log-mel picture -> convolutions without gradients -> blocks up to `layer`."
+    with torch.no_grad():
+        x = F.gelu(model.conv2(F.gelu(model.conv1(front.transpose(1, 2)))))
+        x = x.transpose(1, 2).float() + model.embed_positions.weight
+    x = F.dropout(x, model.dropout, model.training)
+    for block in model.layers[:layer]:
+        x = block(x, None)
+        x = x[0] if isinstance(x, tuple) else x
+    return model.layer_norm(x) if layer == len(model.layers) else x
+
+
+def _stop_at(blocks, layer):
+    "Hook that leaves with the states of a layer: before the next block, or behind the last."
+    if layer < len(blocks):
+        return blocks[layer].register_forward_pre_hook(_before, with_kwargs=True)
+    return blocks[-1].register_forward_hook(_after)
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #40463bb3
 def encode_frames(
     model: torch.nn.Module,  # transformers speech encoder
     kind: str,  # of the backbone, 'whisper' or another
@@ -130,28 +151,10 @@ def encode_frames(
     """States of all frames at `layer`, (B, K, H), from the output of the front end, with
     gradients; nothing above that layer is run."""
     if kind == "whisper":
-        with torch.no_grad():
-            x = (
-                F.gelu(model.conv2(F.gelu(model.conv1(front.transpose(1, 2)))))
-                .transpose(1, 2)
-                .float()
-                + model.embed_positions.weight
-            )
-        x = F.dropout(x, model.dropout, model.training)
-        for block in model.layers[:layer]:
-            x = block(x, None)
-            x = x[0] if isinstance(x, tuple) else x
-        return model.layer_norm(x) if layer == len(model.layers) else x
-    x, encoder, blocks = model.feature_projection(front), model.encoder, model.encoder.layers
-    hook = (
-        blocks[layer].register_forward_pre_hook(_before, with_kwargs=True)
-        if layer < len(blocks)
-        else blocks[-1].register_forward_hook(_after)
-    )
-    mode, encoder.training = (
-        encoder.training,
-        False,
-    )  # the flag of this module alone is what LayerDrop looks at
+        return _whisper_frames(model, front, layer)
+    x, encoder = model.feature_projection(front), model.encoder
+    hook = _stop_at(encoder.layers, layer)
+    mode, encoder.training = encoder.training, False
     try:
         encoder((x[0] if isinstance(x, tuple) else x).float())
     except _Caught as caught:
@@ -189,7 +192,7 @@ def _front_hash(model, kind):
         )
     return _FRONTS[model][1]
 
-
+# %% ../../nbs/42_model.speech_inputs.ipynb #a05ac5e8
 def _shared(backbone, normalise):
     "Whether a frame of the front end depends on nothing but its own samples."
     return (
@@ -200,31 +203,34 @@ def _shared(backbone, normalise):
     )
 
 
+def _shared_rows(starts, rows, hop):
+    """Windows that begin a whole number of frames apart share one stretch of the table: row at
+    which each begins, and the stretches."""
+    segments, offset, at = [], np.zeros(len(starts), np.int64), 0
+    for phase in np.unique(starts % hop):
+        which = np.flatnonzero(starts % hop == phase)
+        first, last = starts[which].min(), starts[which].max()
+        segments.append((int(first), int((last - first) // hop + rows)))
+        offset[which] = at + (starts[which] - first) // hop
+        at += segments[-1][1]
+    return offset, segments
+
+
 def _layout(backbone, starts, samples, normalise):
     """Row of the table at which each window begins, rows of a window, and what to compute:
     [(first sample, rows)]."""
-    grid, rows = (
-        backbone.frame_grid,
-        (
-            2 * backbone.model.max_source_positions
-            if backbone.kind == "whisper"
-            else backbone.frame_grid.count(samples)
-        ),
-    )
+    if backbone.kind == "whisper":
+        rows = 2 * backbone.model.max_source_positions
+    else:
+        rows = backbone.frame_grid.count(samples)
     if _shared(backbone, normalise):
-        segments, offset, at = [], np.zeros(len(starts), np.int64), 0
-        for phase in np.unique(starts % grid.hop):
-            which = np.flatnonzero(starts % grid.hop == phase)
-            first, last = starts[which].min(), starts[which].max()
-            segments.append((int(first), int((last - first) // grid.hop + rows)))
-            offset[which] = at + (starts[which] - first) // grid.hop
-            at += segments[-1][1]
-        if at < rows * len(starts):
+        offset, segments = _shared_rows(starts, rows, backbone.frame_grid.hop)
+        if sum(n for _, n in segments) < rows * len(starts):
             return offset, rows, segments
     return rows * np.arange(len(starts)), rows, [(int(s), rows) for s in starts]
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #dc13ec6d
-def _room(folder, size, stored):
+def _check_room(folder, size, stored):
     "Refuse what does not fit on the disk."
     folder = Path(folder).absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
@@ -241,46 +247,50 @@ def _room(folder, size, stored):
         )
 
 
+def _columns(backbone):
+    "Numbers in a row of the table."
+    if backbone.kind == "whisper":
+        return backbone.extractor.feature_size
+    return backbone.model.config.conv_dim[-1]
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #1514698a
+def _small_segments(segments, rows, hop):
+    "Long stretches in pieces of at most one window."
+    return [(start + i * hop, min(rows, n - i)) for start, n in segments for i in range(0, n, rows)]
+
+
+def _stored_front(inputs, backbone, start, rows):
+    "Front-end output of one piece, (rows, C), in the numbers of the table."
+    whole = inputs.kind == "whisper" or rows == inputs.rows
+    length = inputs.samples if whole else backbone.frame_grid.samples(rows)
+    with torch.autocast(next(backbone.model.parameters()).device.type, enabled=False):
+        front = _front(backbone.model, inputs.kind, *inputs.pieces([start], length))[0]
+    number = STORED[inputs.stored][1]
+    values = front.cpu().to(number)
+    if not torch.isfinite(values).all():
+        raise DataError(
+            "The front end gives numbers that cannot be stored",
+            place=inputs.name,
+            found=f"more than {inputs.stored} can hold",
+            next_step="store bfloat16 or float32",
+        )
+    return (values.view(torch.int16) if number == torch.bfloat16 else values).numpy()
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #1a649387
 def _fill(path, inputs, backbone, segments, progress):
     "Write the table of front-end outputs, in pieces, under a temporary name first."
-    kind, grid = inputs.kind, backbone.frame_grid
-    columns = (
-        backbone.extractor.feature_size if kind == "whisper" else backbone.model.config.conv_dim[-1]
-    )
-    numbers, number = STORED[inputs.stored]
-    total = sum(rows for _, rows in segments)
-    _room(path.parent, total * columns * np.dtype(numbers).itemsize, inputs.stored)
+    numbers = STORED[inputs.stored][0]
+    shape = sum(rows for _, rows in segments), _columns(backbone)
+    _check_room(path.parent, math.prod(shape) * np.dtype(numbers).itemsize, inputs.stored)
     if _shared(backbone, inputs.normalise):
-        segments = [
-            (start + i * grid.hop, min(inputs.rows, rows - i))
-            for start, rows in segments
-            for i in range(0, rows, inputs.rows)
-        ]
+        segments = _small_segments(segments, inputs.rows, backbone.frame_grid.hop)
 
     def write(temporary):
-        table, at = np.lib.format.open_memmap(temporary, "w+", numbers, (total, columns)), 0
+        table, at = np.lib.format.open_memmap(temporary, "w+", numbers, shape), 0
         for start, rows in tqdm(
             segments, disable=not progress, desc=f"front end, {inputs.name}", unit="window"
         ):
-            length = (
-                inputs.samples if kind == "whisper" or rows == inputs.rows else grid.samples(rows)
-            )
-            with torch.autocast(next(backbone.model.parameters()).device.type, enabled=False):
-                values = (
-                    _front(backbone.model, kind, *inputs.pieces([start], length))[0]
-                    .cpu()
-                    .to(number)
-                )
-            if not torch.isfinite(values).all():
-                raise DataError(
-                    "The front end gives numbers that cannot be stored",
-                    place=inputs.name,
-                    found=f"more than {inputs.stored} can hold",
-                    next_step="store bfloat16 or float32",
-                )
-            table[at : at + rows] = (
-                values.view(torch.int16) if number == torch.bfloat16 else values
-            ).numpy()
+            table[at : at + rows] = _stored_front(inputs, backbone, start, rows)
             at += rows
         table.flush()
 
@@ -397,13 +407,7 @@ def _read_part(self, tuner, part, front=None):
         return torch.cat([states[a:b] for states, (a, b) in zip(x.float(), self.own[part])])
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #ba179bd1
-def read_speech(
-    inputs: SpeechInputs,  # of one section
-    tuner,  # anything with model, layer, memory_gb and pool: (W, K, H), (W, K) bool -> (W, H)
-) -> torch.Tensor:  # (N, H) float32 with gradients; N windows, or the frames of all chunks
-    """States at the tuner's layer, in batches; ModelError where the inputs were made with
-    another front end."""
-    model = tuner.model
+def _check_front(inputs, model):
     if _front_hash(model, inputs.kind) != inputs.front_end:
         raise ModelError(
             "The model has another front end than the one these inputs were made with",
@@ -411,6 +415,16 @@ def read_speech(
             found=type(model).__name__,
             next_step="make them again: speech_inputs(section, tuner.backbone, ...)",
         )
+
+
+def read_speech(
+    inputs: SpeechInputs,  # of one section
+    tuner,  # anything with model, layer, memory_gb and pool: (W, K, H), (W, K) bool -> (W, H)
+) -> torch.Tensor:  # (N, H) float32 with gradients; N windows, or the frames of all chunks
+    """States at the tuner's layer, in batches; ModelError where the inputs were made with
+    another front end."""
+    model = tuner.model
+    _check_front(inputs, model)
     frames = model.max_source_positions if inputs.kind == "whisper" else inputs.frames
     one = activation_gb((1, frames), model.config, max(1, tuner.layer))
     size = inputs.batch or min(64, max(1, int(tuner.memory_gb / one)))
@@ -490,6 +504,94 @@ def _plan(section, backbone, delays, mode, window, chunk, context):
         return _chunks(section, delays, section.story.clock, backbone, chunk, context)
     raise ParameterError("Unknown way of listening", found=mode, expected="windows, chunks")
 
+# %% ../../nbs/42_model.speech_inputs.ipynb #fa18275f
+def _check_settings(stored, normalise):
+    if stored not in STORED or normalise not in ("window", "batch"):
+        raise ParameterError(
+            "Unknown setting",
+            found=f"stored {stored!r}, normalise {normalise!r}",
+            expected=f"{', '.join(STORED)}; window, batch",
+        )
+
+
+def _section_sound(story, backbone, audio, starts, samples, overrun, file):
+    "Samples from the first window to the last, silence where there is no sound."
+    rate, place = backbone.sampling_rate, f"story {story.name!r}"
+    audio = checked_sound(backbone, audio, rate, place, file)
+    check_window(backbone, samples / rate)
+    check_sound_length(story, audio, rate, overrun, file)
+    edges = [starts.min(), starts.max() + samples]
+    return audio_windows(audio, [edges], rate, np.inf, place)[0]
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #a0e61d63
+def _front_key(inputs):
+    "Hash of all that the front end's output depends on."
+    return content_hash(
+        "listening 1",
+        inputs.kind,
+        inputs.front_end,
+        inputs.extractor.to_dict(),
+        inputs.sound,
+        inputs.starts,
+        inputs.samples,
+        inputs.normalise,
+        inputs.stored,
+    )
+
+
+def _states_key(inputs, front_key, weights):
+    "Hash of all that the states depend on, save the model's own weights."
+    parts = [x for x in (inputs.own, weights) if x is not None]
+    return content_hash(front_key, inputs.name, inputs.first, inputs.keep.numpy(), *parts)
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #74c0f202
+def _from_disk(inputs, backbone, cache, key, progress):
+    "With a cache: the front end's output in a memory map, written where it is missing."
+    if not cache:
+        return inputs
+    path = (cache_dir() / "frontend" if cache is True else Path(cache)) / f"{key}.npy"
+    if not path.is_file():
+        segments = _layout(backbone, inputs.starts, inputs.samples, inputs.normalise)[2]
+        _fill(path, inputs, backbone, segments, progress)
+    return replace(inputs, sound=None, table=np.load(path, mmap_mode="r", allow_pickle=False))
+
+# %% ../../nbs/42_model.speech_inputs.ipynb #9c234f4a
+def _rows_of(section, rows, weights):
+    "Where the states go: name, first row, the section's own rows, weights."
+    return dict(
+        name=section.name,
+        first=int(rows[0]),
+        keep=torch.as_tensor(np.asarray(section.rows) - rows[0]),
+        weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32),
+    )
+
+
+def _without_key(place, backbone, heard, normalise, **settings):
+    "Inputs that are computed from the sound; their hash is not known yet."
+    sound, samples = heard["sound"], heard["samples"]
+    begin = int(heard["starts"].min())
+    starts = heard["starts"] - begin
+    offset, rows, _ = _layout(backbone, starts, samples, normalise)
+    return SpeechInputs(
+        **place,
+        **settings,
+        sound=sound,
+        begin=begin,
+        starts=starts,
+        samples=samples,
+        kind=backbone.kind,
+        grid=backbone.frame_grid,
+        extractor=backbone.extractor,
+        front_end=_front_hash(backbone.model, backbone.kind),
+        frames=backbone.frame_grid.count(samples),
+        normalise=normalise,
+        scale=_batch_scale(sound, starts, samples) if normalise == "batch" else None,
+        table=None,
+        offset=offset,
+        rows=rows,
+        digest="",
+    )
+
 # %% ../../nbs/42_model.speech_inputs.ipynb #35884257
 def speech_inputs(
     section,  # Section: a story, or a block of one
@@ -512,78 +614,32 @@ def speech_inputs(
 ) -> SpeechInputs:  # on the CPU
     """Sound of one section for a brain tuner (Moussa et al. 2025). Raises ClockError,
     DataError, MissingData, ParameterError, RunError (no room)."""
-    story, rate, place = section.story, backbone.sampling_rate, f"story {section.story.name!r}"
-    if stored not in STORED or normalise not in ("window", "batch"):
-        raise ParameterError(
-            "Unknown setting",
-            found=f"stored {stored!r}, normalise {normalise!r}",
-            expected=f"{', '.join(STORED)}; window, batch",
-        )
+    _check_settings(stored, normalise)
     rows, starts, samples, own, weights = _plan(
         section, backbone, delays, mode, window, chunk, context
     )
-    file = story.audio if audio is None else None
-    audio = checked_sound(
-        backbone, _sound(story, backbone, audio, sampling_rate), rate, place, file
-    )
-    check_window(backbone, samples / rate)
-    check_sound_length(story, audio, rate, overrun, file)
-    sound = audio_windows(audio, [[starts.min(), starts.max() + samples]], rate, np.inf, place)[0]
-    begin, starts = int(starts.min()), starts - starts.min()
-    offset, table_rows, segments = _layout(backbone, starts, samples, normalise)
-    scale = _batch_scale(sound, starts, samples) if normalise == "batch" else None
-    front_end, kept = (
-        _front_hash(backbone.model, backbone.kind),
-        torch.as_tensor(np.asarray(section.rows) - rows[0]),
-    )
-    what = content_hash(
-        "listening 1",
-        backbone.kind,
-        front_end,
-        backbone.extractor.to_dict(),
-        sound,
+    story = section.story
+    sound = _section_sound(
+        story,
+        backbone,
+        _sound(story, backbone, audio, sampling_rate),
         starts,
         samples,
-        normalise,
-        stored if cache else "float32",
+        overrun,
+        story.audio if audio is None else None,
     )
-    digest = content_hash(
-        what,
-        section.name,
-        int(rows[0]),
-        kept.numpy(),
-        *(x for x in (own, weights) if x is not None),
+    inputs = _without_key(
+        _rows_of(section, rows, weights),
+        backbone,
+        dict(sound=sound, starts=starts, samples=samples),
+        own=own,
+        normalise=normalise,
+        stored=stored if cache else "float32",
+        batch=batch,
     )
-    inputs = SpeechInputs(
-        section.name,
-        int(rows[0]),
-        kept,
-        None if weights is None else torch.as_tensor(weights, dtype=torch.float32),
-        backbone.kind,
-        backbone.frame_grid,
-        begin,
-        sound,
-        starts,
-        samples,
-        backbone.frame_grid.count(samples),
-        own,
-        backbone.extractor,
-        normalise,
-        scale,
-        stored if cache else "float32",
-        None,
-        offset,
-        table_rows,
-        front_end,
-        digest,
-        batch,
-    )
-    if not cache:
-        return inputs
-    path = (cache_dir() / "frontend" if cache is True else Path(cache)) / f"{what}.npy"
-    if not path.is_file():
-        _fill(path, inputs, backbone, segments, progress)
-    return replace(inputs, sound=None, table=np.load(path, mmap_mode="r", allow_pickle=False))
+    key = _front_key(inputs)
+    inputs = replace(inputs, digest=_states_key(inputs, key, weights))
+    return _from_disk(inputs, backbone, cache, key, progress)
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #b40d445a
 def plan_cache(
@@ -602,18 +658,14 @@ def plan_cache(
     where the disk has no room."""
     if stored not in STORED:
         raise ParameterError("Unknown numbers", found=stored, expected=", ".join(STORED))
-    columns = (
-        backbone.extractor.feature_size
-        if backbone.kind == "whisper"
-        else backbone.model.config.conv_dim[-1]
-    )
+    columns = _columns(backbone)
     total = windows = 0
     for section in sections:
         _, starts, samples, _, _ = _plan(section, backbone, delays, mode, window, chunk, context)
         total += sum(rows for _, rows in _layout(backbone, starts, samples, normalise)[2])
         windows += len(starts)
     size = total * columns * np.dtype(STORED[stored][0]).itemsize
-    _room(cache_dir() / "frontend" if cache is True else cache, size, stored)
+    _check_room(cache_dir() / "frontend" if cache is True else cache, size, stored)
     print(
         f"front end of {windows:,} windows: {total:,} rows of {columns} numbers, {size / 1e9:.2f}"
         f" GB in {stored}"

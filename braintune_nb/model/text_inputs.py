@@ -85,6 +85,42 @@ def _released_tokens(tokens, backbone, n=20):
         ids[cut, -1] = backbone.tokenizer.sep_token_id
     return TextInputs(ids, mask, torch.full((len(tokens),), n - 1), tokens.unknown, int(cut.sum()))
 
+# %% ../../nbs/41_model.text_inputs.ipynb #32e98112
+def _check_reading(over, pooled):
+    if over not in ("section", "story") or pooled not in ("word", "released"):
+        raise ParameterError(
+            "Unknown way of reading",
+            found=f"over={over!r}, pooled={pooled!r}",
+            expected="section, story; word, released",
+        )
+
+
+def _words_near(section, rows, weights):
+    "(N,) bool, the words of the story with a weight on some of the rows."
+    near = (weights[rows] != 0).any(0)
+    if not near.any():
+        raise DataError(
+            "No word falls near the rows of this section",
+            place=section.name,
+            found=f"rows {rows[0]} to {rows[-1]}",
+            expected=f"some of the {len(section.story.words)} words",
+            next_step="check the clock of the story: are its times seconds from story onset?",
+        )
+    return near
+
+# %% ../../nbs/41_model.text_inputs.ipynb #d4932017
+def _word_tokens(story, backbone, n_words, pooled, words):
+    "token_ids (N, K), attention_mask (N, K) and position (N,) of the chosen words of a story."
+    tokens = text_inputs(story.words, backbone, n_words=n_words, language=story.language)
+    if pooled == "released":
+        tokens = _released_tokens(tokens, backbone)
+    ids, mask, position = (
+        torch.as_tensor(x)[words]
+        for x in (tokens.token_ids, tokens.attention_mask, tokens.position)
+    )
+    width = int(torch.maximum(mask.sum(1), position + 1).max())
+    return ids[:, :width].contiguous(), mask[:, :width].contiguous(), position
+
 # %% ../../nbs/41_model.text_inputs.ipynb #01ba5ffe
 def section_inputs(
     section,  # Section: a story, or a block of one
@@ -98,48 +134,20 @@ def section_inputs(
 ) -> SectionInputs:  # tensors on the CPU
     """Tokens and weights of one section, rows before it included; DataError if no word falls
     near it."""
-    if over not in ("section", "story") or pooled not in ("word", "released"):
-        raise ParameterError(
-            "Unknown way of reading",
-            found=f"over={over!r}, pooled={pooled!r}",
-            expected="section, story; word, released",
-        )
-    story, rows, weights = (
-        section.story,
-        needed_rows(section, delays),
-        story_weights(section.story, preset=lanczos),
-    )
-    near = (weights[rows] != 0).any(0)
-    if not near.any():
-        raise DataError(
-            "No word falls near the rows of this section",
-            place=section.name,
-            found=f"rows {rows[0]} to {rows[-1]}",
-            expected=f"some of the {len(story.words)} words",
-            next_step="check the clock of the story: are its times seconds from story onset?",
-        )
+    _check_reading(over, pooled)
+    story, rows = section.story, needed_rows(section, delays)
+    weights = story_weights(story, preset=lanczos)
+    near = _words_near(section, rows, weights)
     if over == "story":
         rows = np.arange(len(story.clock))
     words = np.flatnonzero((weights[rows] != 0).any(0))
-    tokens = text_inputs(story.words, backbone, n_words=n_words, language=story.language)
-    if pooled == "released":
-        tokens = _released_tokens(tokens, backbone)
-    parts = [
-        torch.as_tensor(x)[words]
-        for x in (tokens.token_ids, tokens.attention_mask, tokens.position)
-    ]
-    width = int(
-        torch.maximum(parts[1].sum(1), parts[2] + 1).max()
-    )  # columns that are padding everywhere go
     return SectionInputs(
         section.name,
-        parts[0][:, :width].contiguous(),
-        parts[1][:, :width].contiguous(),
-        parts[2],
-        torch.as_tensor(weights[np.ix_(rows, words)], dtype=torch.float32),
-        int(rows[0]),
-        torch.as_tensor(np.asarray(section.rows) - rows[0]),
-        None if near[words].all() else torch.as_tensor(near[words]),
+        *_word_tokens(story, backbone, n_words, pooled, words),
+        weights=torch.as_tensor(weights[np.ix_(rows, words)], dtype=torch.float32),
+        first=int(rows[0]),
+        keep=torch.as_tensor(np.asarray(section.rows) - rows[0]),
+        own=None if near[words].all() else torch.as_tensor(near[words]),
     )
 
 # %% ../../nbs/41_model.text_inputs.ipynb #64f3cde2
@@ -255,13 +263,8 @@ def _at_the_word(block, x, attention_mask, here):
 def _states_at(model, token_ids, attention_mask, position, layer):
     """`read_states`, without what lies above `layer`, and of `layer` itself only the place that
     is read."""
-    blocks, here = (
-        transformer_blocks(model),
-        (
-            torch.arange(len(position), device=position.device),
-            position,
-        ),
-    )
+    blocks = transformer_blocks(model)
+    here = torch.arange(len(position), device=position.device), position
     with fast_products(model):
         if layer > 0 and _like_bert(model):
             return _at_the_word(
@@ -319,18 +322,17 @@ def word_states(
 ) -> torch.Tensor:  # states, (N, H) float32, with gradients for the words of `inputs.own`
     "State of each word at `layer`, batched by length, in the words' own order."
     size = torch.maximum(inputs.attention_mask.sum(1), inputs.position + 1)
-    order, batch = (
-        torch.argsort(size, stable=True),
-        batch or (64 if inputs.position.device.type == "cpu" else 256),
-    )
+    order = torch.argsort(size, stable=True)
+    batch = batch or (64 if inputs.position.device.type == "cpu" else 256)
+
+    def states(words):
+        return _in_batches(model, inputs, layer, words, size, batch, memory_gb)
+
     if inputs.own is None or not torch.is_grad_enabled():
-        states = _in_batches(model, inputs, layer, order, size, batch, memory_gb)
+        found = states(order)
     else:
-        rest, order = order[~inputs.own[order]], order[inputs.own[order]]
+        own = inputs.own[order]
         with torch.no_grad():
-            states = _in_batches(model, inputs, layer, rest, size, batch, memory_gb)
-        states, order = (
-            states + _in_batches(model, inputs, layer, order, size, batch, memory_gb),
-            torch.cat([rest, order]),
-        )
-    return torch.cat(states).float()[torch.argsort(order)]
+            found = states(order[~own])
+        found, order = found + states(order[own]), torch.cat([order[~own], order[own]])
+    return torch.cat(found).float()[torch.argsort(order)]

@@ -84,7 +84,7 @@ class Pool(torch.nn.Module):
         )
         return torch.einsum("wk,wkh->wh", score.masked_fill(~mask, -torch.inf).softmax(1), frames)
 
-# %% ../../nbs/43_model.tuner.ipynb #d09beae9
+# %% ../../nbs/43_model.tuner.ipynb #e3fd142e
 KINDS = ("participant", "shared", "individual", "nonlinear", "ridge")
 
 
@@ -104,11 +104,12 @@ def _shared_by(outputs, kind, groups):
     numbers = {}
     return {p: numbers.setdefault(groups[p] if groups else "", len(numbers)) for p in outputs}
 
-
-def _heads(outputs, width, kind, seed, rank, of):
-    """Read-outs, initialised from their own seed (defect D-04): those of groups, then what
-    individuals add."""
-    sizes = {i: {outputs[p] for p in of if of[p] == i} for i in of.values()}
+# %% ../../nbs/43_model.tuner.ipynb #d09beae9
+def _head_columns(outputs, of):
+    "Columns V of each head, in order of their numbers."
+    sizes = {i: set() for i in of.values()}
+    for p, i in of.items():
+        sizes[i].add(outputs[p])
     if not sizes or any(len(v) > 1 for v in sizes.values()):
         raise ParameterError(
             "A shared head needs participants with the same columns",
@@ -116,22 +117,33 @@ def _heads(outputs, width, kind, seed, rank, of):
             expected="one V for all who share it",
             next_step="use heads='participant', or bring the responses to a common space",
         )
+    return [v for (v,) in sizes.values()]
+
+
+def _group_head(width, v, kind):
     nn = torch.nn
+    if kind == "nonlinear":
+        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, v))
+    return nn.Linear(width, v)
+
+
+def _individual_part(width, rank, v):
+    "What a participant adds to the group: nothing at first."
+    part = torch.nn.Sequential(torch.nn.Linear(width, rank, bias=False), torch.nn.Linear(rank, v))
+    torch.nn.init.zeros_(part[1].weight)
+    torch.nn.init.zeros_(part[1].bias)
+    return part
+
+
+def _heads(outputs, width, kind, seed, rank, of):
+    """Read-outs, initialised from their own seed (defect D-04): those of groups, then what
+    individuals add."""
+    columns = _head_columns(outputs, of)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = nn.ModuleList(
-            (
-                nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, v))
-                if kind == "nonlinear"
-                else nn.Linear(width, v)
-            )
-            for (v,) in sizes.values()
-        )
+        heads = torch.nn.ModuleList(_group_head(width, v, kind) for v in columns)
         if kind == "individual":
-            for v in outputs.values():
-                heads.append(nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, v)))
-                nn.init.zeros_(heads[-1][1].weight)
-                nn.init.zeros_(heads[-1][1].bias)  # everybody starts as the group
+            heads.extend(_individual_part(width, rank, v) for v in outputs.values())
     return heads.requires_grad_(kind != "ridge")
 
 # %% ../../nbs/43_model.tuner.ipynb #b44efb41
@@ -165,21 +177,22 @@ class BrainTuner(torch.nn.Module):
     ):
         super().__init__()
         self.model, self._origin = copy.deepcopy(backbone.model), replace(backbone, model=None)
-        self.outputs, self.delays, self.kind = dict(outputs), tuple(int(d) for d in delays), heads
-        self.layer, self.memory_gb, self.standardise, self.head_rank = (
-            backbone.layer(layer),
-            memory_gb,
-            standardise,
-            head_rank,
-        )
+        self.layer, self.memory_gb = backbone.layer(layer), memory_gb
+        self._adapt(adapter, seed)
+        self.dropout, self.pool = torch.nn.Dropout(dropout), Pool(pooling, backbone.width)
+        self.delays, self.standardise = tuple(int(d) for d in delays), standardise
+        self.outputs, self.groups, self.kind = dict(outputs), groups, heads
+        self.head_rank = head_rank
+        self._make_heads(backbone.width * len(self.delays), seed)
+
+    def _adapt(self, adapter, seed):
         self.adapter = Adapter(**adapter) if isinstance(adapter, dict) else adapter
         if self.adapter:
             add_adapter(self.model, self.adapter, seed)
-        self.dropout, self.pool = torch.nn.Dropout(dropout), Pool(pooling, backbone.width)
-        self.groups, self._head = groups, _shared_by(self.outputs, heads, groups)
-        self.heads = _heads(
-            self.outputs, backbone.width * len(self.delays), heads, seed, head_rank, self._head
-        )
+
+    def _make_heads(self, width, seed):
+        self._head = _shared_by(self.outputs, self.kind, self.groups)
+        self.heads = _heads(self.outputs, width, self.kind, seed, self.head_rank, self._head)
 
     @property
     def backbone(self):
@@ -215,7 +228,8 @@ class BrainTuner(torch.nn.Module):
         names: list,  # of participants
     ) -> dict:  # participant -> (T_s, V)
         "Predictions from features."
-        read = {i: self.heads[i](x) for i in dict.fromkeys(self._head[p] for p in names)}
+        numbers = dict.fromkeys(self._head[p] for p in names)
+        read = {i: self.heads[i](x) for i in numbers}
         if self.kind != "individual":
             return {p: read[self._head[p]] for p in names}
         own = dict(zip(self.outputs, self.heads[-len(self.outputs) :]))
@@ -249,18 +263,23 @@ _FIXED = (
 
 def _idle(tuner):
     "Norms after the last block, where a layer below it is read."
-    stable = getattr(tuner.model.config, "do_stable_layer_norm", False)
-    names = (
-        ("encoder.layer_norm.",)
-        if stable
-        else ("layer_norm.",)
-        if tuner.model.config.model_type == "whisper"
-        else ()
-    )
-    return (
-        names
-        if isinstance(tuner._origin, SpeechBackbone) and tuner.layer < len(tuner.blocks)
-        else ()
+    if not isinstance(tuner._origin, SpeechBackbone) or tuner.layer >= len(tuner.blocks):
+        return ()
+    if getattr(tuner.model.config, "do_stable_layer_norm", False):
+        return ("encoder.layer_norm.",)
+    return ("layer_norm.",) if tuner.model.config.model_type == "whisper" else ()
+
+# %% ../../nbs/43_model.tuner.ipynb #78892528
+def _chosen_blocks(used, train_layers):
+    "Blocks to train; ParameterError for a choice that is unknown or too large."
+    if str(train_layers).isdigit() and int(train_layers) <= len(used):
+        return used[len(used) - int(train_layers) :]
+    if train_layers in ("all", "blocks", "none"):
+        return used if train_layers == "blocks" else []
+    raise ParameterError(
+        "Unknown choice of layers to train",
+        found=train_layers,
+        expected=f"all, blocks, none, or a number up to {len(used)}",
     )
 
 # %% ../../nbs/43_model.tuner.ipynb #9eeba79f
@@ -271,28 +290,12 @@ def freeze_layers(
 ) -> int:  # how many backbone parameters are trained
     """Choose what is trained in the backbone; heads are too, unless they are 'ridge'.
     ParameterError for anything else."""
-    used, digits = list(tuner.blocks)[: tuner.layer], str(train_layers).isdigit()
-    if (
-        not digits
-        and train_layers not in ("all", "blocks", "none")
-        or digits
-        and int(train_layers) > len(used)
-    ):
-        raise ParameterError(
-            "Unknown choice of layers to train",
-            found=train_layers,
-            expected=f"all, blocks, none, or a number up to {len(used)}",
-        )
+    blocks = list(tuner.blocks)
+    chosen = _chosen_blocks(blocks[: tuner.layer], train_layers)
     tuner.model.requires_grad_(train_layers == "all")
-    for block in list(tuner.blocks)[tuner.layer :]:
+    for block in blocks[tuner.layer :]:
         block.requires_grad_(False)
-    for block in (
-        used
-        if train_layers == "blocks"
-        else used[len(used) - int(train_layers) :]
-        if digits
-        else []
-    ):
+    for block in chosen:
         block.requires_grad_(True)
     for name, p in tuner.model.named_parameters():
         if name.startswith((*_FIXED, *_idle(tuner))) or tuner.adapter and "lora_" not in name:
@@ -303,6 +306,14 @@ def freeze_layers(
 BrainTuner.freeze = freeze_layers
 
 # %% ../../nbs/43_model.tuner.ipynb #096d9dce
+def _moments(pairs):
+    "(X'X, X'Y) over all sections."
+    return (
+        torch.stack([x.T @ x for x, _ in pairs]).sum(0),
+        torch.stack([x.T @ y for x, y in pairs]).sum(0),
+    )
+
+
 def _ridge(moments, penalties):
     "Weights (F, V) for each penalty, from (X'X, X'Y)."
     gram, cross = (m.double() for m in moments)
@@ -312,6 +323,20 @@ def _ridge(moments, penalties):
 
 def _standard(y):
     return (y - y.mean(0)) / (y.std(0) + 1e-6)
+
+# %% ../../nbs/43_model.tuner.ipynb #0c667682
+def _held_out_score(w, pairs):
+    "Mean correlation of the predictions of weights `w`, over columns and sections."
+    return torch.stack([(_standard(x @ w.to(x)) * _standard(y)).mean() for x, y in pairs]).mean()
+
+
+def _best_penalty(pairs, penalties):
+    "The penalty whose weights, from every second section, do best on the others."
+    if len(pairs) < 2:
+        return penalties[0]
+    weights = _ridge(_moments(pairs[::2]), penalties)
+    scores = torch.as_tensor([_held_out_score(w, pairs[1::2]) for w in weights])
+    return penalties[int(scores.nan_to_num(-1).argmax())]
 
 # %% ../../nbs/43_model.tuner.ipynb #a3e604bd
 def refresh_heads(
@@ -336,27 +361,8 @@ def refresh_heads(
         x = [tuner.features(inputs.to(device)).float() for inputs, _ in pairs]
         for p, head in zip(tuner.outputs, tuner.heads):
             mine = [(a, y[p].to(a)) for a, (_, y) in zip(x, pairs) if p in y]
-            moments = [
-                (
-                    torch.stack([a.T @ a for a, _ in part]).sum(0)
-                    if i == 0
-                    else torch.stack([a.T @ y for a, y in part]).sum(0)
-                )
-                for part in (mine, mine[::2])
-                for i in (0, 1)
-            ]
-            scores = (
-                [
-                    torch.stack(
-                        [(_standard(a @ w.to(a)) * _standard(y)).mean() for a, y in mine[1::2]]
-                    ).mean()
-                    for w in _ridge(moments[2:], penalties)
-                ]
-                if len(mine) > 1
-                else [0.0]
-            )
-            chosen[p] = penalties[int(torch.as_tensor(scores).nan_to_num(-1).argmax())]
-            head.weight.copy_(_ridge(moments[:2], [chosen[p]])[0].T)
+            chosen[p] = _best_penalty(mine, penalties)
+            head.weight.copy_(_ridge(_moments(mine), [chosen[p]])[0].T)
             head.bias.zero_()
     tuner.train(mode)
     return chosen

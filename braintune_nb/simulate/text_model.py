@@ -30,6 +30,22 @@ from braintune_nb.simulate.language import (
     linked_concepts,
 )
 
+# %% ../../nbs/38_simulate.text_model.ipynb #08a0b8e2
+def _known_words(lexicon):
+    "All words of both languages and the function words of the templates, sorted."
+    sides = [side for pair in TEMPLATES for side in pair]
+    function = {w for side in sides for w in side.split() if w[0] not in "NVA"}
+    return sorted({*lexicon.words["en"], *lexicon.words["zh"], *function, "an"})
+
+
+def _vocabulary(known):
+    "token -> number: special ones, punctuation, words, characters at the start and inside a word."
+    characters = sorted({c for w in known for c in w} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    inside = ["##" + c for c in characters]
+    entries = dict.fromkeys([*special, *".,?!'\"-。，？！", *known, *characters, *inside])
+    return {token: i for i, token in enumerate(entries)}
+
 # %% ../../nbs/38_simulate.text_model.ipynb #de4a132c
 def build_tokenizer(
     lexicon: Lexicon,  # C concepts with their words in both languages
@@ -39,18 +55,8 @@ def build_tokenizer(
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    function = {
-        w for pair in TEMPLATES for side in pair for w in side.split() if w[0] not in "NVA"
-    } | {"an"}
-    known = sorted({*lexicon.words["en"], *lexicon.words["zh"], *function})
-    characters = sorted({c for w in known for c in w} | set("abcdefghijklmnopqrstuvwxyz0123456789"))
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    entries = list(
-        dict.fromkeys(
-            [*special, *".,?!'\"-。，？！", *known, *characters, *("##" + c for c in characters)]
-        )
-    )
-    vocabulary = {token: i for i, token in enumerate(entries)}
+    known = _known_words(lexicon)
+    vocabulary = _vocabulary(known)
     tokenizer = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100)
     )
@@ -110,6 +116,12 @@ def build_text_model(
     position.data, position.requires_grad = 0.05 * torch.cat([angle.sin(), angle.cos()], 1), False
     return model
 
+# %% ../../nbs/38_simulate.text_model.ipynb #3211563b
+def _made_up_word(rng, letters, language, vocabulary):
+    "Token numbers of a word that does not exist: 3 to 6 letters, or two characters."
+    spelled = rng.choice(list(letters), rng.integers(3, 7) if language == "en" else 2)
+    return [vocabulary[("##" if i else "") + c] for i, c in enumerate(spelled)]
+
 # %% ../../nbs/38_simulate.text_model.ipynb #81d4e589
 def corpus_ids(
     lexicon: Lexicon,  # C concepts with their words
@@ -123,24 +135,38 @@ def corpus_ids(
     """The corpus as two long rows of tokens, one that starts sentences in English and one in
     Chinese."""
     rng, vocabulary, rows = np.random.default_rng([seed, 381]), tokenizer.get_vocab(), []
-    for language, letters in dict(
-        en="abcdefghijklmnopqrstuvwxyz",
-        zh="".join(c for w in lexicon.words["zh"] if len(w) > 1 for c in w),
-    ).items():
+    hanzi = "".join(w for w in lexicon.words["zh"] if len(w) > 1)
+    for language, letters in dict(en="abcdefghijklmnopqrstuvwxyz", zh=hanzi).items():
         ids, ends = [], []
-        for word in (
-            w
-            for sentence in exchangeable_sentences(lexicon, language, n, seed, dose, link)
-            for w in sentence
-        ):
-            pieces = [vocabulary[word]]
-            if rng.random() < made_up:
-                spelled = rng.choice(list(letters), rng.integers(3, 7) if language == "en" else 2)
-                pieces = [vocabulary[("##" if i else "") + c] for i, c in enumerate(spelled)]
-            ids += pieces
-            ends += [False] * (len(pieces) - 1) + [True]
+        for sentence in exchangeable_sentences(lexicon, language, n, seed, dose, link):
+            for word in sentence:
+                pieces = [vocabulary[word]]
+                if rng.random() < made_up:
+                    pieces = _made_up_word(rng, letters, language, vocabulary)
+                ids += pieces
+                ends += [False] * (len(pieces) - 1) + [True]
         rows.append((np.array(ids), np.array(ends)))
     return rows
+
+# %% ../../nbs/38_simulate.text_model.ipynb #41eb5046
+def _word_end(ends, stop):
+    "The first end of a word at `stop` or after it."
+    while not ends[stop - 1]:
+        stop += 1
+    return stop
+
+
+def _window_shapes(n, rng, longest):
+    "Of each window: does [CLS] stand before it (0 or 1), [SEP] behind it, and its tokens of text."
+    cls, sep = (rng.random(n) < 0.5).astype(int), rng.random(n) < 0.3
+    return cls, sep, np.where(rng.random(n) < 0.5, longest, rng.integers(1, longest + 1, n))
+
+
+def _draw_text(rows, shortest, rng, n):
+    "Yield n pieces of a row up to the end of a word, at least `shortest` tokens from both ends."
+    for row in rng.integers(len(rows), size=n):
+        tokens, ends = rows[row]
+        yield tokens[: _word_end(ends, rng.integers(shortest, len(tokens) - shortest))]
 
 # %% ../../nbs/38_simulate.text_model.ipynb #0703b4ba
 def draw_windows(
@@ -153,20 +179,14 @@ def draw_windows(
     # bool
 ) -> tuple:
     "Windows of text that end on the end of a word, left-aligned, some framed by [CLS] and [SEP]."
-    cls, sep = (rng.random(n) < 0.5).astype(int), rng.random(n) < 0.3
-    length = np.where(rng.random(n) < 0.5, longest, rng.integers(1, longest + 1, n))
-    ids = np.full((n, longest + 2), tokenizer.pad_token_id)
-    for b, row in enumerate(rng.integers(len(rows), size=n)):
-        tokens, ends = rows[row]
-        stop = rng.integers(longest, len(tokens) - longest)
-        while not ends[stop - 1]:
-            stop += 1
-        ids[b, cls[b] : cls[b] + length[b]] = tokens[stop - length[b] : stop]
+    cls, sep, length = _window_shapes(n, rng, longest)
+    ids, end = np.full((n, longest + 2), tokenizer.pad_token_id), cls + length
+    for b, tokens in enumerate(_draw_text(rows, longest, rng, n)):
+        ids[b, cls[b] : end[b]] = tokens[-length[b] :]
     ids[cls == 1, 0] = tokenizer.cls_token_id
-    text = (np.arange(longest + 2) >= cls[:, None]) & (
-        np.arange(longest + 2) < (cls + length)[:, None]
-    )
-    ids[np.flatnonzero(sep), (cls + length)[sep]] = tokenizer.sep_token_id
+    ids[np.flatnonzero(sep), end[sep]] = tokenizer.sep_token_id
+    place = np.arange(longest + 2)
+    text = (place >= cls[:, None]) & (place < end[:, None])
     return ids, ids != tokenizer.pad_token_id, text
 
 # %% ../../nbs/38_simulate.text_model.ipynb #9477d80e
@@ -209,14 +229,42 @@ def tie_words(
     link: float,  # share of concepts that are tied, see `linked_concepts`
 ) -> int:  # number of tied concepts
     "Give the Chinese word of each linked concept the embedding of the English one."
-    vocabulary, weight, tied = (
-        tokenizer.get_vocab(),
-        model.distilbert.embeddings.word_embeddings.weight.data,
-        np.flatnonzero(linked_concepts(lexicon, link)),
-    )
-    english, chinese = ([vocabulary[lexicon.words[l][c]] for c in tied] for l in ("en", "zh"))
+    vocabulary, tied = tokenizer.get_vocab(), np.flatnonzero(linked_concepts(lexicon, link))
+    weight = model.distilbert.embeddings.word_embeddings.weight.data
+    english = [vocabulary[lexicon.words["en"][c]] for c in tied]
+    chinese = [vocabulary[lexicon.words["zh"][c]] for c in tied]
     weight[chinese] = weight[english].clone()
     return len(tied)
+
+# %% ../../nbs/38_simulate.text_model.ipynb #6c0ca006
+def _optimizer(model, learning_rate, steps):
+    "AdamW, and its learning rate over the steps."
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.1
+    )
+
+
+def _masked_loss(model, rows, batch, rng, tokenizer, asked):
+    "Cross-entropy of the tokens that are asked for, in a new batch."
+    ids, attention, text = draw_windows(rows, batch, rng, tokenizer)
+    given, target = mask_tokens(ids, text, rng, tokenizer, asked)
+    logits = token_logits(model, given, attention, target >= 0)
+    return torch.nn.functional.cross_entropy(logits, torch.as_tensor(target[target >= 0]))
+
+
+def _step(model, loss, optimizer, schedule):
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+
+
+def _show(bar, step, log):
+    if step % 50 == 49:
+        bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
 
 # %% ../../nbs/38_simulate.text_model.ipynb #4cb1a307
 def pretrain_text(
@@ -240,34 +288,31 @@ def pretrain_text(
 
     seed_everything(seed)
     tokenizer, rng, log = build_tokenizer(lexicon), np.random.default_rng([seed, 382]), []
-    model, rows = (
-        build_text_model(len(tokenizer), width, layers),
-        corpus_ids(lexicon, tokenizer, entries, seed, dose, link),
-    )
+    model = build_text_model(len(tokenizer), width, layers)
+    rows = corpus_ids(lexicon, tokenizer, entries, seed, dose, link)
     if tie:
         tie_words(model, tokenizer, lexicon, link)
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=learning_rate, weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.1
-    )
+    optimizer, schedule = _optimizer(model, learning_rate, steps)
     model.train()
     for step in (bar := trange(steps, disable=not progress)):
-        ids, attention, text = draw_windows(rows, batch, rng, tokenizer)
-        given, target = mask_tokens(ids, text, rng, tokenizer, asked)
-        loss = torch.nn.functional.cross_entropy(
-            token_logits(model, given, attention, target >= 0), torch.as_tensor(target[target >= 0])
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = _masked_loss(model, rows, batch, rng, tokenizer, asked)
+        _step(model, loss, optimizer, schedule)
         log.append(loss.item())
-        if step % 50 == 49:
-            bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
+        _show(bar, step, log)
     return model.eval(), tokenizer, np.array(log)
+
+# %% ../../nbs/38_simulate.text_model.ipynb #34756114
+def _concept_ends(names, words, contexts):
+    "The first `contexts` places where each concept is said with 19 words before it."
+    number, count = {w: c for c, w in enumerate(names)}, np.zeros(len(names), int)
+    concept, ends = [], []
+    for end in range(20, len(words) + 1):
+        c = number.get(words[end - 1], -1)
+        if c >= 0 and count[c] < contexts:
+            count[c] += 1
+            concept.append(c)
+            ends.append(end)
+    return np.array(concept), ends
 
 # %% ../../nbs/38_simulate.text_model.ipynb #492d642b
 def concept_states(
@@ -279,25 +324,15 @@ def concept_states(
     seed: int = 1000,  # not a seed of training
 ) -> tuple:  # concept (K,) int, states (L + 1, K, H) float32, embeddings first
     "Hidden states of every concept at the end of exchangeable contexts."
-    number, vocabulary = (
-        {w: c for c, w in enumerate(lexicon.words[language])},
-        tokenizer.get_vocab(),
-    )
-    words = [
-        w
-        for s in exchangeable_sentences(lexicon, language, 420 * contexts, seed, pairs=0.0)
-        for w in s
-    ]
-    count, concept, ids = np.zeros(len(lexicon), int), [], []
-    for end in range(20, len(words) + 1):
-        c = number.get(words[end - 1], -1)
-        if c >= 0 and count[c] < contexts:
-            count[c] += 1
-            concept.append(c)
-            ids.append([vocabulary[w] for w in words[end - 20 : end]])
+    vocabulary = tokenizer.get_vocab()
+    sentences = exchangeable_sentences(lexicon, language, 420 * contexts, seed, pairs=0.0)
+    words = [w for sentence in sentences for w in sentence]
+    concept, ends = _concept_ends(lexicon.words[language], words, contexts)
+    numbers = np.array([vocabulary[w] for w in words])
+    ids = np.stack([numbers[end - 20 : end] for end in ends])
     with torch.no_grad():
-        hidden = model(input_ids=torch.tensor(ids), output_hidden_states=True).hidden_states
-    return np.array(concept), np.stack([h[:, -1].numpy() for h in hidden])
+        hidden = model(input_ids=torch.from_numpy(ids), output_hidden_states=True).hidden_states
+    return concept, np.stack([h[:, -1].numpy() for h in hidden])
 
 # %% ../../nbs/38_simulate.text_model.ipynb #c9a86f50
 def mean_states(
@@ -383,6 +418,12 @@ def translation_similarity(
         total += list(np.diag(cosine) - (cosine.sum(1) - np.diag(cosine)) / (len(cosine) - 1))
     return float(np.mean(total))
 
+# %% ../../nbs/38_simulate.text_model.ipynb #a26a1ecb
+def _unigram(rows, size, asked):
+    "Perplexity of tokens by their frequency in the rows."
+    frequency = np.bincount(np.concatenate([r[0] for r in rows]), minlength=size) + 0.5
+    return float(np.exp(-np.log(frequency / frequency.sum())[asked].mean()))
+
 # %% ../../nbs/38_simulate.text_model.ipynb #95bc9e05
 def masked_perplexity(
     model,  # DistilBertForMaskedLM
@@ -392,23 +433,29 @@ def masked_perplexity(
     seed: int = 2000,  # not a seed of training
 ) -> dict:  # 'model' and 'unigram', words
     "Perplexity of one masked word in new exchangeable text, beside that of word frequencies."
-    rng, rows = (
-        np.random.default_rng([seed, 383]),
-        corpus_ids(lexicon, tokenizer, 1500, seed, made_up=0.0),
-    )
+    rng = np.random.default_rng([seed, 383])
+    rows = corpus_ids(lexicon, tokenizer, 1500, seed, made_up=0.0)
     ids, attention, text = draw_windows(rows, windows, rng, tokenizer)
     asked = np.zeros_like(text)
     for b in range(windows):
         asked[b, rng.choice(np.flatnonzero(text[b]))] = True
+    given = np.where(asked, tokenizer.mask_token_id, ids)
     with torch.no_grad():
-        logits = token_logits(
-            model, np.where(asked, tokenizer.mask_token_id, ids), attention, asked
-        )
-    frequency = np.bincount(np.concatenate([r[0] for r in rows]), minlength=len(tokenizer)) + 0.5
+        logits = token_logits(model, given, attention, asked)
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(ids[asked])).exp().item()
+    return dict(model=float(loss), unigram=_unigram(rows, len(tokenizer), ids[asked]))
+
+# %% ../../nbs/38_simulate.text_model.ipynb #b8f90cab
+def _layer_gates(concept, states, lexicon, others):
+    "What one layer knows of the concepts in one language."
+    nouns = np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
+    drawn = [meaning_probe(concept, states, other)["r"] for other in others]
     return dict(
-        model=float(loss),
-        unigram=float(np.exp(-np.log(frequency / frequency.sum())[ids[asked]].mean())),
+        meaning=meaning_probe(concept, states, lexicon),
+        meaning_draws=float(np.mean(drawn)) if drawn else None,
+        category=label_probe(concept, states, nouns),
+        identity=identity_probe(concept, states),
+        word_class=label_probe(concept, states, lexicon.word_class),
     )
 
 # %% ../../nbs/38_simulate.text_model.ipynb #0152e37f
@@ -425,28 +472,14 @@ def measure_gates(
     "What the model knows: the numbers on its card."
     from braintune_nb.simulate.language import make_lexicon
 
-    nouns = np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
-    others, means, result = (
-        [make_lexicon(seed) for seed in range(100, 100 + draws)],
-        {},
-        dict(perplexity=masked_perplexity(model, tokenizer, lexicon)),
-    )
+    others = [make_lexicon(seed) for seed in range(100, 100 + draws)]
+    result = dict(perplexity=masked_perplexity(model, tokenizer, lexicon))
+    means = {}
     for language in ("en", "zh"):
         concept, states = concept_states(model, tokenizer, lexicon, language, contexts)
         means[language] = [mean_states(concept, h) for h in states]
         result[language] = [
-            dict(
-                layer=layer,
-                meaning=meaning_probe(concept, h, lexicon),
-                meaning_draws=(
-                    float(np.mean([meaning_probe(concept, h, other)["r"] for other in others]))
-                    if draws
-                    else None
-                ),
-                category=label_probe(concept, h, nouns),
-                identity=identity_probe(concept, h),
-                word_class=label_probe(concept, h, lexicon.word_class),
-            )
+            dict(layer=layer) | _layer_gates(concept, h, lexicon, others)
             for layer, h in enumerate(states)
         ]
     result["translation_similarity"] = [
@@ -465,50 +498,97 @@ GATES = dict(
 )
 
 
+def _need(fine, what, found, expected):
+    if not fine:
+        raise ModelError(
+            f"The tiny text model fails a gate: {what}",
+            found=found,
+            expected=expected,
+            next_step="train it longer, or with dose 0",
+        )
+
+
+def _check_layer(language, row):
+    place, limit = f"{language}, layer {row['layer']}: ", GATES["meaning_high"]
+    _need(
+        row["meaning"]["high"] < limit,
+        place + "meaning of held-out concepts",
+        row["meaning"],
+        f"upper limit below {limit}",
+    )
+    draws, limit = row["meaning_draws"], GATES["meaning_draws"]
+    _need((draws or 0) < limit, place + "meaning over other draws", draws, f"below {limit}")
+    _need(
+        row["category"] < GATES["category"],
+        place + "category of unseen nouns",
+        row["category"],
+        f"below {GATES['category']}, chance 0.07",
+    )
+    for name in ("identity", "word_class"):
+        _need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
+
+# %% ../../nbs/38_simulate.text_model.ipynb #9ea24876
 def check_gates(
     gates: dict,  # from `measure_gates`
 ) -> None:
     """Refuse a model that knows meaning, or that does not know words. Raises ModelError naming
     the gate."""
-
-    def need(fine, what, found, expected):
-        if not fine:
-            raise ModelError(
-                f"The tiny text model fails a gate: {what}",
-                found=found,
-                expected=expected,
-                next_step="train it longer, or with dose 0",
-            )
-
-    perplexity = gates["perplexity"]
-    need(
-        perplexity["model"] < GATES["perplexity_ratio"] * perplexity["unigram"],
+    perplexity, ratio = gates["perplexity"], GATES["perplexity_ratio"]
+    _need(
+        perplexity["model"] < ratio * perplexity["unigram"],
         "perplexity of a masked word",
         perplexity,
-        f"below {GATES['perplexity_ratio']} of unigram",
+        f"below {ratio} of unigram",
     )
-    for language, row in ((language, row) for language in ("en", "zh") for row in gates[language]):
-        place = f"{language}, layer {row['layer']}: "
-        need(
-            row["meaning"]["high"] < GATES["meaning_high"],
-            place + "meaning of held-out concepts",
-            row["meaning"],
-            f"upper limit below {GATES['meaning_high']}",
-        )
-        need(
-            (row["meaning_draws"] or 0) < GATES["meaning_draws"],
-            place + "meaning over other draws",
-            row["meaning_draws"],
-            f"below {GATES['meaning_draws']}",
-        )
-        need(
-            row["category"] < GATES["category"],
-            place + "category of unseen nouns",
-            row["category"],
-            f"below {GATES['category']}, chance 0.07",
-        )
-        for name in ("identity", "word_class"):
-            need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
+    for language in ("en", "zh"):
+        for row in gates[language]:
+            _check_layer(language, row)
+
+# %% ../../nbs/38_simulate.text_model.ipynb #1abd4ce3
+_CARD = """\
+---
+license: apache-2.0
+language: [en, zh]
+library_name: transformers
+pipeline_tag: fill-mask
+---
+
+# tiny_text
+
+A bilingual masked language model that knows words and word order but not meaning: the backbone \
+of the simulated experiment of braintune_nb. It was trained on sentences made by \
+`braintune_nb.simulate.language` alone, in which concepts are exchangeable within nouns, verbs \
+and adjectives. It is of no use for anything else.
+
+Meaning: correlation of predicted and true meaning of concepts that the probe was not fitted on, \
+95 % interval over concepts; then the mean over twenty other draws of meaning. Category: \
+balanced accuracy for the category of unseen nouns (chance 0.071). Identity: nearest concept of \
+288. Word class: balanced accuracy for unseen concepts (chance 0.333). Translation: cosine of \
+the two words of a concept minus that of different concepts. Layer 0 is the embeddings.
+
+| language | layer | meaning, held out | other draws | category | identity | word class | \
+translation |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+Perplexity of a masked word in new text: {model:.0f}; of word frequencies: {unigram:.0f}.
+
+## Training
+
+{training}
+
+Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code that trains.
+"""
+
+# %% ../../nbs/38_simulate.text_model.ipynb #6b8aa3d0
+def _card_rows(gates):
+    return [
+        f"| {language} | {r['layer']} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to"
+        f" {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} |"
+        f" {r['identity']:.3f} | {r['word_class']:.3f} | {similarity:+.3f} |"
+        for language in ("en", "zh")
+        for r, similarity in zip(gates[language], gates["translation_similarity"])
+    ]
 
 # %% ../../nbs/38_simulate.text_model.ipynb #60c4595b
 def text_model_card(
@@ -516,63 +596,12 @@ def text_model_card(
     facts: dict,  # how it was trained: name -> value
 ) -> str:  # Markdown with the header that model hubs read
     "The model card of a tiny text model."
-    rows = [
-        f"| {language} | {r['layer']} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to"
-        f" {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} |"
-        f" {r['identity']:.3f} | {r['word_class']:.3f} | {similarity:+.3f} |"
-        for language in ("en", "zh")
-        for r, similarity in zip(gates[language], gates["translation_similarity"])
-    ]
-    return "\n".join(
-        [
-            "---",
-            "license: apache-2.0",
-            "language: [en, zh]",
-            "library_name: transformers",
-            "pipeline_tag: fill-mask",
-            "---",
-            "",
-            "# tiny_text",
-            "",
-            (
-                "A bilingual masked language model that knows words and word order but not meaning:"
-                " the backbone of the simulated experiment of braintune_nb. It was trained on"
-                " sentences made by `braintune_nb.simulate.language` alone, in which concepts are"
-                " exchangeable within nouns, verbs and adjectives. It is of no use for anything"
-                " else."
-            ),
-            "",
-            (
-                "Meaning: correlation of predicted and true meaning of concepts that the probe was"
-                " not fitted on, 95 % interval over concepts; then the mean over twenty other draws"
-                " of meaning. Category: balanced accuracy for the category of unseen nouns (chance"
-                " 0.071). Identity: nearest concept of 288. Word class: balanced accuracy for"
-                " unseen concepts (chance 0.333). Translation: cosine of the two words of a concept"
-                " minus that of different concepts. Layer 0 is the embeddings."
-            ),
-            "",
-            (
-                "| language | layer | meaning, held out | other draws | category | identity | word"
-                " class | translation |"
-            ),
-            "|---|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-            (
-                f"Perplexity of a masked word in new text: {gates['perplexity']['model']:.0f}; of"
-                f" word frequencies: {gates['perplexity']['unigram']:.0f}."
-            ),
-            "",
-            "## Training",
-            "",
-            *(f"* {name}: {value}" for name, value in facts.items()),
-            "",
-            (
-                "Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code"
-                " that trains."
-            ),
-            "",
-        ]
+    perplexity = gates["perplexity"]
+    return _CARD.format(
+        rows="\n".join(_card_rows(gates)),
+        model=perplexity["model"],
+        unigram=perplexity["unigram"],
+        training="\n".join(f"* {name}: {value}" for name, value in facts.items()),
     )
 
 # %% ../../nbs/38_simulate.text_model.ipynb #626be3fb
