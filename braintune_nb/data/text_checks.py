@@ -20,7 +20,8 @@ from braintune_nb.data.stories import (
     read_textgrid,
     words_from_tier,
 )
-from .bilingual import LANGUAGES, check_bilingual
+from .bilingual import check_bilingual, languages_of
+from .files import visible
 
 # %% ../../nbs/19_data.text_checks.ipynb #564fdc6e
 @lru_cache(maxsize=None)
@@ -67,9 +68,7 @@ def han_forms(
 ) -> dict:  # 'simplified', 'traditional' -> Counter of the characters that occur in this form only
     "Characters that decide between the two forms of Chinese."
     text = "".join(texts_of(words))
-    simplified, traditional = (
-        Counter(filter(chars.__contains__, text)) for chars in _one_sided()
-    )
+    simplified, traditional = (Counter(filter(chars.__contains__, text)) for chars in _one_sided())
     return {"simplified": simplified, "traditional": traditional}
 
 # %% ../../nbs/19_data.text_checks.ipynb #7a2a37fa
@@ -495,8 +494,8 @@ def check_narratives_text(
 ) -> list:  # findings about files, logs, responses and texts
     "All of `check_bilingual`, and `check_text` for every TextGrid."
     found = list(check_bilingual(folder))
-    for language in LANGUAGES:
-        for path in sorted((Path(folder) / language / "TextGrids").glob("*.TextGrid")):
+    for language in languages_of(folder):
+        for path in visible(Path(folder) / language / "TextGrids", "*.TextGrid")[0]:
             try:
                 found += check_text(
                     words_from_tier(read_textgrid(path).tier("word", 1)), language, name=str(path)
