@@ -203,6 +203,8 @@ def product(draft, targets):
             "",
             "",
         )
+    except targets.Renamed:
+        raise
     except targets.Absent:
         return None, "absent", "the package has no reader of this"
     except Exception as error:
@@ -434,6 +436,8 @@ def plain_readings(seeds, targets):
         path = seed.root / seed.file if seed.file else seed.root
         try:
             found[seed.name] = targets.read(seed.target, path, seed.root, seed.context)
+        except targets.Renamed:
+            raise
         except Exception:
             found[seed.name] = None
     return found

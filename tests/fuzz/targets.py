@@ -20,8 +20,12 @@ class Reading:
     notes: tuple = ()
 
 
-def find(*names, near=""):
-    "The first function of one of these names in a module with `near` in its name, or None."
+class Renamed(Exception):
+    "The package under test has no function of these names: `targets.py` has to learn the new one."
+
+
+def find(*names, near="", optional=False):
+    "The function that has one of these names, in a module with `near` in its name."
     from braintune_nb._modidx import d
 
     for name in names:
@@ -38,7 +42,9 @@ def find(*names, near=""):
                 continue
             if hasattr(here, name):
                 return getattr(here, name)
-    return None
+    if optional:
+        return None
+    raise Renamed(" or ".join(names))
 
 
 # re-exported or method-bearing names that the index of symbols does not list
@@ -98,7 +104,7 @@ def read_respdict(path, root, context):
 
 
 def read_lebel(path, root, context):
-    reader = find("read_or_map")
+    reader = find("read_or_map", optional=True)
     if reader is not None:  # the way of large files, for small ones
         module = importlib.import_module(reader.__module__)
         module.MAP_ABOVE = 0 if context["mapped"] else 2**25
@@ -170,7 +176,7 @@ class Absent(Exception):
 
 
 def read_confounds(path, root, context):
-    own = find("read_confounds")
+    own = find("read_confounds", optional=True)
     notes = ()
     if own is not None:
         table = own(path)
@@ -229,17 +235,17 @@ def plain(value):
 def read_run(path, root, context):
     summary, record = find("read_run", near="report")(root)
     find("collect", near="report")([root])
-    find("limits", near="report")(summary, record)
+    find("limits", "limitations", near="report")(summary, record)
     return Reading(record)
 
 
 def read_summary(path, root, context):
     summary, record = find("read_run", near="report")(root)
-    for name in ("alignment_table", "gain_table", "split_tables"):
-        find(name, near="report")(summary)
+    for names in (("alignment_table", "summary_alignment"), ("gain_table",), ("split_tables",)):
+        find(*names, near="report")(summary)
     for roi in summary["gain"]:
         find("sentences", near="report")(summary, roi)
-    find("limits", near="report")(summary, record)
+    find("limits", "limitations", near="report")(summary, record)
     return Reading(summary)
 
 
@@ -407,8 +413,11 @@ def split_keys():
 
 
 def arms():
-    "Arms that every summary holds, the pretrained one first."
-    return list(importlib.import_module(find("read_run", near="report").__module__).ARMS)
+    "Arms that every summary holds; the last one needs several people."
+    tables = importlib.import_module(find("read_run", near="report").__module__)
+    found = getattr(tables, "REQUIRED_ARMS", None) or tables.ARMS
+    subspace = [a for a in found if a in ("shared_subspace", "reduced_rank")]
+    return [a for a in found if a not in subspace] + subspace
 
 
 def finished_run(folder, parameters, summary):
@@ -418,6 +427,27 @@ def finished_run(folder, parameters, summary):
         pass
     run.finish({k: v for k, v in summary.items() if k not in ("seconds", "peak_memory_mb")})
     return Path(folder)
+
+
+def small_text(folder, words, seed):
+    "A random BERT with one token a word, as a plain folder."
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    numbers = {word: i for i, word in enumerate([*special, *words])}
+    raw = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    frame = [("[CLS]", 2), ("[SEP]", 3)]
+    raw.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=frame)
+    named = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **named, model_max_length=64)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    torch.manual_seed(seed)
+    model = BertModel(BertConfig(vocab_size=len(numbers), max_position_embeddings=64, **sizes))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def small_speech():
@@ -433,11 +463,12 @@ def saved_release(folder, kind, seed):
     "A release with two participants, spaces, ceilings, split and numbers."
     words = [f"w{i}" for i in range(12)]
     if kind == "text":
-        backbone = find("toy_backbone")(words, width=16, seed=seed)
+        small_text(folder.with_name(f"{folder.name}_plain"), words, seed)
+        backbone = find("load_backbone")(folder.with_name(f"{folder.name}_plain"))
     else:
         backbone = find("load_speech_backbone")(small_speech(), random_weights=True, seed=seed)
     outputs = {"P1": 4, "P2": 3}
-    find("save_tuner")
+    find("save_tuner")  # gives BrainTuner its method
     tuner = find("BrainTuner")(backbone, outputs, delays=(1, 2), seed=seed)
     space, ceiling, split = find("Space"), find("Ceiling"), find("Split")
     rois = {"language": np.array([True, False, True, True])}
