@@ -40,7 +40,7 @@ def by_columns(
     block: int | None = None,  # columns at once; None: as many as make 4 million numbers
 ) -> np.ndarray:  # (..., V)
     "Apply an estimate to blocks of columns and join what it returns."
-    out = None
+    repeats, out = as_table(repeats, "repeats"), None
     for columns in column_blocks(repeats.shape, block):
         found = estimate(np.asarray(repeats[:, :, columns], dtype=np.float64))
         if out is None:
@@ -110,6 +110,7 @@ def ccmax(
 ):  # (V,) in (0, 1]; may exceed 1 by chance; NaN where the signal power is not above 0
     """Largest correlation of a perfect model with the mean of all R repeats: 1 / √(1 + (TP/SP -
     1)/R) (Schoppe et al. 2016)."""
+    repeats = check_repeats(repeats)
     signal, total = signal_power(repeats, zscored, block)
     defined = signal > 0
     return np.where(

@@ -303,6 +303,10 @@ def fdr(
 
     p = as_array(p, "p").astype(np.float64)
     out, has = np.full(p.shape, np.nan), np.isfinite(p)
+    if ((p[has] < 0) | (p[has] > 1)).any():
+        raise ParameterError(
+            "p-values lie between 0 and 1", found=f"{p[has].min():g} to {p[has].max():g}"
+        )
     if has.any():
         out[has] = false_discovery_control(p[has])
     return out
