@@ -16,6 +16,7 @@ from braintune_nb.align.resample import average_weights, lanczos_weights, resamp
 from braintune_nb.core import DataError, ParameterError
 from braintune_nb.data.recordings import regress_out
 from braintune_nb.encode.banded import BandedRidge
+from braintune_nb.encode.inference import block_sums, correlation_from_sums
 from braintune_nb.encode.ridge import RidgeCV, label_folds, make_folds
 
 EXACT = {"tolerance": 0, "precision": "float32"}
@@ -166,6 +167,17 @@ def test_a_voxel_that_is_constant_in_every_fold_is_left_out():
         assert (
             model.excluded_["constant"].tolist() == [0] and np.isnan(model.predict(X)[:, 0]).all()
         )
+
+
+def test_where_a_dead_block_is_scored_it_is_left_out_of_every_arm():
+    rng = np.random.default_rng(0)
+    y, one, other = rng.standard_normal((3, 60, 2))
+    y[20:40, 0] = 0.7
+    labels, alive = np.repeat([0, 1, 2], 20), np.r_[0:20, 40:60]
+    for prediction in (one, other):
+        r = correlation_from_sums(block_sums(prediction, y, labels).sum(0))
+        assert abs(r[0] - np.corrcoef(prediction[alive, 0], y[alive, 0])[0, 1]) < 1e-12
+        assert abs(r[1] - np.corrcoef(prediction[:, 1], y[:, 1])[0, 1]) < 1e-12
 
 
 # ---- offsets and sizes

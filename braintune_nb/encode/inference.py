@@ -517,7 +517,8 @@ def block_sums(
     labels: np.ndarray,  # block of each TR, (T,) int from 0; negative numbers are left out
 ) -> np.ndarray:  # (B, 6, V) or (S, B, 6, V) float64: n, Σp, Σy, Σp², Σy², Σpy of each block
     """Sufficient statistics of the correlation: any multiset of blocks has its r in their sum,
-    at no further cost in T."""
+    at no further cost in T. A block of five TRs or more in which a response is constant is left
+    out for that voxel, whatever was predicted."""
     prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
     same_shape(prediction, responses)
     if np.ndim(prediction) == 3:
@@ -533,6 +534,10 @@ def block_sums(
         raise ParameterError(
             "a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist()
         )
+    for block in range(len(out)):  # a voxel that is dead in a block has no part in it, in any arm
+        here = y[labels[rows] == block]
+        if len(here) >= 5:
+            out[block][:, (here == here[0]).all(0)] = 0
     return out
 
 # %% ../../nbs/73_encode.inference.ipynb #8b8f716e
