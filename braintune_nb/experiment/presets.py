@@ -28,7 +28,7 @@ class Preset:
     batch: int = 0  # TRs of one story in a step; 0: the whole section
     standardise: bool = True  # z-score features over the rows of a section
     normalise: str = "window"  # 'windows': 'window', or 'batch' (defect A-09)
-    reading: dict = field(default_factory=dict)  # 'words': settings of model.text_inputs.section_inputs
+    reading: dict = field(default_factory=dict)  # 'words': of model.text_inputs.section_inputs
     story_order: str = "split"  # 'split', 'released' (defect A-02) or 'stacked' (defect C-01)
     features: str = "same"  # speech, for encoding: 'same', or a preset of features.speech
     # how it answers
