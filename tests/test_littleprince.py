@@ -6,12 +6,11 @@ import pytest
 import soundfile
 
 from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
+from braintune_nb.data.images import image_table, labels_on
 from braintune_nb.data.littleprince import (
     PRINCE_ROWS,
     PRINCE_SOUND,
     check_littleprince,
-    image_table,
-    labels_on,
     load_littleprince,
     prince_paths,
     prince_runs,

@@ -13,6 +13,7 @@ import pytest
 
 from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
 from braintune_nb.data.fetch import read_registry, registry_of_clone
+from braintune_nb.data.images import surface_table
 from braintune_nb.data.narratives import (
     check_narratives,
     fetch_narratives,
@@ -21,7 +22,6 @@ from braintune_nb.data.narratives import (
     narratives_told,
     narratives_words,
     sound_onset,
-    surface_table,
 )
 
 AFFINE = np.diag([3.0, 3, 3, 1])

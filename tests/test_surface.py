@@ -414,9 +414,9 @@ def test_what_is_no_image_or_elsewhere(tmp_path, monkeypatch):
 def test_the_little_princes_layout_goes_to_the_surface(tmp_path):
     """Images written in the layout of ds003643 with the published number of volumes, loaded as
     that chapter does, mapped, against nilearn on the image."""
+    from braintune_nb.data.images import labels_on
     from braintune_nb.data.littleprince import (
         PRINCE_ROWS,
-        labels_on,
         load_littleprince,
         prince_runs,
     )

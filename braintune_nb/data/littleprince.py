@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRINCE_TR', 'PRINCE_ROWS', 'PRINCE_SOUND', 'PRINCE_LANGUAGE', 'PRINCE_SOURCE', 'prince_runs', 'prince_sound',
-           'prince_paths', 'fetch_littleprince', 'prince_words', 'image_grid', 'labels_on', 'image_table', 'binary',
-           'load_littleprince', 'check_littleprince']
+           'prince_paths', 'fetch_littleprince', 'prince_words', 'load_littleprince', 'check_littleprince']
 
 # %% ../../nbs/16_data.littleprince.ipynb #e897fb41
-import io, re, zlib
+import io, re
 from pathlib import Path
 import numpy as np
 from braintune_nb.core import (
@@ -17,16 +16,22 @@ from braintune_nb.core import (
     MissingData,
     ParameterError,
     cache_dir,
-    content_hash,
-    write_atomic,
 )
 from ..clock import regular_clock
 from .files import read_text
 from .audio import SPEECH_RATE, sound_at
-from .files import file_key, require_content
+from .files import refuse_copies, require_content
+from braintune_nb.data.images import (
+    brain_mask,
+    column_notes,
+    grid_space,
+    image_grid,
+    image_table,
+    labels_on,
+)
 from .fetch import fetch_files, plan_fetch, read_registry
 from .stories import Events, Story
-from .recordings import Dataset, Recording, Space, likely_cause
+from .recordings import Dataset, Recording, likely_cause
 
 # %% ../../nbs/16_data.littleprince.ipynb #fd3d1a8d
 PRINCE_TR = 2.0  # s
@@ -173,128 +178,6 @@ def prince_words(
     }
     return words, int(blank.sum())
 
-# %% ../../nbs/16_data.littleprince.ipynb #fd7ab05f
-def image_grid(
-    path,  # 4-D NIfTI image
-) -> tuple:  # ((X, Y, Z), affine (4, 4), T)
-    "Grid and number of volumes, from the header; `DataError` where it is no image over time."
-    import nibabel
-
-    try:
-        image = nibabel.load(str(require_content(path)))
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise DataError(
-            "This is not a readable NIfTI image",
-            file=path,
-            found=str(error)[:80],
-            expected="NIfTI",
-            next_step="fetch the file again and compare its size",
-        ) from error
-    if len(image.shape) != 4:
-        raise DataError(
-            "This is not an image over time",
-            file=path,
-            found=f"shape {image.shape}",
-            expected="four axes, time last",
-            next_step="check that this is the preprocessed run",
-        )
-    return image.shape[:3], image.affine, image.shape[3]
-
-
-def labels_on(
-    labels,  # 3-D image or path of whole numbers: a mask (0 and 1) or parcels (0 outside)
-    path,  # 4-D image whose grid is wanted
-):  # nibabel image of int32
-    """Whole-number labels on the grid of an image, by the nearest neighbour; `DataError` where
-    nothing is left of them."""
-    import nibabel
-    from nilearn.image import resample_img
-
-    labels = nibabel.load(str(labels)) if isinstance(labels, (str, Path)) else labels
-    shape, affine, _ = image_grid(path)
-    whole = nibabel.Nifti1Image(np.asarray(labels.dataobj).astype(np.int32), labels.affine)
-    if whole.shape != shape or not np.allclose(whole.affine, affine):
-        try:
-            whole = resample_img(
-                whole,
-                target_affine=affine,
-                target_shape=shape,
-                interpolation="nearest",
-                force_resample=True,
-                copy_header=True,
-            )
-        except ValueError:
-            whole = None  # no overlap at all
-    if whole is None or not np.asarray(whole.dataobj).any():
-        raise DataError(
-            "A mask does not meet the image",
-            file=path,
-            found="no voxel",
-            expected="at least one",
-            next_step="check that both are in the same space",
-        )
-    return whole
-
-
-def image_table(
-    path,  # 4-D NIfTI image
-    labels,  # image on its grid, as `labels_on` gives it
-    parcels: bool,  # True: columns are means of the labels; False: voxels where it is not 0
-    cache=None,  # folder of converted files; None: cache_dir()
-) -> np.ndarray:  # (T, V) float32, read-only memory map
-    """Responses under a mask or in parcels, made once; `DataError` for an image that cannot be
-    read to its end."""
-    from nibabel.filebasedimages import ImageFileError
-    from nilearn import maskers
-
-    shape, affine, _ = image_grid(path)
-    if shape != labels.shape or not np.allclose(affine, labels.affine):
-        raise DataError(
-            "A run is not on the grid of its mask",
-            file=path,
-            found=f"{shape}, origin {affine[:3, 3]}",
-            expected=f"{labels.shape}, origin {labels.affine[:3, 3]}",
-            next_step="runs of a participant must share a grid: fetch the run again",
-        )
-    key = file_key(path, content_hash(np.asarray(labels.dataobj), labels.affine), parcels)
-    target = (
-        Path(cache or cache_dir())
-        / "responses"
-        / f"{Path(path).name.partition('.')[0]}_{key[:24]}.npy"
-    )
-    if not target.exists():
-        masker = (
-            maskers.NiftiLabelsMasker(labels, standardize=None)
-            if parcels
-            else maskers.NiftiMasker(binary(labels), standardize=None)
-        )
-        try:
-            table = masker.fit_transform(str(path)).astype(np.float32)
-        except (OSError, EOFError, zlib.error, ImageFileError) as error:
-            raise DataError(
-                "This image cannot be read to its end",
-                file=path,
-                found=f"{type(error).__name__}: {error}"[:120],
-                expected="a whole NIfTI image",
-                next_step="fetch the file again and compare its size",
-            ) from error
-
-        def write(temporary):
-            with open(temporary, "wb") as f:
-                np.save(f, table, allow_pickle=False)
-
-        write_atomic(target, write)
-    return np.load(target, mmap_mode="r", allow_pickle=False)
-
-
-def binary(
-    labels,  # image of whole numbers
-):  # image of 0 and 1
-    "1 where an image is not 0."
-    import nibabel
-
-    return nibabel.Nifti1Image((np.asarray(labels.dataobj) != 0).astype(np.int8), labels.affine)
-
 # %% ../../nbs/16_data.littleprince.ipynb #a6e585b1
 def _prince_there(folder, participants, sections):
     "participant -> section -> path, of what is asked for or, with None, of what is there."
@@ -418,40 +301,20 @@ def load_littleprince(
         for section in sorted({s for who, its in there.items() for s in its if who[4:6] == code}):
             story = _prince_story(folder, code, section, words, sampling_rate, cache, notes)
             told[story.name] = story
-    chosen = parcels if parcels is not None else mask if mask is not None else _brain()
+    chosen = [image for image in (parcels, mask) if image is not None] or [brain_mask()]
     for who, its in there.items():
-        on, recordings[who] = labels_on(chosen, next(iter(its.values()))), {}
-        space = _prince_space(on, parcels is not None, labels)
+        on, recordings[who] = labels_on(chosen[0], next(iter(its.values()))), {}
+        space = grid_space(on, "MNIColin27", parcels is not None, labels)
         for section, path in its.items():
             table, name = (
                 image_table(path, on, parcels is not None, cache),
                 f"lpp{who[4:6]}_section{section}",
             )
-            if still := int((table.max(0) == table.min(0)).sum()):
-                notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
+            notes += column_notes(table, f"{who}, {name}")
             recordings[who][name] = Recording(who, told[name], table, space, source=str(path))
+        arrays = {name: r.responses for name, r in recordings[who].items()}
+        refuse_copies(arrays, f"sections of {who}", folder)
     return Dataset("littleprince", told, recordings, PRINCE_SOURCE, tuple(notes))
-
-
-def _brain():
-    from nilearn.datasets import load_mni152_brain_mask
-
-    return load_mni152_brain_mask(resolution=2)
-
-
-def _prince_space(on, parcels, names):
-    "What the columns are: voxels of the grid in C order, or parcels by number."
-    values = np.asarray(on.dataobj)
-    name = f"MNIColin27 {'x'.join(map(str, values.shape))}"
-    if not parcels:
-        return Space(name, "voxel", np.flatnonzero(values.ravel()))
-    numbers = np.unique(values[values != 0])
-    return Space(
-        name + " parcels",
-        "region",
-        numbers,
-        labels=tuple(str((names or {}).get(int(k), int(k))) for k in numbers),
-    )
 
 # %% ../../nbs/16_data.littleprince.ipynb #b07f00ff
 def check_littleprince(

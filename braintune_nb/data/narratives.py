@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['NARRATIVES_TR', 'NARRATIVES_URL', 'NARRATIVES_SOURCE', 'NARRATIVES_SPACES', 'narratives_run', 'narratives_told',
-           'fetch_narratives', 'narratives_words', 'sound_onset', 'surface_table', 'image_tr', 'load_narratives',
-           'check_narratives']
+           'fetch_narratives', 'narratives_words', 'sound_onset', 'load_narratives', 'check_narratives']
 
 # %% ../../nbs/17_data.narratives.ipynb #e082325d
 import csv, io, re
@@ -17,16 +16,24 @@ from braintune_nb.core import (
     MissingData,
     ParameterError,
     cache_dir,
-    write_atomic,
 )
 from ..clock import regular_clock
 from .files import read_text
 from .audio import SPEECH_RATE, sound_at
-from .files import file_key, require_content
+from .files import refuse_copies, require_content, visible
 from .fetch import fetch_files
 from .stories import Events, Story
 from .recordings import Dataset, Recording, Space
-from .littleprince import image_grid, image_table, labels_on
+from braintune_nb.data.images import (
+    brain_mask,
+    column_notes,
+    grid_space,
+    image_grid,
+    image_table,
+    image_tr,
+    labels_on,
+    surface_table,
+)
 
 # %% ../../nbs/17_data.narratives.ipynb #25e405f6
 NARRATIVES_TR = 1.5  # s
@@ -168,85 +175,12 @@ def sound_onset(
         )
     return min(starts)
 
-# %% ../../nbs/17_data.narratives.ipynb #1016de8a
-def surface_table(
-    paths,  # left and right .func.gii
-    cache=None,  # folder of converted files; None: cache_dir()
-) -> np.ndarray:  # (T, V) float32, left before right, read-only memory map
-    """Responses on the surface, made once; `DataError` for files that are no GIFTI or differ in
-    length."""
-    import nibabel
-
-    key = file_key(paths[0], *[file_key(p) for p in paths[1:]])
-    target = (
-        Path(cache or cache_dir())
-        / "responses"
-        / f"{Path(paths[0]).name.partition('.')[0]}_{key[:24]}.npy"
-    )
-    if not target.exists():
-        tables = []
-        for path in paths:
-            try:
-                arrays = nibabel.load(str(path)).darrays
-            except (
-                nibabel.filebasedimages.ImageFileError,
-                ValueError,
-                EOFError,
-                OSError,
-                SyntaxError,
-            ) as error:
-                raise DataError(
-                    "This is not a readable GIFTI file",
-                    file=path,
-                    found=f"{type(error).__name__}: {error}"[:100],
-                    expected="GIFTI",
-                    next_step="fetch the file again and compare its size",
-                ) from error
-            except Exception as error:
-                if "xml" not in type(error).__module__:
-                    raise
-                raise DataError(
-                    "This is not a readable GIFTI file",
-                    file=path,
-                    found=str(error)[:100],
-                    expected="GIFTI",
-                    next_step="fetch the file again and compare its size",
-                ) from error
-            tables.append(np.stack([a.data for a in arrays]).astype(np.float32))
-        if len({len(t) for t in tables}) > 1:
-            raise DataError(
-                "Hemispheres differ in length",
-                file=paths[1],
-                found=f"{len(tables[1])} volumes",
-                expected=f"{len(tables[0])} volumes as in {Path(paths[0]).name}",
-                next_step="fetch both again",
-            )
-
-        def write(temporary):
-            with open(temporary, "wb") as f:
-                np.save(f, np.concatenate(tables, axis=1), allow_pickle=False)
-
-        write_atomic(target, write)
-    return np.load(target, mmap_mode="r", allow_pickle=False)
-
-
-def image_tr(
-    path,  # NIfTI image
-) -> float:  # s; 0 where the header does not say
-    "TR of an image by its header."
-    import nibabel
-
-    header = nibabel.load(str(path)).header
-    return float(header.get_zooms()[3]) * {"msec": 1e-3, "usec": 1e-6}.get(
-        header.get_xyzt_units()[1], 1
-    )
-
 # %% ../../nbs/17_data.narratives.ipynb #a7c8881b
 def _narratives_there(folder, participants, stories, space, pipeline):
     "participant -> stories, by the images that are there, or by name."
     root, end = folder / "derivatives" / pipeline, NARRATIVES_SPACES[space][0]
     found = {}
-    for path in sorted(root.glob(f"sub-*/func/*_{end}")):
+    for path in visible(root, f"sub-*/func/*_{end}")[0]:
         who, _, story = path.name.removesuffix(f"_{end}").partition("_task-")
         found.setdefault(who, []).append(story)
     for who in participants or ():
@@ -328,6 +262,7 @@ def load_narratives(
         raise ParameterError(
             "Unknown space", place="space", found=space, expected=", ".join(NARRATIVES_SPACES)
         )
+    chosen = [image for image in (parcels, mask) if image is not None] or [brain_mask()]
     for who, its in _narratives_there(folder, participants, stories, space, pipeline).items():
         recordings[who], on = {}, None
         for name in its:
@@ -342,10 +277,7 @@ def load_narratives(
                         expected=f"{NARRATIVES_TR} s",
                         next_step="check that this is a run of Narratives",
                     )
-                on = on or labels_on(
-                    parcels if parcels is not None else mask if mask is not None else _brain(),
-                    images[0],
-                )
+                on = on or labels_on(chosen[0], images[0])
                 table = image_table(images[0], on, parcels is not None, cache)
             else:
                 table = surface_table([require_content(p) for p in images], cache)
@@ -363,8 +295,7 @@ def load_narratives(
                     expected=f"{first[0]} volumes, sound at {first[1]} s, as {of}",
                     next_step="load these participants apart, or leave one out",
                 )
-            if still := int((table.max(0) == table.min(0)).sum()):
-                notes.append(f"{who}, {name}: {still} of {table.shape[1]} columns do not vary")
+            notes += column_notes(table, f"{who}, {name}")
             recordings[who][name] = Recording(
                 who,
                 told[name],
@@ -372,24 +303,15 @@ def load_narratives(
                 _narratives_space(space, on, parcels is not None, table.shape[1]),
                 source=str(images[0]),
             )
+    for who, heard in recordings.items():
+        refuse_copies({n: r.responses for n, r in heard.items()}, f"stories of {who}", folder)
     return Dataset("narratives", told, recordings, NARRATIVES_SOURCE, tuple(notes))
-
-
-def _brain():
-    from nilearn.datasets import load_mni152_brain_mask
-
-    return load_mni152_brain_mask(resolution=2)
 
 
 def _narratives_space(space, on, parcels, n):
     if space == "fsaverage6":
         return Space("fsaverage6", "vertex", np.arange(n))
-    values = np.asarray(on.dataobj)
-    name = f"MNI152NLin2009cAsym {'x'.join(map(str, values.shape))}"
-    if not parcels:
-        return Space(name, "voxel", np.flatnonzero(values.ravel()))
-    numbers = np.unique(values[values != 0])
-    return Space(name + " parcels", "region", numbers, labels=tuple(map(str, numbers)))
+    return grid_space(on, "MNI152NLin2009cAsym", parcels)
 
 # %% ../../nbs/17_data.narratives.ipynb #161e45ab
 def check_narratives(
