@@ -4,14 +4,23 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'SIZES', 'LAYOUTS', 'TIMESCALE', 'LOUDNESS', 'Size', 'word_loudness', 'segment_rows', 'simulate_experiment',
-           'Truth', 'load_simulated', 'oracle_features']
+           'Truth', 'load_simulated', 'oracle_features', 'cached_simulation']
 
 # %% ../../nbs/37_simulate.experiment.ipynb #83190d5d
 import json, os, shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 import numpy as np
-from ..core import DataError, MissingData, ParameterError, RunError, write_atomic
+from braintune_nb.core import (
+    DataError,
+    MissingData,
+    ParameterError,
+    RunError,
+    cache_dir,
+    cached_folder,
+    content_hash,
+    write_atomic,
+)
 from ..clock import regular_clock
 from ..data.stories import Story
 from ..data.recordings import Dataset, Recording
@@ -495,4 +504,68 @@ def oracle_features(
         )
     raise ParameterError(
         "Unknown oracle", found=repr(which), expected="'word_identity' or 'meaning'"
+    )
+
+# %% ../../nbs/37_simulate.experiment.ipynb #771c7d3c
+def _find_size(size):
+    "A size by its name, or by six numbers; `ParameterError`."
+    numbers = [int(x) for x in size.split(",") if x.strip().isdigit()]
+    if size in SIZES:
+        return size
+    if len(numbers) == 6:
+        return Size(*numbers)
+    raise ParameterError(
+        "Unknown size",
+        place="size",
+        found=size,
+        expected=(
+            f"{', '.join(SIZES)}, or six numbers: participants, tuning, validation, encoding and"
+            " test stories, words"
+        ),
+    )
+
+
+def _find_knobs(knobs):
+    "Parameters of the brains, those that are given instead of their defaults; `ParameterError`."
+    known = [f.name for f in fields(BrainParameters)]
+    if unknown := sorted(set(knobs) - set(known)):
+        raise ParameterError(
+            "Unknown knobs",
+            place="knobs",
+            found=", ".join(unknown),
+            expected=", ".join(known),
+        )
+    return BrainParameters(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items()})
+
+
+def _simulation_key(size, seed, chosen, languages, layout):
+    "Name of a simulated experiment in the cache."
+    import braintune_nb.simulate
+
+    code = sorted(Path(braintune_nb.simulate.__file__).parent.glob("*.py"))
+    more = [languages] if languages != ("en",) else []
+    more += [layout] if layout != "lebel2023" else []
+    more += [p for p in code if not p.stem.endswith("_model")]
+    return content_hash(size, seed, asdict(chosen), *more)[:16]
+
+
+def cached_simulation(
+    # a name of `SIZES`; or six numbers, comma-separated: participants, tuning, validation,
+    # encoding and test stories, words
+    size: str = "quickstart",
+    seed: int = 0,  # seed of the draws
+    knobs: dict | None = None,  # parameters of the brains that differ from their defaults
+    languages=("en",),  # languages of the stories, a tuple or comma-separated
+    # of the files: lebel2023 (TR 2.0 s), or bilingual (scanner logs for each language, TR 2.0045 s)
+    layout: str = "lebel2023",
+) -> Path:  # folder of the experiment, in the cache
+    "The simulated experiment with these parameters, made if it is not in the cache yet."
+    found, chosen = _find_size(size), _find_knobs(knobs or {})
+    if isinstance(languages, str):
+        languages = [name.strip() for name in languages.split(",")]
+    languages = tuple(languages)
+    key = _simulation_key(size, seed, chosen, languages, layout)
+    return cached_folder(
+        cache_dir() / "simulated" / key,
+        lambda folder: simulate_experiment(folder, found, seed, chosen, languages, layout),
     )
