@@ -18,6 +18,7 @@ import typer
 
 from . import core
 from braintune_nb.core import (
+    OURS,
     BraintuneError,
     DataError,
     MissingData,
@@ -382,7 +383,7 @@ def _command_in(out):
                 folder.rmdir()
 
 # %% ../nbs/99_cli.ipynb #67f28478
-def _execute(notebook, executed, parameters):
+def _execute(notebook, executed, parameters, **settings):
     "Run a notebook with papermill, its output on the terminal."
     import logging, papermill
 
@@ -399,6 +400,7 @@ def _execute(notebook, executed, parameters):
             request_save_on_cell_execute=False,
             stdout_file=_Terminal(sys.stdout),
             stderr_file=_Terminal(sys.stderr),
+            **settings,
         )
 
 
@@ -522,26 +524,41 @@ def _show(folder):
     _say(f"Run:    {folder}")
 
 # %% ../nbs/99_cli.ipynb #c2eddeda
-def _lacks_only_report(notebook, asked, out):
-    "Whether `out` is the finished run of this very command, without its page."
-    out = Path(os.path.abspath(out))
+def _whole_but_for(notebook, asked, out):
+    "What the finished run of this very command lacks: 'report.html', 'notebook.ipynb', or both."
     try:
         record = read_record(out / "run.json", parameters_hash=str)
         summary = read_record(out / "summary.json")
     except DataError:
-        return False
+        return []
     known = {n: ast.literal_eval(p["default"]) for n, p in known_parameters(notebook).items()}
     whole = {k: v for k, v in (known | asked).items() if k != "out"}
-    same = content_hash(whole) == record["parameters_hash"]
-    return same and _has_report(summary) and not (out / "report.html").exists()
+    if content_hash(whole) != record["parameters_hash"]:
+        return []
+    wanted = ["notebook.ipynb"] + ["report.html"] * _has_report(summary)
+    return [name for name in wanted if not (out / name).exists()]
+
+
+def _complete(notebook, asked, out):
+    "Copy the notebook into a finished run, and remove what a killed command left there."
+    lock = lock_folder(out, ".command")
+    for name in OURS:
+        if not name.startswith(".command"):
+            (out / name).unlink(missing_ok=True)
+    if not (out / "notebook.ipynb").exists():
+        _execute(notebook, out / "notebook.ipynb", asked | {"out": str(out)}, prepare_only=True)
+    unlock_folder(lock)
 
 
 def _run_and_show(notebook, asked, out, debug):
-    "Run an experiment, or make the page that a killed one lacks, and show what came out."
-    if _lacks_only_report(notebook, asked, out):
-        _say("This run is finished; only its report is missing.")
-        return _show(Path(os.path.abspath(out)))
-    _show(run_experiment(notebook, asked, out, debug))
+    "Run an experiment, or make what the finished one lacks, and show what came out."
+    out = Path(os.path.abspath(out))
+    if lacks := _whole_but_for(notebook, asked, out):
+        _say(f"This run is finished, but for {' and '.join(lacks)}.")
+        _complete(notebook, asked, out)
+    else:
+        run_experiment(notebook, asked, out, debug)
+    _show(out)
 
 # %% ../nbs/99_cli.ipynb #9f483aa5
 def _version(show: bool):

@@ -24,16 +24,15 @@ from braintune_nb.experiment.plan import (
     plan_voxel_mask,
 )
 from braintune_nb.experiment.runner import (
-    Part,
-    linked_backbone,
-    link_gates,
+    SubRun,
     load_any_backbone,
-    members,
-    prepare_simulation,
+    arm_models,
     release_model,
     run_arm,
     run_encoding_arms,
 )
+from braintune_nb.simulate.experiment import cached_simulation
+from braintune_nb.simulate.text_model import linked_backbone, link_gates
 from braintune_nb.experiment.presets import change_preset, choose_preset
 from braintune_nb.experiment.tuning import (
     arm_predictions,
@@ -250,8 +249,8 @@ def test_each_quadrant_is_predicted_by_the_model_of_its_language(plan, tiny):
 def test_the_monolingual_arm_reads_one_language_and_costs_the_same(plan, tiny):
     both, preset = in_languages(plan, "en,zh", equal=True), choose_preset(tiny)
     assert (
-        members(both, "monolingual") == ["monolingual:en", "monolingual:zh"]
-        and members(in_languages(plan, "en"), "monolingual") == []
+        arm_models(both, "monolingual") == ["monolingual:en", "monolingual:zh"]
+        and arm_models(in_languages(plan, "en"), "monolingual") == []
     )
     for language in ("en", "zh"):
         sections = tuning_sections(both, 0, preset, f"monolingual:{language}")
@@ -386,7 +385,7 @@ def test_linked_backbones_are_made_once_and_differ(tmp_path, monkeypatch, capsys
 
 def test_sizes_may_be_six_numbers():
     with pytest.raises(ParameterError, match="six numbers"):
-        prepare_simulation("1,2,3")
+        cached_simulation("1,2,3")
 
 
 # ---- one tuning, several brains
@@ -420,7 +419,7 @@ def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(plan, t
     )
     run = Run.start(tmp_path / "run", dict(seed=0))
     rows = shared_tuning_rows(
-        Part(run, "a"),
+        SubRun(run, "a"),
         {1.0: english, 0.0: changed(lambda n: n.endswith("zh"))},
         tiny,
         preset,
@@ -444,7 +443,7 @@ def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(plan, t
     }
     with pytest.raises(DataError, match="responses that tune"):
         shared_tuning_rows(
-            Part(run, "b"),
+            SubRun(run, "b"),
             {1.0: english, 0.0: changed(lambda n: n.endswith("en"))},
             tiny,
             preset,

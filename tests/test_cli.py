@@ -511,8 +511,12 @@ def test_a_run_that_lacks_only_its_report_gets_it(here, monkeypatch, capsys):
 
     code, _, err = call("-p", "seed", "8")
     assert code == 1 and "braintune report" in err and not made
+    (here / "r/.command.json").write_text("{}")  # left by the command that was killed
     code, out, _ = call("-p", "seed", "7")
-    assert code == 0 and made == [here / "r"] and "+0.250" in out
+    assert code == 0 and made == [here / "r"] and "+0.250" in out and "but for notebook" in out
+    assert "seed = 7" in (here / "r/notebook.ipynb").read_text()
+    names = ["notebook.ipynb", "report.html", "run.json", "summary.json"]
+    assert sorted(p.name for p in (here / "r").iterdir()) == names
     code, _, err = call("-p", "seed", "7")
     assert code == 1 and "never overwritten" in err and made == [here / "r"]
 

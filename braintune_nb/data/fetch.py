@@ -719,7 +719,7 @@ def _recorded_states(folder, urls, record):
         states[path] = "new" if (folder / path).exists() else "missing"
         if is_pointer(folder / path):
             states[path] = "a git-annex or git-lfs pointer"
-    return states
+    return {path: states[path] for path in urls}
 
 # %% ../../nbs/09_data.fetch.ipynb #6b238665
 def _to_fetch(states, replace):
@@ -770,7 +770,7 @@ def fetch_recorded(
     afterwards. Raises as `fetch_files`."""
     folder, record = Path(folder), recorded_hashes(folder)
     states = _recorded_states(folder, urls, record)
-    todo, left = _to_fetch({p: states[p] for p in urls}, replace)
+    todo, left = _to_fetch(states, replace)
     if progress or dry_run:
         _say_plan(folder, urls, states, todo, record)
     for path in left:

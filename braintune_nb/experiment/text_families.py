@@ -23,7 +23,8 @@ from braintune_nb.core import (
 )
 from .encoding_controls import noisy_backbone
 from .plan import simulated_plan
-from .runner import best_epochs, load_any_backbone, prepare_simulation
+from .runner import best_epochs, load_any_backbone
+from ..simulate.experiment import cached_simulation
 from .presets import choose_preset
 from .tuning import tune_arm
 from ..features.text import span_states
@@ -275,7 +276,7 @@ def tune_family(
     epochs: int = 0,  # 0: the preset's
 ) -> dict:  # tuned, permuted, weight_noise -> list of Backbone
     "Tune a family on simulated bilingual readers, with its controls."
-    plan = simulated_plan(prepare_simulation(size, simulation_seed, {}, tuple(languages)))
+    plan = simulated_plan(cached_simulation(size, simulation_seed, {}, tuple(languages)))
     preset, folders = choose_preset(backbone, epochs=epochs), {}
     for number in range(seed, seed + seeds):
         stop = tuned = None

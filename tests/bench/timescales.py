@@ -121,7 +121,7 @@ def rows(folder, people=None, **settings):
 
 
 def main():
-    from braintune_nb.experiment.runner import prepare_simulation
+    from braintune_nb.simulate.experiment import cached_simulation
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -139,7 +139,7 @@ def main():
     torch.set_num_threads(1)
     start, out = time.perf_counter(), []
     for seed in range(args.seeds):
-        out += rows(prepare_simulation(args.size, seed, dict(snr=args.snr), ("en", "zh")))
+        out += rows(cached_simulation(args.size, seed, dict(snr=args.snr), ("en", "zh")))
         print(f"seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     table = pd.DataFrame(out)
     table.round(4).to_csv(args.out, index=False)
