@@ -32,6 +32,7 @@ espeakng-loader
 matplotlib
 seaborn
 papermill>=2.6
+filelock>=3.10
 ipykernel
 typer
 rich

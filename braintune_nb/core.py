@@ -128,6 +128,38 @@ def fast_linear():
 _TRIED = {}  # configuration -> correlation of a wrong product, None for a right one
 
 
+def _results(function, values, gradients):
+    "What a function gives, and its gradients by all tensors for random gradients of the output."
+    import torch
+
+    out = function(*values)
+    if not gradients:
+        return [out]
+    given = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
+    return [out, *torch.autograd.grad(out, values, given)]
+
+
+def _compared(ours, exact, sizes, device, gradients):
+    "Pairs (ours, exact) of flat results on random numbers; None where ours gives no result."
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    # hooks of its own: activation checkpointing around it must not count what is saved here
+    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients), own:
+        values = [torch.randn(size, generator=generator).to(device) for size in sizes]
+        values = [v.requires_grad_() for v in values] if gradients else values
+        try:
+            found = _results(ours, values, gradients)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            return None  # an older processor has no such product
+        expected = _results(exact, values, gradients)
+    flat = lambda tensors: [x.detach().double().flatten() for x in tensors]
+    return list(zip(flat(found), flat(expected)))
+
+
 def wrong_product(
     ours,  # function of float32 tensors that computes its products in `number`
     exact,  # the same function in float32
@@ -144,34 +176,13 @@ def wrong_product(
     key = key, sizes, number, torch.device(device), gradients
     if key in _TRIED:
         return _TRIED[key]
-    generator = torch.Generator().manual_seed(0)
-
-    def results(function):
-        out = function(*values)
-        given = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out)
-        return [out, *(torch.autograd.grad(out, values, given) if gradients else ())]
-
-    # hooks of its own: activation checkpointing around it must not count what is saved here
-    own = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients), own:
-        values = [torch.randn(size, generator=generator).to(device) for size in sizes]
-        if gradients:
-            values = [v.requires_grad_() for v in values]
-        try:
-            found = results(ours)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            return _TRIED.setdefault(key, math.nan)  # an older processor has no such product
-        pairs = [
-            [x.detach().double().flatten() for x in pair] for pair in zip(found, results(exact))
-        ]
+    pairs = _compared(ours, exact, sizes, device, gradients)
+    if pairs is None:
+        return _TRIED.setdefault(key, math.nan)
     bound = max(4 * torch.finfo(number).eps, 2**-12)
-    wrong = [pair for pair in pairs if not (pair[0] - pair[1]).norm() <= bound * pair[1].norm()]
-    _TRIED[key] = min(
-        (float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in wrong), default=None
-    )
-    return _TRIED[key]
+    wrong = [(a, b) for a, b in pairs if not (a - b).norm() <= bound * b.norm()]
+    together = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in wrong]
+    return _TRIED.setdefault(key, min(together, default=None))
 
 # %% ../nbs/00_core.ipynb #f93edbc2
 def _plain_number(value, place):
@@ -1043,6 +1054,13 @@ def _path(
 Run.path = _path
 
 # %% ../nbs/00_core.ipynb #cdba2910
+def _refuse_added_input(run, path, about):
+    "Refuse a file that was put beside the inputs of a run after it was begun and had stages done."
+    late = run.resumed and about.st_ctime > run.state["begun"]
+    if late and any(Path(p).parent == path.parent for p in run.state["inputs"]):
+        _refuse_changed_input(run.partial, path, "An input was added since this run was begun")
+
+
 def _note(
     self,
     path,  # a file that has just been read
@@ -1051,21 +1069,20 @@ def _note(
     path = Path(os.path.abspath(path))
     if path.is_relative_to(self.partial) or not path.is_file():
         return
-    about = path.stat()
-    if self.noted.get(str(path)) == (about.st_size, about.st_mtime_ns):
+    about, name = path.stat(), str(path)
+    if self.noted.get(name) == (about.st_size, about.st_mtime_ns):
         return
-    before = self.state["inputs"].get(str(path))
-    late = self.resumed and about.st_ctime > self.state["begun"]
-    if before is None and late and any(Path(p).parent == path.parent for p in self.state["inputs"]):
-        _refuse_changed_input(self.partial, path, "An input was added since this run was begun")
-    self.noted[str(path)] = about.st_size, about.st_mtime_ns
+    before = self.state["inputs"].get(name)
+    if before is None:
+        _refuse_added_input(self, path, about)
+    self.noted[name] = about.st_size, about.st_mtime_ns
     if before is None and about.st_size > SMALL:
-        self.later.add(str(path))  # who reads it may take the hash on the way
+        self.later.add(name)  # who reads it may take the hash on the way
         return
     found = file_hash(path)
     if self.state["stages"] and before not in (None, found):
         _refuse_changed_input(self.partial, path, "An input changed since this run was begun")
-    self.state["inputs"][str(path)] = found
+    self.state["inputs"][name] = found
 
 
 def _input(
