@@ -4,10 +4,16 @@ forgetting is seen; re-voiced stories carry their label."""
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
+from braintune_nb.core import DataError, MissingData, ParameterError, SplitError, write_json
+from braintune_nb.data.bilingual import moth_story
+from braintune_nb.data.stories import first_part
+from braintune_nb.model.backbone import load_speech_backbone
+from braintune_nb.simulate.language import make_lexicon
+from braintune_nb.simulate.speech import LABEL, RATE, is_revoiced, revoiced
+from braintune_nb.simulate.speech_model import NEW_VOICES, TRAINING_VOICES, pretraining_heads
 from braintune_nb.tasks import speech as st
 from braintune_nb.tasks.probe import (
     Task,
@@ -33,13 +39,6 @@ from braintune_nb.tasks.speech import (
     spoken_sentences,
     word_task,
 )
-from braintune_nb.core import DataError, MissingData, ParameterError, SplitError, write_json
-from braintune_nb.data.bilingual import moth_story
-from braintune_nb.data.stories import first_part
-from braintune_nb.model.backbone import load_speech_backbone
-from braintune_nb.simulate.language import make_lexicon
-from braintune_nb.simulate.speech import LABEL, RATE, is_revoiced, revoiced
-from braintune_nb.simulate.speech_model import NEW_VOICES, TRAINING_VOICES, pretraining_heads
 
 LEXICON = make_lexicon(0)
 

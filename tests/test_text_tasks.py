@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from braintune_nb.core import DataError, MissingData, ParameterError, write_json
 from braintune_nb.experiment.encoding_controls import noisy_backbone
 from braintune_nb.experiment.text_families import (
     change_rows,
@@ -16,6 +17,8 @@ from braintune_nb.experiment.text_families import (
     reader_corpus,
     text_arms,
 )
+from braintune_nb.model.backbone import load_backbone
+from braintune_nb.simulate.language import make_lexicon
 from braintune_nb.tasks.probe import (
     Measure,
     check_task,
@@ -44,9 +47,6 @@ from braintune_nb.tasks.text import (
     translation_measure,
     written_category_task,
 )
-from braintune_nb.core import DataError, MissingData, ParameterError, write_json
-from braintune_nb.model.backbone import load_backbone
-from braintune_nb.simulate.language import make_lexicon
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,7 @@ def test_a_model_that_translates_finds_words_and_sentences(lexicon):
 def test_the_masked_loss_is_that_of_the_model_class(tiny, lexicon):
     "Against transformers' own class on the same hidden words."
     from transformers import AutoModelForMaskedLM
+
     from braintune_nb.data.stories import Events
     from braintune_nb.features.text import text_inputs
     from braintune_nb.train.objectives import OwnText
@@ -148,6 +149,7 @@ def test_the_masked_loss_is_that_of_the_model_class(tiny, lexicon):
 def test_similarity_is_spearman(tiny, tmp_path):
     "The mean over items is the rank correlation itself."
     from scipy.stats import spearmanr
+
     from braintune_nb.features.text import span_states
 
     folder = tmp_path / "stsb-multi-mt" / "data"

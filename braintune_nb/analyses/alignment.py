@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..align.delays import delay
 from ..core import DataError, ParameterError
 from ..data.recordings import highpass, zscore
-from ..align.delays import delay
-from ..encode.ceiling import expected_correlation, explainable_variance
-from ..encode.ridge import RidgeCV
 from ..encode.banded import BandedRidge, Design
-from ..encode.subspace import SubspaceRidge, weight_basis
+from ..encode.ceiling import expected_correlation, explainable_variance
 from ..encode.inference import block_labels, block_sums, region_scores, score_table
+from ..encode.ridge import RidgeCV
+from ..encode.subspace import SubspaceRidge, weight_basis
 
 # %% ../../nbs/78_analyses.alignment.ipynb #46e6296b
 def story_design(
@@ -175,6 +175,11 @@ def _layer_fits(layer, per_story, train, encoding, model, low):
         yield p, unfitted.fit(x, y, groups)
 
 
+def _chosen(guesses, cv):
+    "Predictions of all layers (L, T, V), and the layer that is chosen."
+    return np.stack(guesses), pick_layer(np.stack(cv))
+
+
 def _joined_folds(parts):
     "One prediction from those of several folds (L, T, V) and their chosen layers."
     return ArmPrediction(
@@ -207,7 +212,7 @@ def encode_arm(
                 guesses[p].append(fitted.predict(new))
                 cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
         for p, own in out.items():
-            own.append((np.stack(guesses[p]), pick_layer(np.stack(cv[p]))))
+            own.append(_chosen(guesses[p], cv[p]))
     return {p: _joined_folds(parts) for p, parts in out.items()}
 
 # %% ../../nbs/78_analyses.alignment.ipynb #1ba557c3

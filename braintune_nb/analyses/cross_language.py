@@ -13,7 +13,9 @@ __all__ = ['check_fold', 'quadrant_folds', 'cross_language_folds', 'stack_sectio
 import warnings
 from dataclasses import replace
 from itertools import combinations, product
+
 import numpy as np
+
 from ..core import DataError, ParameterError, SplitError
 from ..data.recordings import zscore
 from ..data.stories import Events, Story

@@ -10,9 +10,9 @@ import numpy as np
 
 from ..data.recordings import zscore
 from ..data.splits import blocks
+from ..encode.banded import BandedRidge, Design, nested_prediction
 from ..encode.ceiling import average_ceiling, leave_one_participant_out
 from ..encode.inference import participant_test
-from ..encode.banded import BandedRidge, Design, nested_prediction
 from ..encode.score import correlation
 
 # %% ../../nbs/84_analyses.single_story.ipynb #be7c6e20
@@ -72,6 +72,17 @@ def listener_scores(
         blocks=by_block,
     )
 
+# %% ../../nbs/84_analyses.single_story.ipynb #aadd83ec
+def _mean_score(model, bands, y, groups):
+    "Mean r over regions of cross-validated predictions."
+    rows = groups >= 0
+    return correlation(nested_prediction(model, bands, y, groups)[rows], y[rows]).mean()
+
+
+def _drawn_shifts(T, n, min_shift, seed):
+    "n different circular shifts, none smaller than `min_shift` either way."
+    return np.random.default_rng(seed).permutation(np.arange(min_shift, T - min_shift + 1))[:n]
+
 # %% ../../nbs/84_analyses.single_story.ipynb #a69a6055
 def shift_gains(
     low: np.ndarray,  # low-level features, (T, F_low)
@@ -88,30 +99,57 @@ def shift_gains(
     the story, maximum over layers."""
     from tqdm.auto import tqdm
 
-    shifts = np.random.default_rng(seed).permutation(
-        np.arange(min_shift, len(average) - min_shift + 1)
-    )[:n]
-    rows, y = groups >= 0, average.astype(np.float32)
-    designs = {
-        layer: Design(dict(low=low, model=x), normalise=True, dual=True, keep=True)
-        for layer, x in layers.items()
-    }
-    base = correlation(
-        nested_prediction(BandedRidge(), dict(low=low), y, groups)[rows], y[rows]
-    ).mean()
+    shifts = _drawn_shifts(len(average), n, min_shift, seed)
+    y, settings = average.astype(np.float32), dict(normalise=True, dual=True, keep=True)
+    designs = [Design(dict(low=low, model=x), **settings) for x in layers.values()]
+    base = _mean_score(BandedRidge(), dict(low=low), y, groups)
     gains = []
     for shift in tqdm(shifts, desc="shift null", disable=not progress):
-        moved = [d.moved("model", np.roll(np.arange(len(y)), shift)) for d in designs.values()]
-        gains.append(
-            max(
-                correlation(
-                    nested_prediction(BandedRidge(ratios=ratios), d, y, groups)[rows], y[rows]
-                ).mean()
-                for d in moved
-            )
-            - base
-        )
+        rows = np.roll(np.arange(len(y)), shift)
+        moved = [d.moved("model", rows) for d in designs]
+        scores = [_mean_score(BandedRidge(ratios=ratios), d, y, groups) for d in moved]
+        gains.append(max(scores) - base)
     return np.array(gains)
+
+# %% ../../nbs/84_analyses.single_story.ipynb #7dae5c78
+def _listener_row(name, layer, scores, base, ceiling):
+    "One model: scores of average, left-out and own listener, and gains over the low level."
+    gain = {k: scores[k] - base[k] for k in scores}
+    return dict(
+        model=name,
+        layer=layer,
+        average=scores["average"].mean(),
+        average_normalised=float(np.nanmean(scores["average"] / ceiling)),
+        left_out=scores["left_out"].mean(),
+        own=scores["own"].mean(),
+        gain_average=gain["average"].mean(),
+        gain_by_region=gain["average"].tolist(),
+        gain_by_block=gain["blocks"].mean(1).tolist(),
+        gain_left_out=participant_test(gain["left_out"].mean(1)),
+        gain_own=participant_test(gain["own"].mean(1)),
+    )
+
+
+def _listener_rows(responses, low, layers, groups, ceiling):
+    "The low level, then each layer alone and banded with it."
+
+    def fit(**bands):
+        return listener_scores(listener_predictions(bands, responses, groups), responses, groups)
+
+    base = fit(low=low)
+    rows = [_listener_row("low level", None, base, base, ceiling)]
+    for layer, x in layers.items():
+        rows.append(_listener_row("model alone", layer, fit(model=x), base, ceiling))
+        rows.append(_listener_row("banded", layer, fit(low=low, model=x), base, ceiling))
+    return rows
+
+
+def _against_null(gain, null):
+    "The largest gain that 95 % of the shifts leave behind, and p; None where there is no null."
+    if not len(null):
+        return dict(null_95=None, permutation_p=None)
+    p = float(((null >= gain).sum() + 1) / (len(null) + 1))
+    return dict(null_95=float(np.quantile(null, 0.95)), permutation_p=p)
 
 # %% ../../nbs/84_analyses.single_story.ipynb #edde214c
 def listener_analysis(
@@ -125,51 +163,18 @@ def listener_analysis(
 ) -> dict:  # see the cell below for its keys
     """Low-level, model alone and banded, for average, left-out and own listener, with
     reliability, gain per block and the shift null."""
-    average = zscore(responses.sum(0))
-    ceiling, rows = average_ceiling(responses[:, groups >= 0], seed=seed), groups >= 0
-    fit = lambda bands: listener_scores(
-        listener_predictions(bands, responses, groups), responses, groups
-    )
-    base = fit(dict(low=low))
-
-    def row(name, layer, s):
-        gain = {k: s[k] - base[k] for k in s}
-        return dict(
-            model=name,
-            layer=layer,
-            average=s["average"].mean(),
-            average_normalised=float(np.nanmean(s["average"] / ceiling)),
-            left_out=s["left_out"].mean(),
-            own=s["own"].mean(),
-            gain_average=gain["average"].mean(),
-            gain_by_region=gain["average"].tolist(),
-            gain_by_block=gain["blocks"].mean(1).tolist(),
-            gain_left_out=participant_test(gain["left_out"].mean(1)),
-            gain_own=participant_test(gain["own"].mean(1)),
-        )
-
-    table = [row("low level", None, base)]
-    for layer, x in layers.items():
-        table += [
-            row("model alone", layer, fit(dict(model=x))),
-            row("banded", layer, fit(dict(low=low, model=x))),
-        ]
-    null = (
-        shift_gains(low, layers, average, groups, null_draws, seed=seed, progress=progress)
-        if null_draws
-        else np.array([])
-    )
+    average, rows = zscore(responses.sum(0)), groups >= 0
+    ceiling = average_ceiling(responses[:, rows], seed=seed)
+    table = _listener_rows(responses, low, layers, groups, ceiling)
+    null = np.array([])
+    if null_draws:
+        null = shift_gains(low, layers, average, groups, null_draws, seed=seed, progress=progress)
     best = max((r for r in table if r["model"] == "banded"), key=lambda r: r["gain_average"])
     return dict(
         table=table,
         ceiling_average=ceiling.tolist(),
         inter_participant=float(leave_one_participant_out(responses[:, rows]).mean()),
-        null_95=float(np.quantile(null, 0.95)) if len(null) else None,
-        permutation_p=(
-            float(((null >= best["gain_average"]).sum() + 1) / (len(null) + 1))
-            if len(null)
-            else None
-        ),
+        **_against_null(best["gain_average"], null),
         best_layer=best["layer"],
         best_gain=best["gain_average"],
         null_gains=null.tolist(),

@@ -9,11 +9,13 @@ __all__ = ['MEASURES', 'Moments', 'shift_moments', 'white_weights', 'shift_of', 
 
 # %% ../../nbs/83_analyses.tuning_shift.ipynb #26d0351e
 from dataclasses import dataclass, replace
+
 import numpy as np
+
+from .cross_language import stack_sections, white_features
 from ..core import DataError, ParameterError
 from ..data.recordings import zscore
 from ..encode.inference import fdr, permutation_p
-from .cross_language import stack_sections, white_features
 
 # %% ../../nbs/83_analyses.tuning_shift.ipynb #4e185f25
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ __all__ = ['LASER', 'NTREX', 'STRENGTHS', 'STEP', 'Written', 'concept_contexts',
 
 # %% ../../nbs/88_tasks.text.ipynb #03c06043
 import csv
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -516,13 +515,15 @@ def similarity_measure(
     rows = stsb_rows(data, language, "test")
     chosen = np.sort(np.random.default_rng([seed, 933]).permutation(len(rows))[:n])
     first, second, alike = zip(*(rows[i] for i in chosen))
-    truth = _standard_ranks([float(x) for x in alike])
+    truth = _standard_ranks(list(map(float, alike)))
 
     def score(backbone, layers):
         import pandas as pd
 
-        given = dict(layers=layers, language=language)
-        a, b = (span_states(backbone, texts, **given) for texts in (first, second))
+        a, b = (
+            span_states(backbone, texts, layers=layers, language=language)
+            for texts in (first, second)
+        )
         number, tables = np.arange(len(chosen)), []
         for layer, cosines in zip(layers, _cosines(a, b)):
             shares = truth * _standard_ranks(cosines)
