@@ -6,10 +6,12 @@
 __all__ = ['NotNumbers', 'is_tensor', 'as_array', 'Table', 'as_table', 'as_tensor', 'centred', 'rounding', 'as_labels']
 
 # %% ../nbs/04_arrays.ipynb #17cb74ce
-import sys, warnings
+import sys
+import warnings
 from numbers import Real
 
 import numpy as np
+
 from .core import DataError
 
 # %% ../nbs/04_arrays.ipynb #d7b80818

@@ -8,7 +8,15 @@ __all__ = ['KINDS', 'TEXT_BARS', 'CHEAP', 'app', 'SHOWN', 'COLUMNS', 'Names', 'Q
            'quickstart', 'run', 'list_experiments', 'check', 'fetch', 'surface', 'make_report', 'main']
 
 # %% ../nbs/99_cli.ipynb #da6b7bf1
-import ast, difflib, io, os, re, shutil, sys, tempfile, tokenize
+import ast
+import difflib
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+import tokenize
 from contextlib import contextmanager, suppress
 from importlib import import_module, resources
 from pathlib import Path
@@ -385,7 +393,9 @@ def _command_in(out):
 # %% ../nbs/99_cli.ipynb #67f28478
 def _execute(notebook, executed, parameters, **settings):
     "Run a notebook with papermill, its output on the terminal."
-    import logging, papermill
+    import logging
+
+    import papermill
 
     # its warning about names misses types with `|`; ours have been checked
     logging.getLogger("papermill").setLevel(logging.ERROR)

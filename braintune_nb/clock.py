@@ -7,10 +7,12 @@ __all__ = ['NUMBER', 'LOG_LABELS', 'Trim', 'Clock', 'regular_clock', 'nominal_cl
            'insert_missing_triggers', 'drop_bounced_triggers', 'read_scanner_log']
 
 # %% ../nbs/06_clock.ipynb #2d2d9960
-import difflib, re
+import difflib
+import re
 from dataclasses import dataclass
 
 import numpy as np
+
 from .core import ClockError, DataError, data_root
 from .data.files import read_text
 

@@ -12,8 +12,24 @@ __all__ = ['TURNING', 'DISK', 'STRICT', 'SMALL', 'CONTENTS', 'LIBRARIES', 'OURS'
            'note_read']
 
 # %% ../nbs/00_core.ipynb #dc8d2962
-import ast, dataclasses, errno, hashlib, json, math, os, platform, random, re, secrets, shutil
-import subprocess, sys, threading, time, unicodedata, weakref
+import ast
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+import weakref
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -879,7 +895,7 @@ def _read_state(partial):
     try:
         state = read_record(file, **kinds, begun=(int, float), data_root=str)
         sound = all(isinstance(s["seconds"], (int, float)) for s in state["sessions"])
-    except (DataError, KeyError, TypeError) as error:
+    except (DataError, KeyError, TypeError):
         sound = False
     if not sound:
         raise RunError(

@@ -1,6 +1,9 @@
 "Resampling, delays and windows against independent constructions."
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
+
 from braintune_nb.align.delays import delay
 from braintune_nb.align.resample import LANCZOS_PRESETS, average_weights, lanczos_weights, resample
 from braintune_nb.align.windows import sample_windows, word_windows

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from braintune_nb.core import DataError, ParameterError, Run, SplitError
 from braintune_nb.experiment.languages import (
     in_languages,
     language_rows,
@@ -18,22 +19,20 @@ from braintune_nb.experiment.languages import (
 from braintune_nb.experiment.plan import (
     finite_columns,
     plan_summary,
+    plan_voxel_mask,
     restrict_languages,
     scored_responses,
     simulated_plan,
-    plan_voxel_mask,
 )
+from braintune_nb.experiment.presets import change_preset, choose_preset
 from braintune_nb.experiment.runner import (
     SubRun,
-    load_any_backbone,
     arm_models,
+    load_any_backbone,
     release_model,
     run_arm,
     run_encoding_arms,
 )
-from braintune_nb.simulate.experiment import cached_simulation
-from braintune_nb.simulate.text_model import linked_backbone, link_gates
-from braintune_nb.experiment.presets import change_preset, choose_preset
 from braintune_nb.experiment.tuning import (
     arm_predictions,
     arm_targets,
@@ -44,11 +43,11 @@ from braintune_nb.experiment.tuning import (
     tuning_pairs,
     tuning_sections,
 )
-from braintune_nb.core import DataError, ParameterError, Run, SplitError
 from braintune_nb.model.backbone import load_backbone
 from braintune_nb.model.release import BrainTuner
-from braintune_nb.simulate.experiment import Size, simulate_experiment
-from braintune_nb.train.participants import balance_sections, epoch_steps, participant_of, story_of
+from braintune_nb.simulate.experiment import Size, cached_simulation, simulate_experiment
+from braintune_nb.simulate.text_model import link_gates, linked_backbone
+from braintune_nb.train.participants import epoch_steps, participant_of, story_of
 
 
 @pytest.fixture(scope="module")

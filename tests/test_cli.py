@@ -303,6 +303,7 @@ def test_small_commands(here, capsys, monkeypatch):
 
 def test_check_counts_errors(here, monkeypatch, capsys):
     from types import SimpleNamespace
+
     import braintune_nb.cli as cli
 
     found = [

@@ -157,7 +157,10 @@ def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
 # ---- the temporal filter
 
 
-def brains(kernel, widths=dict(P1=7, P2=3), stories=4, H=5, T=150, noise=1.0, seed=0):
+WIDTHS = dict(P1=7, P2=3)
+
+
+def brains(kernel, widths=WIDTHS, stories=4, H=5, T=150, noise=1.0, seed=0):
     rng = np.random.default_rng(seed)
     x = {f"s{i}": rng.normal(size=(T, H)).astype(np.float32) for i in range(stories)}
     maps = {p: rng.normal(size=(H, v)) for p, v in widths.items()}

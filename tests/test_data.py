@@ -11,12 +11,11 @@ import pytest
 from braintune_nb.clock import (
     Trim,
     insert_missing_triggers,
+    nominal_clock,
     read_scanner_log,
     regular_clock,
-    nominal_clock,
 )
-from braintune_nb.data.files import read_text
-from braintune_nb.core import BraintuneError, DataError, SplitError, data_root
+from braintune_nb.core import DataError, SplitError, data_root
 from braintune_nb.data.alice2016 import (
     REGIONS,
     alice_participants,
@@ -27,10 +26,8 @@ from braintune_nb.data.alice2016 import (
     load_alice_predictors,
     motion_regressors,
 )
+from braintune_nb.data.files import read_text
 from braintune_nb.data.recordings import (
-    Dataset,
-    Recording,
-    Space,
     cosine_drift,
     highpass,
     regress_out,

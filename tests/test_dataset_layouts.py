@@ -2,9 +2,11 @@
 is named."""
 
 import json
+
 import h5py
 import numpy as np
 import pytest
+
 from braintune_nb.clock import Trim, regular_clock
 from braintune_nb.core import ClockError, DataError, MissingData
 from braintune_nb.data.bilingual import (
@@ -313,7 +315,7 @@ def test_a_lost_trigger_is_put_back(tmp_path):
 
 def test_clock_comes_from_the_log_not_from_a_constant(tmp_path):
     write_bilingual(tmp_path, make("bilingual"))
-    log = write_scanner_log(tmp_path / "en/reports/souls.report", regular_clock(23, 1.5, 9.25))
+    write_scanner_log(tmp_path / "en/reports/souls.report", regular_clock(23, 1.5, 9.25))
     clock = load_bilingual(tmp_path).stories["souls_en"].clock
     assert abs(clock.tr - 1.5) < 1e-8 and abs(clock.times[0] - 9.25) < 1e-6
 

@@ -1,16 +1,13 @@
 """Scores, ceilings, ridge and nulls against independent implementations, with invariants and
 faults."""
 
-import warnings
-
 import numpy as np
 import pytest
 import scipy.stats
-
 from ridge_problems import one_thread, problem  # noqa: F401 (a fixture works by its name)
 
 from braintune_nb.core import DataError, ParameterError
-from braintune_nb.encode import banded, ceiling, inference, subspace, ridge, score
+from braintune_nb.encode import ceiling, inference, score, subspace
 
 # ---- scores
 

@@ -23,7 +23,6 @@ from braintune_nb.core import (
     SplitError,
 )
 from braintune_nb.data.bilingual import (
-    BILINGUAL_TRIM,
     MODALITIES,
     NEGI_ORDER,
     NEGI_STORIES,
@@ -37,11 +36,11 @@ from braintune_nb.data.bilingual import (
     require_same_text,
     write_bilingual,
 )
-from braintune_nb.data.fetch import HASHES, RECORD, changed_files, fetch_recorded, recorded_hashes
+from braintune_nb.data.fetch import HASHES, changed_files, fetch_recorded, recorded_hashes
 from braintune_nb.data.recordings import Dataset, Recording, Space
-from braintune_nb.data.text_checks import check_narratives_text, check_text, require_text
 from braintune_nb.data.splits import Split
 from braintune_nb.data.stories import Events, Story, read_word_table
+from braintune_nb.data.text_checks import check_narratives_text, check_text, require_text
 from braintune_nb.features.text import text_features, text_inputs
 from braintune_nb.model.backbone import load_backbone
 from braintune_nb.model.tuner import BrainTuner

@@ -4,14 +4,12 @@ and expected, and the next step."""
 import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from braintune_nb.clock import Clock, Trim, read_scanner_log, regular_clock, nominal_clock
-from braintune_nb.data.files import read_text
+from braintune_nb.clock import Clock, Trim, nominal_clock, read_scanner_log, regular_clock
 from braintune_nb.core import (
     BraintuneError,
     ClockError,
@@ -23,7 +21,6 @@ from braintune_nb.core import (
 from braintune_nb.data.alice2016 import (
     check_alice2016,
     load_alice2016,
-    load_alice_linguistic,
     load_alice_predictors,
 )
 from braintune_nb.data.recordings import Dataset, Recording, Space, highpass, regress_out

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import transformers as tf
 
-from braintune_nb.experiment.plan import check_participants
 from braintune_nb.core import (
     BraintuneError,
     ClockError,
@@ -21,8 +20,8 @@ from braintune_nb.core import (
     MissingData,
     ModelError,
     ParameterError,
-    data_root,
 )
+from braintune_nb.data.audio import read_audio
 from braintune_nb.data.lebel2023 import (
     check_lebel2023,
     lebel_clock,
@@ -33,7 +32,7 @@ from braintune_nb.data.lebel2023 import (
 from braintune_nb.data.recordings import Dataset, Recording, Space
 from braintune_nb.data.splits import Split, whole_story
 from braintune_nb.data.stories import Events, Story
-from braintune_nb.data.audio import read_audio
+from braintune_nb.experiment.plan import check_participants
 from braintune_nb.features.speech import speech_features
 from braintune_nb.model.backbone import load_backbone, load_speech_backbone
 from braintune_nb.model.speech_inputs import speech_inputs
@@ -337,6 +336,7 @@ def test_nan_voxels_are_kept_and_said_and_never_fitted_in_silence(folder):
 
 def test_nan_voxels_stop_the_tuning_loop(folder, backbone):
     import torch
+
     from braintune_nb.loss import get_loss
     from braintune_nb.model.tuner import BrainTuner
     from braintune_nb.train.loop import TuneSettings, tune

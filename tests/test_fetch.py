@@ -20,12 +20,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from braintune_nb.clock import Clock
-from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
+from braintune_nb.core import DataError, MissingData, ParameterError
 from braintune_nb.data import fetch, files, lebel2023
 from braintune_nb.data.audio import sound_at
-from braintune_nb.data.files import file_key, memory_map, sampled_hash
 from braintune_nb.data.fetch import RECORD, fetch_files, plan_fetch, read_registry
+from braintune_nb.data.files import memory_map, sampled_hash
 from braintune_nb.data.lebel2023 import (
     TEST_STORY,
     VOXELS,

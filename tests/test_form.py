@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tokenize
 from configparser import ConfigParser
-from pathlib import Path
 
 import nbformat
 import pytest

@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.signal import lfilter
 
 from braintune_nb.core import ParameterError
-from braintune_nb.encode import inference, group
+from braintune_nb.encode import group, inference
 from braintune_nb.encode.score import correlation
 
 NULLS = ("circular_shift", "block_permutation")

@@ -16,9 +16,9 @@ from braintune_nb.model.text_inputs import section_inputs
 from braintune_nb.model.tuner import BrainTuner
 from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import (
+    MicrobatchLoss,
     SingleProcess,
     TuneSettings,
-    MicrobatchLoss,
     run_key,
     tune,
     validate,

@@ -12,12 +12,12 @@ import transformers as tf
 from braintune_nb.core import ModelError, ParameterError
 from braintune_nb.model.adapter import (
     Adapter,
-    trainable_fraction,
     adapter_targets,
     add_adapter,
+    base_unchanged,
     has_adapter,
     merged,
-    base_unchanged,
+    trainable_fraction,
 )
 from braintune_nb.model.backbone import SPEECH_KINDS, CheckedProducts, load_speech_backbone
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
+
 from braintune_nb.align.resample import lanczos
 from braintune_nb.clock import read_scanner_log, regular_clock
 from braintune_nb.core import DataError, MissingData, ParameterError
 from braintune_nb.data.stories import Story, shown_words
 from braintune_nb.data.transcripts import Events, bad_words, read_textgrid, words_from_tier
 from braintune_nb.features import lowlevel as L
-from braintune_nb.features import phones as P
 from braintune_nb.features import orthography as S
+from braintune_nb.features import phones as P
 from braintune_nb.simulate.language import make_lexicon, translate, write_story
 from braintune_nb.simulate.speech import speak
 

@@ -2,12 +2,12 @@
 checkpoint gives back."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import transformers as tf
-from dataclasses import replace
 
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, ModelError, ParameterError, seed_everything

@@ -7,23 +7,6 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from braintune_nb.experiment.plan import (
-    check_participants,
-    load_plan,
-    plan_summary,
-    plan_voxel_mask,
-    simulated_plan,
-)
-from braintune_nb.experiment.runner import (
-    best_epochs,
-    map_scores,
-    release_model,
-    run_arm,
-    run_encoding_arms,
-)
-from braintune_nb.experiment.presets import change_preset, choose_preset
-from braintune_nb.experiment.tuning import arm_targets, tune_arm, tuning_pairs, tuning_sections
-from braintune_nb.train.conditions import ARMS, TUNED_ARMS
 from braintune_nb.cli import main
 from braintune_nb.core import ParameterError, Run
 from braintune_nb.data.bilingual import write_bilingual
@@ -31,9 +14,26 @@ from braintune_nb.data.lebel2023 import write_lebel2023
 from braintune_nb.data.recordings import Dataset, Space
 from braintune_nb.data.splits import Split
 from braintune_nb.data.surface import Mapper, load_mapper, save_mapper
+from braintune_nb.experiment.plan import (
+    check_participants,
+    load_plan,
+    plan_summary,
+    plan_voxel_mask,
+    simulated_plan,
+)
+from braintune_nb.experiment.presets import change_preset, choose_preset
+from braintune_nb.experiment.runner import (
+    best_epochs,
+    map_scores,
+    release_model,
+    run_arm,
+    run_encoding_arms,
+)
+from braintune_nb.experiment.tuning import arm_targets, tune_arm, tuning_pairs, tuning_sections
 from braintune_nb.model.backbone import load_backbone
 from braintune_nb.report.maps import save_maps
 from braintune_nb.simulate.experiment import Size, load_simulated, simulate_experiment
+from braintune_nb.train.conditions import ARMS, TUNED_ARMS
 
 LENGTHS = {"UTS01": 40, "UTS02": 37, "UTS03": 34}
 
@@ -327,11 +327,8 @@ def test_arms_with_one_target_take_the_steps_of_all_participants_in_turn(made, t
 # ---- ablations are arms
 
 
-def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
-    plan, run = (
-        simulated_plan(made, regions=("language",)),
-        Run.start(tmp_path / "run", dict(seed=0)),
-    )
+def test_every_ablation_is_an_arm_with_its_setting(made, tiny):
+    plan = simulated_plan(made, regions=("language",))
     preset = choose_preset(tiny, epochs=1, participants="batch")
     changed = [name for name in TUNED_ARMS if ARMS[name].overrides]
     assert {n for n in changed if ARMS[n].stops == "matched"} == {"shared_response"}
@@ -339,9 +336,9 @@ def test_every_ablation_is_an_arm_with_its_setting(made, tiny, tmp_path):
         arm: tune_arm(plan, 0, tiny, preset, arm, 0, progress=False) for arm in ("tuned", *changed)
     }
     rows, people = len(plan.rounds[0].tuning), len(plan.tuning_participants)
-    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == {
-        arm: rows * people for arm in made_by
-    }
+    assert {arm: log[-1]["step"] for arm, (_, log) in made_by.items()} == dict.fromkeys(
+        made_by, rows * people
+    )
     assert {arm: (t.kind, t.adapter is not None) for arm, (t, _) in made_by.items()} == dict(
         tuned=("participant", False),
         shared_response=("shared", False),

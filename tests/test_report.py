@@ -13,7 +13,7 @@ from braintune_nb.core import DataError, Run, read_json, write_json
 from braintune_nb.data.recordings import Space
 from braintune_nb.report.maps import alignment_figure, gain_figure, hemispheres, save_maps
 from braintune_nb.report.page import _number, report, sentences
-from braintune_nb.report.tables import summary_alignment, check_summary, collect, gain_table, tidy
+from braintune_nb.report.tables import check_summary, collect, gain_table, summary_alignment, tidy
 
 
 def discs(n=60):

@@ -7,9 +7,6 @@ import torch
 import transformers as tf
 from scipy.stats import t as student
 
-from braintune_nb.core import DataError, ParameterError
-from braintune_nb.features.text import reading, span_states
-from braintune_nb.model.backbone import Backbone, load_backbone
 from braintune_nb.analyses.state_similarity import (
     accuracy,
     centred,
@@ -21,6 +18,9 @@ from braintune_nb.analyses.state_similarity import (
     rsa,
     rsa_null,
 )
+from braintune_nb.core import DataError, ParameterError
+from braintune_nb.features.text import reading, span_states
+from braintune_nb.model.backbone import Backbone, load_backbone
 
 SAID = [
     "the dog saw a zebra",

@@ -1,7 +1,12 @@
 """`tune()` killed with SIGKILL at random moments and started again gives bit-identical weights on
 the CPU."""
 
-import json, os, random, signal, subprocess, sys
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

@@ -290,7 +290,8 @@ def test_grid_edges_are_reported():
 
 def test_memory_stays_within_the_plan():
     "Peak memory of a fit in its own process, above data and libraries, against what the plan said."
-    import subprocess, sys
+    import subprocess
+    import sys
 
     code = """
 import numpy as np, resource

@@ -1,8 +1,10 @@
 "Simulated brains and the simulated experiment: known parts, known ceilings, known seeds."
 
 from dataclasses import replace
+
 import numpy as np
 import pytest
+
 from braintune_nb.align.delays import delay
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import MissingData, ParameterError, RunError
@@ -15,10 +17,10 @@ from braintune_nb.simulate.brain import (
     LAGS,
     SIZES,
     BrainParameters,
+    analytic_ceiling,
     convolve,
     displaced,
     hrf,
-    analytic_ceiling,
     lag_windows,
     latent_covariance,
     load_surface,

@@ -3,6 +3,7 @@ samples."""
 
 import numpy as np
 import pytest
+
 from braintune_nb.core import DataError, ParameterError
 from braintune_nb.data.stories import Events
 from braintune_nb.simulate import speech as S

@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import speech_models
 import torch
 import transformers as tf
-import speech_models
 from conftest import ROOT
-from speech_models import LAYERS, MODELS, RATE, STABLE, config, model
+from speech_models import LAYERS, MODELS, RATE, config, model
 
 from braintune_nb.align.resample import lanczos_weights
 from braintune_nb.clock import regular_clock
@@ -22,10 +22,10 @@ from braintune_nb.core import (
     ParameterError,
     data_root,
 )
+from braintune_nb.data.audio import read_audio
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
 from braintune_nb.features import speech
-from braintune_nb.data.audio import read_audio
 from braintune_nb.features.speech import (
     PRESETS,
     frame_times,

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import speech_models
 import torch
 import transformers as tf
-import speech_models
 from conftest import ROOT
 from speech_models import LAYERS, MODELS, RATE, config
 
@@ -28,7 +28,8 @@ from braintune_nb.core import (
 from braintune_nb.data.splits import Section, whole_story
 from braintune_nb.data.stories import Story
 from braintune_nb.data.transcripts import Events
-from braintune_nb.model import speech_inputs as chapter42, text_inputs
+from braintune_nb.model import speech_inputs as chapter42
+from braintune_nb.model import text_inputs
 from braintune_nb.model.backbone import load_speech_backbone
 from braintune_nb.model.speech_inputs import plan_cache, speech_inputs
 
@@ -642,7 +643,8 @@ def test_default_cache_folder(tmp_path, monkeypatch):
 
 
 def test_a_stereo_file_at_another_rate_is_resampled_and_says_so(tmp_path):
-    import soundfile, soxr
+    import soundfile
+    import soxr
 
     backbone, path = model("hubert"), tmp_path / "stereo.wav"
     high = soxr.resample(sound(), RATE, 44100, quality="VHQ")

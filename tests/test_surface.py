@@ -22,10 +22,10 @@ from braintune_nb.data.surface import (
     apply_mapper,
     ceiling_mask,
     coarser_mapper,
+    hemisphere_counts,
     load_mapper,
     pick_vertices,
     save_mapper,
-    hemisphere_counts,
     surface_mapper,
     surface_meshes,
     tuning_columns,
@@ -463,10 +463,11 @@ def test_real_images_of_ds003643(real_data):
 def test_people_with_other_voxels_share_a_head_after_mapping():
     """Simulated responses on fsaverage5, seen through 3,000 and 3,700 voxels of their own; on
     the surface both are near the truth, and one head serves both."""
-    from braintune_nb.model.tuner import BrainTuner
-    from braintune_nb.simulate.text_model import toy_backbone
-    from braintune_nb.simulate.brain import load_surface, surface_columns
     from scipy.spatial import cKDTree
+
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.simulate.brain import load_surface, surface_columns
+    from braintune_nb.simulate.text_model import toy_backbone
 
     surface = load_surface()
     vertices, draw = surface_columns(surface), np.random.default_rng(5)

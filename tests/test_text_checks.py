@@ -2,7 +2,6 @@
 built here, reads 20 words and the current one last, in English and in Chinese."""
 
 import unicodedata
-import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, ModelError
+from braintune_nb.data.stories import Events, Story, read_textgrid, words_from_tier
 from braintune_nb.data.text_checks import (
     LIMITS,
     check_text,
@@ -20,7 +20,6 @@ from braintune_nb.data.text_checks import (
     script_of,
     script_shares,
 )
-from braintune_nb.data.stories import Events, Story, read_textgrid, words_from_tier
 from braintune_nb.features.text import hidden_states, text_features, text_inputs
 from braintune_nb.model.backbone import load_backbone, transformer_blocks
 

@@ -1,7 +1,11 @@
 "Contexts, positions and states of every family of text model, on small random models built here."
 
 import shutil
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
+
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, ModelError
 from braintune_nb.data.stories import Events, Story

@@ -16,9 +16,9 @@ from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
 from braintune_nb.model import text_inputs
 from braintune_nb.model.adapter import Adapter
-from braintune_nb.model.backbone import Backbone, load_backbone
+from braintune_nb.model.backbone import load_backbone
 from braintune_nb.model.release import BrainTuner
-from braintune_nb.model.text_inputs import fast_products, section_inputs, word_states
+from braintune_nb.model.text_inputs import section_inputs, word_states
 from braintune_nb.simulate.text_model import toy_backbone
 from braintune_nb.train.loop import TuneSettings, tune
 
@@ -463,10 +463,10 @@ def test_c06_released_filter():
 
 
 def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
+    from braintune_nb.data.recordings import Dataset, Recording, Space
     from braintune_nb.experiment.plan import ExperimentPlan, TuningFold
     from braintune_nb.experiment.presets import TEXT_PRESETS
     from braintune_nb.experiment.tuning import arm_targets, brain_targets, stacked_targets
-    from braintune_nb.data.recordings import Dataset, Recording, Space
 
     stories = {n: dataclasses.replace(told(i, 10 + i), name=n) for i, n in enumerate("abcde")}
     space = Space("two", "region", np.arange(2))

@@ -10,7 +10,7 @@ import torch
 
 from braintune_nb.core import ModelError, RunError, read_json
 from braintune_nb.simulate import text_model as sb
-from braintune_nb.simulate.language import Lexicon, TEMPLATES, make_lexicon, translate, write_story
+from braintune_nb.simulate.language import TEMPLATES, make_lexicon, translate, write_story
 
 source = Path(__file__).parent.parent / "nbs" / "weights" / "tiny_text"
 lexicon = make_lexicon(seed=0)

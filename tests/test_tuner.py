@@ -24,7 +24,6 @@ from braintune_nb.data.splits import Section, whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.features.text import hidden_states, read_states, text_inputs
 from braintune_nb.loss import get_loss
-from braintune_nb.model.backbone import Backbone
 from braintune_nb.model.release import BrainTuner
 from braintune_nb.model.text_inputs import section_inputs, word_states
 from braintune_nb.model.tuner import section_targets

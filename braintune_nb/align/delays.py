@@ -8,6 +8,7 @@ __all__ = ['story_bounds', 'delay']
 # %% ../../nbs/21_align.delays.ipynb #77ac32e1
 import numpy as np
 import torch
+
 from ..arrays import as_array, as_labels
 from ..core import DataError, ParameterError
 

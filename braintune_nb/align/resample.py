@@ -7,9 +7,11 @@ __all__ = ['LANCZOS_PRESETS', 'lanczos', 'LanczosPreset', 'lanczos_weights', 'av
 
 # %% ../../nbs/20_align.resample.ipynb #c653cae7
 from dataclasses import dataclass
+
 import numpy as np
 import scipy.sparse as sp
 import torch
+
 from ..arrays import as_array
 from ..core import ClockError, DataError, ParameterError
 

@@ -7,6 +7,7 @@ __all__ = ['word_windows', 'sample_windows', 'ending_windows', 'audio_windows']
 
 # %% ../../nbs/22_align.windows.ipynb #6eae651f
 import numpy as np
+
 from ..core import ClockError, DataError, ParameterError
 
 # %% ../../nbs/22_align.windows.ipynb #ffdad22b

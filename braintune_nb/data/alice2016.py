@@ -10,11 +10,12 @@ __all__ = ['REGIONS', 'TRS', 'DISCARDED', 'TR', 'ONSET', 'linguistic_names', 'al
 from pathlib import Path
 
 import numpy as np
-from ..core import BraintuneError, DataError, MissingData, ParameterError, data_root
+
 from ..clock import regular_clock
+from ..core import BraintuneError, DataError, MissingData, ParameterError, data_root
 from .files import read_text
-from .stories import Story, read_textgrid, words_from_tier
 from .recordings import Dataset, Recording, Space
+from .stories import Story, read_textgrid, words_from_tier
 
 # %% ../../nbs/18_data.alice2016.ipynb #1299da4c
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")

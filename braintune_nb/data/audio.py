@@ -7,10 +7,14 @@ __all__ = ['SPEECH_RATE', 'RATES', 'TELEPHONE', 'FULL_SCALE', 'open_sound', 'sou
            'read_audio', 'sound_at']
 
 # %% ../../nbs/07_data.audio.ipynb #840ece6a
-import hashlib, os, struct, warnings
+import hashlib
+import os
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
+
 from braintune_nb.core import (
     DataError,
     ParameterError,
@@ -337,7 +341,8 @@ def sound_at(
 def _resample(path, target, found, rate, channel=None):
     """Stream a sound through soxr into 32-bit floats; AU, since a WAV of floats holds the time
     of writing."""
-    import soundfile, soxr
+    import soundfile
+    import soxr
 
     stream = soxr.ResampleStream(found, rate, 1, dtype="float32", quality="VHQ")
     with soundfile.SoundFile(str(target), "w", rate, 1, "FLOAT", format="AU") as out:

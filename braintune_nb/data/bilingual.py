@@ -12,7 +12,10 @@ __all__ = ['BILINGUAL_TRIM', 'BILINGUAL_SOURCE', 'MODALITIES', 'NEGI_STORIES', '
 import re
 from collections import Counter
 from pathlib import Path
+
 import numpy as np
+
+from ..clock import Clock, Trim, read_scanner_log
 from braintune_nb.core import (
     ClockError,
     DataError,
@@ -21,11 +24,7 @@ from braintune_nb.core import (
     read_json,
     write_atomic,
 )
-from ..clock import Clock, Trim, read_scanner_log
 from .fetch import changed_files, fetch_recorded, home_of
-from .stories import Story, read_textgrid, shown_words, words_from_tier
-from .recordings import Dataset, Recording
-from .splits import Split
 from braintune_nb.data.files import (
     hdf_keys,
     hdf_shapes,
@@ -43,6 +42,9 @@ from braintune_nb.data.lebel2023 import (
     write_sidecars,
     write_story_files,
 )
+from .recordings import Dataset, Recording
+from .splits import Split
+from .stories import Story, read_textgrid, shown_words, words_from_tier
 
 # %% ../../nbs/14_data.bilingual.ipynb #d832be0e
 BILINGUAL_TRIM = Trim(silence=5, noise=5, end=10)  # TRs dropped from one row a trigger

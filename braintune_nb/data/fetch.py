@@ -8,12 +8,22 @@ __all__ = ['OPENNEURO', 'RECORD', 'HASHES', 'UNKNOWN', 'Registered', 'read_regis
            'recorded_hashes', 'changed_files', 'fetch_recorded']
 
 # %% ../../nbs/09_data.fetch.ipynb #08c08787
-import csv, difflib, errno, hashlib, logging, os, platform, re, shutil, time
+import csv
+import difflib
+import errno
+import hashlib
+import logging
+import os
+import platform
+import re
+import shutil
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
+
 from braintune_nb.core import (
     DataError,
     MissingData,

@@ -8,12 +8,19 @@ __all__ = ['BLOCK', 'MAP_ABOVE', 'require_content', 'text_encoding', 'read_text'
            'read_array', 'read_or_map', 'refuse_copies']
 
 # %% ../../nbs/05_data.files.ipynb #68a1cb49
-import hashlib, io, os, re, shutil, struct, warnings
+import hashlib
+import io
+import os
+import re
+import shutil
+import struct
+import warnings
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
 from braintune_nb.core import (
     BraintuneError,
     DataError,

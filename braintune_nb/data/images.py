@@ -8,11 +8,13 @@ __all__ = ['NOT_RESPONSES', 'MESHES', 'library_errors', 'open_image', 'image_val
            'require_side', 'surface_table']
 
 # %% ../../nbs/15_data.images.ipynb #3f0c53b7
-import logging, warnings
+import logging
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from ..core import BraintuneError, DataError, cache_dir, content_hash
 from .files import file_key, keep_array, refuse_copies, require_content
 from .recordings import Space

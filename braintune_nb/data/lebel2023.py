@@ -9,23 +9,26 @@ __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'VOXELS', 'REPEATS'
            'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
 
 # %% ../../nbs/13_data.lebel2023.ipynb #684b90b5
-import json, re, shutil
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
+
+from ..clock import Clock, Trim, nominal_clock
 from braintune_nb.core import (
+    STRICT,
     ClockError,
     DataError,
     MissingData,
     ParameterError,
-    STRICT,
     cache_dir,
     note_read,
     read_arrays,
     read_json,
     write_atomic,
 )
-from ..clock import Clock, Trim, nominal_clock
 from .audio import SPEECH_RATE, sound_at, sound_format
 from .fetch import fetch_files, plan_fetch, read_registry
 from braintune_nb.data.files import (

@@ -7,9 +7,13 @@ __all__ = ['PRINCE_TR', 'PRINCE_ROWS', 'PRINCE_SOUND', 'PRINCE_LANGUAGE', 'PRINC
            'prince_paths', 'fetch_littleprince', 'prince_words', 'load_littleprince', 'check_littleprince']
 
 # %% ../../nbs/16_data.littleprince.ipynb #e897fb41
-import io, re
+import io
+import re
 from pathlib import Path
+
 import numpy as np
+
+from ..clock import regular_clock
 from braintune_nb.core import (
     ClockError,
     DataError,
@@ -17,10 +21,9 @@ from braintune_nb.core import (
     ParameterError,
     cache_dir,
 )
-from ..clock import regular_clock
-from .files import read_text
 from .audio import SPEECH_RATE, sound_at
-from .files import refuse_copies, require_content
+from .fetch import fetch_files, plan_fetch, read_registry
+from .files import read_text, refuse_copies, require_content
 from braintune_nb.data.images import (
     brain_mask,
     column_notes,
@@ -29,9 +32,8 @@ from braintune_nb.data.images import (
     image_table,
     labels_on,
 )
-from .fetch import fetch_files, plan_fetch, read_registry
-from .stories import Events, Story
 from .recordings import Dataset, Recording, likely_cause
+from .stories import Events, Story
 
 # %% ../../nbs/16_data.littleprince.ipynb #fd3d1a8d
 PRINCE_TR = 2.0  # s

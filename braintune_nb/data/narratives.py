@@ -7,9 +7,14 @@ __all__ = ['NARRATIVES_TR', 'NARRATIVES_URL', 'NARRATIVES_SOURCE', 'NARRATIVES_S
            'fetch_narratives', 'narratives_words', 'sound_onset', 'load_narratives', 'check_narratives']
 
 # %% ../../nbs/17_data.narratives.ipynb #e082325d
-import csv, io, re
+import csv
+import io
+import re
 from pathlib import Path
+
 import numpy as np
+
+from ..clock import regular_clock
 from braintune_nb.core import (
     ClockError,
     DataError,
@@ -17,13 +22,9 @@ from braintune_nb.core import (
     ParameterError,
     cache_dir,
 )
-from ..clock import regular_clock
-from .files import read_text
 from .audio import SPEECH_RATE, sound_at
-from .files import refuse_copies, require_content, visible
 from .fetch import fetch_files
-from .stories import Events, Story
-from .recordings import Dataset, Recording, Space
+from .files import read_text, refuse_copies, require_content, visible
 from braintune_nb.data.images import (
     brain_mask,
     column_notes,
@@ -34,6 +35,8 @@ from braintune_nb.data.images import (
     labels_on,
     surface_table,
 )
+from .recordings import Dataset, Recording, Space
+from .stories import Events, Story
 
 # %% ../../nbs/17_data.narratives.ipynb #25e405f6
 NARRATIVES_TR = 1.5  # s

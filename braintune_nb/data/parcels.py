@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from ..core import BraintuneError, DataError, ParameterError, note_read
 from .images import MESHES
 from .recordings import Space

@@ -9,6 +9,7 @@ __all__ = ['Space', 'likely_cause', 'Recording', 'Dataset', 'zscore', 'cosine_dr
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ..arrays import as_array, is_tensor
 from ..core import ClockError, DataError, ParameterError
 from .stories import Story

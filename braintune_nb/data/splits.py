@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
+
 from ..core import SplitError, content_hash, note_read, read_json, write_json
 from .stories import Story
 
@@ -179,7 +180,7 @@ def check_names(
                 expected="each name once",
                 next_step="remove the second one",
             )
-    pairs = {(a, b): "Sections in two roles overlap" for a, b in combinations(ROLES, 2)}
+    pairs = dict.fromkeys(combinations(ROLES, 2), "Sections in two roles overlap")
     if split.shared:
         del pairs["tuning", "encoding"]
     pairs["tuning_participants", "held_out_participants"] = "A new participant has tuned the model"

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from ..core import ClockError, DataError, ParameterError, data_root
+
 from ..clock import Clock, ScannerLog, seconds_of
+from ..core import ClockError, DataError, ParameterError, data_root
 from .files import read_text
 from braintune_nb.data.transcripts import (
     Events,

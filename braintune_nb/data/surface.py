@@ -12,7 +12,9 @@ import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+
 import numpy as np
+
 from braintune_nb.core import (
     DataError,
     MissingData,
@@ -393,6 +395,7 @@ def project_to_surface(
     """Write responses on vertices that all participants have; `MissingData` for a mapper that
     is not there, `DataError` where meshes or voxels differ, or no vertex is common."""
     from tqdm.auto import tqdm
+
     from braintune_nb.data.lebel2023 import load_lebel2023, write_lebel2023
 
     dataset, found = load_lebel2023(folder, participants), {}

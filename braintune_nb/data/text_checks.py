@@ -8,23 +8,26 @@ __all__ = ['LABELS', 'CHINESE', 'SCRIPTS', 'FORMS', 'LIMITS', 'script_of', 'text
            'check_narratives_text']
 
 # %% ../../nbs/19_data.text_checks.ipynb #35f9a119
-import re, unicodedata
+import re
+import unicodedata
 from collections import Counter
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+
 import numpy as np
+
 from ..core import BraintuneError, DataError, ModelError
+from .bilingual import check_bilingual, languages_of
+from .files import visible
 from braintune_nb.data.stories import (
     joins_without_blanks,
     language_of,
     read_textgrid,
     words_from_tier,
 )
-from .bilingual import check_bilingual, languages_of
-from .files import visible
 
 # %% ../../nbs/19_data.text_checks.ipynb #564fdc6e
-@lru_cache(maxsize=None)
+@cache
 def script_of(
     char: str,  # one character
 ) -> str:  # 'Han', 'Latin', 'Kana', 'Hangul', 'Cyrillic', ...; '' for what is no letter

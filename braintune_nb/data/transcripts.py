@@ -7,12 +7,14 @@ __all__ = ['bad_words', 'TINY', 'ARPABET', 'TIER_NAMES', 'Events', 'is_word', 'w
            'labels_look_like', 'TextGrid', 'read_textgrid', 'write_textgrid']
 
 # %% ../../nbs/08_data.transcripts.ipynb #ff2af24d
-import re, unicodedata
+import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from ..core import DataError, ParameterError, data_root, write_atomic
 from .files import read_text
 

@@ -7,10 +7,12 @@ __all__ = ['REASONS', 'Design', 'ratio_grid', 'ratio_draws', 'BandedRidge', 'nes
 
 # %% ../../nbs/74_encode.banded.ipynb #cc80a814
 import warnings
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
+
 from ..arrays import as_array, as_labels, centred, rounding
 from ..core import DataError, ParameterError
 from braintune_nb.encode.ridge import (

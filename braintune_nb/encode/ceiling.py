@@ -14,6 +14,7 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
+
 from ..arrays import as_array, as_table, rounding
 from ..core import DataError, ParameterError, SplitError
 from .score import column_blocks, correlation, normalised_alignment

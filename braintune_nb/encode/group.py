@@ -7,6 +7,7 @@ __all__ = ['participant_intervals', 'prevalence', 'group_roi_tests', 'region_tes
 
 # %% ../../nbs/76_encode.group.ipynb #7615bf3b
 import numpy as np
+
 from ..arrays import as_array
 from ..core import ParameterError
 from .inference import holm, participant_test, score_table

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
+
 from ..arrays import as_array, as_labels, as_table, rounding
 from ..core import ParameterError
 from .score import correlation, same_shape
@@ -372,7 +373,7 @@ def _columns(null, T, V, itemsize, memory):
     else:
         work = 4 * max(
             (
-                3 * (m := len(r) // null.length) ** 2
+                3 * (len(r) // null.length) ** 2
                 if _tabled(len(r), null.length, null.n)
                 else 2 * len(r)
             )

@@ -11,12 +11,14 @@ __all__ = ['SCORINGS', 'REASONS', 'label_folds', 'block_folds', 'chunk_folds', '
 # %% ../../nbs/72_encode.ridge.ipynb #22686bfa
 import warnings
 from dataclasses import dataclass
+
 import numpy as np
 import psutil
 import torch
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
+
 from ..arrays import as_array, as_labels, as_table, as_tensor, centred, rounding
 from ..core import DataError, ParameterError, fast_linear, wrong_product
 from .score import correlation

@@ -8,6 +8,7 @@ __all__ = ['correlation', 'column_blocks', 'same_shape', 'r2', 'r2_split', 'corr
 
 # %% ../../nbs/70_encode.score.ipynb #1bb12ef7
 import numpy as np
+
 from ..arrays import as_array, as_table, rounding
 from ..core import ParameterError
 

@@ -9,6 +9,7 @@ __all__ = ['SubspaceRidge', 'weight_basis']
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
+
 from ..arrays import as_array
 from ..core import DataError, ParameterError
 from .ridge import RidgeCV, check_features, check_finite, check_responses

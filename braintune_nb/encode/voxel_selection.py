@@ -8,10 +8,15 @@ __all__ = ['KINDS', 'VoxelSet', 'whole_brain', 'read_parcels', 'parcel_columns',
            'planted_selection', 'semantic_voxels']
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #3ee53c64
-import gzip, warnings
+import gzip
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+
 import numpy as np
+
+from ..align.delays import delay
+from ..align.resample import resample, story_weights
 from ..arrays import as_array, as_labels
 from braintune_nb.core import (
     BraintuneError,
@@ -21,8 +26,6 @@ from braintune_nb.core import (
     read_arrays,
     write_arrays,
 )
-from ..data.stories import Events
-from ..data.recordings import highpass, zscore
 from braintune_nb.data.parcels import (
     GROUPS,
     MESHES,
@@ -32,12 +35,12 @@ from braintune_nb.data.parcels import (
     parcel_group,
     parcels_from_table,
 )
+from ..data.recordings import highpass, zscore
+from ..data.stories import Events
 from ..data.surface import surface_meshes, tuning_columns
-from ..align.delays import delay
-from ..align.resample import resample, story_weights
-from ..features.lowlevel import PAPER_SETS, lowlevel_features, lowlevel_vocabulary
 from .banded import BandedRidge, Design
 from .inference import VoxelTest, voxel_test
+from ..features.lowlevel import PAPER_SETS, lowlevel_features, lowlevel_vocabulary
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #51554135
 @dataclass(frozen=True, eq=False)
@@ -414,7 +417,7 @@ def language_voxels(
                 found=f"0 of {len(mask)}",
                 next_step="check mesh and mapper",
             )
-        masks[p] = {l: mask for l in _languages(dataset, p)}
+        masks[p] = dict.fromkeys(_languages(dataset, p), mask)
     where = (
         "regions of the data"
         if parcels is None

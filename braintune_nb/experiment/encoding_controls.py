@@ -11,13 +11,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..analyses.alignment import encode_arm, story_designs
 from ..data.recordings import zscore
 from ..data.splits import whole_story
-from ..train.conditions import find_arm, fit_temporal_filter, weight_noise
-from ..train.control_targets import group_average
-from ..analyses.alignment import encode_arm, story_designs
 from .plan import ExperimentPlan
 from .tuning import arm_predictions, brain_targets, tuning_inputs
+from ..train.conditions import find_arm, fit_temporal_filter, weight_noise
+from ..train.control_targets import group_average
 
 # %% ../../nbs/92_experiment.encoding_controls.ipynb #fb1913b2
 def average_predictions(

@@ -12,6 +12,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from braintune_nb.analyses.cross_language import (
+    improved_test,
+    quadrant_folds,
+    transfer_summary,
+    transfer_table,
+    well_predicted,
+)
 from braintune_nb.core import (
     DataError,
     ParameterError,
@@ -23,16 +30,7 @@ from braintune_nb.core import (
 from ..data.recordings import Space
 from ..encode.inference import block_labels, block_sums
 from ..encode.score import correlation
-from ..model.backbone import Backbone
-from ..simulate.text_model import linked_concepts
-from ..train.participants import balance_sections
-from braintune_nb.analyses.cross_language import (
-    improved_test,
-    quadrant_folds,
-    transfer_summary,
-    transfer_table,
-    well_predicted,
-)
+from .encoding_controls import encoding_arm
 from braintune_nb.experiment.plan import (
     ExperimentPlan,
     arm_rows,
@@ -47,8 +45,10 @@ from braintune_nb.experiment.tuning import (
     plan_features,
     tune_arm,
 )
+from ..model.backbone import Backbone
+from ..simulate.text_model import linked_concepts
 from ..train.conditions import find_arm
-from .encoding_controls import encoding_arm
+from ..train.participants import balance_sections
 
 # %% ../../nbs/93_experiment.languages.ipynb #5f8193f2
 def tuning_rows(

@@ -16,6 +16,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from braintune_nb.analyses.alignment import (
+    mean_ceiling,
+    repeat_ceiling,
+    score_arms,
+    stacked_responses,
+    story_designs,
+    summarise,
+)
 from ..core import DataError, ParameterError
 from ..data.alice2016 import load_alice2016, load_alice_predictors
 from ..data.bilingual import load_bilingual
@@ -27,14 +35,6 @@ from ..encode.inference import participant_test
 from ..encode.score import correlation
 from ..features.lowlevel import word_rate
 from ..simulate.experiment import load_simulated
-from braintune_nb.analyses.alignment import (
-    mean_ceiling,
-    repeat_ceiling,
-    score_arms,
-    stacked_responses,
-    story_designs,
-    summarise,
-)
 
 # %% ../../nbs/89_experiment.plan.ipynb #cf24860a
 def clean_recording(

@@ -7,16 +7,23 @@ __all__ = ['MAPPED', 'NUMBERS', 'RELEASED', 'layer_numbers', 'load_any_backbone'
            'run_arm', 'run_encoding_arms', 'oracle_predictions', 'map_scores', 'SubRun', 'run_arms', 'release_model']
 
 # %% ../../nbs/94_experiment.runner.ipynb #a8d304f9
-import os, shutil
+import os
+import shutil
 from itertools import product
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
-from ..core import ModelError, ParameterError, read_arrays, read_json, write_arrays
-from ..core import write_json
 from ..analyses.alignment import encode_arm, story_designs
+from braintune_nb.core import (
+    ModelError,
+    ParameterError,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from ..data.recordings import Space
 from ..data.splits import Split
 from ..encode.score import correlation
@@ -449,7 +456,15 @@ def run_arms(
     return predictions, curves, training
 
 # %% ../../nbs/94_experiment.runner.ipynb #7fbc578c
-NUMBERS = ("arm", "region", "subset", "value", "ci_low", "ci_high", "n")  # columns of a release's numbers
+NUMBERS = (
+    "arm",
+    "region",
+    "subset",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+)  # columns of a release's numbers
 RELEASED = ("tuned", "permuted", "shared_subspace")  # arms of a release's numbers
 
 

@@ -23,12 +23,12 @@ from braintune_nb.core import (
 )
 from .encoding_controls import noisy_backbone
 from .plan import simulated_plan
-from .runner import best_epochs, load_any_backbone
-from ..simulate.experiment import cached_simulation
 from .presets import choose_preset
+from .runner import best_epochs, load_any_backbone
 from .tuning import tune_arm
 from ..features.text import span_states
 from ..model.backbone import Backbone, load_backbone
+from ..simulate.experiment import cached_simulation
 from ..simulate.language import TEMPLATES, Lexicon
 from ..simulate.text_model import build_text_model, mask_tokens, token_logits
 from ..tasks.probe import Measure, load_arms

@@ -17,16 +17,26 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..core import ParameterError, seed_everything
 from ..align.resample import resample
+from braintune_nb.analyses.alignment import (
+    encode_arm,
+    repeat_ceiling,
+    shared_subspace_model,
+    stacked_responses,
+    story_designs,
+)
+from ..core import ParameterError, seed_everything
 from ..data.splits import Section, whole_story
 from ..encode.score import correlation
-from ..features.speech import PRESETS as SPEECH_READINGS, speech_features
+from .plan import ExperimentPlan, plan_ceilings, plan_voxel_mask
+from .presets import Preset, change_preset
+from ..features.speech import PRESETS as SPEECH_READINGS
+from ..features.speech import speech_features
 from ..features.text import text_features
 from ..loss import get_loss
+from ..model.release import BrainTuner  # a tuner that can be stored
 from ..model.speech_inputs import speech_inputs
 from ..model.text_inputs import section_inputs
-from ..model.release import BrainTuner  # a tuner that can be stored
 from ..train.conditions import TUNED_ARMS, Arm, find_arm, permute_blocks
 from braintune_nb.train.control_targets import (
     SharedResponse,
@@ -39,15 +49,6 @@ from braintune_nb.train.control_targets import (
 from ..train.loop import tune
 from ..train.objectives import own_objective
 from ..train.participants import balance_sections, head_name, language_of
-from braintune_nb.analyses.alignment import (
-    encode_arm,
-    repeat_ceiling,
-    shared_subspace_model,
-    stacked_responses,
-    story_designs,
-)
-from .plan import ExperimentPlan, plan_ceilings, plan_voxel_mask
-from .presets import Preset, change_preset
 
 # %% ../../nbs/91_experiment.tuning.ipynb #06709dc9
 def batches(

@@ -10,11 +10,14 @@ __all__ = ['LOWLEVEL', 'VOCABULARY_SETS', 'PAPER_SETS', 'word_rate', 'sound_powe
 import warnings
 from itertools import chain
 from pathlib import Path
+
 import numpy as np
+
 from ..align.resample import average_weights, lanczos_weights, story_weights
 from ..align.windows import sample_windows
 from ..core import DataError, MissingData, ParameterError
 from ..data.audio import check_samples, read_audio, sound_blocks, sound_format
+from .orthography import motion_energy, orthographic_similarity
 from braintune_nb.features.phones import (
     FeatureSet,
     articulation,
@@ -26,7 +29,6 @@ from braintune_nb.features.phones import (
     tones,
     triphone_counts,
 )
-from .orthography import motion_energy, orthographic_similarity
 
 # %% ../../nbs/33_features.lowlevel.ipynb #02cc4e2e
 def word_rate(

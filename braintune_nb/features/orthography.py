@@ -9,8 +9,10 @@ __all__ = ['default_font', 'render_words', 'gabor_bank', 'gabor_energy', 'frame_
 # %% ../../nbs/29_features.orthography.ipynb #04e2e64b
 from collections import Counter
 from functools import lru_cache
+
 import numpy as np
 import scipy.sparse as sp
+
 from ..core import DataError, MissingData, ParameterError
 from .phones import FeatureSet, per_tr
 

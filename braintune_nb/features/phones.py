@@ -8,11 +8,14 @@ __all__ = ['ARTICULATION', 'ARPABET', 'GESTURES', 'RELEASED_ARTICULATION', 'ESPE
            'diphone_counts', 'triphone_counts', 'articulation', 'phone_rate', 'syllable_tones', 'tones']
 
 # %% ../../nbs/28_features.phones.ipynb #7deb2c68
-import re, unicodedata
+import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
+
 import numpy as np
 import scipy.sparse as sp
+
 from ..align.resample import average_weights, lanczos_weights
 from ..core import DataError, ParameterError
 from ..data.stories import language_of
@@ -240,7 +243,6 @@ def story_phones(
     if gap is None:
         gap = 0.06 if script == "own" else 0.02
     return _split(story.phones, parts, gap, left_out)
-
 
 # %% ../../nbs/28_features.phones.ipynb #e8d0c6ef
 def _check_tier(story):

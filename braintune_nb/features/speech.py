@@ -10,12 +10,14 @@ __all__ = ['MINIMUM', 'PRESETS', 'PRECISIONS', 'window_edges', 'frame_times', 'F
 import weakref
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
+
 from ..align.resample import lanczos_weights
 from braintune_nb.core import (
     ClockError,
@@ -24,8 +26,8 @@ from braintune_nb.core import (
     ParameterError,
     cache_dir,
     content_hash,
-    write_atomic,
     fast_linear,
+    write_atomic,
 )
 from ..data.audio import check_samples, read_audio
 from braintune_nb.model.backbone import (

@@ -7,17 +7,19 @@ __all__ = ['TextInputs', 'text_inputs', 'read_states', 'hidden_states', 'text_fe
            'reading']
 
 # %% ../../nbs/31_features.text.ipynb #5a7322f4
-from contextlib import contextmanager
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from ..core import DataError, ModelError, ParameterError, content_hash, write_atomic
+
 from ..align.resample import resample, story_weights
-from ..data.stories import joins_without_blanks
 from ..align.windows import word_windows
+from ..core import DataError, ModelError, ParameterError, content_hash, write_atomic
+from ..data.stories import joins_without_blanks
 from ..model.backbone import Backbone
 
 # %% ../../nbs/31_features.text.ipynb #614fc508

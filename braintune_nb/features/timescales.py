@@ -8,11 +8,13 @@ __all__ = ['Band', 'timescale_bands', 'band_gains', 'split_timescales', 'blackma
 # %% ../../nbs/27_features.timescales.ipynb #9c4fdcd9
 import warnings
 from dataclasses import dataclass
+
 import numpy as np
 from scipy.fft import dct, idct
+
+from ..align.resample import resample, story_weights
 from ..core import DataError, ParameterError
 from ..data.stories import Story
-from ..align.resample import resample, story_weights
 
 # %% ../../nbs/27_features.timescales.ipynb #0a5cfc6a
 @dataclass(frozen=True)

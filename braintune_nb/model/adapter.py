@@ -7,9 +7,14 @@ __all__ = ['ATTENTION', 'Adapter', 'adapter_targets', 'has_adapter', 'add_adapte
            'merged']
 
 # %% ../../nbs/40_model.adapter.ipynb #28097079
-import copy, re, types, warnings
+import copy
+import re
+import types
+import warnings
 from dataclasses import dataclass
+
 import torch
+
 from ..core import ModelError, ParameterError
 from .backbone import SPEECH_KINDS, transformer_blocks
 

@@ -8,7 +8,10 @@ __all__ = ['SPEECH_KINDS', 'SHIPPED', 'NO_LIMIT', 'Backbone', 'sees_ahead', 'che
            'product_is_wrong', 'in_float32', 'CheckedProducts']
 
 # %% ../../nbs/30_model.backbone.ipynb #e4b45af1
-import importlib.util, math, warnings, weakref
+import importlib.util
+import math
+import warnings
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
 from ..core import ModelError, content_hash, note_read, read_json, wrong_product
 
 # %% ../../nbs/30_model.backbone.ipynb #623a9aea

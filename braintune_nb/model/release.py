@@ -7,16 +7,21 @@ __all__ = ['FORMAT', 'DATASETS', 'DATA_LICENCES', 'PAPERS', 'LIMITS', 'UNHASHED'
            'save_tuner', 'load_tuner', 'push_tuner']
 
 # %% ../../nbs/44_model.release.ipynb #f58d9534
-import hashlib, json, shutil, tempfile
+import hashlib
+import json
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
+
 import numpy as np
 from safetensors.torch import load_file, save_file
+
 from braintune_nb.core import (
-    content_hash,
     DataError,
     ModelError,
     ParameterError,
+    content_hash,
     note_read,
     read_arrays,
     read_json,
@@ -222,7 +227,7 @@ DATASETS = dict(
     lebel2023="ds003020", littleprince="ds003643", narratives="ds002345"
 )  # name here -> OpenNeuro
 DATA_LICENCES = dict(
-    simulated="none needed: simulated", **{k: "CC0" for k in (*DATASETS, *DATASETS.values())}
+    simulated="none needed: simulated", **dict.fromkeys((*DATASETS, *DATASETS.values()), "CC0")
 )  # where a data set states one
 
 # %% ../../nbs/44_model.release.ipynb #8a90d959

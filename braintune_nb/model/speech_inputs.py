@@ -6,7 +6,10 @@
 __all__ = ['STORED', 'encode_frames', 'SpeechInputs', 'read_speech', 'speech_inputs', 'plan_cache']
 
 # %% ../../nbs/42_model.speech_inputs.ipynb #6c4303f9
-import math, shutil, warnings, weakref
+import math
+import shutil
+import warnings
+import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,19 +21,19 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
+from ..align.resample import average_weights
+from ..align.windows import audio_windows, ending_windows
 from braintune_nb.core import (
+    DataError,
     MissingData,
     ModelError,
     ParameterError,
     RunError,
-    DataError,
     cache_dir,
     content_hash,
     fast_linear,
     write_atomic,
 )
-from ..align.resample import average_weights
-from ..align.windows import audio_windows, ending_windows
 from ..data.audio import read_audio, sound_format
 from braintune_nb.features.speech import (
     FastKernels,

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ..core import DataError, ParameterError, content_hash, fast_linear
 from ..align.resample import story_weights
-from .backbone import CheckedProducts, product_is_wrong, transformer_blocks
+from ..core import DataError, ParameterError, content_hash, fast_linear
 from ..features.text import TextInputs, read_states, text_inputs
+from .backbone import CheckedProducts, product_is_wrong, transformer_blocks
 
 # %% ../../nbs/41_model.text_inputs.ipynb #c9de2473
 @dataclass(frozen=True, eq=False)

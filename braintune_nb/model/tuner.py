@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..align.delays import delay
+from ..align.resample import resample
 from ..core import DataError, ParameterError
 from ..data.recordings import zscore
-from ..align.resample import resample
-from ..align.delays import delay
-from .backbone import SpeechBackbone, transformer_blocks
 from .adapter import Adapter, add_adapter, merged
+from .backbone import SpeechBackbone, transformer_blocks
 
 # %% ../../nbs/43_model.tuner.ipynb #6678f1e6
 def section_targets(

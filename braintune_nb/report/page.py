@@ -27,10 +27,10 @@ from braintune_nb.report.maps import (
 )
 from braintune_nb.report.tables import (
     by_region,
-    summary_alignment,
     gain_table,
     read_run,
     split_tables,
+    summary_alignment,
     tidy,
 )
 

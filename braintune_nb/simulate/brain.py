@@ -10,12 +10,14 @@ __all__ = ['PARCELS', 'GROUPS', 'N_LEFT', 'HZ', 'SIZES', 'FOLLOWS', 'LAGS', 'Bra
 
 # %% ../../nbs/36_simulate.brain.ipynb #889220b4
 import zlib
-from functools import lru_cache
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
 import numpy as np
+
 from ..core import ParameterError
-from ..data.stories import Events
 from ..data.recordings import Space, zscore
+from ..data.stories import Events
 
 # %% ../../nbs/36_simulate.brain.ipynb #10ed7044
 @dataclass(frozen=True)

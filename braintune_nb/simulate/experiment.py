@@ -7,10 +7,16 @@ __all__ = ['ROLES', 'SIZES', 'LAYOUTS', 'TIMESCALE', 'LOUDNESS', 'Size', 'word_l
            'Truth', 'load_simulated', 'oracle_features', 'cached_simulation']
 
 # %% ../../nbs/37_simulate.experiment.ipynb #83190d5d
-import json, os, shutil
+import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
 import numpy as np
+
+from ..align.resample import lanczos_weights, resample
+from ..clock import regular_clock
 from braintune_nb.core import (
     DataError,
     MissingData,
@@ -21,9 +27,7 @@ from braintune_nb.core import (
     content_hash,
     write_atomic,
 )
-from ..clock import regular_clock
-from ..data.stories import Story
-from ..data.recordings import Dataset, Recording
+from ..data.bilingual import load_bilingual, write_bilingual
 from braintune_nb.data.lebel2023 import (
     RESPDICT_SURPLUS,
     lebel_clock,
@@ -31,18 +35,8 @@ from braintune_nb.data.lebel2023 import (
     write_lebel2023,
     write_npz,
 )
-from ..data.bilingual import load_bilingual, write_bilingual
-from ..align.resample import lanczos_weights, resample
-from braintune_nb.simulate.language import (
-    Lexicon,
-    Text,
-    make_lexicon,
-    meaning_track,
-    topic_track,
-    translate,
-    write_story,
-)
-from .speech import VOICES, speak
+from ..data.recordings import Dataset, Recording
+from ..data.stories import Story
 from braintune_nb.simulate.brain import (
     BrainParameters,
     analytic_ceiling,
@@ -57,6 +51,16 @@ from braintune_nb.simulate.brain import (
     surface_columns,
     surface_space,
 )
+from braintune_nb.simulate.language import (
+    Lexicon,
+    Text,
+    make_lexicon,
+    meaning_track,
+    topic_track,
+    translate,
+    write_story,
+)
+from .speech import VOICES, speak
 
 # %% ../../nbs/37_simulate.experiment.ipynb #659f2f40
 ROLES = ("tuning", "validation", "encoding", "test")

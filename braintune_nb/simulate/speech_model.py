@@ -26,6 +26,8 @@ from braintune_nb.core import (
 )
 from ..data.stories import Events
 from ..model.backbone import FrameGrid
+from .language import TEMPLATES, Lexicon, exchangeable_sentences
+from .speech import LANGUAGES, RATE, VOICES, Speech, speak
 from braintune_nb.simulate.text_model import (
     label_probe,
     mean_states,
@@ -33,8 +35,6 @@ from braintune_nb.simulate.text_model import (
     model_folder,
     translation_similarity,
 )
-from .language import TEMPLATES, Lexicon, exchangeable_sentences
-from .speech import LANGUAGES, RATE, VOICES, Speech, speak
 
 # %% ../../nbs/39_simulate.speech_model.ipynb #946b9e0b
 TRAINING_VOICES, NEW_VOICES = (

@@ -6,7 +6,12 @@
 __all__ = ['full_tensor', 'distribute_like', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../../nbs/60_train.checkpoint.ipynb #a41ad42d
-import hashlib, json, os, shutil, tempfile, warnings
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ..core import DataError, ModelError, ParameterError
 from ..align.delays import delay
+from ..core import DataError, ModelError, ParameterError
 
 # %% ../../nbs/62_train.conditions.ipynb #324d6b0a
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..align.resample import resample
 from ..core import DataError, ParameterError
 from ..data.recordings import zscore
-from ..align.resample import resample
-from ..model.backbone import SpeechBackbone
-from ..features.text import text_features
 from ..features.speech import speech_features
+from ..features.text import text_features
+from ..model.backbone import SpeechBackbone
 
 # %% ../../nbs/64_train.control_targets.ipynb #8f3c5077
 def haemodynamic_response(

@@ -7,12 +7,13 @@ __all__ = ['TUNER_SETTINGS', 'TuneSettings', 'learning_rate_factor', 'lr_lambdas
            'SingleProcess', 'validate', 'tune']
 
 # %% ../../nbs/65_train.loop.ipynb #e8fae6bb
-import csv, io
+import csv
+import io
+import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-import time
 
 import torch
 from tqdm.auto import tqdm
@@ -30,12 +31,12 @@ from braintune_nb.core import (
 from ..loss import correlation_over_time, l2_penalty
 from ..model.backbone import CheckedProducts
 from braintune_nb.train.checkpoint import (
-    load_checkpoint,
     distribute_like,
-    save_checkpoint,
     full_tensor,
+    load_checkpoint,
+    save_checkpoint,
 )
-from .participants import split_between_processes, epoch_steps, natural_sort_key
+from .participants import epoch_steps, natural_sort_key, split_between_processes
 
 # %% ../../nbs/65_train.loop.ipynb #bc87aa54
 @dataclass(frozen=True)

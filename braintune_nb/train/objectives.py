@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from ..core import DataError, ModelError, ParameterError, content_hash
-from ..simulate.speech_model import pretraining_heads, pretraining_loss
 from ..model.backbone import SpeechBackbone
 from ..model.speech_inputs import encode_frames
 from ..model.text_inputs import fast_products
+from ..simulate.speech_model import pretraining_heads, pretraining_loss
 
 # %% ../../nbs/63_train.objectives.ipynb #0a7e4d52
 class Objective(torch.nn.Module):

@@ -38,8 +38,8 @@ def stored(file, make):
 
 def tuned(args, plan, model, preset, loss, arm, stop=None):
     "(participant -> (T, V), logs) of one loss and arm, both rounds."
-    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
     from braintune_nb.core import read_json, write_json
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
 
     file = args.folder / f"{loss}_{arm}_{args.seed}.npz"
 
@@ -71,8 +71,9 @@ def tuned(args, plan, model, preset, loss, arm, stop=None):
 
 def low_predictions(plan):
     "Word rate and sound power alone."
-    from braintune_nb.analyses.alignment import encode_arm, story_designs
     import numpy as np
+
+    from braintune_nb.analyses.alignment import encode_arm, story_designs
 
     people = [*plan.participants, *plan.groups]
     low = replace(plan, lowlevel=None)
@@ -149,11 +150,11 @@ def main():
     import torch
 
     torch.set_num_threads(args.threads)
-    from braintune_nb.experiment.plan import alice_plan, plan_summary
-    from braintune_nb.experiment.runner import best_epochs
-    from braintune_nb.experiment.presets import choose_preset
-    from braintune_nb.experiment.tuning import arm_predictions, plan_features
     from braintune_nb.core import data_root
+    from braintune_nb.experiment.plan import alice_plan, plan_summary
+    from braintune_nb.experiment.presets import choose_preset
+    from braintune_nb.experiment.runner import best_epochs
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features
     from braintune_nb.model.backbone import load_backbone
 
     folder = (data_root() or Path("")) / "alice2016"

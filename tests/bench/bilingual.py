@@ -23,6 +23,7 @@ RESULTS = ROOT / "nbs" / "experiments" / "results" / "bilingual_calibration.csv"
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+
 from braintune_nb.analyses.cross_language import (
     match_noise,
     noise_to_add,

@@ -91,7 +91,7 @@ def naive(prediction, responses, n, groups, kind, length):
 
 def one_speed(tool, kind, stories, trs, voxels, n, layers, mapped):
     "Run once in this process; print seconds and peak megabytes above the data."
-    import scipy.fft, scipy.sparse, scipy.stats  # noqa: E401
+
     from braintune_nb.encode.inference import voxel_test
 
     rng, T = np.random.default_rng(0), stories * trs
@@ -293,6 +293,7 @@ def voxel_rows(
     false share of the findings and true voxels found."""
     from scipy.signal import detrend
     from scipy.stats import pearsonr
+
     from braintune_nb.encode.inference import fdr, voxel_test
 
     number = lambda method: (
@@ -455,8 +456,8 @@ def truth(seed, gain, spread, **size):
 def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=200):
     """How often 95 % intervals miss the true gain: crossed, people only, plain crossed
     percentile, and each participant's own."""
+    from braintune_nb.encode.group import participant_intervals, prevalence
     from braintune_nb.encode.inference import crossed_interval
-    from braintune_nb.encode.group import prevalence, participant_intervals
 
     rng = np.random.default_rng(
         zlib.crc32(f"{people} {gain} {spread} {stories} {trs} {length}".encode()) + seed
@@ -542,6 +543,7 @@ def values_rows(people, stories, seeds, datasets, seed):
     """Scores made of people, stories, seeds and their interaction: how often intervals miss the
     mean."""
     from scipy.stats import t
+
     from braintune_nb.encode.group import random_effects_interval
 
     rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)

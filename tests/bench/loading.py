@@ -57,6 +57,7 @@ def act(arm, path, kept):
     "What is measured."
     import h5py
     import numpy as np
+
     from braintune_nb.data.files import memory_map
 
     if arm == "read":

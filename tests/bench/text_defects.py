@@ -58,15 +58,14 @@ def wrong_share(plan):
 
 def measure(args, simulation_seed, folder):
     "Rows of one simulated experiment."
-    import numpy as np
 
-    from braintune_nb.experiment.plan import plan_summary, simulated_plan
-    from braintune_nb.experiment.runner import best_epochs, layer_numbers
-    from braintune_nb.simulate.experiment import cached_simulation
-    from braintune_nb.experiment.presets import change_preset, choose_preset
-    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
     from braintune_nb.core import read_arrays, read_json, write_arrays, write_json
+    from braintune_nb.experiment.plan import plan_summary, simulated_plan
+    from braintune_nb.experiment.presets import change_preset, choose_preset
+    from braintune_nb.experiment.runner import best_epochs, layer_numbers
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
     from braintune_nb.model.backbone import load_backbone
+    from braintune_nb.simulate.experiment import cached_simulation
 
     plan, model = (
         simulated_plan(cached_simulation(args.size, simulation_seed, {})),

@@ -23,7 +23,6 @@ import pandas as pd
 import torch
 
 from braintune_nb.analyses.alignment import story_design
-from braintune_nb.encode.banded import BandedRidge, ratio_grid
 from braintune_nb.analyses.lowlevel import (
     impact_predictions,
     impact_table,
@@ -31,6 +30,7 @@ from braintune_nb.analyses.lowlevel import (
     lowlevel_impact,
     planted_impact,
 )
+from braintune_nb.encode.banded import BandedRidge, ratio_grid
 
 PARTS = ("unique_model", "shared", "unique_low")
 LEVELS = (0, 25, 50, 75)

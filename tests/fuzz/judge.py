@@ -8,7 +8,6 @@ import math
 import re
 
 import numpy as np
-
 from judge_base import (
     HEX64,
     NUMBER,

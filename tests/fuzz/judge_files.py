@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ET
 import zlib
 
 import numpy as np
-
 from judge_base import (
     LARGEST_ARRAY,
     as_floats,

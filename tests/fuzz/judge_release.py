@@ -9,7 +9,6 @@ import struct
 import zipfile
 
 import numpy as np
-
 from judge_base import (
     HEX64,
     PEOPLE,

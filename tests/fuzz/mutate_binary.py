@@ -9,7 +9,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-
 from operators import CHOICE, SAME, VALUE, Skip, pick, simple, some
 
 # ---- HDF5: (open file without the dataset, its name, its numbers, rng) writes the dataset anew

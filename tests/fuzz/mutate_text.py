@@ -8,7 +8,6 @@ import re
 import unicodedata
 
 import numpy as np
-
 from operators import CHOICE, FEWER, LABEL, SAME, VALUE, Skip, operator, pick, simple, some
 
 # ---- bytes of any file

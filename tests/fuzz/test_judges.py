@@ -1020,7 +1020,7 @@ def test_release_with_less_and_with_hashes(tmp_path):
         "ceilings.json",
         "ceilings.npz",
     ]
-    bare = {name: None for name in [*optional, "README.md"]}
+    bare = dict.fromkeys([*optional, "README.md"])
     path = released(tmp_path, **bare, **{"tuner.json": json.dumps(facts_of(split=None))})
     found = JUDGES["release"](path, {})
     assert found.valid, found.reason
