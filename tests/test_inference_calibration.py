@@ -37,13 +37,16 @@ def experiment(rng, people, gain=0.0, spread=0.1, T=240, V=4):
 
 def percentile(result_arms, owner, rng, n=200):
     "What a plain crossed bootstrap over people and blocks with percentile limits would say."
-    from braintune_nb.encode.inference import _draw_counts, _region_draws
+    from braintune_nb.encode import inference
 
-    counts = _draw_counts(owner, n, rng)
+    counts = inference._draw_counts(owner, n, rng)
     mask = np.ones((1, result_arms[0][0].shape[-1]), bool)
     scores = np.stack(
         [
-            (_region_draws(a, counts, mask, None) - _region_draws(b, counts, mask, None))[1:, 0, 0]
+            (
+                inference._region_draws(a, counts, mask, None)
+                - inference._region_draws(b, counts, mask, None)
+            )[1:, 0, 0]
             for a, b in zip(*result_arms)
         ]
     )

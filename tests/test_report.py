@@ -11,8 +11,9 @@ import pytest
 
 from braintune_nb.core import DataError, Run, read_json, write_json
 from braintune_nb.data.recordings import Space
+from braintune_nb.report import page as report_page
 from braintune_nb.report.maps import alignment_figure, gain_figure, hemispheres, save_maps
-from braintune_nb.report.page import _number, report, sentences
+from braintune_nb.report.page import report, sentences
 from braintune_nb.report.tables import check_summary, collect, gain_table, summary_alignment, tidy
 
 
@@ -207,10 +208,10 @@ def test_page_is_whole_and_alone(finished):
 def test_every_number_is_on_the_page(finished):
     text, summary = " ".join(read(finished).text), read_json(finished / "summary.json")
     for row in summary_alignment(summary).itertuples():
-        assert _number(row.mean) in text
+        assert report_page._number(row.mean) in text
     for row in gain_table(summary).itertuples():
         for x in (row.mean, row.ci_low, row.ci_high):
-            assert _number(x, True) in text
+            assert report_page._number(x, True) in text
     for word in (
         "correlation_over_time",
         "simulated",
