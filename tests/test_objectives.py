@@ -26,7 +26,7 @@ from braintune_nb.train.objectives import (
     OwnText,
     draw_mask,
     draw_pieces,
-    encode_frames,
+    masked_states,
     own_objective,
 )
 
@@ -265,12 +265,12 @@ def test_a_hidden_frame_is_hidden_from_the_loss_of_everything_but_its_own_target
     with torch.no_grad():
         changed = torch.where(hidden[..., None], torch.randn_like(front), front)
         assert torch.equal(
-            encode_frames(backbone.model, changed, hidden)[0],
-            encode_frames(backbone.model, front, hidden)[0],
+            masked_states(backbone.model, changed, hidden)[0],
+            masked_states(backbone.model, front, hidden)[0],
         )
         assert not torch.allclose(
-            encode_frames(backbone.model, changed)[0],
-            encode_frames(backbone.model, front)[0],
+            masked_states(backbone.model, changed)[0],
+            masked_states(backbone.model, front)[0],
             atol=1e-3,
         )
 
@@ -286,7 +286,7 @@ def test_nothing_hidden_is_the_models_own_forward_pass(heard):
         with torch.no_grad():
             front, chosen = draw_pieces(backbone, inputs, None)
             assert torch.allclose(
-                encode_frames(backbone.model, front)[0],
+                masked_states(backbone.model, front)[0],
                 backbone.model(torch.from_numpy(values)).last_hidden_state,
                 atol=1e-4,
             )
@@ -355,7 +355,7 @@ def test_cluster_loss_is_the_written_out_one_and_asks_each_piece_for_its_own_clu
         value = own.loss(tuner, inputs)
         np.random.seed(0)
         hidden = draw_mask((3, inputs.frames), 0.8, 5)
-        states = encode_frames(tuner.model, inputs.front(np.array([0, 4, 7]), tuner.model), hidden)[
+        states = masked_states(tuner.model, inputs.front(np.array([0, 4, 7]), tuner.model), hidden)[
             0
         ]
         score = torch.cosine_similarity(own.project(states)[:, :, None], own.codes, dim=-1) / 0.1

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import DataError, content_hash, read_json
+from ..core import DataError, content_hash, read_finished
 from ..train.conditions import REQUIRED_ARMS
 
 # %% ../../nbs/95_report.tables.ipynb #8b0a1eb2
@@ -116,9 +116,8 @@ def read_run(
                     else "give the folder that --out named"
                 ),
             )
-    return check_summary(read_json(folder / "summary.json"), folder / "summary.json"), read_json(
-        folder / "run.json"
-    )
+    summary, record = read_finished(folder)
+    return check_summary(summary, folder / "summary.json"), record
 
 # %% ../../nbs/95_report.tables.ipynb #a0aa64bf
 def by_region(
