@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import unicodedata
+import warnings
 import weakref
 from contextlib import contextmanager, suppress
 from importlib import metadata
