@@ -46,7 +46,7 @@ def pair(seed, n=14):
 def heard(seed, n=6):
     """The same for a speech model: a window of sound for each TR."""
     draw, story = np.random.default_rng(seed), Story(f"tones {seed}", "en", Events(np.array([0.1]), np.array([0.5]), ("one",)), regular_clock(n, 0.5, first=0.3))
-    inputs = speech_inputs(whole_story(story), speech, delays=(0,), window=1.0, audio=draw.normal(size=48000).astype(np.float32), sampling_rate=16000)
+    inputs = speech_inputs(whole_story(story), speech, delays=(0,), window=1.0, audio=0.1 * draw.normal(size=48000).astype(np.float32), sampling_rate=16000)
     return inputs, {p: torch.tensor(draw.normal(size=(n, 5))).float() for p in ("P1", "P2")}
 
 

@@ -258,7 +258,7 @@ def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp
         b,
         delays=(0,),
         window=2.0,
-        audio=np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32),
+        audio=0.1 * np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32),
         sampling_rate=16000,
     )
     tuner = stirred(
@@ -505,7 +505,7 @@ def one_bit(weights):
         (lambda f: (f / "heads.safetensors").unlink(), "no heads.safetensors"),
         (
             lambda f: (f / "split.json").write_text(
-                (f / "split.json").read_text().replace("s4", "s1")
+                (f / "split.json").read_text().replace("s4", "s9")
             ),
             "not the one of the release",
         ),

@@ -317,9 +317,12 @@ def test_broken_runs_are_refused(tmp_path, scores):
         report(folder)
     with pytest.raises(DataError, match="no finished run"):
         report(tmp_path)
-    write_json(folder / "summary.json", summary)
+    with pytest.raises(DataError, match="was changed"):
+        write_json(folder / "summary.json", {**summary, "seconds": 1.0})
+        report(folder)
+    folder = Run.start(tmp_path / "b", {"seed": 1}).finish(summary)
     np.savez(folder / "maps.npz", kind=np.array([{}], object))
-    (folder / "scores").mkdir()
+    (folder / "scores").mkdir(exist_ok=True)
     shutil.move(folder / "maps.npz", folder / "scores" / "maps.npz")
     with pytest.raises(DataError, match="pickle"):
         report(folder)

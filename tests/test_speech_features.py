@@ -430,7 +430,7 @@ def test_bad_sound_is_refused():
     for wrong, error, text in (
         (audio[None], DataError, "one channel"),
         ((audio * 32767).astype(np.int16), DataError, "floating-point"),
-        (broken, DataError, r"1 of 20800 samples, first at 0.100 s"),
+        (broken, DataError, r"1 of 20800 samples, the first at 0.100 s"),
         (audio[:0], DataError, "too short"),
     ):
         with pytest.raises(error, match=text):

@@ -535,8 +535,10 @@ def run_record(seconds):
 
 def timeless(root, seconds):
     "Take time, memory and machine out of a run, so that the same seed gives the same files."
-    known = run_record(seconds)
-    for name in ("run.json", "summary.json"):
+    from braintune_nb.core import content_hash
+
+    known, summary = run_record(seconds), {}
+    for name in ("summary.json", "run.json"):
         held = json.loads((root / name).read_text())
         for key in (
             "seconds",
@@ -551,6 +553,10 @@ def timeless(root, seconds):
                 held[key] = known[key]
         for stage in held.get("stages", {}).values():
             stage["seconds"] = 1.25
+        if held.pop("record_hash", None):  # a version that holds its files to their hashes
+            held["summary_hash"] = content_hash(summary)
+            held["record_hash"] = content_hash(held)
+        summary = held
         text = json.dumps(held, sort_keys=True, indent=1, ensure_ascii=False)
         (root / name).write_text(text + "\n")
 
