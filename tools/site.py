@@ -9,10 +9,12 @@ signature; here the signature is read from the cell that defines it, so a page c
 and needs no optional library."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
@@ -159,6 +161,21 @@ def label(notebook: str, name: str) -> str:
     return f"{page_name(notebook)}.{name}"
 
 
+def repository(root: Path = ROOT) -> str:
+    "Address under which the files of the repository can be read."
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf8")
+    return settings["DEFAULT"]["git_url"] + "/blob/main/"
+
+
+def to_repository(match: re.Match, folder: str) -> str:
+    "A link to a file that is no page of the site, such as a table or the licence, as an address."
+    place = os.path.normpath(Path("nbs") / folder / match[2])
+    if match[2].endswith((".ipynb", ".png", ".svg")) or not (ROOT / place).is_file():
+        return match[0]
+    return f"{match[1]}{repository()}{place})"
+
+
 def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str:
     "Markdown with links from `names` to their definitions, and from notebooks to their pages."
 
@@ -179,6 +196,7 @@ def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str
             fenced = not fenced
         elif not fenced and not line.startswith("#"):
             line = re.sub(r"(\]\()([^)\s#:]+\.ipynb)(#[^)\s]*)?\)", to_page, line)
+            line = re.sub(r"(\]\()([^)\s#:]+)\)", lambda m: to_repository(m, folder), line)
             line = re.sub(
                 r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
                 lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0],
