@@ -22,24 +22,29 @@ MODELS = {
 }
 
 
+def whisper_settings(layers=2, positions=100):
+    "Settings of a small Whisper, its decoder as small as it can be."
+    return dict(
+        d_model=16,
+        encoder_layers=layers,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        vocab_size=20,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        num_mel_bins=80,
+        max_source_positions=positions,
+    )
+
+
 def config(kind, **more):
     if kind == "whisper":
-        return tf.WhisperConfig(
-            d_model=16,
-            encoder_layers=LAYERS,
-            encoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_layers=1,
-            decoder_attention_heads=2,
-            decoder_ffn_dim=32,
-            vocab_size=20,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            num_mel_bins=80,
-            max_source_positions=100,
-        )
+        return tf.WhisperConfig(**whisper_settings(LAYERS))
     Config = dict(wav2vec2=tf.Wav2Vec2Config, hubert=tf.HubertConfig, wavlm=tf.WavLMConfig)[kind]
     return Config(
         hidden_size=16,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 DRIVER = r'''
 import json, os, signal, sys
 import numpy as np, torch
+
 torch.set_num_threads(1)
 from safetensors.torch import save_file
 from transformers import Wav2Vec2Config
@@ -38,38 +39,101 @@ backbone = toy_backbone(vocabulary, width=16)
 def pair(seed, n=14):
     draw = np.random.default_rng(seed)
     onset = np.arange(0, 2 * n, 1.0)
-    story = Story(f"story {seed}", "en", Events(onset, onset + 0.5, [vocabulary[i] for i in draw.integers(12, size=2 * n)]), regular_clock(n, 2.0, first=1.0))
-    people = ("P1",) if seed == 1 else ("P1", "P2")                          # P2 missed a story
-    return section_inputs(whole_story(story), backbone, n_words=4), {p: torch.tensor(draw.normal(size=(n, 5))).float() for p in people}
+    story = Story(
+        f"story {seed}",
+        "en",
+        Events(onset, onset + 0.5, [vocabulary[i] for i in draw.integers(12, size=2 * n)]),
+        regular_clock(n, 2.0, first=1.0),
+    )
+    people = ("P1",) if seed == 1 else ("P1", "P2")  # P2 missed a story
+    return section_inputs(whole_story(story), backbone, n_words=4), {
+        p: torch.tensor(draw.normal(size=(n, 5))).float() for p in people
+    }
 
 
 def heard(seed, n=6):
     """The same for a speech model: a window of sound for each TR."""
-    draw, story = np.random.default_rng(seed), Story(f"tones {seed}", "en", Events(np.array([0.1]), np.array([0.5]), ("one",)), regular_clock(n, 0.5, first=0.3))
-    inputs = speech_inputs(whole_story(story), speech, delays=(0,), window=1.0, audio=0.1 * draw.normal(size=48000).astype(np.float32), sampling_rate=16000)
+    draw, story = (
+        np.random.default_rng(seed),
+        Story(
+            f"tones {seed}",
+            "en",
+            Events(np.array([0.1]), np.array([0.5]), ("one",)),
+            regular_clock(n, 0.5, first=0.3),
+        ),
+    )
+    inputs = speech_inputs(
+        whole_story(story),
+        speech,
+        delays=(0,),
+        window=1.0,
+        audio=0.1 * draw.normal(size=48000).astype(np.float32),
+        sampling_rate=16000,
+    )
     return inputs, {p: torch.tensor(draw.normal(size=(n, 5))).float() for p in ("P1", "P2")}
 
 
-speech = load_speech_backbone(Wav2Vec2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7, num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2), random_weights=True, seed=2)
+speech = load_speech_backbone(
+    Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+    ),
+    random_weights=True,
+    seed=2,
+)
 pairs, sounds = [pair(i) for i in range(9)], [heard(i) for i in range(4)]
-WAYS = {"joint": {}, "turns": dict(participants="batch", order="fixed"), "sharded": dict(shard=True), "speech": {}, "lora": dict(shard=True)}
+WAYS = {
+    "joint": {},
+    "turns": dict(participants="batch", order="fixed"),
+    "sharded": dict(shard=True),
+    "speech": {},
+    "lora": dict(shard=True),
+}
 
 
 def run(folder, way, kill=0):
-    """One run of 7 visits (turns: 13) in steps of up to 3, dropout on; `kill`: SIGKILL to this process at that forward pass of training."""
+    """One run of 7 visits (turns: 13) in steps of up to 3, dropout on; `kill`: SIGKILL to this
+    process at that forward pass of training."""
     text = way not in ("speech", "lora")
     adapter = Adapter(rank=2) if way == "lora" else None
-    tuner = BrainTuner(backbone if text else speech, {"P1": 5, "P2": 5}, seed=1, layer=1, delays=(1, 2, 3, 4) if text else (0,), standardise=text, adapter=adapter)      # layer 1 of 2: the pass is left early
+    tuner = BrainTuner(
+        backbone if text else speech,
+        {"P1": 5, "P2": 5},
+        seed=1,
+        layer=1,
+        delays=(1, 2, 3, 4) if text else (0,),
+        standardise=text,
+        adapter=adapter,
+    )  # layer 1 of 2: the pass is left early
     chosen, passes = dict(WAYS[way]), 0
     shard = chosen.pop("shard", False)
+
     def count(module, *_):
         nonlocal passes
         passes += module.training
-        if passes == kill: os.kill(os.getpid(), signal.SIGKILL)
-    if text and not shard: tuner.model.register_forward_pre_hook(count)
-    settings = TuneSettings(epochs=2, accumulate=3, learning_rate=1e-3, device="cpu", patience=0, **chosen)
-    log = tune_distributed(tuner, *((pairs[:7], pairs[7:]) if text else (sounds[:3], sounds[3:])), get_loss("mse"), settings, shard=shard, folder=folder, save_every=1, progress=False)
+        if passes == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if text and not shard:
+        tuner.model.register_forward_pre_hook(count)
+    settings = TuneSettings(
+        epochs=2, accumulate=3, learning_rate=1e-3, device="cpu", patience=0, **chosen
+    )
+    log = tune_distributed(
+        tuner,
+        *((pairs[:7], pairs[7:]) if text else (sounds[:3], sounds[3:])),
+        get_loss("mse"),
+        settings,
+        shard=shard,
+        folder=folder,
+        save_every=1,
+        progress=False,
+    )
     return [{k: v for k, v in row.items() if k != "seconds"} for row in log], tuner
 
 
@@ -77,10 +141,22 @@ if __name__ == "__main__":
     out, rank, kill = sys.argv[1], int(os.environ.get("RANK", 0)), int(sys.argv[3])
     for name in sys.argv[2].split(","):
         import torch.distributed as dist
-        log, tuner = run(f"{out}/{name}", name.split(" ")[0], kill if name.endswith("killed") else 0)
-        seen = {"world": dist.get_world_size() if dist.is_initialized() else 1, "backend": dist.get_backend() if dist.is_initialized() else "", "log": log}
-        if rank == 0: save_file({k: v.contiguous() for k, v in tuner.state_dict().items()}, f"{out}/{name}.safetensors")
-        with open(f"{out}/{name}.{rank}.json", "w") as f: json.dump(seen, f)
+
+        log, tuner = run(
+            f"{out}/{name}", name.split(" ")[0], kill if name.endswith("killed") else 0
+        )
+        seen = {
+            "world": dist.get_world_size() if dist.is_initialized() else 1,
+            "backend": dist.get_backend() if dist.is_initialized() else "",
+            "log": log,
+        }
+        if rank == 0:
+            save_file(
+                {k: v.contiguous() for k, v in tuner.state_dict().items()},
+                f"{out}/{name}.safetensors",
+            )
+        with open(f"{out}/{name}.{rank}.json", "w") as f:
+            json.dump(seen, f)
 '''
 ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},

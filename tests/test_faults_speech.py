@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import transformers as tf
+from speech_models import whisper_settings
 
 from braintune_nb.core import (
     BraintuneError,
@@ -420,24 +421,7 @@ def saved(folder, model, about):
 
 
 def whisper():
-    return tf.WhisperModel(
-        tf.WhisperConfig(
-            d_model=16,
-            encoder_layers=2,
-            encoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            decoder_layers=1,
-            decoder_attention_heads=2,
-            decoder_ffn_dim=32,
-            vocab_size=20,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            num_mel_bins=80,
-            max_source_positions=100,
-        )
-    )
+    return tf.WhisperModel(tf.WhisperConfig(**whisper_settings()))
 
 
 MISSING = dict(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from speech_models import whisper_settings
 
 from braintune_nb.core import ModelError, ParameterError
 from braintune_nb.model.adapter import (
@@ -73,21 +74,7 @@ SIZES = dict(
         ffn_dim=32,
         vocab_size=20,
     ),
-    whisper=dict(
-        d_model=16,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=32,
-        vocab_size=20,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        max_source_positions=50,
-    ),
+    whisper=whisper_settings(positions=50),
 )
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers as tf
 import yaml
 from safetensors.torch import load_file, save_file
+from speech_models import whisper_settings
 
 from braintune_nb.core import DataError, ModelError, ParameterError
 from braintune_nb.data.recordings import Space
@@ -37,22 +38,7 @@ CONFIGS = dict(
     wav2vec2=lambda: tf.Wav2Vec2Config(**SPEECH),
     hubert=lambda: tf.HubertConfig(**SPEECH),
     wavlm=lambda: tf.WavLMConfig(**SPEECH),
-    whisper=lambda: tf.WhisperConfig(
-        d_model=16,
-        encoder_layers=2,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=32,
-        vocab_size=20,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        num_mel_bins=80,
-        max_source_positions=100,
-    ),
+    whisper=lambda: tf.WhisperConfig(**whisper_settings()),
 )
 
 

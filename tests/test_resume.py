@@ -13,8 +13,10 @@ import pytest
 
 DRIVER = r'''
 import json, os, random, signal, sys
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np, torch
+
 torch.set_num_threads(1)
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import content_hash
@@ -34,29 +36,56 @@ backbone = toy_backbone(vocabulary, width=16)
 def pair(seed, n=16):
     draw = np.random.default_rng(seed)
     onset = np.arange(0, 2 * n, 1.0)
-    story = Story(f"story {seed}", "en", Events(onset, onset + 0.5, [vocabulary[i] for i in draw.integers(12, size=2 * n)]), regular_clock(n, 2.0, first=1.0))
-    return section_inputs(whole_story(story), backbone, n_words=4), {"P1": torch.tensor(draw.normal(size=(n, 5))).float(), "P2": torch.tensor(draw.normal(size=(n, 5))).float()}
+    story = Story(
+        f"story {seed}",
+        "en",
+        Events(onset, onset + 0.5, [vocabulary[i] for i in draw.integers(12, size=2 * n)]),
+        regular_clock(n, 2.0, first=1.0),
+    )
+    return section_inputs(whole_story(story), backbone, n_words=4), {
+        "P1": torch.tensor(draw.normal(size=(n, 5))).float(),
+        "P2": torch.tensor(draw.normal(size=(n, 5))).float(),
+    }
 
 
 pairs = [pair(i) for i in range(6)]
 
 
 def run(where, kill=None):
-    """One call of tune(); `kill` = (what, count): SIGKILL at that forward pass, or at that flush of a checkpoint file."""
+    """One call of tune(); `kill` = (what, count): SIGKILL at that forward pass, or at that
+    flush of a checkpoint file."""
     count = {"forward": 0, "fsync": 0}
 
     def hit(what):
         count[what] += 1
-        if kill == [what, count[what]]: os.kill(os.getpid(), signal.SIGKILL)
+        if kill == [what, count[what]]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     fsync = os.fsync
-    def counted(handle): hit("fsync"); return fsync(handle)
+
+    def counted(handle):
+        hit("fsync")
+        return fsync(handle)
+
     tuner = BrainTuner(backbone, {"P1": 5, "P2": 5}, seed=1)
     tuner.model.register_forward_pre_hook(lambda *_: hit("forward"))
     os.fsync = counted
-    log = tune(tuner, pairs[:4], pairs[4:], get_loss("mse"), TuneSettings(epochs=4, accumulate=2, learning_rate=1e-3, patience=3), folder=where, progress=False, save_every=1)
+    log = tune(
+        tuner,
+        pairs[:4],
+        pairs[4:],
+        get_loss("mse"),
+        TuneSettings(epochs=4, accumulate=2, learning_rate=1e-3, patience=3),
+        folder=where,
+        progress=False,
+        save_every=1,
+    )
     os.fsync = fsync
-    return [content_hash(*(p.detach().numpy() for p in tuner.parameters())), [{k: v for k, v in row.items() if k != "seconds"} for row in log], count]
+    return [
+        content_hash(*(p.detach().numpy() for p in tuner.parameters())),
+        [{k: v for k, v in row.items() if k != "seconds"} for row in log],
+        count,
+    ]
 
 
 def in_child(where, kill):
@@ -65,7 +94,8 @@ def in_child(where, kill):
     child = os.fork()
     if child == 0:
         result = run(where, kill)
-        with open(out, "w") as f: json.dump(result, f)
+        with open(out, "w") as f:
+            json.dump(result, f)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     return status, json.load(open(out)) if os.path.exists(out) else None
@@ -78,9 +108,19 @@ for i, kill in enumerate(kills):
     where = os.path.join(folder, f"killed {i}")
     chosen = [kill[0], max(1, round(kill[1] * whole[2][kill[0]]))]
     killed, nothing = in_child(where, chosen)
-    again, result = in_child(where, [kill[0], max(1, round(kill[2] * whole[2][kill[0]]))])      # a second time, later or earlier
-    if result is None: again, result = in_child(where, None)
-    answers.append([os.WIFSIGNALED(killed) and os.WTERMSIG(killed), nothing is None, again, result and result[:2]])
+    again, result = in_child(
+        where, [kill[0], max(1, round(kill[2] * whole[2][kill[0]]))]
+    )  # a second time, later or earlier
+    if result is None:
+        again, result = in_child(where, None)
+    answers.append(
+        [
+            os.WIFSIGNALED(killed) and os.WTERMSIG(killed),
+            nothing is None,
+            again,
+            result and result[:2],
+        ]
+    )
 print(json.dumps([whole[:2], whole[2], answers]))
 '''
 
