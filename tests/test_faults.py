@@ -1,23 +1,35 @@
 """Bad input, end to end: what a user meets who gives it to the shipped experiments and the shipped
 model.
 
-The eight kinds that the tutorial `3_when_something_is_wrong` shows are tested here and in the files
-of their chapters:
+The ten kinds that the tutorial `3_when_something_is_wrong` shows are tested here and in the files
+of their chapters (the folder is `tests/`):
 
-a TextGrid that stops in mid-file test_faults_data.py::test_textgrid_that_stops_in_mid_file a log
-whose triggers do not match the responses
-test_faults_data.py::test_log_whose_triggers_do_not_match_the_responses the all-zero participant
-test_faults_data.py::test_the_all_zero_participant_is_refused_by_name (made),
-test_faults.py::test_s33_is_refused_by_name (real) a word table with times running backwards
-test_faults_data.py::test_faulty_word_tables an unknown parameter
-test_cli.py::test_bad_parameters_run_nothing,
-test_faults.py::test_unknown_parameter_of_a_shipped_experiment an output folder that holds a
-finished run test_cli.py::test_finished_folder_is_refused_before_anything_runs,
-test_faults.py::test_finished_run_is_refused_by_every_command a backbone folder without weights
-test_text_features.py::test_a_folder_without_weights_is_refused,
-test_faults.py::test_hollow_copy_of_the_shipped_model a tokenizer that does not fit its model
-test_text_features.py::test_a_tokenizer_that_does_not_fit_its_model_is_refused,
-test_faults.py::test_foreign_tokenizer_beside_the_shipped_model"""
+* a TextGrid that stops in mid-file
+    test_faults_data.py::test_textgrid_that_stops_in_mid_file
+* a log whose triggers do not match the responses
+    test_faults_data.py::test_log_whose_triggers_do_not_match_the_responses
+* a participant without data, made and real
+    test_faults_data.py::test_the_all_zero_participant_is_refused_by_name
+    test_faults.py::test_s33_is_refused_by_name
+* milliseconds for seconds
+    test_faults_data.py::test_milliseconds_for_seconds
+* a word table whose times run backwards
+    test_faults_data.py::test_faulty_word_tables
+* an unknown parameter
+    test_cli.py::test_bad_parameters_run_nothing
+    test_faults.py::test_unknown_parameter_of_a_shipped_experiment
+* an output folder that holds a finished run
+    test_cli.py::test_finished_folder_is_refused_before_anything_runs
+    test_faults.py::test_finished_run_is_refused_by_every_command
+* a backbone folder without weights
+    test_text_features.py::test_a_folder_without_weights_is_refused
+    test_faults.py::test_hollow_copy_of_the_shipped_model
+* a tokenizer that does not fit its model
+    test_text_features.py::test_a_tokenizer_that_does_not_fit_its_model_is_refused
+    test_faults.py::test_foreign_tokenizer_beside_the_shipped_model
+* a release that was changed
+    test_release.py::test_what_was_changed_is_refused
+"""
 
 import re
 import shutil
@@ -54,18 +66,18 @@ def nothing_runs(monkeypatch, tmp_path):
 
 def test_the_list_above_is_true():
     places = re.findall(r"(test_\w+\.py)::(test_\w+)", __doc__)
-    assert len(places) == 13 and len(re.findall(r"^    \S", __doc__, flags=re.M)) == 8
+    assert len(places) == 15 and len(re.findall(r"^\* ", __doc__, flags=re.M)) == 10
     for file, name in places:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf8"), (file, name)
 
 
-def test_the_tutorial_shows_eight():
+def test_the_tutorial_shows_ten():
     import nbformat
 
     cells = nbformat.read(ROOT / "nbs/tutorials/3_when_something_is_wrong.ipynb", 4).cells
-    assert sum(c.source.startswith("## ") for c in cells if c.cell_type == "markdown") == 8
+    assert sum(c.source.startswith("## ") for c in cells if c.cell_type == "markdown") == 10
     shown = [c for c in cells if c.cell_type == "code" and "except " in c.source]
-    assert len(shown) == 9 and all(
+    assert len(shown) == 11 and all(
         len(c.outputs) == 1 and "next step" in c.outputs[0].text and "/tmp" not in c.outputs[0].text
         for c in shown
         if "alice2016" not in c.source

@@ -96,6 +96,29 @@ def test_a_large_notebook_is_seen(tmp_path):
     assert size(made(tmp_path, "x = '" + "a" * 200_000 + "'"))
 
 
+# ---- stored outputs show what every reader would see
+
+
+def machine_paths(path):
+    "Stored texts that name a place on the machine that executed the notebook."
+    texts = [o.get("text", "") for c in read(path).cells for o in c.get("outputs", [])]
+    return [t[:200] for t in texts if re.search(r"/site-packages/|/tmp/|/ipykernel_", t)]
+
+
+@every
+def test_stored_outputs_name_no_place_of_this_machine(path):
+    assert machine_paths(path) == []
+
+
+def test_places_of_this_machine_are_seen(tmp_path):
+    path = made(tmp_path, "x = 1")
+    notebook = read(path)
+    warned = nbformat.v4.new_output("stream", text="/tmp/ipykernel_7/1.py:3: UserWarning: no")
+    notebook.cells[-1].outputs = [warned]
+    nbformat.write(notebook, path)
+    assert len(machine_paths(path)) == 1
+
+
 # ---- lines that can be read (ruff lays the code out; these are the rules that it lacks)
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -185,6 +185,7 @@ def main(arguments: list[str]) -> int:
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets are
     if not os.environ.get("BRAINTUNE_DATA"):
         print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)
     os.chdir(ROOT)

@@ -386,10 +386,10 @@ def _planned(plan, replace):
     "Paths to fetch; `DataError` where a file is in the way, or where there is no room."
     if plan.wrong and not (replace and "not a file" not in plan.wrong.values()):
         _refuse_wrong(plan)
-    todo = [*plan.missing, *(plan.wrong if replace else ())]
-    if todo:
-        _refuse_full(plan, todo)
-    return todo
+    wanted = [*plan.missing, *(plan.wrong if replace else ())]
+    if wanted:
+        _refuse_full(plan, wanted)
+    return wanted
 
 
 def _refuse_full(plan, paths):
@@ -635,12 +635,12 @@ def fetch_files(
     plan = plan_fetch(dataset, paths, data_dir)
     if progress:
         print(visible(plan))
-    todo = _planned(plan, replace)
-    if not todo:
+    wanted = _planned(plan, replace)
+    if not wanted:
         return plan.folder
     base = (base_url or f"{OPENNEURO}/{plan.dataset}").rstrip("/")
-    with _under_way(plan.folder, progress, plan.size(todo)) as (part, bar):
-        for path in todo:
+    with _under_way(plan.folder, progress, plan.size(wanted)) as (part, bar):
+        for path in wanted:
             target, wanted = plan.folder / path, plan.wanted[path]
             _fetch_one(f"{base}/{path}", target, part, wanted, bar, timeout, tries)
             record = _known(plan.folder)
@@ -734,14 +734,14 @@ def _recorded_states(folder, urls, record):
 # %% ../../nbs/09_data.fetch.ipynb #6b238665
 def _to_fetch(states, replace):
     "Paths to fetch (missing, or wrong and to be replaced), and paths that are wrong and stay."
-    todo, left = [], []
+    wanted, left = [], []
     for path, state in states.items():
         wrong = state not in ("missing", "verified", "new")
         if state == "missing" or (wrong and replace and state != "not a file"):
-            todo.append(path)
+            wanted.append(path)
         elif wrong:
             left.append(path)
-    return todo, left
+    return wanted, left
 
 
 def _record_found(folder, paths, inspect):
@@ -752,13 +752,13 @@ def _record_found(folder, paths, inspect):
         _record(folder, path, "found in the folder")
 
 
-def _say_plan(folder, urls, states, todo, record):
+def _say_plan(folder, urls, states, wanted, record):
     "Print what a fetch will do."
     verified = sum(s == "verified" for s in states.values())
-    first = sum(p not in record for p in todo)
+    first = sum(p not in record for p in wanted)
     print(
         visible(
-            f"{folder.name}: {len(urls)} files; {verified} verified, {len(todo)} to fetch, {first}"
+            f"{folder.name}: {len(urls)} files; {verified} verified, {len(wanted)} to fetch, {first}"
             f" of them for the first time, into {folder}"
         )
     )
@@ -780,16 +780,16 @@ def fetch_recorded(
     afterwards. Raises as `fetch_files`."""
     folder, record = Path(folder), recorded_hashes(folder)
     states = _recorded_states(folder, urls, record)
-    todo, left = _to_fetch(states, replace)
+    wanted, left = _to_fetch(states, replace)
     if progress or dry_run:
-        _say_plan(folder, urls, states, todo, record)
+        _say_plan(folder, urls, states, wanted, record)
     for path in left:
         _refuse_changed(folder, path, states[path], record)
     if dry_run:
         return folder
     _record_found(folder, [p for p, s in states.items() if s == "new"], inspect)
-    with _under_way(folder, progress and bool(todo)) as (part, bar):
-        for path in todo:
+    with _under_way(folder, progress and bool(wanted)) as (part, bar):
+        for path in wanted:
             wanted = record.get(path, UNKNOWN)
             _fetch_one(urls[path], folder / path, part, wanted, bar, timeout, tries, inspect)
             if wanted is UNKNOWN:

@@ -174,7 +174,9 @@ def _without_nan(values, path):
 
 def _check_labels(path, values, whole):
     "Refuse labels between whole numbers, below 0 or beyond 2**31."
-    far = np.abs(np.nan_to_num(values.astype(float), posinf=np.inf, neginf=-np.inf) - whole)
+    filled = np.nan_to_num(values.astype(float), posinf=np.inf, neginf=-np.inf)
+    with np.errstate(invalid="ignore"):  # infinity less infinity: not a label either
+        far = np.abs(filled - whole)
     bad = ~(far <= 0.01) | (whole < 0) | (whole >= 2**31)
     if bad.any():
         at = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -108,8 +108,8 @@ def region_tests(
     n_stories: int = 1,  # stories within which they were drawn
     level: float = 0.95,  # coverage
     kind: str = "raw",  # or "normalized": as a share of the ceiling
-    # region -> the row of `group_roi_tests`, with `crossed`: the interval over people and stimuli of
-    # `crossed_interval`
+    # region -> the row of `group_roi_tests`, with `crossed`: the interval over people and stimuli
+    # of `crossed_interval`
 ) -> dict:
     """Everything about every region from one set of block draws: people, each participant
     alone, people and stimuli together."""

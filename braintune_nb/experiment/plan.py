@@ -368,7 +368,7 @@ def simulated_plan(
         lowlevel=lowlevel,
         note=(
             "The brains and the speech are simulated; the answer is known. Encoding models are"
-            " banded: word rate beside the text model."
+            " banded: word rate beside the model's states."
         ),
     )
 
@@ -436,7 +436,7 @@ def alice_plan(
         lowlevel={"alice": _alice_lowlevel(folder, clean.stories["alice"].clock.tr, cutoff)},
         note=(
             f"Real fMRI (Brennan et al. 2016, CC BY 4.0). {' '.join(raw.notes)} Encoding models are"
-            " banded: word rate and sound power beside the text model. "
+            " banded: word rate and sound power beside the model's states. "
         )
         + ("Motion was regressed out." if motion else "Motion was not regressed out."),
     )

@@ -231,6 +231,17 @@ def _our_errors(source):
         ) from error
 
 
+def _weights(source, config, random_weights):
+    "The model, its weights from safetensors alone or random, and what transformers says of them."
+    from transformers import AutoModel
+
+    trusted = dict(trust_remote_code=False, dtype=torch.float32)
+    if random_weights:
+        return AutoModel.from_config(config, **trusted), {}
+    reported = dict(output_loading_info=True, ignore_mismatched_sizes=True)  # the audit names them
+    return AutoModel.from_pretrained(source, use_safetensors=True, **trusted, **reported)
+
+
 def _load(source: str, random_weights: bool):
     "Model, tokenizer and loading info of transformers."
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -252,20 +263,7 @@ def _load(source: str, random_weights: bool):
         expected="an encoder or a decoder",
     )
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if random_weights:
-        return (
-            AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32),
-            tokenizer,
-            {},
-        )
-    model, info = AutoModel.from_pretrained(
-        source,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )  # the audit names them
+    model, info = _weights(source, config, random_weights)
     return model, tokenizer, info
 
 # %% ../../nbs/30_model.backbone.ipynb #9e833624
@@ -357,8 +355,8 @@ def _audit(model, tokenizer, info: dict, source) -> list:
         expected=f"at most {rows}, the rows of the embedding",
         next_step="take model and tokenizer from the same checkpoint",
     )
-    check_finite(model, source)
     extra = _foreign(model, info, source)
+    check_finite(model, source)  # weights of another size, above, were never read
     return [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
 
 
@@ -419,7 +417,7 @@ def _max_length(model, tokenizer, source) -> int:
 
 # %% ../../nbs/30_model.backbone.ipynb #8ed86c3d
 def _note_files(folder, name):
-    "Tell the run that is going on which files the model came from: a folder's, or the Hub's cached."
+    "Tell the run under way which files the model came from: a folder's, or the Hub's cached."
     from transformers.utils import cached_file
 
     if folder is None and name is not None:
@@ -595,20 +593,7 @@ def _speech_parts(source, random_weights: bool, extractor):
             if config.model_type == "whisper"
             else Wav2Vec2FeatureExtractor()
         )
-    if random_weights:
-        return (
-            AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32),
-            extractor,
-            {},
-        )
-    model, info = AutoModel.from_pretrained(
-        source,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )  # the audit names them
+    model, info = _weights(source, config, random_weights)
     return model, extractor, info
 
 
@@ -644,8 +629,8 @@ def _audit_speech(model, extractor, info: dict, source) -> list:
             found=type(extractor).__name__,
             expected="one that returns samples, as Wav2Vec2FeatureExtractor",
         )
-    check_finite(model, source)
     extra = _foreign(model, info, source)
+    check_finite(model, source)  # weights of another size, above, were never read
     return [f"{k} was not in the file; only masking in training reads it" for k in idle] + (
         [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
     )

@@ -105,10 +105,15 @@ def read_respdict(path, root, context):
 
 def read_lebel(path, root, context):
     reader = find("read_or_map", optional=True)
-    if reader is not None:  # the way of large files, for small ones
-        module = importlib.import_module(reader.__module__)
-        module.MAP_ABOVE = 0 if context["mapped"] else 2**25
-    data = find("load_lebel2023")(root, stories=["naked", "souls"])
+    module = reader and importlib.import_module(reader.__module__)
+    limit = getattr(module, "MAP_ABOVE", None)
+    if module and context["mapped"]:  # the way of large files, for small ones
+        module.MAP_ABOVE = 0
+    try:
+        data = find("load_lebel2023")(root, stories=["naked", "souls"])
+    finally:
+        if module:
+            module.MAP_ABOVE = limit
     one = data.recordings["UTS01"]["souls"]
     value = dict(data=np.array(one.responses))
     if one.repeats is not None:
