@@ -11,12 +11,15 @@ python tests/mutation.py --only 89:3           one fault again, shown as a diffe
 
 import argparse
 import ast
+import atexit
 import copy
 import csv
 import difflib
+import importlib
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -196,31 +199,36 @@ def change(before: str, after: str) -> str:
     return "  ".join(" ".join(line.split()) for line in lines)[:240]
 
 
-def chapter(path: Path, count: int, seed: int, only: int | None, spare: float):
-    "Rows of the faults drawn in one chapter."
+def planted(path: Path, notebook, place: tuple[int, int], limit: float) -> dict:
+    "Outcome of one fault in a chapter."
+    cell, number = place
+    source = notebook.cells[cell].source
+    changed = copy.deepcopy(notebook)
+    changed.cells[cell].source, kind = faulty(source, number)
+    state, _ = outcome(changed, path, limit)
+    told = change(source, changed.cells[cell].source)
+    return dict(cell=cell, kind=kind, outcome=state, change=told)
+
+
+def chapter(path: Path, numbers: list[int], asked: argparse.Namespace):
+    "Rows of the faults of these numbers, drawn in one chapter."
     notebook = nbformat.read(path, as_version=4)
     drawn = candidates(notebook)
-    random.Random(f"{path.name[:2]} {seed}").shuffle(drawn)
+    random.Random(f"{path.name[:2]} {asked.seed}").shuffle(drawn)
     where = path.with_name(f"_mutant_{os.getpid()}.ipynb")  # beside it: relative paths hold
     try:
         state, seconds = outcome(notebook, where, 1800)
         if state != "missed":
             raise SystemExit(f"{path.name} fails as it is")
-        for number, (c, n) in enumerate(drawn[:count]):
-            if only is not None and number != only:
-                continue
-            changed = copy.deepcopy(notebook)
-            changed.cells[c].source, kind = faulty(notebook.cells[c].source, n)
-            state, took = outcome(changed, where, spare + 5 * seconds)
-            told = change(notebook.cells[c].source, changed.cells[c].source)
-            yield dict(
-                chapter=path.stem, number=number, cell=c, kind=kind, outcome=state, change=told
-            )
+        for number in numbers:
+            row = planted(where, notebook, drawn[number], asked.spare + 5 * seconds)
+            yield dict(chapter=path.stem, number=number, **row)
     finally:
         where.unlink(missing_ok=True)
 
 
-def main(arguments: list[str]) -> int:
+def arguments_of(words: list[str]) -> argparse.Namespace:
+    "What the command line asks for."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -230,35 +238,50 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", help="CHAPTER:NUMBER, one fault again")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--spare", type=float, default=60, help="seconds beyond five usual runs")
-    asked = parser.parse_args(arguments)
-    chosen, only = asked.chapter, None
-    if asked.only:
-        name, number = asked.only.split(":")
-        chosen, only = [name], int(number)
+    return parser.parse_args(words)
+
+
+def prepare() -> None:
+    "One cache for all runs, and the large libraries loaded once, before the processes fork."
     os.environ.setdefault("MPLBACKEND", "Agg")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["BRAINTUNE_CACHE"] = tempfile.mkdtemp(prefix="braintune-mutation-")
+    atexit.register(shutil.rmtree, os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
     sys.path.insert(0, str(ROOT))
-    import torch  # noqa: F401 (once, before the processes fork)
-    import transformers  # noqa: F401
+    for library in ("torch", "transformers"):
+        importlib.import_module(library)
 
+
+def line(row: dict) -> str:
+    "A row as it is printed."
+    head = f"{row['chapter'][:28]:28} {row['number']:3} {row['outcome']:14}"
+    return f"{head} {row['kind']:10} {row['change']}"
+
+
+def write(rows: list[dict], out: Path) -> None:
+    "The table of outcomes as CSV."
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def main(words: list[str]) -> int:
+    asked = arguments_of(words)
+    chosen, numbers = asked.chapter, list(range(asked.count))
+    if asked.only:
+        name, number = asked.only.split(":")
+        chosen, numbers = [name], [int(number)]
+    prepare()
     rows = []
-    for name in chosen:
-        for path in sorted((ROOT / "nbs").glob(f"{name}*.ipynb")):
-            for row in chapter(path, asked.count, asked.seed, only, asked.spare):
-                rows.append(row)
-                print(
-                    f"{row['chapter'][:28]:28} {row['number']:3} {row['outcome']:14}"
-                    f" {row['kind']:10} {row['change']}",
-                    flush=True,
-                )
+    for path in [p for name in chosen for p in sorted((ROOT / "nbs").glob(f"{name}*.ipynb"))]:
+        for row in chapter(path, numbers, asked):
+            rows.append(row)
+            print(line(row), flush=True)
     seen = sum(row["outcome"].startswith("seen") for row in rows)
     print(f"{seen} of {len(rows)} faults seen")
     if asked.out:
-        with asked.out.open("w", newline="") as f:
-            writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write(rows, asked.out)
     return 0
 
 
