@@ -433,19 +433,25 @@ def _update(run):
     run.scheduler.step()
 
 
+def _backward(run, section, participants, weight):
+    "One micro-batch forward and backward, its gradients times `weight`: (loss, parts)."
+    inputs, targets = run.training[section]
+    _seeded(run.settings.seed, run.state["step"], inputs.name, list(participants))
+    value, parts = run.module(inputs, {p: targets[p] for p in participants})
+    _check_loss(value, inputs.name)
+    run.team.scaler.scale(value * weight).backward()
+    return value, parts
+
+
 def _step(run, micro_batches):
     """One optimiser step over some micro-batches; means over the step of (loss, correlation, own
     objective)."""
     team, n, sums = run.team, len(micro_batches), torch.zeros(3, dtype=torch.float64)
     local = split_between_processes(micro_batches, team.processes, team.rank)
-    for k, ((i, participants), counts) in enumerate(local):
-        inputs, targets = run.training[i]
-        _seeded(run.settings.seed, run.state["step"], inputs.name, list(participants))
+    for k, ((section, participants), counts) in enumerate(local):
+        weight = counts * team.processes / n  # gradients are averaged over processes
         with team.no_sync(run.module) if k + 1 < len(local) else nullcontext():
-            value, parts = run.module(inputs, {p: targets[p] for p in participants})
-            _check_loss(value, inputs.name)
-            # several processes take the mean
-            team.scaler.scale(value * (counts * team.processes / n)).backward()
+            value, parts = _backward(run, section, participants, weight)
         if counts:
             sums += torch.stack([value.detach(), *parts[1:]]).double().cpu() / n
     _update(run)
@@ -611,6 +617,7 @@ class _Tuning:
     part: MicrobatchLoss
     module: torch.nn.Module  # `part`, ready for its processes
     training: list
+    validation: list
     steps: object  # epoch -> its steps, each a list of micro-batches
     optimizer: object = None
     scheduler: object = None
@@ -662,26 +669,35 @@ def _steps_of(training, outputs, settings):
     )
 
 
-def _begin(whole, training, settings, team, folder, key):
+def _begin(whole, training, validation, settings, team, folder):
     "A run at its beginning, or where its last checkpoint left it."
+    team = team or SingleProcess(settings)
+    key = run_key(whole, training, validation, settings) if folder else ""
     module = team.prepare(whole.train())
     part, steps = team.unwrap(module), _steps_of(training, whole.tuner.outputs, settings)
     optimizer, scheduler = _optimizer(part, settings, len(steps(0)))
     state, best = _started(folder, part, optimizer, scheduler, key, team)
     tools = (optimizer, scheduler, state, best, key, folder)
-    return _Tuning(settings, team, part, module, training, steps, *tools)
+    return _Tuning(settings, team, part, module, training, validation, steps, *tools)
 
 
-def _finish_epoch(run, validation, tensorboard):
+def _finish_epoch(run, tensorboard):
     "Validate, log, keep the best weights, write a checkpoint."
     scores = (None, None)
-    if validation:
-        scores = _scores(run.team, run.module, validation, run.settings.seed)
+    if run.validation:
+        scores = _scores(run.team, run.module, run.validation, run.settings.seed)
     rate = run.scheduler.get_last_lr()[0]
     _end_of_epoch(run.part, run.state, run.best, scores, rate, run.settings)
     run.save()
     if run.folder and run.team.rank == 0:
         _write_log(run.folder, run.state["log"], tensorboard)
+
+
+def _finish(run, whole):
+    "The best weights, or the last ones, in eval mode, once all processes are here."
+    _put(whole, run.best or _trained(run.part))
+    run.team.wait_for_everyone()
+    whole.tuner.eval()
 
 
 def _count_step(state, values, seconds):
@@ -742,14 +758,11 @@ def tune(
     training, validation = _checked(training, validation, tuner)
     weights = (brain_weight, objective_weight, l2)
     whole = MicrobatchLoss(tuner, loss, objective, weights, settings.precision)
-    key = run_key(whole, training, validation, settings) if folder else ""
-    run = _begin(whole, training, settings, team or SingleProcess(settings), folder, key)
+    run = _begin(whole, training, validation, settings, team, folder)
     last, bar = min(settings.epochs, stop_epoch or settings.epochs), run.bar(progress)
     while run.state["epoch"] < last and not run.state["stopped"]:
         _run_epoch(run, bar, save_every)
-        _finish_epoch(run, validation, tensorboard)
+        _finish_epoch(run, tensorboard)
     bar.close()
-    _put(whole, run.best or _trained(run.part))
-    run.team.wait_for_everyone()
-    tuner.eval()
+    _finish(run, whole)
     return run.state["log"]
