@@ -11,22 +11,22 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
-def debt() -> dict[str, list[str]]:
-    "File -> places of it that break a rule, for files that have any."
+def debt(parts: list[str]) -> dict[str, list[str]]:
+    "File -> places of it that break a rule, for files that have any and all `parts` in the name."
     from test_form import EXPERIMENTS, LIBRARY, SCRIPTS, TUTORIALS, packed
 
-    found = {str(p.relative_to(ROOT)): packed(p) for p in (*LIBRARY, *TUTORIALS, *EXPERIMENTS)}
-    found |= {str(p.relative_to(ROOT)): packed(p) for p in SCRIPTS}
+    names = {str(p.relative_to(ROOT)): p for p in (*LIBRARY, *TUTORIALS, *EXPERIMENTS, *SCRIPTS)}
+    found = {n: packed(p) for n, p in names.items() if all(part in n for part in parts)}
     return {name: places for name, places in found.items() if places}
 
 
 if __name__ == "__main__":
-    places = debt()
-    if "--write" in sys.argv[1:]:
+    write = "--write" in sys.argv[1:]
+    places = debt([] if write else sys.argv[1:])
+    if write:
         with open(ROOT / "tests/form_debt.csv", "w", newline="", encoding="utf8") as file:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(("file", "places"))
             rows.writerows((name, len(found)) for name, found in sorted(places.items()))
-    for name, found in sorted(places.items()):
-        if all(part in name for part in sys.argv[1:] if not part.startswith("-")):
-            print(name, *found, sep="\n    ")
+    for name, found in () if write else sorted(places.items()):
+        print(name, *found, sep="\n    ")
