@@ -139,6 +139,15 @@ def test_bilingual_readers_gain_in_chinese():
         assert 0.4 < mean[arm] / mean["tuned"] < 0.6
 
 
+def test_permuted_brains_help_the_speech_model_and_harm_the_text_models():
+    assert said("Permuted responses raise the alignment of the speech model in every experiment")
+    speech = WHOLE[WHOLE.arm == "permuted"].value
+    text = table("robustness").query("knobs == 'default'").gain_permuted
+    both = table("bilingual_arms").query("subset == 'all' and arm == 'permuted'").value
+    assert speech.min() > 0 and len(speech) == 7
+    assert (text < 0).sum() >= 8 and text.mean() < -0.01 and both.max() < 0
+
+
 def test_heard_concepts_are_told_on_two_of_three_experiments():
     rows = table("downstream_arms").query("task == 'category_heard' and language == 'en'")
     rows = rows[rows.layer.isin(["band", "last"])].set_index(["arm", "simulation_seed"])

@@ -177,6 +177,39 @@ def test_a_page_shows_code_without_machinery():
     assert page.cells[-2].metadata["tags"] == ["remove-input"]
 
 
+def test_letters_of_papers_and_numbers_of_defects_lead_to_their_key():
+    pages = {"reference/2_papers.ipynb", "reference/3_released_defects.ipynb"}
+    key = "reference/released_defects.ipynb"
+    assert builder.keyed("defect A-13 of paper B", "", pages) == (
+        f"defect [A-13]({key}) of [paper B](reference/papers.ipynb)"
+    )
+    assert builder.keyed("(C-03)", "tutorials", pages) == f"([C-03](../{key}))"
+    for same in ("[A-13](x.md)", "`A-13`", "AA-13", "A-130", "paper Bag", "[paper B](x.md)"):
+        assert builder.keyed(same, "", pages) == same
+    assert builder.keyed("A-13", "reference", pages) == "A-13"
+    assert builder.keyed("A-13", "", set()) == "A-13"
+
+
+def test_experiments_show_what_the_findings_say_of_them():
+    said = cells(
+        "md:# F\n\n> f",
+        "md:## One\n\nExperiment: [`a`](../experiments/a.ipynb).\n\nWhy.",
+        "plot()",
+        "md:Read.\n\n## Two\n\nNothing.",
+    )
+    books = {"findings/1_f.ipynb": said, "experiments/a.ipynb": cells("md:# A\n\n> a")}
+    builder.add_findings(books)
+    text = [c.source for c in books["experiments/a.ipynb"].cells]
+    assert text[1:] == ["## What was found", "### One\n\nWhy.", "plot()", "Read.\n\n"]
+    assert len(said.cells) == 4 and "Experiment" in said.cells[1].source  # as it was
+
+
+def test_the_sidebar_fits_a_screen():
+    sections = {p["section"]: len(p["contents"]) for p in builder.listed(ROOT / "_quarto.yml")}
+    shown = sum(1 if name in builder.FOLDED else n for name, n in sections.items())
+    assert 1 + shown <= 25, shown  # the front page is one
+
+
 def test_a_warning_stops_the_build(tmp_path):
     if not find_spec("jupyter_book"):
         pytest.skip("jupyter-book is not installed")

@@ -9,6 +9,7 @@ signature; here the signature is read from the cell that defines it, so a page c
 and needs no optional library."""
 
 import ast
+import copy
 import os
 import re
 import shutil
@@ -42,7 +43,11 @@ AFTER = (
     ("experiments", "Experiments"),
     ("reference", "Reference"),
 )  # and after them
-FOLDED = {name for _, name in (*PARTS, *AFTER)}  # sections that the sidebar shows as one entry
+FOLDED = {name for _, name in (*PARTS, *AFTER)} - {"Findings"}  # one entry of the sidebar each
+KEYS = {
+    r"(?<![\[\w`/-])([ABCD]-\d\d)(?![\]\w])": "reference/3_released_defects.ipynb",
+    r"(?<![\[\w`])([Pp]apers? [ABCD])(?![\]\w])": "reference/2_papers.ipynb",
+}  # what chapters name by a letter: the page that holds the key
 EXTENSIONS = [
     "sphinx_togglebutton",
     "sphinx_copybutton",
@@ -197,6 +202,7 @@ def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str
         elif not fenced and not line.startswith("#"):
             line = re.sub(r"(\]\()([^)\s#:]+\.ipynb)(#[^)\s]*)?\)", to_page, line)
             line = re.sub(r"(\]\()([^)\s#:]+)\)", lambda m: to_repository(m, folder), line)
+            line = keyed(line, folder, pages)
             line = re.sub(
                 r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
                 lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0],
@@ -204,6 +210,17 @@ def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str
             )
         lines.append(line)
     return "\n".join(lines)
+
+
+def keyed(line: str, folder: str, pages: set[str]) -> str:
+    "A line in which letters of papers and numbers of defects are links to their key."
+    if folder == "reference":
+        return line
+    for pattern, page in KEYS.items():
+        if page in pages:
+            address = f"{'../' if folder else ''}{page_name(page)}.ipynb"
+            line = re.sub(pattern, lambda m, a=address: f"[{m[1]}]({a})", line)
+    return line
 
 
 def documented(notebook: str, source: str, nodes: list, depth: int) -> str:
@@ -292,6 +309,40 @@ def page(
     return nb
 
 
+# ---- what experiments found
+
+
+def sections_of(nb: nbformat.NotebookNode) -> list[list]:
+    "The cells of a page under each of its second-level headings."
+    sections = []
+    for cell in nb.cells:
+        if cell.cell_type != "markdown":
+            sections[-1:] = [[*part, cell] for part in sections[-1:]]
+            continue
+        for text in re.split(r"^(?=## )", cell.source, flags=re.M):
+            if text.startswith("## "):
+                sections.append([])
+            if sections and text.strip():
+                sections[-1].append(new_markdown_cell(text))
+    return sections
+
+
+def add_findings(notebooks: dict[str, nbformat.NotebookNode]) -> None:
+    "Sections of the findings, shown again at the end of the experiments that they link to."
+    found = {}
+    for name in [n for n in notebooks if n.startswith("findings/")]:
+        for cells in sections_of(notebooks[name]):
+            for experiment in re.findall(r"\(\.\./(experiments/\w+\.ipynb)\)", cells[0].source):
+                found.setdefault(experiment, []).extend(cells)
+    for name in set(found) & set(notebooks):
+        notebooks[name].cells.append(new_markdown_cell("## What was found"))
+        for cell in copy.deepcopy(found[name]):
+            if cell.cell_type == "markdown":
+                cell.source = re.sub(r"^Experiments?: .*\n*", "", cell.source, flags=re.M)
+                cell.source = re.sub(r"^## ", "### ", cell.source)
+            notebooks[name].cells.append(cell)
+
+
 # ---- all pages to a site
 
 
@@ -328,6 +379,7 @@ def write_book(root: Path, book: Path) -> None:
     names = ["index.ipynb", *(name for part in parts for name in part["contents"])]
     notebooks = {name: nbformat.read(root / "nbs" / name, as_version=4) for name in names}
     known = symbols(notebooks)
+    add_findings(notebooks)
     for name, nb in notebooks.items():
         target = book / f"{page_name(name)}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -125,18 +125,19 @@ SPEECH_PRESETS = {
 # %% ../../nbs/90_experiment.presets.ipynb #240abd5d
 # settings of the loop that a preset decides; the others belong to one run
 _OF_THE_RUN = ("seed", "precision", "device", "train_layers")
+_ALWAYS = ("inputs", "loss")  # stand in the table even where all presets agree
 _LOOP = tuple(f.name for f in fields(TuneSettings) if f.name not in _OF_THE_RUN)
 
 
 def presets_table(
     kind: str = "text",  # 'text' or 'speech'
 ):  # pandas DataFrame: settings by presets
-    "The settings in which the presets of one kind of model differ."
+    "What is read, the loss, and the settings in which the presets of one kind of model differ."
     import pandas as pd
 
     presets = dict(text=TEXT_PRESETS, speech=SPEECH_PRESETS)[kind]
     table = pd.DataFrame({name: preset_fields(p) for name, p in presets.items()}).astype(str)
-    return table[table.nunique(axis=1) > 1]
+    return table[(table.nunique(axis=1) > 1) | table.index.isin(_ALWAYS)]
 
 
 def preset_fields(
