@@ -519,7 +519,7 @@ def _check_request(dataset, data_dir, split):
             found="nothing",
             next_step=(
                 "-p split FILE.json with the stories of tuning, validation, encoding and test (see"
-                " the chapter Splits)"
+                " chapter 12)"
             ),
         )
 
