@@ -40,9 +40,11 @@ from braintune_nb.core import (
     read_json,
     read_record,
     refuse_finished,
+    remove_temporary,
     require_run_folder,
     unlock_folder,
     visible,
+    write_atomic,
 )
 
 # %% ../nbs/99_cli.ipynb #3e429728
@@ -455,7 +457,7 @@ def run_experiment(
                 next_step="end it with run.finish(summary)",
             )
         with disk_errors(out):
-            shutil.copy(executed, out / "notebook.ipynb")
+            write_atomic(out / "notebook.ipynb", executed.read_bytes())
     return out
 
 # %% ../nbs/99_cli.ipynb #32af64f2
@@ -535,7 +537,7 @@ def _show(folder):
 
 # %% ../nbs/99_cli.ipynb #c2eddeda
 def _whole_but_for(notebook, asked, out):
-    "What the finished run of this very command lacks: 'report.html', 'notebook.ipynb', or both."
+    "What the finished run of this very command lacks: its report, its notebook, its last step."
     try:
         record = read_record(out / "run.json", parameters_hash=str)
         summary = read_record(out / "summary.json")
@@ -546,7 +548,8 @@ def _whole_but_for(notebook, asked, out):
     if content_hash(whole) != record["parameters_hash"]:
         return []
     wanted = ["notebook.ipynb"] + ["report.html"] * _has_report(summary)
-    return [name for name in wanted if not (out / name).exists()]
+    missing = [name for name in wanted if not (out / name).exists()]
+    return missing or ["its last step"] * (out / ".command.json").exists()
 
 
 def _complete(notebook, asked, out):
@@ -555,8 +558,13 @@ def _complete(notebook, asked, out):
     for name in OURS:
         if not name.startswith(".command"):
             (out / name).unlink(missing_ok=True)
+    remove_temporary(out)
     if not (out / "notebook.ipynb").exists():
-        _execute(notebook, out / "notebook.ipynb", asked | {"out": str(out)}, prepare_only=True)
+        whole = asked | {"out": str(out)}
+        write_atomic(
+            out / "notebook.ipynb",
+            lambda made: _execute(notebook, made, whole, prepare_only=True),
+        )
     unlock_folder(lock)
 
 

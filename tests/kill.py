@@ -3,11 +3,14 @@ compare what they leave, bit for bit, with a run that nobody disturbed.
 
     python tests/kill.py                                 # tune_text, tune_speech, tune_bilingual
     python tests/kill.py tune_text --kills 20 --seed 3   # one command
+    python tests/kill.py --kills 17 --chain 3 --table nbs/experiments/results/kills.csv
 
 The moments are spread evenly over the whole command, from its first import to the report: each
-kill falls at random within its share of the time that the undisturbed run took. Every kill has a
-folder and a cache of its own, so the simulated data are generated anew each time. What is killed
-is drawn as well: the command with its kernel, the kernel alone, or the command alone.
+kill falls at random within its share of the processor time that the undisturbed run took, so that
+a busy machine moves no kill; one kill of each command waits until the run is finished, and falls
+before its report is made. With `--chain` a run is killed several times on its way. Every run has a
+folder and a cache of its own, so the simulated data are generated anew each time. What is killed is
+drawn as well: the command with its kernel, the kernel alone, or the command alone.
 
 Compared are all files but the executed notebook, the page and run.json; in JSON and tables, fields
 of time and memory are left out; of run.json, the parameters and the hashes of the inputs. The exit
@@ -15,6 +18,7 @@ status is the number of kills after which something differed."""
 
 import argparse
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -26,21 +30,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-SMOKE = ["-p", "size", "smoke", "-p", "epochs", "1"]
-COMMANDS = {
-    "tune_text": SMOKE,
-    "tune_speech": [*SMOKE, "-p", "languages", "en,zh"],
-    "tune_bilingual": ["-p", "size", "4,4,1,2,2,300", "-p", "epochs", "1"],
-}
+SMOKE = ["-p", "size", "3,2,1,2,1,420", "-p", "epochs", "1"]  # the least that has intervals
+COMMANDS = dict.fromkeys(("tune_text", "tune_speech", "tune_bilingual"), SMOKE)
+COLUMNS = "command run share stopped before_the_end starts value".split()
 TIME = re.compile("seconds|memory|began|host|pid")  # names of fields that may differ
 APART = {"run.json", "notebook.ipynb", "report.html"}  # compared in part, or not at all
-PATIENCE = 900  # s for one start of a command
+PATIENCE = 3600  # s for one start of a command
 
 
 def start(command, out, cache):
@@ -67,25 +69,31 @@ def start(command, out, cache):
 
 def kill(process, whom):
     "SIGKILL to the command, to its kernel, or to both; the kernel first, so that it cannot clean up."
+    children = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
-        for child in children if whom != "command" else []:
-            with contextlib.suppress(psutil.Error):
-                child.send_signal(signal.SIGKILL)
+    for child in children if whom != "command" else []:
+        with contextlib.suppress(psutil.Error):
+            child.send_signal(signal.SIGKILL)
     if whom != "kernel":
         process.send_signal(signal.SIGKILL)
     process.wait(timeout=PATIENCE)
-    return process.returncode
+    psutil.wait_procs(children, timeout=60)  # a kernel ends when it sees that its command is gone
 
 
-def finish(command, out, cache, tries=8):
-    "Start the command again until it is done; the number of starts."
+def whole(out):
+    "Whether a run has all that the command leaves."
+    return all((out / name).exists() for name in ("run.json", "report.html", "notebook.ipynb"))
+
+
+def finish(command, out, cache, least=0, tries=12):
+    "Start the command again, `least` times or more, until it is done; the number of starts."
     for number in range(1, tries + 1):
-        if (out / "run.json").exists() and (out / "report.html").exists():
+        if number > least and whole(out):
             return number - 1
         if start(command, out, cache).wait(timeout=PATIENCE) != 0:
             time.sleep(2)  # a kernel that lost its command may still hold the folder for a moment
-    if not (out / "report.html").exists():
+    if not whole(out):
         raise RuntimeError(f"{command} does not finish: {Path(f'{out}.log').read_text()[-2000:]}")
     return tries
 
@@ -129,57 +137,129 @@ def differences(one, other, caches):
     return wrong
 
 
-def moments(kills, seed):
-    "(share of the whole time, whom) of every kill, in random order."
+def moments(kills, chain, seed):
+    """For each run the kills on its way: (share of the processor time, whom), in order; the last
+    share of all is None: after the run, before its report."""
     draw = random.Random(seed)
-    shares = [(k + draw.random()) / kills for k in range(kills)]
-    draw.shuffle(shares)
-    return [(share, draw.choice(["both", "both", "kernel", "command"])) for share in shares]
+    whom = ["both", "both", "kernel", "command"]
+    every = [((k + draw.random()) / (kills - 1), draw.choice(whom)) for k in range(kills - 1)]
+    every.append((None, draw.choice(whom)))
+    runs = -(-kills // chain)
+    return [every[first::runs] for first in range(runs)]
 
 
-def try_command(command, kills, seed, work):
-    "Rows (share, whom, whether the kill hit, starts after it, what differs) of one command."
-    whole, cache = work / "whole", work / "cache"
-    began = time.monotonic()
-    finish(command, whole, cache)
-    seconds = time.monotonic() - began
-    files = sum(p.is_file() for p in whole.rglob("*"))
-    print(f"{command}: {seconds:.0f} s undisturbed, {files} files", flush=True)
-    rows = []
-    for number, (share, whom) in enumerate(moments(kills, seed)):
-        out, own = work / f"killed{number}", work / f"cache{number}"
-        process = start(command, out, own)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=share * seconds)
+def used(processes):
+    "Seconds of processor time that a command and its kernel have used until now."
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def watch(process, reached):
+    "Wait until `reached(seconds of processor time)` or the end; the seconds seen last."
+    root, family, seconds = psutil.Process(process.pid), [], 0.0
+    while process.poll() is None:
+        if len(family) < 2:  # the kernel is started after a while
+            with contextlib.suppress(psutil.Error):
+                family = [root, *root.children(recursive=True)]
+        seconds = max(seconds, used(family))
+        if reached(seconds):
+            break
+        time.sleep(0.05)
+    return seconds
+
+
+def kill_on_the_way(command, out, cache, kills, whole):
+    "Start a command once for each kill; (share, whom, whether it hit) of every one."
+    rows, before = [], 0.0
+    for share, whom in kills:
+        process = start(command, out, cache)
+        if share is None:
+            watch(process, lambda _: (out / "run.json").exists())
+        else:
+            again = whole["imports"] if rows else 0.0
+            until = again + (share - before) * whole["seconds"]
+            watch(process, lambda now, until=until: now >= until)
+            before = share
         hit = process.poll() is None
         if hit:
             kill(process, whom)
-        starts = finish(command, out, own)
-        wrong = differences(whole, out, (cache, own))
-        rows.append((share, whom, hit, starts, wrong))
-        told = "same" if not wrong else f"DIFFERS: {', '.join(wrong)}"
-        done = "" if hit else " (it was done before)"
-        print(
-            f"  {number + 1:3d}  {share:6.1%} {whom:8s}{done} {starts} starts  {told}", flush=True
-        )
-        if not wrong:
-            shutil.rmtree(out)
-        shutil.rmtree(own, ignore_errors=True)
+        rows.append(("finished" if share is None else f"{share:.3f}", whom, int(hit)))
     return rows
+
+
+def try_run(command, work, number, kills, whole):
+    "One run that is killed on its way and then finished: rows of COLUMNS, one a kill."
+    out, own = work / f"killed{number}", work / f"cache{number}"
+    tried = kill_on_the_way(command, out, own, kills, whole)
+    starts = finish(command, out, own, least=tried[-1][2])
+    wrong = differences(work / "undisturbed", out, (work / "cache", own))
+    told = "same" if not wrong else f"DIFFERS: {', '.join(wrong)}"
+    print(f"  {command} {number + 1:3d}  {tried}  {starts} starts after  {told}", flush=True)
+    if not wrong:
+        shutil.rmtree(out)
+    shutil.rmtree(own, ignore_errors=True)
+    return [(command, number + 1, *row, starts, len(wrong)) for row in tried]
+
+
+def undisturbed(command, work):
+    "Processor time (s) of a run that nobody kills, and of its beginning; made once in `work`."
+    out, cache, about = work / "undisturbed", work / "cache", work / "seconds.json"
+    if not about.exists():
+        begun = []
+        process = start(command, out, cache)
+        state = out.with_name(f"{out.name}.partial") / "state.json"
+        seconds = watch(process, lambda now: state.exists() and not begun and begun.append(now))
+        finish(command, out, cache, tries=1)
+        about.write_text(json.dumps(dict(seconds=seconds, imports=begun[0])))
+    return json.loads(about.read_text())
+
+
+def try_command(command, asked, seed, work):
+    "Rows of COLUMNS, one a kill of one command."
+    whole = undisturbed(command, work)
+    files = sum(p.is_file() for p in (work / "undisturbed").rglob("*"))
+    print(f"{command}: {whole['seconds']:.0f} s of processor time, {files} files", flush=True)
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        tried = [
+            pool.submit(try_run, command, work, number, kills, whole)
+            for number, kills in enumerate(moments(asked.kills, asked.chain, seed))
+        ]
+        return [row for run in tried for row in run.result()]
+
+
+def write_table(path, rows):
+    "The rows as a table, after what it holds of other commands."
+    kept = []
+    if path.exists():
+        with open(path, encoding="utf8", newline="") as stored:
+            kept = [row for row in csv.reader(stored)][1:]
+    commands = {row[0] for row in rows}
+    with open(path, "w", encoding="utf8", newline="") as stored:
+        table = csv.writer(stored, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([row for row in kept if row[0] not in commands] + rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("commands", nargs="*", default=list(COMMANDS), help=", ".join(COMMANDS))
     parser.add_argument("--kills", type=int, default=5, help="of each command")
+    parser.add_argument("--chain", type=int, default=1, help="kills on the way of one run")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--table", type=Path, help="CSV file for moments and outcomes")
     parser.add_argument("--work", type=Path, help="folder to work in [default: a temporary one]")
     asked = parser.parse_args()
     work, rows = asked.work or Path(tempfile.mkdtemp(prefix="braintune-kill-")), []
     for number, command in enumerate(asked.commands):
         (work / command).mkdir(parents=True, exist_ok=True)
-        rows += try_command(command, asked.kills, asked.seed + number, work / command)
-    hits, wrong = sum(row[2] for row in rows), sum(bool(row[4]) for row in rows)
+        rows += try_command(command, asked, asked.seed + number, work / command)
+    if asked.table:
+        write_table(asked.table, rows)
+    hits, wrong = sum(row[4] for row in rows), sum(row[6] > 0 for row in rows)
     print(f"{len(rows)} kills, {hits} before the end, {wrong} ended differently")
     if not asked.work and not wrong:
         shutil.rmtree(work)

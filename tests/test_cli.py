@@ -518,6 +518,11 @@ def test_a_run_that_lacks_only_its_report_gets_it(here, monkeypatch, capsys):
     assert "seed = 7" in (here / "r/notebook.ipynb").read_text()
     names = ["notebook.ipynb", "report.html", "run.json", "summary.json"]
     assert sorted(p.name for p in (here / "r").iterdir()) == names
+    for left in (".command.json", ".report.html.0123456789ab.html"):  # killed in the last step
+        (here / "r" / left).write_text("{}")
+    code, out, _ = call("-p", "seed", "7")
+    assert code == 0 and "but for its last step" in out and made == [here / "r"]
+    assert sorted(p.name for p in (here / "r").iterdir()) == names
     code, _, err = call("-p", "seed", "7")
     assert code == 1 and "never overwritten" in err and made == [here / "r"]
 

@@ -29,6 +29,7 @@ from braintune_nb.core import (
     to_plain,
     write_arrays,
     write_atomic,
+    unlock_folder,
     write_json,
 )
 
@@ -393,6 +394,21 @@ def test_folders_that_cannot_be_a_run(tmp_path):
     for bad in ("[]", "{}", "null", '{"key": 1}', "[" * 100_000, '{"key": "a", "key": "b"}'):
         write_atomic(tmp_path / "bad.partial/state.json", bad)
         refused("bad", "cannot be read")
+
+
+def test_what_a_killed_writer_left_is_removed_when_the_run_goes_on(tmp_path):
+    run = Run.start(tmp_path / "r", {"a": 1})
+    run.path("scores/own.json").write_text("1")
+    left = run.path("scores/.own.json.0123456789ab.json")
+    left.write_text("hal")
+    kept = run.path(".own.json")
+    kept.write_text("2")
+    with run.stage("scores"):
+        pass
+    unlock_folder(run.lock)
+    again = Run.start(tmp_path / "r", {"a": 1})
+    assert not left.exists() and kept.read_text() == "2" and again.done("scores")
+    again.finish({})
 
 
 def test_a_kill_at_the_end_leaves_a_finished_run(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import nibabel
 import numpy as np
 import pytest
+import soundfile
 
 from braintune_nb.core import ClockError, DataError, MissingData, ParameterError
 from braintune_nb.data.fetch import read_registry, registry_of_clone
@@ -136,6 +137,59 @@ def test_tables_that_are_not_what_they_should_be(tmp_path):
         sound_onset(tmp_path / "e.tsv")
     with pytest.raises(MissingData):
         sound_onset(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('a,a,1,1.2\n"b,b,2,2.2\nc",c,3,3.2\n', "breaks off"),
+        ('a,a,1,1.2\n"b,b,2,2.2\n', "not closed"),
+        ("a,a,1,1.2\nb,b,2,inf\n", "line 2"),
+        ("a,a,1_0,11\n", "has no time"),
+        ("a,a,1,\nb,b,2,2.2\n", "has no time"),
+        ("a,a,5,5.2\nb,b,3.9,4.2\n", "backwards"),
+        ("".join(f"w,w,{400 * k},{400 * k + 200}\n" for k in range(9)), "not in seconds"),
+    ],
+)
+def test_word_times_that_are_wrong_are_refused_by_line(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises((DataError, ClockError), match=message):
+        narratives_words(tmp_path / "a.csv")
+
+
+def test_words_may_start_a_little_before_the_one_above(tmp_path):
+    (tmp_path / "a.csv").write_text(f'a,a,5,5.2\n"{"x" * 200_000}, y",b,4.5,5.3\nlost,,,\n')
+    words, lost = narratives_words(tmp_path / "a.csv")
+    assert words.onset.tolist() == [5, 4.5] and len(words.text[1]) == 200_003 and lost == 1
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ("nan\t6\ts\ta.wav\n", "no onset"),
+        ("1_2\t6\ts\ta.wav\n", "no onset"),
+        ("12\t6\ts\n", "line 2"),
+        ('3\t1\t"x\tn/a\n12\t60\ts"\ta.wav\n', "on one line"),
+    ],
+)
+def test_events_that_are_wrong_are_refused(tmp_path, rows, message):
+    (tmp_path / "e.tsv").write_text("onset\tduration\ttrial_type\tstim_file\n" + rows)
+    with pytest.raises(DataError, match=message):
+        sound_onset(tmp_path / "e.tsv")
+
+
+def test_hidden_files_are_left_out_and_said_and_a_channel_is_chosen(tmp_path):
+    write(tmp_path, "sub-256")
+    image = tmp_path / narratives_run("sub-256", "black")[1]
+    image.with_name(f"._{image.name}").write_bytes(b"\0\5\x16\7")
+    sound = np.stack([np.full(16_000, 0.25), np.linspace(-0.5, 0.5, 16_000)], 1)
+    soundfile.write(tmp_path / narratives_told("black")[1], sound, 16_000, subtype="FLOAT")
+    found = load_narratives(tmp_path, mask=mask(), cache=tmp_path, channel=1)
+    assert f"1 hidden files or folders are left out: ._{image.name}" in found.notes
+    assert any("number 1 of them" in note for note in found.notes)
+    kept = soundfile.read(found.stories["black"].audio)[0]
+    assert np.abs(kept - sound[:, 1]).max() < 0.02
+    assert [f["what"] for f in check_narratives(tmp_path)] == [found.notes[0]]
 
 
 def test_what_is_missing_is_named(tmp_path):

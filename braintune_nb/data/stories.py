@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['language_of', 'joins_without_blanks', 'Story', 'check_words', 'require_pace', 'words_in_run', 'lost_ends',
-           'check_clock_fits', 'first_part', 'read_word_table', 'shown_words']
+           'check_clock_fits', 'first_part', 'table_rows', 'table_column', 'words_of_rows', 'read_word_table',
+           'shown_words']
 
 # %% ../../nbs/10_data.stories.ipynb #90b98e62
 import re
@@ -244,9 +245,12 @@ def _quoted_rows(text, delimiter):
         elif not m[3]:
             return rows
 
-
-def _rows(path, delimiter):
-    "Rows of (line, cells) that are not empty, and whether quotes were taken off a table with tabs."
+# %% ../../nbs/10_data.stories.ipynb #6c273b7b
+def table_rows(
+    path,  # file of a table
+    delimiter: str | None = None,  # default: tab for .tsv, else comma
+) -> tuple:  # ([(line, cells)] that are not empty, whether quotes were taken off a table with tabs)
+    "Rows of a table, strictly: `DataError` where a quote is not closed, or stands inside a cell."
     delimiter = delimiter or ("\t" if Path(path).suffix.lower() == ".tsv" else ",")
     text = read_text(path)
     plain = [(i, line.split(delimiter)) for i, line in enumerate(text.split("\n"), 1)]
@@ -266,8 +270,12 @@ def _rows(path, delimiter):
     return full, rows != plain and delimiter == "\t"
 
 # %% ../../nbs/10_data.stories.ipynb #9e7c5647
-def _column(path, header, name):
-    "Position of a column given by name or position."
+def table_column(
+    path,  # file of the table, for the message
+    header,  # names of the columns; None where there are none
+    name,  # of a column, or its position from 0
+) -> int:  # position
+    "Position of a column; `DataError` where no column, or more than one, has the name."
     if isinstance(name, int):
         return name
     if header is None or name not in header:
@@ -366,6 +374,22 @@ def _require_words(path, lines, words):
             _refuse_row(path, line, what, repr(word[:60]), "a word on one line", step)
     return empty
 
+# %% ../../nbs/10_data.stories.ipynb #be4b86cc
+def words_of_rows(
+    path,  # file of the rows, for the messages
+    rows,  # [(line, cells)] as of `table_rows`, without a header
+    columns,  # positions of onset, offset (s) and word
+    width: int,  # how many cells a row has
+    tolerance: float = 0.0,  # how far a word may start before the one above it, s
+    unquoted: bool = False,  # quotes were taken off, which is noted
+) -> Events:  # (N,) words as written
+    "The words of checked rows; `DataError` names the line of the first row that is wrong."
+    times, words, lines = _checked_rows(path, rows, columns, width)
+    _require_rising(path, lines, times[:, 0], tolerance)
+    empty = _require_words(path, lines, words)
+    require_pace(times[:, 0], file=path)
+    return Events(*times.T, tuple(words), _table_notes(unquoted, empty))
+
 # %% ../../nbs/10_data.stories.ipynb #fa216a71
 def read_word_table(
     path,  # .csv or .tsv
@@ -378,17 +402,14 @@ def read_word_table(
 ) -> Events:  # (N,) words as written
     """Read a table of timed words; `DataError` names line, found and expected where a time is
     missing or runs backwards, or a quote swallows rows."""
-    rows, unquoted = _rows(path, delimiter)
+    rows, unquoted = table_rows(path, delimiter)
     columns = onset, offset, text
     if header is None:
         header = any(isinstance(column, str) for column in columns)
     names = [cell.strip() for cell in rows[0][1]] if header else None
-    columns = [_column(path, names, column) for column in columns]
-    times, words, lines = _checked_rows(path, rows[bool(header) :], columns, len(rows[0][1]))
-    _require_rising(path, lines, times[:, 0], tolerance)
-    empty = _require_words(path, lines, words)
-    require_pace(times[:, 0], file=path)
-    return Events(*times.T, tuple(words), _table_notes(unquoted, empty))
+    columns = [table_column(path, names, column) for column in columns]
+    width = len(rows[0][1])
+    return words_of_rows(path, rows[bool(header) :], columns, width, tolerance, unquoted)
 
 # %% ../../nbs/10_data.stories.ipynb #cbc6ee26
 def shown_words(
