@@ -206,7 +206,6 @@ ENTRIES = {
         SAME,
         lambda x: inference.voxel_test(GUESS, x, n=19, progress=False).r,
     ),
-    "shift_test": (Y, SAME, lambda x: inference.shift_test(GUESS, x, 19)["r"]),
     "permutation_p": (
         SHARES,
         NONE,

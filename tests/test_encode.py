@@ -179,18 +179,20 @@ def test_shift_null_maximum_over_layers_and_blocks_of_columns():
     np.testing.assert_allclose(
         inference.circular_shift_null(p, y, 20, 3, 1, groups, block=2), each.max(0), atol=1e-6
     )
-    got = inference.shift_test(p, y, 20, 3, 1, groups, block=2)
-    np.testing.assert_allclose(got["r"], score.correlation(p, y).max(0))
-    np.testing.assert_allclose(got["p"], inference.permutation_p(got["r"], each.max(0)))
-    np.testing.assert_array_equal(got["layer"], score.correlation(p, y).argmax(0))
+    got = inference.voxel_test(p, y, "circular_shift", 20, 3, groups)
+    r = score.correlation(p, y)
+    np.testing.assert_allclose(got.r, r.max(0), atol=1e-6)
+    np.testing.assert_allclose(got.p, inference.permutation_p(r.max(0), each.max(0)))
+    np.testing.assert_array_equal(got.layer, r.argmax(0))
 
 
 def test_constant_columns_have_no_p():
     rng = np.random.default_rng(8)
     y = rng.standard_normal((60, 3))
     y[:, 1] = 2
-    got = inference.shift_test(rng.standard_normal((60, 3)), y, 20)
-    assert np.isnan(got["p"][1]) and np.isnan(got["q"][1]) and np.isfinite(got["q"][[0, 2]]).all()
+    with pytest.warns(UserWarning, match="1 \\(constant\\)"):
+        got = inference.voxel_test(rng.standard_normal((60, 3)), y, n=20)
+    assert np.isnan(got.p[1]) and np.isnan(got.q[1]) and np.isfinite(got.q[[0, 2]]).all()
 
 
 def test_block_permutation_moves_whole_blocks_within_stories():

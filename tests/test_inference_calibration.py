@@ -63,7 +63,7 @@ def test_false_positives_of_the_crossed_interval(people, spread, n=150):
         a, b, owner = experiment(rng, people, spread=spread)
         got = crossed_bootstrap(a, b, stories=owner, n=200, seed=seed)["all"]["raw"]
         crossed += not got["ci_low"] <= 0 <= got["ci_high"]
-        alone += not got["people_low"] <= 0 <= got["people_high"]
+        alone += not got["participants_low"] <= 0 <= got["participants_high"]
         own += got["n_positive"] + got["n_negative"]
         low, high = percentile((a, b), owner, rng)
         plain += not low <= 0 <= high

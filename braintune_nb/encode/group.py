@@ -10,7 +10,13 @@ import numpy as np
 
 from ..arrays import as_array
 from ..core import ParameterError
-from .inference import holm, participant_test, score_table
+from braintune_nb.encode.inference import (
+    block_freedom,
+    holm,
+    participant_test,
+    satterthwaite_interval,
+    score_table,
+)
 
 # %% ../../nbs/76_encode.group.ipynb #74c47c38
 def participant_intervals(
@@ -28,13 +34,7 @@ def participant_intervals(
     has (B - S)/B of the variance, which is given back."""
     from scipy.stats import t
 
-    free = n_blocks - n_stories
-    if free < 1:
-        raise ParameterError(
-            "an interval over stimuli needs at least two blocks in a story",
-            found=f"{n_blocks} blocks in {n_stories} stories",
-            next_step="shorter blocks",
-        )
+    free = block_freedom(n_blocks, n_stories)
     scores = as_array(scores, "scores").astype(float)
     half = t.ppf(0.5 + level / 2, free) * np.sqrt(n_blocks / free) * scores[:, 1:].std(1, ddof=1)
     return np.stack([scores[:, 0] - half, scores[:, 0] + half], -1)
@@ -133,12 +133,26 @@ def random_effects_interval(
     values: np.ndarray,
     level: float = 0.95,  # coverage
     # mean, ci_low, ci_high, se, df, p, participants, stories, seeds, covers, and the share of the
-    # variance: of_people, of_stories, of_seeds
+    # variance: of_participants, of_stories, of_seeds
 ) -> dict:
-    """Interval of the grand mean over people and stories, both drawn; seeds are averaged, and
-    their own spread is added, never counted as samples."""
-    from scipy.stats import t
+    """Interval of the grand mean over participants and stories, both drawn; seeds are averaged,
+    and their own spread is added, never counted as samples."""
+    x = _checked_scores(values)
+    P, S, K = x.shape
+    cell = x.mean(2)
+    sources = (_spread(cell.mean(1)), _spread(cell.mean(0)), _spread(x.mean((0, 1))))
+    by_participant, by_story, by_seed = sources
+    crossed = by_participant + by_story - _interaction(cell)
+    variance = max(crossed, by_participant, by_story) + by_seed
+    parts = list(zip(sources, (P - 1, S - 1, K - 1)))
+    counts = dict(participants=P, stories=S, seeds=K)
+    covers = " and ".join(name for name, n in counts.items() if n > 1)
+    interval = satterthwaite_interval(cell.mean(), variance, parts, level)
+    return interval | counts | dict(covers=covers) | _shares(counts, sources, variance)
 
+# %% ../../nbs/76_encode.group.ipynb #d69a7e51
+def _checked_scores(values):
+    "Scores as (P, S, K), all finite, of two or more participants or stories."
     x = as_array(values, "values").astype(float)
     if x.ndim == 2:
         x = x[..., None]
@@ -149,41 +163,24 @@ def random_effects_interval(
             found=np.shape(values),
             next_step="leave participants or stories out by name",
         )
-    P, S, K = x.shape
-    cell = x.mean(2)
-    mean, people, stories = cell.mean(), cell.mean(1), cell.mean(0)
-    rest = cell - people[:, None] - stories + mean
-    by_people = people.var(ddof=1) / P if P > 1 else 0.0
-    by_story = stories.var(ddof=1) / S if S > 1 else 0.0
-    both = (rest**2).sum() / ((P - 1) * (S - 1)) / (P * S) if min(P, S) > 1 else 0.0
-    by_seed = x.mean((0, 1)).var(ddof=1) / K if K > 1 else 0.0
-    variance = max(by_people + by_story - both, by_people, by_story) + by_seed
-    terms = [(v, d) for v, d in ((by_people, P - 1), (by_story, S - 1), (by_seed, K - 1)) if d > 0]
-    df = max(
-        variance**2 / max(sum(v**2 / d for v, d in terms), 1e-300) - 2, min(d for _, d in terms)
-    )
-    se = variance**0.5
-    half = t.ppf(0.5 + level / 2, df) * se
-    parts = dict(
-        zip(
-            ("of_people", "of_stories", "of_seeds"),
-            (float(v / variance) if variance else 0.0 for v in (by_people, by_story, by_seed)),
-        )
-    )
-    return (
-        dict(
-            mean=float(mean),
-            ci_low=float(mean - half),
-            ci_high=float(mean + half),
-            se=float(se),
-            df=float(df),
-            p=float(2 * t.sf(abs(mean) / se, df)) if se else float("nan"),
-            participants=P,
-            stories=S,
-            seeds=K,
-            covers=" and ".join(
-                n for n, m in (("participants", P), ("stories", S), ("seeds", K)) if m > 1
-            ),
-        )
-        | parts
-    )
+    return x
+
+
+def _shares(names, sources, variance):
+    "Share of the variance that is due to each source."
+    shares = [float(v / variance) if variance else 0.0 for v in sources]
+    return dict(zip([f"of_{name}" for name in names], shares))
+
+
+def _spread(means):
+    "Variance of the mean of these means; 0 of a single one."
+    return means.var(ddof=1) / len(means) if len(means) > 1 else 0.0
+
+
+def _interaction(cell):
+    "What participants and stories (P, S) both hold, as a part of the variance of the grand mean."
+    P, S = cell.shape
+    if min(P, S) < 2:
+        return 0.0
+    rest = cell - cell.mean(1)[:, None] - cell.mean(0) + cell.mean()
+    return (rest**2).sum() / ((P - 1) * (S - 1)) / (P * S)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['draw_shifts', 'circular_shift_null', 'block_permutation_null', 'permutation_p', 'fdr', 'holm', 'VoxelTest',
-           'voxel_test', 'shift_test', 'block_labels', 'block_sums', 'correlation_from_sums', 'crossed_interval',
-           'region_scores', 'score_table', 'crossed_bootstrap', 'sign_flip', 'participant_test']
+           'voxel_test', 'block_labels', 'block_sums', 'correlation_from_sums', 'block_freedom',
+           'satterthwaite_interval', 'crossed_interval', 'region_scores', 'score_table', 'crossed_bootstrap',
+           'sign_flip', 'participant_test']
 
 # %% ../../nbs/73_encode.inference.ipynb #c0bf05ac
 import warnings
@@ -72,25 +73,30 @@ def _stories(groups, n_rows):
     return rows
 
 
+def _read_rows(x, rows):
+    "Rows of x as an array; neighbours in one read, which a memory map likes better."
+    if len(rows) == rows[-1] - rows[0] + 1:
+        rows = slice(rows[0], rows[-1] + 1)
+    return np.array(x[rows])
+
+
 def _standard(x, rows):
     """(x without its mean, length 1) as float32 (T, V), NaN where x is constant; and the
     columns that are not finite."""
-    x = np.array(
-        x[slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] - rows[0] + 1 else rows]
-    )  # one read of a memory map
+    x = _read_rows(x, rows)
     mean = x.mean(0, dtype=np.float64)
     out = np.empty(x.shape, np.float32)
     length, size = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for start in range(0, len(x), 256):
+        some = slice(start, start + 256)
         with np.errstate(invalid="ignore"):
-            part = x[start : start + 256] - mean
-        out[start : start + 256] = part
+            part = x[some] - mean
+        out[some] = part
         length += np.einsum("tv,tv->v", part, part)
         size += len(part) * mean**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        out *= np.where(length > rounding(x) ** 2 * (length + size), length**-0.5, np.nan).astype(
-            np.float32
-        )
+        varies = length > rounding(x) ** 2 * (length + size)
+        out *= np.where(varies, length**-0.5, np.nan).astype(np.float32)
     return out, ~np.isfinite(mean)
 
 # %% ../../nbs/73_encode.inference.ipynb #847c6a23
@@ -120,45 +126,73 @@ def _block_columns(orders, blocks):
     )
 
 
+def _moved_scores(p, y, orders, length):
+    "Products with the rows of the prediction moved, order by order: (m, V)."
+    pieces = np.split(np.arange(len(p)), range(length, len(p), length))
+    scores = []
+    for order in orders:
+        rows = np.concatenate([pieces[i] for i in order])
+        scores.append(np.einsum("tv,tv->v", p[rows], y))
+    return np.stack(scores)
+
+
+def _pair_table(p, y, length):
+    """Products of each block of the prediction with each place of the responses, (pairs, V):
+    places from the start, then those behind the shorter last block, then that block itself."""
+    blocks, rest = divmod(len(p), length)
+    pairs, even = blocks**2, blocks * length
+    table = np.empty((2 * pairs + blocks + 1 if rest else pairs, p.shape[1]), np.float32)
+    for i in range(2 if rest else 1):
+        part = table[i * pairs : (i + 1) * pairs]
+        _products(p[:even], y[i * rest : i * rest + even], blocks, part)
+    for i in range(blocks + 1 if rest else 0):
+        here = y[i * length : i * length + rest]
+        table[2 * pairs + i] = np.einsum("tv,tv->v", p[even:], here)
+    return table
+
+
+def _products(p, y, blocks, out):
+    "Into `out` (blocks², V): every block of the prediction with every place of the responses."
+    cut = lambda x: x.reshape(blocks, -1, x.shape[1])
+    np.einsum("abv,ibv->aiv", cut(p), cut(y), out=out.reshape(blocks, blocks, -1))
+
+
 def _block_scores(p, y, orders, length):
     "Products after permuting blocks of the prediction: (L, V) twice, (m, pieces) -> (m, V)."
     from scipy.sparse import csr_matrix
 
-    n, (T, V) = len(orders), p.shape
-    blocks, rest = divmod(T, length)
+    n, T = len(orders), len(p)
     if not _tabled(T, length, n):
-        pieces = np.split(np.arange(T), range(length, T, length))
-        return np.stack(
-            [
-                np.einsum("tv,tv->v", p[np.concatenate([pieces[i] for i in order])], y)
-                for order in orders
-            ]
-        )
-    table = np.empty((2 * blocks**2 + blocks + 1 if rest else blocks**2, V), np.float32)
-    for i in range(2 if rest else 1):
-        ahead = y[i * rest : i * rest + blocks * length].reshape(blocks, length, V)
-        np.einsum(
-            "abv,ibv->aiv",
-            p[: blocks * length].reshape(blocks, length, V),
-            ahead,
-            out=table[i * blocks**2 : (i + 1) * blocks**2].reshape(blocks, blocks, V),
-        )
-    for i in range(blocks + 1 if rest else 0):
-        table[2 * blocks**2 + i] = np.einsum(
-            "tv,tv->v", p[blocks * length :], y[i * length : i * length + rest]
-        )
-    columns = _block_columns(orders, blocks)
-    pick = csr_matrix(
-        (np.ones(columns.size, np.float32), columns.ravel(), np.arange(n + 1) * columns.shape[1]),
-        shape=(n, len(table)),
-    )
-    return pick @ table
+        return _moved_scores(p, y, orders, length)
+    table, columns = _pair_table(p, y, length), _block_columns(orders, T // length)
+    ends = np.arange(n + 1) * columns.shape[1]
+    ones = np.ones(columns.size, np.float32)
+    return csr_matrix((ones, columns.ravel(), ends), shape=(n, len(table))) @ table
 
 
 def _tabled(T, length, n):
+    "Whether a table of all pairs is cheaper than moving rows n times."
     return 2 * (T // length) < 4 * n and T // length <= 16 * length
 
 # %% ../../nbs/73_encode.inference.ipynb #dcfd799a
+def _block_orders(groups, n, seed, T, length):
+    "(rows of each story, for each story the orders of its blocks (n + 1, pieces))."
+    stories = _stories(groups, T)
+    if min(len(rows) for rows in stories) < 3 * length:
+        raise ParameterError(
+            "a story holds fewer than three blocks",
+            found=f"stories of {[len(rows) for rows in stories]} TRs",
+            expected=f"{3 * length} or more",
+            next_step="shorter blocks",
+        )
+    rng = np.random.default_rng(seed)
+    orders = [[np.arange(-(-len(rows) // length))] for rows in stories]
+    for _ in range(n):  # draw by draw, story by story
+        for story in orders:
+            story.append(rng.permutation(len(story[0])))
+    return stories, [np.stack(story) for story in orders]
+
+
 class _Null:
     """Rows of each story and, for each, the draws; `scores` gives (n + 1, V) of a block of
     columns, the observed arrangement first."""
@@ -171,22 +205,7 @@ class _Null:
             self.rows, shifts = draw_shifts(groups, n, seed, min_shift, T)
             self.draws = list(np.concatenate([np.zeros((1, len(self.rows)), int), shifts]).T)
         elif kind == "block_permutation":
-            self.rows = _stories(groups, T)
-            if min(len(r) for r in self.rows) < 3 * block_length:
-                raise ParameterError(
-                    "a story holds fewer than three blocks",
-                    found=f"stories of {[len(r) for r in self.rows]} TRs",
-                    expected=f"{3 * block_length} or more",
-                    next_step="shorter blocks",
-                )
-            rng, pieces = (
-                np.random.default_rng(seed),
-                [-(-len(r) // block_length) for r in self.rows],
-            )
-            drawn = [[rng.permutation(m) for m in pieces] for _ in range(n)]
-            self.draws = [
-                np.stack([np.arange(m)] + [d[g] for d in drawn]) for g, m in enumerate(pieces)
-            ]
+            self.rows, self.draws = _block_orders(groups, n, seed, T, block_length)
         else:
             raise ParameterError(
                 "unknown null", found=kind, expected="circular_shift or block_permutation"
@@ -210,27 +229,24 @@ class _Null:
         """((n + 1, V) maximum over layers, layer (V,), columns that are not finite:
         (prediction, responses)) of a block of columns."""
         y, bad_y = _standard(responses, self.all)
-        layers, bad, best, which = (
-            prediction if prediction.ndim == 3 else [prediction],
-            np.zeros_like(bad_y),
-            None,
-            None,
-        )
-        for i, x in enumerate(layers):
+        bad, best, which = np.zeros_like(bad_y), None, np.zeros(len(bad_y), int)
+        for i, x in enumerate(prediction if prediction.ndim == 3 else [prediction]):
             p, wrong = _standard(x, self.all)
             bad |= wrong
             got = self.scores(p, y)
             del p  # before the next layer is read
-            if best is None:
-                best, which = got, np.zeros(len(bad), int)
-            else:
-                with np.errstate(invalid="ignore"):
-                    which[(got[0] > best[0]) | (np.isnan(best[0]) & ~np.isnan(got[0]))] = i
-                np.fmax(
-                    best, got, out=best
-                )  # a layer that predicts a constant has no r, and no vote
+            best = got if best is None else _larger(best, got, which, i)
         best[:, bad | bad_y] = np.nan
         return best, which, bad, bad_y
+
+
+def _larger(best, scores, which, layer):
+    """Maximum of draws, in place; a layer that predicts a constant has no r, and no vote. `which`
+    notes where the observed score is this layer's."""
+    with np.errstate(invalid="ignore"):
+        first = np.isnan(best[0]) & ~np.isnan(scores[0])
+        which[(scores[0] > best[0]) | first] = layer
+    return np.fmax(best, scores, out=best)
 
 # %% ../../nbs/73_encode.inference.ipynb #2bcef3d8
 def circular_shift_null(
@@ -316,15 +332,13 @@ def fdr(
 def holm(
     p: dict,  # name -> p-value, a family of planned tests
 ) -> dict:  # name -> p-value adjusted after Holm
-    """Family-wise error over a few planned tests, step down: the k-th smallest of m is
-    multiplied by m - k + 1; NaN stays and is not counted."""
-    names = sorted((k for k in p if np.isfinite(p[k])), key=p.get)
-    adjusted = (
-        np.maximum.accumulate([p[k] * (len(names) - i) for i, k in enumerate(names)])
-        if names
-        else []
-    )
-    return {k: float(min(1, adjusted[names.index(k)])) if k in names else float("nan") for k in p}
+    """Family-wise error over a few planned tests, step down (statsmodels): the k-th smallest of m
+    is multiplied by m - k + 1; NaN stays and is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    names = [name for name in p if np.isfinite(p[name])]
+    adjusted = multipletests([p[name] for name in names], method="holm")[1] if names else []
+    return dict.fromkeys(p, float("nan")) | dict(zip(names, map(float, adjusted)))
 
 # %% ../../nbs/73_encode.inference.ipynb #51e0a321
 @dataclass
@@ -353,8 +367,7 @@ class VoxelTest:
             f"{self.null}, {self.n} draws, seed {self.seed}: {self.significant.sum()} of {tested}"
             f" voxels at q <= {self.alpha:g}; smallest p possible {1 / (self.n + 1):.2g}, reached"
             f" by {self.least()} voxels or there is no finding; "
-            + "not tested: "
-            + (", ".join(f"{len(c)} ({k})" for k, c in self.excluded.items()) or "none")
+            + f"not tested: {_counted(self.excluded) or 'none'}"
             + f"; {self.block} columns at once, {self.bytes / 1e6:.0f} MB"
         )
 
@@ -364,22 +377,22 @@ class VoxelTest:
         return int(np.ceil(np.isfinite(self.p).sum() / self.alpha / (self.n + 1) - 1e-9))
 
 # %% ../../nbs/73_encode.inference.ipynb #7609ad6d
+def _work(null):
+    "Bytes of one column while the draws of its longest story are made."
+    longest = max(len(rows) for rows in null.rows)
+    if null.kind == "circular_shift":
+        return 16 * longest if null.n >= 79 else 12 * longest
+    sizes = []
+    for rows in null.rows:
+        tabled = _tabled(len(rows), null.length, null.n)
+        sizes.append(3 * (len(rows) // null.length) ** 2 if tabled else 2 * len(rows))
+    return 4 * max(sizes)
+
+
 def _columns(null, T, V, itemsize, memory):
     """(columns at once, planned bytes): a column holds y and p as float32, one raw copy, the
     work of the longest story, and four times its draws."""
-    longest = max(len(r) for r in null.rows)
-    if null.kind == "circular_shift":
-        work = 16 * longest if null.n >= 79 else 12 * longest
-    else:
-        work = 4 * max(
-            (
-                3 * (len(r) // null.length) ** 2
-                if _tabled(len(r), null.length, null.n)
-                else 2 * len(r)
-            )
-            for r in null.rows
-        )
-    column = 8 * T + itemsize * T + work + 16 * (null.n + 1)
+    column = 8 * T + itemsize * T + _work(null) + 16 * (null.n + 1)
     if column > memory:
         raise ParameterError(
             "one voxel alone needs more than the memory given",
@@ -389,6 +402,58 @@ def _columns(null, T, V, itemsize, memory):
         )
     block = int(min(V, max(1, memory // column), 1024))
     return block, block * column
+
+
+def _at_least(scores, share=0.95):
+    "Of draws (n + 1, V), the observed one first: r, draws at least as large, a point of the null."
+    r, null = scores[0], scores[1:]
+    at = int(np.ceil(share * len(null))) - 1
+    # equal arrangements are equal to float32 rounding
+    return r, (null >= r - 2e-6).sum(0), np.partition(null, at, axis=0)[at]
+
+
+def _count_draws(draws, prediction, responses, block, progress):
+    """Block by block of columns: r, number of draws at least as large, 95 % point of the draws,
+    best layer, each (V,); and columns that are not finite (2, V)."""
+    V = responses.shape[-1]
+    r, top, b, layer = np.empty(V), np.empty(V), np.zeros(V, int), np.zeros(V, int)
+    bad, silent = np.zeros((2, V), bool), not progress or V <= block
+    for start in tqdm(range(0, V, block), "voxels", unit="block", disable=silent, delay=5):
+        cols = slice(start, start + block)
+        scores, layer[cols], *wrong = draws.block(prediction[..., cols], responses[..., cols])
+        bad[:, cols] = wrong
+        r[cols], b[cols], top[cols] = _at_least(scores)
+    return r, b, top, layer, bad
+
+
+def _untested(r, bad):
+    "Reason -> columns without a test."
+    reasons = {
+        "prediction not finite": bad[0],
+        "responses not finite": bad[1] & ~bad[0],
+        "constant": np.isnan(r) & ~bad.any(0),
+    }
+    return {reason: np.flatnonzero(which) for reason, which in reasons.items() if which.any()}
+
+
+def _counted(columns):
+    "How many columns for each reason, in words."
+    return ", ".join(f"{len(c)} ({reason})" for reason, c in columns.items())
+
+# %% ../../nbs/73_encode.inference.ipynb #06155c8c
+def _described(found, has_layers, settings):
+    "`VoxelTest` of the counts, with p and q; a warning names what could not be tested."
+    r, b, top, layer, bad = found
+    n, null, seed, alpha, size, block = settings
+    p = np.where(np.isnan(r), np.nan, (b + 1) / (n + 1))
+    q, excluded = fdr(p), _untested(r, bad)
+    if excluded:
+        warnings.warn(f"voxels without a test: {_counted(excluded)}", stacklevel=3)
+    with np.errstate(invalid="ignore"):
+        significant = q <= alpha
+    layer = layer if has_layers else None
+    tested = (r, p, q, significant, b, top, layer, excluded)
+    return VoxelTest(*tested, n, null, seed, alpha, size, block)
 
 # %% ../../nbs/73_encode.inference.ipynb #a8aa5dc5
 def voxel_test(
@@ -412,88 +477,11 @@ def voxel_test(
     if not 0 < alpha < 1:
         raise ParameterError("alpha must lie between 0 and 1", found=alpha)
     draws = _Null(null, n, seed, groups, T, block_length, min_shift)
-    block, size = _columns(
-        draws, T, V, np.dtype(getattr(prediction, "dtype", float)).itemsize, memory
-    )
-    r, top, b, layer = np.empty(V), np.empty(V), np.zeros(V, int), np.zeros(V, int)
-    bad = np.zeros((2, V), bool)
-    for start in tqdm(
-        range(0, V, block), "voxels", unit="block", disable=not progress or V <= block, delay=5
-    ):
-        cols = slice(start, start + block)
-        scores, layer[cols], bad[0, cols], bad[1, cols] = draws.block(
-            prediction[..., cols], responses[..., cols]
-        )
-        r[cols] = scores[0]
-        b[cols] = (scores[1:] >= scores[0] - 2e-6).sum(
-            0
-        )  # equal arrangements are equal to float32 rounding
-        top[cols] = np.partition(scores[1:], k := int(np.ceil(0.95 * n)) - 1, axis=0)[k]
-    p = np.where(np.isnan(r), np.nan, (b + 1) / (n + 1))
-    q = fdr(p)
-    excluded = {
-        "prediction not finite": bad[0],
-        "responses not finite": bad[1] & ~bad[0],
-        "constant": np.isnan(r) & ~bad.any(0),
-    }
-    excluded = {k: np.flatnonzero(v) for k, v in excluded.items() if v.any()}
-    if excluded:
-        warnings.warn(
-            "voxels without a test: " + ", ".join(f"{len(c)} ({k})" for k, c in excluded.items()),
-            stacklevel=2,
-        )
-    with np.errstate(invalid="ignore"):
-        return VoxelTest(
-            r,
-            p,
-            q,
-            q <= alpha,
-            b,
-            top,
-            layer if np.ndim(prediction) == 3 else None,
-            excluded,
-            n,
-            null,
-            seed,
-            alpha,
-            size,
-            block,
-        )
-
-# %% ../../nbs/73_encode.inference.ipynb #08987ac2
-def shift_test(
-    prediction,  # (T, V) or (L, T, V)
-    responses,  # (T, V)
-    n: int = 1000,  # draws
-    seed: int = 0,  # seed
-    min_shift: int = 1,  # smallest shift either way, in TRs
-    groups=None,  # (T,) story labels
-    block: int = 512,  # columns worked on at once
-    # r (V,), p (V,), q (V,) after FDR, null_95 (V,): 95 % point of the null; layer (V,) where there
-    # are
-    # layers
-) -> dict:
-    """Observed correlation (best layer), its p-value by circular shift with the same choice of
-    layer, and q; memory does not grow with n·V."""
-    prediction, responses = as_table(prediction, "prediction"), as_table(responses, "responses")
-    rows = np.concatenate(draw_shifts(groups, n, seed, min_shift, np.shape(responses)[-2])[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        t = voxel_test(
-            prediction, responses, "circular_shift", n, seed, groups, min_shift=min_shift
-        )
-    r = np.concatenate(
-        [
-            correlation(prediction[..., rows, i : i + block], responses[rows, i : i + block])
-            for i in range(0, np.shape(responses)[-1], block)
-        ],
-        -1,
-    )
-    if r.ndim == 2:
-        r = np.where(np.isnan(t.r), np.nan, np.where(np.isnan(r), -np.inf, r).max(0))
-    return dict(r=r, p=t.p, q=t.q, null_95=t.null_95) | (
-        {} if t.layer is None else dict(layer=t.layer)
-    )
+    itemsize = np.dtype(getattr(prediction, "dtype", float)).itemsize
+    block, size = _columns(draws, T, V, itemsize, memory)
+    found = _count_draws(draws, prediction, responses, block, progress)
+    has_layers = np.ndim(prediction) == 3
+    return _described(found, has_layers, (n, null, seed, alpha, size, block))
 
 # %% ../../nbs/73_encode.inference.ipynb #ae00e2ac
 def block_labels(
@@ -528,18 +516,28 @@ def block_sums(
     rows = np.flatnonzero(labels >= 0)
     p, y = (np.asarray(x[rows], dtype=np.float64) for x in (prediction, responses))
     p, y = p - p.mean(0), y - y.mean(0)  # r does not change, rounding does
-    out = np.zeros((int(labels.max()) + 1, 6, p.shape[1]))
+    sums = _summed(p, y, labels[rows], int(labels.max()) + 1)
+    _leave_out_dead(sums, y, labels[rows])
+    return sums
+
+
+def _summed(p, y, labels, n):
+    "The six sums of each of n blocks, (n, 6, V)."
+    out = np.zeros((n, 6, p.shape[1]))
     for k, x in enumerate((np.ones_like(p), p, y, p * p, y * y, p * y)):
-        np.add.at(out[:, k], labels[rows], x)
-    if (out[:, 0, 0] == 0).any():
-        raise ParameterError(
-            "a block holds no TR", found=np.flatnonzero(out[:, 0, 0] == 0).tolist()
-        )
-    for block in range(len(out)):  # a voxel that is dead in a block has no part in it, in any arm
-        here = y[labels[rows] == block]
-        if len(here) >= 5:
-            out[block][:, (here == here[0]).all(0)] = 0
+        np.add.at(out[:, k], labels, x)
+    empty = np.flatnonzero(out[:, 0, 0] == 0)
+    if len(empty):
+        raise ParameterError("a block holds no TR", found=empty.tolist())
     return out
+
+
+def _leave_out_dead(sums, y, labels):
+    "No part for a voxel in a block in which it is dead, in any arm."
+    for block in range(len(sums)):
+        here = y[labels == block]
+        if len(here) >= 5:
+            sums[block][:, (here == here[0]).all(0)] = 0
 
 # %% ../../nbs/73_encode.inference.ipynb #8b8f716e
 def correlation_from_sums(
@@ -553,24 +551,32 @@ def correlation_from_sums(
         return np.where(varies, (py - p * y / n) / np.sqrt(np.where(varies, vp * vy, 1)), np.nan)
 
 # %% ../../nbs/73_encode.inference.ipynb #49801ac9
+def _drawn_r(seeds, counts, cols):
+    "r of some columns for each row of block counts, averaged over seeds: (draws, columns)."
+    r = 0
+    for sums in seeds:
+        added = counts @ sums[:, :, cols].reshape(len(sums), -1)
+        r = r + correlation_from_sums(added.reshape(len(counts), 6, -1)) / len(seeds)
+    return r
+
+
+def _share_of(ceiling, r):
+    "r as a share of the ceiling; NaN where there is none."
+    if ceiling is None:
+        return np.full_like(r, np.nan)
+    has = ceiling > 0
+    return np.where(has, r / np.where(has, ceiling, 1), np.nan)
+
+
 def _region_draws(sums, counts, masks, ceiling, chunk=256):
     """Region means of r, averaged over seeds, for each row of block counts, raw and normalised:
     (draws, regions, 2)."""
-    inside = np.flatnonzero(masks.any(0))
-    total, number = np.zeros((len(counts), len(masks), 2)), np.zeros((len(counts), len(masks), 2))
+    inside, seeds = np.flatnonzero(masks.any(0)), sums if sums.ndim == 4 else sums[None]
+    total, number = np.zeros((2, len(counts), len(masks), 2))
     for i in range(0, len(inside), chunk):
-        cols, r = inside[i : i + chunk], 0
-        seeds = sums if sums.ndim == 4 else sums[None]
-        for s in seeds:
-            added = counts @ s[:, :, cols].reshape(len(s), -1)
-            r = r + correlation_from_sums(added.reshape(len(counts), 6, -1)) / len(seeds)
-        scaled = (
-            np.full_like(r, np.nan)
-            if ceiling is None
-            else np.where(
-                ceiling[cols] > 0, r / np.where(ceiling[cols] > 0, ceiling[cols], 1), np.nan
-            )
-        )
+        cols = inside[i : i + chunk]
+        r = _drawn_r(seeds, counts, cols)
+        scaled = _share_of(None if ceiling is None else ceiling[cols], r)
         for k, x in enumerate((r, scaled)):
             has = np.isfinite(x)
             total[:, :, k] += np.where(has, x, 0) @ masks[:, cols].T
@@ -588,6 +594,45 @@ def _draw_counts(stories, n, rng):
         counts[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=n)
     return counts
 
+# %% ../../nbs/73_encode.inference.ipynb #21e0f72f
+def block_freedom(
+    n_blocks: int,  # blocks that were drawn
+    n_stories: int,  # stories within which they were drawn
+) -> int:  # degrees of freedom, B - S
+    "Blocks less stories; `ParameterError` where none is left."
+    free = n_blocks - n_stories
+    if free < 1:
+        raise ParameterError(
+            "an interval over stimuli needs at least two blocks in a story",
+            found=f"{n_blocks} blocks in {n_stories} stories",
+            next_step="shorter blocks",
+        )
+    return free
+
+# %% ../../nbs/73_encode.inference.ipynb #4f016f0f
+def satterthwaite_interval(
+    mean: float,  # the estimate
+    variance: float,  # of the estimate
+    parts: list,  # of (variance, degrees of freedom); a part with 0 degrees is left out
+    level: float = 0.95,  # coverage
+) -> dict:  # mean, ci_low, ci_high, se, df, p (two-sided; NaN where nothing varies)
+    """t interval of an estimate whose variance has several parts; df by Satterthwaite, less two,
+    at least the smallest part's own."""
+    from scipy.stats import t
+
+    parts = [(x, d) for x, d in parts if d]
+    matched = variance**2 / max(sum(x**2 / d for x, d in parts), 1e-300)
+    df, se = max(matched - 2, min(d for _, d in parts)), variance**0.5
+    half = t.ppf(0.5 + level / 2, df) * se
+    return dict(
+        mean=float(mean),
+        ci_low=float(mean - half),
+        ci_high=float(mean + half),
+        se=float(se),
+        df=float(df),
+        p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"),
+    )
+
 # %% ../../nbs/73_encode.inference.ipynb #e484fc12
 def crossed_interval(
     values: np.ndarray,  # observed score of each participant, (P,)
@@ -595,48 +640,53 @@ def crossed_interval(
     n_blocks: int,  # blocks B
     n_stories: int = 1,  # stories S within which blocks were drawn
     level: float = 0.95,  # coverage
-) -> (
-    dict
-):  # mean, ci_low, ci_high, se, df, p, n, n_positive, n_negative, covers, people_low, people_high
-    """t interval whose variance adds people and stimuli, less what both count; df by
+    # mean, ci_low, ci_high, se, df, p, n, n_positive, n_negative, covers; and participants_low,
+    # participants_high: the t interval over participants alone
+) -> dict:
+    """t interval whose variance adds participants and stimuli, less what both count; df by
     Satterthwaite, less two, at least the smaller one's own."""
-    from scipy.stats import t
-
     values, draws = (as_array(x, "scores").astype(float) for x in (values, draws))
-    people, free = len(values), n_blocks - n_stories
-    if free < 1:
-        raise ParameterError(
-            "an interval over stimuli needs at least two blocks in a story",
-            found=f"{n_blocks} blocks in {n_stories} stories",
-            next_step="shorter blocks",
-        )
+    n, free = len(values), block_freedom(n_blocks, n_stories)
     few = n_blocks / free  # a bootstrap of B blocks has (B - S)/B of the variance
     own = few * draws.var(1, ddof=1)  # (P,) over stimuli, each participant alone
     by_block = few * draws.mean(0).var(ddof=1)
-    by_people = values.var(ddof=1) / people if people > 1 else 0.0
-    both = max(0.0, (own.mean() - by_block) / (people - 1)) if people > 1 else 0.0
-    variance = max(by_people + by_block - both, by_people, by_block)
-    terms = [(by_people, people - 1), (by_block, free)]
-    df = max(
-        variance**2 / max(sum(x**2 / d for x, d in terms if d), 1e-300) - 2,
-        min(d for _, d in terms if d),
-    )
-    mean, se, q = values.mean(), variance**0.5, 0.5 + level / 2
-    alone = t.ppf(q, free) * np.sqrt(own)
-    spread = t.ppf(q, people - 1) * by_people**0.5 if people > 1 else np.nan
+    by_participant, both = _spread(values, own, by_block)
+    variance = max(by_participant + by_block - both, by_participant, by_block)
+    parts = [(by_participant, n - 1), (by_block, free)]
+    interval = satterthwaite_interval(values.mean(), variance, parts, level)
+    interval |= _each_alone(values, own, free, level)
+    return interval | _participants_only(values.mean(), by_participant, n, level)
+
+# %% ../../nbs/73_encode.inference.ipynb #1cc6b843
+def _spread(values, own, by_block):
+    "Variance of the mean that is due to participants, and what blocks count once more."
+    n = len(values)
+    if n < 2:
+        return 0.0, 0.0
+    return values.var(ddof=1) / n, max(0.0, (own.mean() - by_block) / (n - 1))
+
+
+def _each_alone(values, own, free, level):
+    "How many participants' own intervals over stimuli lie on one side of 0."
+    from scipy.stats import t
+
+    half = t.ppf(0.5 + level / 2, free) * np.sqrt(own)
     return dict(
-        mean=float(mean),
-        ci_low=float(mean - t.ppf(q, df) * se),
-        ci_high=float(mean + t.ppf(q, df) * se),
-        se=float(se),
-        df=float(df),
-        p=float(2 * t.sf(abs(mean) / se, df)) if se > 0 else float("nan"),
-        n=people,
-        n_positive=int((values - alone > 0).sum()),
-        n_negative=int((values + alone < 0).sum()),
-        covers="participants and stimuli" if people > 1 else "stimuli",
-        people_low=float(mean - spread),
-        people_high=float(mean + spread),
+        n=len(values),
+        n_positive=int((values - half > 0).sum()),
+        n_negative=int((values + half < 0).sum()),
+    )
+
+
+def _participants_only(mean, variance, n, level):
+    "What the interval covers, and the one over participants alone."
+    from scipy.stats import t
+
+    half = t.ppf(0.5 + level / 2, n - 1) * variance**0.5 if n > 1 else np.nan
+    return dict(
+        covers="participants and stimuli" if n > 1 else "stimuli",
+        participants_low=float(mean - half),
+        participants_high=float(mean + half),
     )
 
 # %% ../../nbs/73_encode.inference.ipynb #9cf93286
@@ -658,6 +708,21 @@ def region_scores(
     """Region means of r of every participant over block draws. Differences of arms with the
     same seed are paired."""
     arm = [as_array(a, "block sums") for a in arm]
+    stories = _story_of_block(arm, stories)
+    regions = []
+    for sums, named in zip(arm, _for_each(rois, arm)):
+        named = named or {"all": np.ones(sums.shape[-1], bool)}
+        regions.append({name: np.asarray(mask, bool) for name, mask in named.items()})
+    counts, scores = _draw_counts(stories, n, np.random.default_rng(seed)), []
+    for sums, masks, ceiling in zip(arm, regions, _for_each(ceilings, arm)):
+        inside = np.stack([masks[name] for name in regions[0]])
+        ceiling = None if ceiling is None else np.asarray(ceiling, float)
+        scores.append(_region_draws(sums, counts, inside, ceiling))
+    return np.stack(scores)
+
+# %% ../../nbs/73_encode.inference.ipynb #e890b1ff
+def _story_of_block(arm, stories):
+    "Story of each block, (B,), once every participant is known to have the same blocks."
     blocks = arm[0].shape[-3]
     if any(a.shape[-3] != blocks for a in arm):
         raise ParameterError(
@@ -668,26 +733,18 @@ def region_scores(
     stories = np.zeros(blocks, int) if stories is None else np.asarray(stories)
     if len(stories) != blocks:
         raise ParameterError("one story a block is needed", found=len(stories), expected=blocks)
-    per_person = (
-        rois
-        if isinstance(rois, (list, tuple))
-        else [rois or {"all": np.ones(a.shape[-1], bool)} for a in arm]
-    )
-    counts, names = _draw_counts(stories, n, np.random.default_rng(seed)), list(per_person[0])
-    ceiling = [
-        (
-            None
-            if ceilings is None
-            else np.asarray(ceilings[i] if isinstance(ceilings, (list, tuple)) else ceilings, float)
+    return stories
+
+
+def _for_each(given, participants):
+    "A list with an entry a participant as it is; anything else again for every participant."
+    if not isinstance(given, (list, tuple)):
+        return [given] * len(participants)
+    if len(given) != len(participants):
+        raise ParameterError(
+            "one entry a participant is needed", found=len(given), expected=len(participants)
         )
-        for i in range(len(arm))
-    ]
-    return np.stack(
-        [
-            _region_draws(a, counts, np.stack([np.asarray(r[k], bool) for k in names]), c)
-            for a, r, c in zip(arm, per_person, ceiling)
-        ]
-    )
+    return given
 
 # %% ../../nbs/73_encode.inference.ipynb #972de8b1
 def score_table(
@@ -701,13 +758,14 @@ def score_table(
     # P values
 ) -> dict:
     "Mean and interval of every region."
-    return {
-        name: {
-            kind: _one(scores[:, :, j, k], n_blocks, n_stories, level)
-            for k, kind in enumerate(("raw", "normalized"))
-        }
-        for j, name in enumerate(names)
-    }
+    table = {}
+    for j, name in enumerate(names):
+        raw, normalized = np.moveaxis(scores[:, :, j], -1, 0)
+        table[name] = dict(
+            raw=_one(raw, n_blocks, n_stories, level),
+            normalized=_one(normalized, n_blocks, n_stories, level),
+        )
+    return table
 
 # %% ../../nbs/73_encode.inference.ipynb #254d409b
 def crossed_bootstrap(
@@ -739,20 +797,16 @@ def crossed_bootstrap(
 
 # %% ../../nbs/73_encode.inference.ipynb #33f6bdab
 def _one(scores, blocks, stories, level):
-    has = np.isfinite(scores[:, 0])
+    "Interval of one region, from the participants who have it."
+    observed = scores[:, 0]
+    has = np.isfinite(observed)
+    each = dict(participants=observed.tolist())
     if not has.any():
-        return dict(
-            mean=float("nan"),
-            ci_low=float("nan"),
-            ci_high=float("nan"),
-            n=0,
-            participants=scores[:, 0].tolist(),
-        )
+        nothing = dict.fromkeys(("mean", "ci_low", "ci_high"), float("nan"))
+        return nothing | dict(n=0) | each
     draws = scores[has, 1:]
     draws = np.where(np.isfinite(draws), draws, np.nanmean(draws, axis=1, keepdims=True))
-    return crossed_interval(scores[has, 0], draws, blocks, stories, level) | {
-        "participants": scores[:, 0].tolist()
-    }
+    return crossed_interval(observed[has], draws, blocks, stories, level) | each
 
 # %% ../../nbs/73_encode.inference.ipynb #0103289d
 def sign_flip(
@@ -791,7 +845,7 @@ def participant_test(
 ) -> dict:  # mean, ci_low, ci_high, n, n_positive, p_t, p_wilcoxon, p_flip
     """t interval, Wilcoxon signed-rank and sign-flip test over participants, two-sided:
     generalises over people, for these stimuli only."""
-    from scipy.stats import t, ttest_1samp, wilcoxon
+    from scipy.stats import t, wilcoxon
 
     x = as_array(values, "values").astype(float)
     flip = sign_flip(x)["p"]
@@ -802,7 +856,16 @@ def participant_test(
         ci_high=float(x.mean() + half),
         n=len(x),
         n_positive=int((x > 0).sum()),
-        p_t=float(ttest_1samp(x, 0).pvalue) if np.ptp(x) > 0 else float("nan") if x.any() else 1.0,
+        p_t=_t_test(x),
         p_wilcoxon=float(wilcoxon(x).pvalue) if x.any() else 1.0,
         p_flip=flip,
     )
+
+
+def _t_test(x):
+    "p of a t test of mean 0; of numbers without spread 1 where they are 0, else NaN."
+    from scipy.stats import ttest_1samp
+
+    if np.ptp(x) > 0:
+        return float(ttest_1samp(x, 0).pvalue)
+    return float("nan") if x.any() else 1.0

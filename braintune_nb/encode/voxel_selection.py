@@ -11,6 +11,7 @@ __all__ = ['KINDS', 'VoxelSet', 'whole_brain', 'read_parcels', 'parcel_columns',
 import gzip
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,11 +46,11 @@ from ..features.lowlevel import PAPER_SETS, lowlevel_features, lowlevel_vocabula
 # %% ../../nbs/77_encode.voxel_selection.ipynb #51554135
 @dataclass(frozen=True, eq=False)
 class VoxelSet:
-    "Columns of every participant in every language, how they were chosen, and on which stories."
+    "Columns of every participant in every language, by which method, and on which stories."
 
     name: str  # e.g. 'semantic'
     masks: dict  # participant -> language -> (V,) bool
-    how: str  # a sentence: what was tested, at which level
+    method: str  # a sentence: what was tested, at which level
     stories: tuple = ()  # identities of the stories whose responses chose; empty where none did
     q: dict = field(
         default_factory=dict
@@ -84,16 +85,14 @@ class VoxelSet:
         path,  # .npz
     ) -> Path:  # the file
         "Write as plain arrays."
-        named = {
-            f"{kind}:{p}:{l}": x
-            for kind, by in (("mask", self.masks), ("q", self.q))
-            for p, its in by.items()
-            for l, x in its.items()
-        }
+        named = {}
+        for kind, by_participant in (("mask", self.masks), ("q", self.q)):
+            for p, by_language in by_participant.items():
+                named |= {f"{kind}:{p}:{l}": x for l, x in by_language.items()}
         return write_arrays(
             path,
             name=np.array(self.name),
-            how=np.array(self.how),
+            method=np.array(self.method),
             stories=np.array(self.stories, dtype=np.str_),
             **named,
         )
@@ -107,18 +106,20 @@ class VoxelSet:
         return _load_set(cls, path)
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #4ac219f4
+def _wanted(languages, known):
+    "A list of languages: all that are known, one, or several."
+    if languages is None:
+        return known
+    return [languages] if isinstance(languages, str) else list(languages)
+
+
 def _columns(chosen, languages, need):
+    "One mask a participant: chosen in any, or in all, of some languages."
     known = list(dict.fromkeys(l for by in chosen.masks.values() for l in by))
-    wanted = (
-        known
-        if languages is None
-        else [languages]
-        if isinstance(languages, str)
-        else list(languages)
-    )
+    wanted, out = _wanted(languages, known), {}
     if need not in ("any", "all"):
         raise ParameterError("Unknown way to join languages", found=need, expected="any, all")
-    out = {}
+    join = dict(any=np.logical_or, all=np.logical_and)[need]
     for p, by in chosen.masks.items():
         if missing := [l for l in wanted if l not in by]:
             raise ParameterError(
@@ -127,11 +128,7 @@ def _columns(chosen, languages, need):
                 found=", ".join(missing),
                 expected=", ".join(by),
             )
-        out[p] = (
-            np.logical_or.reduce([by[l] for l in wanted])
-            if need == "any"
-            else np.logical_and.reduce([by[l] for l in wanted])
-        )
+        out[p] = join.reduce([by[l] for l in wanted])
         if not out[p].any():
             raise DataError(
                 "A participant has no voxel in this set",
@@ -147,17 +144,15 @@ def _columns(chosen, languages, need):
 
 
 def _check_scored(chosen, scored):
+    "`SplitError` where a story of the selection is scored."
     sections = scored.values() if isinstance(scored, dict) else scored
-    both = {
-        getattr(s, "story", s).identity: s.name
-        for s in sections
-        if getattr(s, "story", s).identity in chosen.stories
-    }
+    stories = [getattr(s, "story", s) for s in sections]
+    both = {story.name for story in stories if story.identity in chosen.stories}
     if both:
         raise SplitError(
             "Voxels were chosen on a story that is scored",
             place=f"set {chosen.name!r}",
-            found=", ".join(sorted(both.values())),
+            found=", ".join(sorted(both)),
             expected=(
                 "other stories: choosing and scoring on one story inflates the score, and another"
                 " language of a story is the same story"
@@ -168,13 +163,14 @@ def _check_scored(chosen, scored):
 
 
 def _load_set(cls, path):
+    "The set in a file of `VoxelSet.save`."
     arrays = read_arrays(path)
-    if not {"name", "how", "stories"} <= set(arrays):
+    if not {"name", "method", "stories"} <= set(arrays):
         raise DataError(
             "This is not a voxel set",
             file=path,
             found=", ".join(sorted(arrays)[:6]),
-            expected="name, how, stories and a mask for every participant and language",
+            expected="name, method, stories and a mask for every participant and language",
         )
     parts = {"mask": {}, "q": {}}
     for key, x in arrays.items():
@@ -182,13 +178,8 @@ def _load_set(cls, path):
         if kind in parts and rest:
             p, _, l = rest.rpartition(":")
             parts[kind].setdefault(p, {})[l] = x
-    return cls(
-        str(arrays["name"]),
-        parts["mask"],
-        str(arrays["how"]),
-        tuple(str(s) for s in arrays["stories"]),
-        parts["q"],
-    )
+    name, method = str(arrays["name"]), str(arrays["method"])
+    return cls(name, parts["mask"], method, tuple(map(str, arrays["stories"])), parts["q"])
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #17687a5e
 def whole_brain(
@@ -196,27 +187,24 @@ def whole_brain(
     participants=None,  # names; None: all
 ) -> VoxelSet:  # named 'whole brain'
     "All columns with a signal."
-
-    def usable(y):
-        return np.isfinite(y).all(0) & (np.ptp(np.nan_to_num(np.asarray(y)), 0) > 0)
-
-    masks = {
-        p: {
-            l: np.logical_and.reduce(
-                [
-                    usable(r.responses)
-                    for r in dataset.recordings[p].values()
-                    if r.story.language == l
-                ]
-            )
-            for l in _languages(dataset, p)
-        }
-        for p in participants or dataset.participants
-    }
+    masks = {}
+    for p in participants or dataset.participants:
+        masks[p] = {l: _usable(dataset, p, l) for l in _languages(dataset, p)}
     return VoxelSet("whole brain", masks, "columns that are finite and vary in every story")
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #5af8e129
+def _usable(dataset, participant, language):
+    "Columns that are finite and vary in every story of a language, (V,) bool."
+    good = []
+    for recording in dataset.recordings[participant].values():
+        if recording.story.language == language:
+            y = np.asarray(recording.responses)
+            good.append(np.isfinite(y).all(0) & (np.ptp(np.nan_to_num(y), 0) > 0))
+    return np.logical_and.reduce(good)
+
+
 def _languages(dataset, participant):
+    "Languages that a participant heard, in order."
     return tuple(dict.fromkeys(r.story.language for r in dataset.recordings[participant].values()))
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #3a01d01e
@@ -258,46 +246,50 @@ def _vertices(mesh):
     return sizes[mesh]
 
 
-def _from_labels(files, mesh, name):
-    "One FreeSurfer .label file a parcel."
+def _label_vertices(file, mesh):
+    "(parcel, its vertices of both hemispheres) of one FreeSurfer .label file."
     import nibabel
 
     n = _vertices(mesh)
+    side, _, parcel = file.stem.partition(".")
+    if side not in ("lh", "rh") or not parcel:
+        raise DataError(
+            "The name of a label file says side and parcel",
+            file=file,
+            expected="lh.IFG.label or rh.IFG.label",
+        )
+    at = np.asarray(nibabel.freesurfer.read_label(file))
+    if at.max(initial=0) >= n:
+        raise DataError(
+            "A label file is of another mesh",
+            file=file,
+            found=f"vertex {at.max()}",
+            expected=f"below {n} ({mesh})",
+        )
+    return parcel, at + n * (side == "rh")
+
+
+def _from_labels(files, mesh, name):
+    "One FreeSurfer .label file a parcel."
+    n = _vertices(mesh)
     labels = np.full(2 * n, "", dtype="U64")
-    for f in files:
-        side, _, short = f.stem.partition(".")
-        if side not in ("lh", "rh") or not short:
-            raise DataError(
-                "The name of a label file says side and parcel",
-                file=f,
-                expected="lh.IFG.label or rh.IFG.label",
-            )
-        at = np.asarray(nibabel.freesurfer.read_label(f))
-        if at.max(initial=0) >= n:
-            raise DataError(
-                "A label file is of another mesh",
-                file=f,
-                found=f"vertex {at.max()}",
-                expected=f"below {n} ({mesh})",
-            )
-        at = at + n * (side == "rh")
-        if (labels[at] != "").any():
+    for file in files:
+        parcel, at = _label_vertices(file, mesh)
+        taken = labels[at] != ""
+        if taken.any():
+            others = ", ".join(sorted(set(labels[at][taken])))
             raise DataError(
                 "Parcels overlap",
-                file=f,
-                found=(
-                    f"{(labels[at] != '').sum()} vertices that belong to"
-                    f" {', '.join(sorted(set(labels[at]) - {''}))}"
-                ),
+                file=file,
+                found=f"{taken.sum()} vertices that belong to {others}",
             )
-        labels[at] = short
-    return make_parcels(
-        labels, np.repeat(["L", "R"], n), name, ", ".join(map(str, files)), outside=("",)
-    )
+        labels[at] = parcel
+    sides = np.repeat(["L", "R"], n)
+    return make_parcels(labels, sides, name, ", ".join(map(str, files)), outside=("",))
 
 
-def _from_image(path, names, mesh, name):
-    "Label of the voxel at the middle depth of each vertex."
+def _label_volume(path, names):
+    "(whole numbers (X, Y, Z), affine) of a label image; `DataError` without names or with frames."
     import nibabel
 
     if not names:
@@ -307,7 +299,7 @@ def _from_image(path, names, mesh, name):
             next_step="pass names={number: name} from the list that belongs to this image",
         )
     image = nibabel.load(path)
-    numbers, meshes = np.asarray(image.dataobj).round().astype(int), surface_meshes(mesh)
+    numbers = np.asarray(image.dataobj).round().astype(int)
     if numbers.ndim != 3:
         raise DataError(
             "One volume of labels is needed",
@@ -315,19 +307,31 @@ def _from_image(path, names, mesh, name):
             found=f"shape {numbers.shape}",
             expected="three axes",
         )
-    points = np.concatenate(
-        [(np.asarray(a.coordinates) + np.asarray(b.coordinates)) / 2 for a, b in meshes]
-    )
-    world = np.linalg.inv(image.affine)
+    return numbers, image.affine
+
+
+def _numbers_at(points, numbers, affine):
+    "Number of the voxel that holds each point, (N, 3) mm -> (N,); 0 outside the image."
+    world = np.linalg.inv(affine)
     at = (points @ world[:3, :3].T + world[:3, 3]).round().astype(int)
     ok = ((at >= 0) & (at < numbers.shape)).all(1)
     found = np.zeros(len(points), int)
     found[ok] = numbers[tuple(at[ok].T)]
+    return found
+
+
+def _from_image(path, names, mesh, name):
+    "Label of the voxel at the middle depth of each vertex."
+    numbers, affine = _label_volume(path, names)
+    middles = []
+    for inner, outer in surface_meshes(mesh):
+        middles.append((np.asarray(inner.coordinates) + np.asarray(outer.coordinates)) / 2)
+    found = _numbers_at(np.concatenate(middles), numbers, affine)
     if not found.any():
         raise DataError(
             "The image meets no vertex",
             file=path,
-            found=f"origin {image.affine[:3, 3]}",
+            found=f"origin {affine[:3, 3]}",
             expected="an image in the millimetres of the surfaces",
         )
     if unknown := sorted(set(found.tolist()) - {0, *names}):
@@ -337,13 +341,10 @@ def _from_image(path, names, mesh, name):
             found=", ".join(map(str, unknown[:5])),
             expected="a number of `names`",
         )
-    return make_parcels(
-        [{0: "", **names}[i] for i in found.tolist()],
-        np.repeat(["L", "R"], [len(a.coordinates) for _, a in meshes]),
-        name,
-        str(path),
-        outside=("",),
-    )
+    named = {0: "", **names}
+    labels = [named[number] for number in found.tolist()]
+    sides = np.repeat(["L", "R"], [len(m) for m in middles])
+    return make_parcels(labels, sides, name, str(path), outside=("",))
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #1676ddd5
 def parcel_columns(
@@ -360,27 +361,26 @@ def parcel_columns(
         return _named(space, names)
     if mapper is None:
         return tuning_columns(space, parcels, names)
-    if (
-        mapper.weights.shape[1] != len(space)
-        or mapper.voxels is not None
-        and not np.array_equal(mapper.voxels, space.columns)
-    ):
+    _check_mapper(mapper, space)
+    parts = dict.fromkeys(n for group in names for n in GROUPS.get(group, (group,)))
+    inside = parcel_group(parcels, list(parts))[mapper.vertices].astype(np.float32)
+    weights = abs(mapper.weights)
+    total = np.asarray(weights.sum(0)).ravel()
+    return (total > 0) & (np.asarray(weights.T @ inside).ravel() >= least * total)
+
+# %% ../../nbs/77_encode.voxel_selection.ipynb #26689c85
+def _check_mapper(mapper, space):
+    "`DataError` where a mapper was made for other voxels than the data have."
+    same = mapper.voxels is None or np.array_equal(mapper.voxels, space.columns)
+    if mapper.weights.shape[1] != len(space) or not same:
         raise DataError(
             "Mapper and data have different voxels",
             place=space.name,
             found=f"{len(space):,} columns",
             expected=f"the {mapper.weights.shape[1]:,} voxels of the mapper",
         )
-    inside = parcel_group(
-        parcels, list(dict.fromkeys(n for g in names for n in GROUPS.get(g, (g,))))
-    )[mapper.vertices]
-    weights = abs(mapper.weights)
-    total = np.asarray(weights.sum(0)).ravel()
-    return (total > 0) & (
-        np.asarray(weights.T @ inside.astype(np.float32)).ravel() >= least * total
-    )
 
-# %% ../../nbs/77_encode.voxel_selection.ipynb #26689c85
+
 def _named(space, names):
     "Columns of regions, or of labels, that the space itself names."
     labels = np.asarray(space.labels if space.labels is not None else [], dtype=str)
@@ -418,16 +418,15 @@ def language_voxels(
                 next_step="check mesh and mapper",
             )
         masks[p] = dict.fromkeys(_languages(dataset, p), mask)
-    where = (
-        "regions of the data"
-        if parcels is None
-        else f"{parcels.name} ({parcels.source})"
-        if parcels.source
-        else parcels.name
-    )
-    return VoxelSet(
-        name, masks, f"{', '.join([names] if isinstance(names, str) else names)} of {where}"
-    )
+    names = [names] if isinstance(names, str) else names
+    return VoxelSet(name, masks, f"{', '.join(names)} of {_origin(parcels)}")
+
+
+def _origin(parcels):
+    "Where parcels come from, in words."
+    if parcels is None:
+        return "regions of the data"
+    return f"{parcels.name} ({parcels.source})" if parcels.source else parcels.name
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #e83dd382
 def read_vectors(
@@ -436,7 +435,18 @@ def read_vectors(
 ) -> dict:  # word -> (D,) float32, for those that the file has
     """Vectors of some words from a fastText or word2vec text file; `DataError` names the line
     that is broken."""
-    path = Path(path)
+    path, found = Path(path), {}
+    _check_vector_file(path)
+    wanted = set(words) | {w.lower() for w in words}
+    for number, word, values in _vector_lines(path):
+        if word in wanted:
+            found[word] = _vector(values, path, number)
+    present = [w for w in dict.fromkeys(words) if w in found or w.lower() in found]
+    return {w: found.get(w, found.get(w.lower())) for w in present}
+
+# %% ../../nbs/77_encode.voxel_selection.ipynb #a3756385
+def _check_vector_file(path):
+    "`DataError` for binary and absent files."
     if path.suffix == ".bin":
         raise DataError(
             "Binary vectors are not read",
@@ -449,10 +459,12 @@ def read_vectors(
             file=path,
             next_step="fetch it from fasttext.cc, or use static_vectors",
         )
-    wanted, found, width = set(words) | {w.lower() for w in words}, {}, None
-    with (gzip.open if path.suffix == ".gz" else open)(
-        path, "rt", encoding="utf8", newline="\n"
-    ) as lines:
+
+
+def _vector_lines(path):
+    "(number of the line, word, its numbers as text), one line after another."
+    width, opened = None, gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf8", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             word, *values = line.rstrip().split(" ")
             if number == 1 and len(values) == 1 and word.isdigit():
@@ -468,23 +480,21 @@ def read_vectors(
                     expected=f"{width}",
                     next_step="fetch the file again; it is cut short or not a .vec text file",
                 )
-            if word not in wanted:
-                continue
-            try:
-                found[word] = np.array(values, np.float32)
-            except ValueError as error:
-                raise DataError(
-                    "A vector holds something that is no number",
-                    file=path,
-                    place=f"line {number}",
-                    found=str(error)[:60],
-                    next_step="fetch the file again",
-                ) from None
-    return {
-        w: found.get(w, found.get(w.lower()))
-        for w in dict.fromkeys(words)
-        if w in found or w.lower() in found
-    }
+            yield number, word, values
+
+
+def _vector(values, path, number):
+    "Numbers from text, (D,) float32."
+    try:
+        return np.array(values, np.float32)
+    except ValueError as error:
+        raise DataError(
+            "A vector holds something that is no number",
+            file=path,
+            place=f"line {number}",
+            found=str(error)[:60],
+            next_step="fetch the file again",
+        ) from None
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #c8afdda0
 def static_vectors(
@@ -497,21 +507,15 @@ def static_vectors(
 
     words = list(dict.fromkeys(words))
     at = np.arange(len(words), dtype=float)
-    return dict(
-        zip(
-            words,
-            hidden_states(
-                backbone, text_inputs(Events(at, at + 1, tuple(words)), backbone, 1, language), [0]
-            )[0],
-        )
-    )
+    inputs = text_inputs(Events(at, at + 1, tuple(words)), backbone, 1, language)
+    return dict(zip(words, hidden_states(backbone, inputs, [0])[0]))
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #db9f11b0
 def vector_features(
     story,  # Story
     vectors: dict,  # word -> (D,), of `read_vectors` or `static_vectors`
     most_missing: float = 0.5,  # largest share of words without a vector
-    how: str = "lanczos",  # see chapter `align.resample`
+    method: str = "lanczos",  # of resampling, see chapter `align.resample`
 ) -> np.ndarray:  # (T, D) float32
     """Word vectors of a story at its TRs, the mean over `vectors` taken off; warns of words
     without one, `DataError` where they are too many."""
@@ -520,11 +524,22 @@ def vector_features(
             "There are no vectors", place=story.name, next_step="check language and file"
         )
     mean = np.mean(list(vectors.values()), 0)
-    get = lambda w: vectors.get(
-        w, vectors.get(w.lower(), vectors.get(w.strip(".,;:!?'\"").lower()))
-    )
-    rows = [get(w) for w in story.words.text]
-    missing = [w for w, row in zip(story.words.text, rows) if row is None]
+    rows = [_vector_of(word, vectors) for word in story.words.text]
+    _tell_missing(story, rows, most_missing)
+    centred = [np.zeros_like(mean) if row is None else row - mean for row in rows]
+    return resample(np.stack(centred).astype(np.float32), story_weights(story, method))
+
+# %% ../../nbs/77_encode.voxel_selection.ipynb #39b41713
+def _vector_of(word, vectors):
+    "Vector of a word as written, in lower case, or without its punctuation; None where none is."
+    for spelled in (word, word.lower(), word.strip(".,;:!?'\"").lower()):
+        if spelled in vectors:
+            return vectors[spelled]
+
+
+def _tell_missing(story, rows, most_missing):
+    "Warn of words without a vector; `DataError` where they are too many."
+    missing = [word for word, row in zip(story.words.text, rows) if row is None]
     if len(missing) > most_missing * len(rows):
         raise DataError(
             "Most words of a story have no vector",
@@ -536,14 +551,9 @@ def vector_features(
     if missing:
         warnings.warn(
             f"{story.name}: {len(missing)} of {len(rows)} words have no vector, such as"
-            f" {', '.join(sorted(set(missing))[:3])}"
+            f" {', '.join(sorted(set(missing))[:3])}",
+            stacklevel=3,
         )
-    return resample(
-        np.stack([np.zeros_like(mean) if row is None else row - mean for row in rows]).astype(
-            np.float32
-        ),
-        story_weights(story, how),
-    )
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #7d9454be
 def available_lowlevel(
@@ -559,15 +569,13 @@ def available_lowlevel(
         for name in sets:
             try:
                 vocabulary = lowlevel_vocabulary(here, [name])
-                found = {
-                    s.name: lowlevel_features(s, [name], vocabulary=vocabulary, **settings)[name]
-                    for s in here
-                }
+                options = dict(settings, vocabulary=vocabulary)
+                made = [lowlevel_features(story, [name], **options) for story in here]
             except BraintuneError as error:
                 left_out[language][name] = str(error).replace("\n", ";")
                 continue
-            for s in here:
-                features[s.name][name] = found[s.name]
+            for story, found in zip(here, made):
+                features[story.name][name] = found[name]
         if not any(features[s.name] for s in here):
             raise DataError(
                 "No low-level space can be made",
@@ -597,76 +605,101 @@ def semantic_predictions(
 ):  # (prediction, residual): (T, V) float32, every story held out once; NaN where not predicted
     "Predict what low-level features leave of the responses, in stories that no fit has seen."
     low, model, responses, groups = _checked(low, model, responses, groups, training, folds)
-    by_story = lambda x: np.concatenate(
-        [
-            zscore(x if delays is None else delay(x, delays))
-            for x in _split(np.asarray(x, np.float64), groups)
-        ]
-    ).astype(np.float32)
-    make = make or (lambda: BandedRidge(ratios=np.full((1, len(low)), 1 / len(low))))
-    design, meaning = (
-        Design({k: by_story(x) for k, x in low.items()}, normalise=True, keep=True),
-        by_story(model),
-    )
-    second = None if both else Design(meaning, normalise=True, keep=True)
-    targets = np.hstack([responses, meaning]) if both else responses
-    prediction, residual = (np.full(responses.shape, np.nan, np.float32) for _ in range(2))
-    for i, held in enumerate(_dealt(groups, np.arange(len(groups)), folds)):
-        if fold not in (None, i):
-            continue
-        train = np.setdiff1d(np.arange(len(groups)), held)
+    make = make or partial(_equal_ridge, len(low))
+    design, second, targets = _sides(low, model, responses, groups, delays, both)
+    prediction, residual = np.full((2, *responses.shape), np.nan, np.float32)
+    for train, held in _splits(groups, folds, fold):
         left = _residuals(design, targets, groups, train, held, folds, training, make)
-        y, v = left[:, : responses.shape[1]], responses.shape[1]
-        fit = BandedRidge().fit(
-            second or Design(left[:, v:], normalise=True), y, groups, rows=train
-        )
-        prediction[held], residual[held] = fit.predict(held), y[held]
+        y, rest = np.split(left, [responses.shape[1]], axis=1)
+        prediction[held] = _second_stage(second, rest, y, groups, train, held)
+        residual[held] = y[held]
     return prediction, residual
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #7c1d912d
+def _delayed(x, groups, delays):
+    "Features with their FIR delays, z-scored in each story, (T, F·delays) float32."
+    parts = _split(np.asarray(x, np.float64), groups)
+    return np.concatenate(
+        [zscore(part if delays is None else delay(part, delays)) for part in parts]
+    ).astype(np.float32)
+
+
+def _second_stage(design, rest, y, groups, train, held):
+    "Held-out rows of y from meaning, or from what is left of it where there is no design."
+    design = design or Design(rest, normalise=True)
+    return BandedRidge().fit(design, y, groups, rows=train).predict(held)
+
+
+def _equal_ridge(n):
+    "Unfitted ridge in which n spaces have equal power, one penalty a voxel."
+    return BandedRidge(ratios=np.full((1, n), 1 / n))
+
+
+def _sides(low, model, responses, groups, delays, both):
+    """(low-level design, design of meaning, what the low-level side predicts); without a design of
+    meaning, what is left of its features takes part instead."""
+    spaces = {k: _delayed(x, groups, delays) for k, x in low.items()}
+    design, meaning = Design(spaces, normalise=True, keep=True), _delayed(model, groups, delays)
+    if both:
+        return design, None, np.hstack([responses, meaning])
+    return design, Design(meaning, normalise=True, keep=True), responses
+
+
+def _splits(groups, folds, fold):
+    "(training rows, held-out rows) of one fold, or of every fold in turn."
+    every = np.arange(len(groups))
+    for i, held in enumerate(_dealt(groups, every, folds)):
+        if fold in (None, i):
+            yield np.setdiff1d(every, held), held
+
+
+def _check_lengths(low, model, responses, groups):
+    "`ParameterError` where tables differ in their rows."
+    both = dict(model=model, responses=responses, groups=groups)
+    shapes = {k: np.shape(x) for k, x in {**low, **both}.items()}
+    tables = [s for k, s in shapes.items() if k != "groups"]
+    if groups.ndim != 1 or any(len(s) != 2 or s[0] != len(groups) for s in tables):
+        raise ParameterError(
+            "low-level and semantic features (T, F), responses (T, V) and groups (T,) must share T",
+            found=shapes,
+        )
+
+
+def _check_stories(groups, folds):
+    "`ParameterError` where the rows of a story are apart, or stories too few for nested fits."
+    stories, pieces = groups.max() + 1, (np.diff(groups) != 0).sum() + 1
+    if pieces != stories:
+        raise ParameterError(
+            "The rows of a story are not together", found=f"{pieces} pieces of {stories} stories"
+        )
+    kept = lambda n: n - -(-n // folds)
+    if folds < 2 or kept(kept(stories)) < 2:
+        raise ParameterError(
+            "Too few stories for nested fits",
+            found=f"{stories} stories, {folds} folds",
+            expected=(
+                "two left after a fold is held out, and of the rest another: 4 stories and 4 folds"
+            ),
+            next_step="more folds, or cut stories into blocks with a gap (chapter data.splits)",
+        )
+
+
 def _checked(low, model, responses, groups, training, folds):
     "Arrays of one length, in stories that are together, at least four of them."
     spaces = low if isinstance(low, dict) else {"low": low}
     low = {k: as_array(x, k) for k, x in spaces.items()}
     model, responses = as_array(model, "model"), as_array(responses, "responses")
     groups = np.unique(as_labels(groups, "groups"), return_inverse=True)[1]
-    shapes = {
-        **{k: x.shape for k, x in low.items()},
-        "model": np.shape(model),
-        "responses": np.shape(responses),
-        "groups": groups.shape,
-    }
-    if any(len(s) != (1 if k == "groups" else 2) or s[0] != len(groups) for k, s in shapes.items()):
-        raise ParameterError(
-            "low-level and semantic features (T, F), responses (T, V) and groups (T,) must share T",
-            found=shapes,
-        )
+    _check_lengths(low, model, responses, groups)
     if training not in ("cross_fitted", "in_sample"):
         raise ParameterError(
             "Unknown kind of training residual", found=training, expected="cross_fitted, in_sample"
         )
-    if (np.diff(groups) != 0).sum() + 1 != groups.max() + 1:
-        raise ParameterError(
-            "The rows of a story are not together",
-            found=f"{(np.diff(groups) != 0).sum() + 1} pieces of {groups.max() + 1} stories",
-        )
-    kept = lambda n: n - -(-n // folds)
-    if folds < 2 or kept(kept(groups.max() + 1)) < 2:
-        raise ParameterError(
-            "Too few stories for nested fits",
-            found=f"{groups.max() + 1} stories, {folds} folds",
-            expected=(
-                "two left after a fold is held out, and of the rest another: 4 stories and 4 folds"
-            ),
-            next_step="more folds, or cut stories into blocks with a gap (chapter data.splits)",
-        )
+    _check_stories(groups, folds)
     for k, x in {**low, "model": model}.items():
-        if not np.isfinite(x).all():
-            raise DataError(
-                "Features hold values that are not finite",
-                place=k,
-                found=int((~np.isfinite(x)).sum()),
-            )
+        wrong = int((~np.isfinite(x)).sum())
+        if wrong:
+            raise DataError("Features hold values that are not finite", place=k, found=wrong)
     if responses.dtype != np.float32:  # a large offset goes before rounding
         responses = (responses - responses.mean(0)).astype(np.float32)
     return low, model, responses, groups
@@ -680,10 +713,8 @@ def _split(x, groups):
 def _dealt(groups, rows, n):
     "Rows of whole stories, dealt into at most n folds."
     labels = np.unique(groups[rows])
-    return [
-        rows[np.isin(groups[rows], labels[i :: min(n, len(labels))])]
-        for i in range(min(n, len(labels)))
-    ]
+    n = min(n, len(labels))
+    return [rows[np.isin(groups[rows], labels[i::n])] for i in range(n)]
 
 
 def _residuals(design, targets, groups, train, held, folds, training, make):
@@ -696,9 +727,8 @@ def _residuals(design, targets, groups, train, held, folds, training, make):
         guess[train] = fit.predict(train)
     else:
         for part in _dealt(groups, train, folds):
-            guess[part] = (
-                make().fit(design, targets, groups, rows=np.setdiff1d(train, part)).predict(part)
-            )
+            others = np.setdiff1d(train, part)
+            guess[part] = make().fit(design, targets, groups, rows=others).predict(part)
     return np.concatenate([zscore(x) for x in _split(targets - guess, groups)]).astype(np.float32)
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #f22ae4b2
@@ -753,45 +783,62 @@ def planted_selection(
     seed: int = 0,  # of everything
 ) -> dict:  # low (T, F_low), model (T, F), responses (T, V), groups (T,), kind (V,)
     "Responses of which it is known what they follow; FIR delays 1 to 4 hold the truth."
-    if not 0 <= rho <= 0.95 or not 0 <= hidden <= 4:
-        raise ParameterError(
-            "rho lies between 0 and 0.95, hidden between 0 and 4", found=(rho, hidden)
-        )
+    _check_planted(rho, hidden)
     rng = np.random.default_rng([77, seed])
-    draw = lambda k: _memory(rng.standard_normal((n_stories, length, k)))
-    m, rest = draw(4), draw(4)
-    a = rho * m + (1 - rho**2) ** 0.5 * rest
+    meaning, rest = (_latents(rng, n_stories, length, 4) for _ in range(2))
+    acoustics = rho * meaning + (1 - rho**2) ** 0.5 * rest
     kind = np.repeat(list(kinds), voxels)
-    share = np.array([KINDS[k] for k in kind], float)
-    unit = lambda x: x / np.linalg.norm(x, axis=0)
-    late = lambda x: sum(
-        w * np.pad(x, ((0, 0), (d, 0), (0, 0)))[:, :length]
-        for d, w in ((2, 0.6), (3, 1.0), (4, 0.5))
-    )
-    signal = sum(
-        np.sqrt(share[:, i]) * (late(x) @ unit(rng.standard_normal((4, len(kind)))))
-        for i, x in enumerate((m, a))
-    )
-    size = np.where(share.sum(1) > 0, signal.std((0, 1)), 1)
-    y = np.sqrt(explained) * signal / size + np.sqrt(1 - explained) * draw(len(kind))
-    mixed = lambda x: np.concatenate(
-        x @ np.linalg.qr(rng.standard_normal((x.shape[2], x.shape[2])))[0]
-    )
+    responses = _answers(rng, meaning, acoustics, kind, explained)
+    more = lambda: _latents(rng, n_stories, length, idle)
     return dict(
-        low=mixed(np.dstack([a[:, :, hidden:], draw(idle)])),
-        model=mixed(np.dstack([m, draw(idle)])),
-        responses=np.concatenate([zscore(x) for x in y]),
+        low=_mixed(rng, acoustics[:, :, hidden:], more()),
+        model=_mixed(rng, meaning, more()),
+        responses=np.concatenate([zscore(story) for story in responses]),
         groups=np.repeat(np.arange(n_stories), length),
         kind=kind,
     )
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #002f7e4c
-def _memory(x, keep=0.5):
-    "White noise (stories, T, k) to unit variance that remembers half of the TR before."
+def _check_planted(rho, hidden):
+    "`ParameterError` where nothing could be planted."
+    if not 0 <= rho <= 0.95 or not 0 <= hidden <= 4:
+        raise ParameterError(
+            "rho lies between 0 and 0.95, hidden between 0 and 4", found=(rho, hidden)
+        )
+
+
+def _latents(rng, n_stories, length, k):
+    "Noise of unit variance that remembers half of the TR before, (stories, T, k)."
     from scipy.signal import lfilter
 
+    keep, x = 0.5, rng.standard_normal((n_stories, length, k))
     x[:, 1:] *= (1 - keep**2) ** 0.5
     return lfilter([1], [1, -keep], x, axis=1)
+
+
+def _late(x):
+    "A short haemodynamic answer: weights at delays 2, 3 and 4, (stories, T, k)."
+    delayed = lambda d: np.pad(x, ((0, 0), (d, 0), (0, 0)))[:, : x.shape[1]]
+    return 0.6 * delayed(2) + 1.0 * delayed(3) + 0.5 * delayed(4)
+
+
+def _answers(rng, meaning, acoustics, kind, explained):
+    "Response of each voxel: its share of signal, none where it follows nothing, and noise."
+    share, signal = np.array([KINDS[k] for k in kind], float), 0
+    for i, latents in enumerate((meaning, acoustics)):
+        weights = rng.standard_normal((4, len(kind)))
+        weights = weights / np.linalg.norm(weights, axis=0)
+        signal = signal + np.sqrt(share[:, i]) * (_late(latents) @ weights)
+    size = np.where(share.sum(1) > 0, signal.std((0, 1)), 1)
+    noise = _latents(rng, *meaning.shape[:2], len(kind))
+    return np.sqrt(explained) * signal / size + np.sqrt(1 - explained) * noise
+
+
+def _mixed(rng, *latents):
+    "All latents in one turned space, stories one below the other, (T, F)."
+    x = np.dstack(latents)
+    turn = np.linalg.qr(rng.standard_normal((x.shape[2], x.shape[2])))[0]
+    return np.concatenate(x @ turn)
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #f710469f
 def semantic_voxels(
@@ -809,58 +856,65 @@ def semantic_voxels(
 ) -> VoxelSet:  # named 'semantic'
     """Semantically selective voxels of every participant in every language of the sections;
     `SplitError` where a scored story would choose."""
-    _check_scored(VoxelSet("semantic", {}, "", tuple(s.story.identity for s in sections)), scored)
+    stories = tuple(dict.fromkeys(s.story.identity for s in sections))
+    _check_scored(VoxelSet("semantic", {}, "", stories), scored)
     masks, q = {}, {}
     for p in participants or dataset.participants:
-        for language in dict.fromkeys(s.story.language for s in sections):
-            heard = [
-                s
-                for s in sections
-                if s.story.language == language and s.story.name in dataset.recordings[p]
-            ]
-            if not heard:
-                continue
-            parts = [
-                _section_rows(
-                    s, low, model, dataset.recordings[p][s.story.name].responses, delays, cutoff
-                )
-                for s in heard
-            ]
-            spaces, meaning, y = ([part[i] for part in parts] for i in range(3))
-            if any(set(x) != set(spaces[0]) for x in spaces):
-                raise DataError(
-                    "Stories differ in their low-level spaces",
-                    place=language,
-                    found=[sorted(x) for x in spaces],
-                    next_step="use available_lowlevel",
-                )
-            test = semantic_test(
-                {k: np.concatenate([x[k] for x in spaces]) for k in spaces[0]},
-                np.concatenate(meaning),
-                np.concatenate(y),
-                np.repeat(np.arange(len(y)), [len(x) for x in y]),
-                delays=None,
-                **settings,
-            )
-            masks.setdefault(p, {})[language], q.setdefault(p, {})[language] = (
-                test.significant,
-                test.q,
-            )
+        for language, heard in _heard(dataset, p, sections).items():
+            rows = _rows_of(heard, dataset.recordings[p], low, model, delays, cutoff)
+            test = semantic_test(*rows, delays=None, **settings)
+            masks.setdefault(p, {})[language] = test.significant
+            q.setdefault(p, {})[language] = test.q
     if not masks:
         raise DataError(
             "Nobody heard the stories that should choose",
             found=", ".join(dataset.participants),
-            expected=", ".join(s.story.name for s in sections),
+            expected=", ".join(stories),
         )
-    how = (
-        f"meaning beyond {', '.join(spaces[0])}: {test.null}, {test.n} draws, blocks of"
-        f" {settings.get('block_length', 10)} TRs, q <= {test.alpha:g}"
-    )
-    return VoxelSet(
-        "semantic", masks, how, tuple(dict.fromkeys(s.story.identity for s in sections)), q
-    )
+    method = _in_words(rows[0], test, settings.get("block_length", 10))
+    return VoxelSet("semantic", masks, method, stories, q)
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #b48b4146
+def _in_words(spaces, test, block_length):
+    "What was tested, against which spaces, at which level."
+    return (
+        f"meaning beyond {', '.join(spaces)}: {test.null}, {test.n} draws, blocks of"
+        f" {block_length} TRs, q <= {test.alpha:g}"
+    )
+
+
+def _heard(dataset, participant, sections):
+    "Language -> the sections of it that a participant heard, for those that have any."
+    heard = {s.story.language: [] for s in sections}
+    for section in sections:
+        if section.story.name in dataset.recordings[participant]:
+            heard[section.story.language].append(section)
+    return {language: found for language, found in heard.items() if found}
+
+
+def _rows_of(sections, recordings, low, model, delays, cutoff):
+    """(space -> delayed rows, delayed semantic rows, responses, story of each row) of some
+    sections, one below the other."""
+    spaces, meaning, y = [], [], []
+    for section in sections:
+        responses = recordings[section.story.name].responses
+        parts = _section_rows(section, low, model, responses, delays, cutoff)
+        for column, part in zip((spaces, meaning, y), parts):
+            column.append(part)
+    if any(set(x) != set(spaces[0]) for x in spaces):
+        raise DataError(
+            "Stories differ in their low-level spaces",
+            place=sections[0].story.language,
+            found=[sorted(x) for x in spaces],
+            next_step="use available_lowlevel",
+        )
+    low_rows = {}
+    for name in spaces[0]:
+        low_rows[name] = np.concatenate([x[name] for x in spaces])
+    groups = np.repeat(np.arange(len(y)), [len(x) for x in y])
+    return low_rows, np.concatenate(meaning), np.concatenate(y), groups
+
+
 def _section_rows(section, low, model, responses, delays, cutoff):
     "(space -> delayed rows, delayed semantic rows, z-scored responses) of one section."
     name, tr = section.story.name, section.story.clock.tr
@@ -872,11 +926,11 @@ def _section_rows(section, low, model, responses, delays, cutoff):
                 found=", ".join(x),
                 next_step="make them for every story that chooses",
             )
-    clean = lambda x: (
-        np.asarray(x, np.float64)
-        if cutoff is None
-        else highpass(np.asarray(x, np.float64), tr, cutoff)
-    )
+
+    def clean(x):
+        x = np.asarray(x, np.float64)
+        return x if cutoff is None else highpass(x, tr, cutoff)
+
     rows = lambda x: zscore(delay(clean(x), delays)[section.rows])
     spaces = low[name] if isinstance(low[name], dict) else {"low": low[name]}
     return (

@@ -485,7 +485,7 @@ def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=20
         )
         for name, a, b in (
             ("crossed_interval", got["ci_low"], got["ci_high"]),
-            ("people-only t", got["people_low"], got["people_high"]),
+            ("people-only t", got["participants_low"], got["participants_high"]),
             ("plain crossed percentile", low, high),
         ):
             miss[name] += not a <= aim <= b
