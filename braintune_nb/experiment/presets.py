@@ -136,7 +136,8 @@ def presets_table(
     import pandas as pd
 
     presets = dict(text=TEXT_PRESETS, speech=SPEECH_PRESETS)[kind]
-    table = pd.DataFrame({name: preset_fields(p) for name, p in presets.items()}).astype(str)
+    in_words = lambda preset: {k: str(v) for k, v in preset_fields(preset).items()}
+    table = pd.DataFrame({name: in_words(p) for name, p in presets.items()})
     return table[(table.nunique(axis=1) > 1) | table.index.isin(_ALWAYS)]
 
 
