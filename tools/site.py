@@ -408,6 +408,7 @@ def write_book(root: Path, book: Path) -> None:
                 "html_static_path": ["_static"],
                 "html_css_files": ["chapters.css"],
                 "nb_merge_streams": True,
+                "nb_output_stderr": "remove",
                 "myst_linkify_fuzzy_links": False,
                 "html_theme_options": {
                     "use_download_button": False,
