@@ -377,6 +377,17 @@ def _unique(pairs):
     return found
 
 
+def _not_deep(value, most=100):
+    "`value`, unless lists and objects stand in one another more than `most` times."
+    layer = [value]
+    for _ in range(most):
+        layer = [v for v in layer if isinstance(v, (dict, list))]
+        layer = [child for v in layer for child in (v.values() if isinstance(v, dict) else v)]
+        if not layer:
+            return value
+    raise ValueError(f"nested more than {most} times")
+
+
 STRICT = dict(
     parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique
 )  # of json.loads
@@ -388,7 +399,7 @@ def read_json(
     """Read JSON; `MissingData` for an absent file, `DataError` for a broken one, with the place
     where it breaks."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf8"), **STRICT)
+        return _not_deep(json.loads(Path(path).read_text(encoding="utf8"), **STRICT))
     except FileNotFoundError:
         raise MissingData("This file does not exist", file=path) from None
     except (ValueError, RecursionError) as e:  # of JSON, of UTF-8, of a number with 5,000 digits

@@ -378,7 +378,8 @@ def _contiguous(dataset):
     "Offset of a dataset that lies in one piece as little-endian floats, else None."
     import h5py
 
-    plain = dataset.dtype in (np.dtype("<f8"), np.dtype("<f4"))
+    kinds = h5py.h5t.IEEE_F64LE, h5py.h5t.IEEE_F32LE  # by all bits, also those that NumPy omits
+    plain = any(dataset.id.get_type().equal(kind) for kind in kinds)
     layout = dataset.id.get_create_plist().get_layout()
     return dataset.id.get_offset() if plain and layout == h5py.h5d.CONTIGUOUS else None
 

@@ -9,6 +9,7 @@ __all__ = ['NOT_RESPONSES', 'MESHES', 'library_errors', 'open_image', 'image_val
 
 # %% ../../nbs/15_data.images.ipynb #3f0c53b7
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,14 @@ def _check_header(path, image):
     if not np.isfinite(scale).all() and not np.isnan(scale).all():  # two NaN: not scaled
         what = "The numbers of an image are scaled by something that is no number"
         raise _image_error(path, what, f"slope {scale[0]}, intercept {scale[1]}", "finite numbers")
+    _check_place(path, image, raw["pixdim"][1:4])
+
+
+def _check_place(path, image, sizes):
+    "Voxels have a size, and the grid has a place in space."
+    if not np.isfinite(sizes).all():
+        what = "The voxels of an image have no size"
+        raise _image_error(path, what, f"{sizes.tolist()}", "finite numbers of mm")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         what = "The grid of an image has no place in space"
         raise _image_error(path, what, f"affine {image.affine.tolist()}", "an affine with volume")
@@ -97,6 +106,15 @@ def open_image(
     return image
 
 # %% ../../nbs/15_data.images.ipynb #aa8e73d1
+def _read_on(f, path):
+    "Read to the end, where a packed file compares its check sum; tell of what is left."
+    size = 0
+    while block := f.read(2**20):
+        size += len(block)
+    if size and path.suffix in (".gz", ".bz2"):
+        warnings.warn(f"{path}: {size} bytes behind the image are not read", stacklevel=4)
+
+
 def image_values(
     path,  # NIfTI image
 ) -> np.ndarray:  # its numbers, scaled
@@ -104,15 +122,14 @@ def image_values(
     from nibabel.openers import ImageOpener
     from nibabel.volumeutils import apply_read_scaling, array_from_file
 
-    image = open_image(path)
+    path, image = Path(path), open_image(path)
     with library_errors(path, "This image cannot be read to its end", "a whole image"):
         if not hasattr(image.header, "get_slope_inter"):
             return np.asarray(image.dataobj)
         proxy = image.dataobj
         with ImageOpener(str(path)) as f:
             stored = array_from_file(proxy.shape, proxy.dtype, f, proxy.offset, mmap=False)
-            while f.read(2**20):
-                pass
+            _read_on(f, path)
         return apply_read_scaling(stored, proxy.slope, proxy.inter)
 
 # %% ../../nbs/15_data.images.ipynb #8b75806e
@@ -151,15 +168,16 @@ def whole_labels(
     "Labels as whole numbers; `DataError` for what is not a label."
     import nibabel
 
-    path = labels if isinstance(labels, (str, Path)) else labels.get_filename() or "a label image"
-    image = open_image(labels) if isinstance(labels, (str, Path)) else labels
+    here = isinstance(labels, (str, Path))
+    path = labels if here else labels.get_filename() or "a label image"
+    image = open_image(labels) if here else labels
     with library_errors(path, "This image cannot be read to its end", "a whole image"):
-        values = np.asarray(image.dataobj)
+        values = image_values(labels) if here else np.asarray(image.dataobj)
     values = values.reshape(values.shape[:3]) if values.shape[3:] in ((1,), (1, 1)) else values
     if values.ndim != 3 or values.dtype.kind not in "iufb":
         found = f"{values.dtype} of shape {values.shape}"
         raise _image_error(path, "Labels are not one map of numbers", found, "three axes")
-    whole = np.rint(_without_nan(values, path))
+    whole = np.rint(_without_nan(values, path).astype(float))
     _check_labels(path, values, whole)
     return nibabel.Nifti1Image(whole.astype(np.int32), image.affine)
 
@@ -195,12 +213,16 @@ def _check_labels(path, values, whole):
 def labels_on(
     labels,  # 3-D image or path of whole numbers: a mask (0 and 1) or parcels (0 outside)
     path,  # 4-D image whose grid is wanted
+    mask: bool = False,  # True: numbers other than 0 and 1 are told
 ):  # nibabel image of int32
     """Whole-number labels on the grid of an image, by the nearest neighbour; `DataError` where
     nothing is left of them."""
     shape, affine, _ = image_grid(path)
     whole = whole_labels(labels)
     before = np.unique(np.asarray(whole.dataobj))
+    if mask and (before.max() > 1 or before.min() == 1):
+        few = ", ".join(map(str, before[:5]))
+        warnings.warn(f"a mask of the numbers {few}: inside is what is not 0", stacklevel=2)
     if whole.shape != shape or not np.allclose(whole.affine, affine):
         whole = _resampled(whole, shape, affine)
     if whole is None or not np.asarray(whole.dataobj).any():
@@ -349,11 +371,18 @@ def read_gifti(
     content = require_content(path).read_bytes()
     if b"ExternalFileBinary" in content:
         raise _image_error(path, "The numbers of a GIFTI file lie in another file", *told)
+    if b"<!ENTITY" in content:
+        raise _image_error(path, "A GIFTI file defines words of its own", "<!ENTITY", "plain GIFTI")
     with library_errors(path, *told), warnings.catch_warnings():
         warnings.simplefilter("error")  # another number of arrays than the file says
         image = nibabel.GiftiImage.from_bytes(content)
     if not image.darrays:
         raise _image_error(path, "A GIFTI file holds no array", "0 arrays", "at least 1")
+    if str(image.version).partition(".")[0] != "1":
+        raise _image_error(path, told[0], f"version {image.version!r}", "GIFTI, version 1")
+    orders = re.findall(rb"Endian\s*=\s*[\"']([^\"']*)", content)
+    if len(orders) < len(image.darrays) or set(orders) - {b"BigEndian", b"LittleEndian"}:
+        raise _image_error(path, told[0], f"orders of bytes {orders[:5]}", "one for each array")
     return image
 
 

@@ -305,7 +305,7 @@ def load_littleprince(
             told[story.name] = story
     chosen = [image for image in (parcels, mask) if image is not None] or [brain_mask()]
     for who, its in there.items():
-        on, recordings[who] = labels_on(chosen[0], next(iter(its.values()))), {}
+        on, recordings[who] = labels_on(chosen[0], next(iter(its.values())), parcels is None), {}
         space = grid_space(on, "MNIColin27", parcels is not None, labels)
         for section, path in its.items():
             table, name = (

@@ -294,7 +294,7 @@ def load_narratives(
                         expected=f"{NARRATIVES_TR} s",
                         next_step="check that this is a run of Narratives",
                     )
-                on = on or labels_on(chosen[0], images[0])
+                on = on or labels_on(chosen[0], images[0], parcels is None)
                 table = image_table(images[0], on, parcels is not None, cache)
             else:
                 table = surface_table([require_content(p) for p in images], cache)

@@ -9,13 +9,15 @@ __all__ = ['OUTSIDE', 'GROUPS', 'GROUP_SOURCES', 'side_and_name', 'Parcels', 'ma
 # %% ../../nbs/24_data.parcels.ipynb #b8217ff0
 import difflib
 import re
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..core import BraintuneError, DataError, ParameterError, note_read
-from .images import MESHES
+from .images import MESHES, read_gifti
 from .recordings import Space
 
 # %% ../../nbs/24_data.parcels.ipynb #d0913dfc
@@ -139,6 +141,82 @@ def _require_sides(side, source):
             next_step="name the sides L and R",
         )
 
+# %% ../../nbs/24_data.parcels.ipynb #432d6dd0
+class _Fields:
+    "Big-endian fields of a file, one after the other."
+
+    def __init__(self, content):
+        self.content, self.at = content, 0
+
+    def take(self, size):
+        if not 0 <= size <= len(self.content) - self.at:
+            raise ValueError(f"{size} bytes wanted at byte {self.at} of {len(self.content)}")
+        self.at += size
+        return self.content[self.at - size : self.at]
+
+    def number(self):
+        return int.from_bytes(self.take(4), "big", signed=True)
+
+
+def _colour_table(f):
+    "[(colour number, name)] of a table of version 2, or of the older kind: its count comes first."
+    version = f.number()
+    if version <= 0 and version != -2:
+        raise ValueError(f"a table of version {-version}")
+    size = f.number() if version == -2 else version
+    f.take(f.number())  # where the table came from
+    count = f.number() if version == -2 else version
+    if not 0 < count <= size < 100_000:
+        raise ValueError(f"{count} entries in a table of {size}")
+    entries, places = [], set()
+    for i in range(count):
+        place = f.number() if version == -2 else i
+        if place in places or not 0 <= place < size:
+            raise ValueError(f"the entry {place} in a table of {size}")
+        places.add(place)
+        entries.append(_entry(f))
+    if len({colour for colour, _ in entries}) < len(entries):
+        raise ValueError("two entries of the table have one colour")
+    return entries
+
+
+def _entry(f):
+    "(colour number, name) of one entry; the fourth number of a colour means nothing."
+    name = f.take(f.number())
+    red, green, blue, _ = (f.number() for _ in range(4))
+    if not {red, green, blue} <= set(range(256)):
+        raise ValueError(f"a colour of {red}, {green}, {blue}")
+    return red + 256 * green + 65536 * blue, name
+
+
+def _annot(path):
+    "((V,) colour number of each vertex, colour number -> name) of a FreeSurfer annotation."
+    f = _Fields(path.read_bytes())
+    vertices = np.frombuffer(f.take(8 * f.number()), ">i4").reshape(-1, 2)
+    if not len(vertices) or (vertices[:, 0] != np.arange(len(vertices))).any():
+        raise ValueError("vertices are not counted one by one from 0")
+    if f.number() != 1:
+        raise ValueError("no table of colours")
+    entries = _colour_table(f)
+    if rest := len(f.content) - f.at:
+        warnings.warn(f"{path}: {rest} bytes behind the table are not read", stacklevel=5)
+    return vertices[:, 1].astype(int), {0: "???"} | _names(path, entries)
+
+
+def _names(path, entries):
+    "Colour number -> name; each name ends in a zero byte."
+    if cut := [name for _, name in entries if name.find(b"\0") != len(name) - 1]:
+        warnings.warn(f"{path}: names without an end, such as {cut[0]!r}", stacklevel=5)
+    names = {colour: name.rstrip(b"\0").decode() for colour, name in entries}
+    _tell_odd_names(path, names.values())
+    return names
+
+
+def _tell_odd_names(path, names):
+    "Warn of a label table that names two labels alike, or one not at all."
+    if odd := [n for n, k in Counter(names).items() if k > 1 or not n.strip()]:
+        warnings.warn(f"{path}: labels of one name, or without one: {odd[:3]}", stacklevel=6)
+
 # %% ../../nbs/24_data.parcels.ipynb #beac6232
 def vertex_labels(
     path,  # .annot or .label.gii of one hemisphere
@@ -178,24 +256,33 @@ def vertex_labels(
     return np.array([table[i] for i in numbers.tolist()], dtype=str)
 
 
+def _gifti_labels(path):
+    "(numbers, number -> name) of a GIFTI file with one map of labels."
+    from nibabel.nifti1 import intent_codes
+
+    image = read_gifti(path)
+    intents = [intent_codes.label[a.intent] for a in image.darrays]
+    if intents != ["label"]:
+        raise DataError(
+            "One map of labels is needed",
+            file=path,
+            found=f"{len(intents)} maps: {', '.join(intents[:5])}",
+            expected="1 map whose intent is label",
+            next_step="save the map you want to a file of its own",
+        )
+    table = image.labeltable.get_labels_as_dict()
+    if len(table) < len(image.labeltable.labels):
+        raise ValueError("one number stands twice in the table of labels")
+    _tell_odd_names(path, [str(name) for name in table.values()])
+    return np.asarray(image.darrays[0].data), table
+
+
 def _numbers_and_names(path):
     "((V,) numbers, number -> name) of a label file."
-    import nibabel
-
     if path.suffix == ".annot":
-        numbers, _, names = nibabel.freesurfer.read_annot(path)
-        table = {-1: "???"} | {i: n.decode() for i, n in enumerate(names)}
+        numbers, table = _annot(path)
     elif path.suffix == ".gii":
-        image = nibabel.load(path)
-        if len(image.darrays) != 1:
-            raise DataError(
-                "One map of labels is needed",
-                file=path,
-                found=f"{len(image.darrays)} maps",
-                expected="1",
-                next_step="save the map you want to a file of its own",
-            )
-        numbers, table = np.asarray(image.darrays[0].data), image.labeltable.get_labels_as_dict()
+        numbers, table = _gifti_labels(path)
     else:
         raise DataError(
             "This kind of label file is not known",

@@ -270,7 +270,7 @@ def _whole(confounds):
     return c
 
 # %% ../../nbs/11_data.recordings.ipynb #1be06736
-_CELL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_CELL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def _confound(cell, path, line, column):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from braintune_nb.core import (
+    BraintuneError,
     DataError,
     ModelError,
     ParameterError,
@@ -25,6 +27,7 @@ from braintune_nb.core import (
     note_read,
     read_arrays,
     read_json,
+    read_record,
     to_plain,
     write_arrays,
     write_atomic,
@@ -60,10 +63,11 @@ def _by_participant(given, outputs, what):
     return given
 
 
-def _fits(n, outputs, participant, what):
+def _fits(n, outputs, participant, what, file=None):
     if n != outputs[participant]:
         raise DataError(
             f"{what} and head differ in columns",
+            file=file,
             place=participant,
             found=f"{n} columns",
             expected=f"{outputs[participant]}, as the head",
@@ -183,7 +187,7 @@ def read_release(
             found="no tuner.json",
             next_step="pass the folder given to save_pretrained",
         )
-    facts = read_json(folder / "tuner.json")
+    facts = read_record(folder / "tuner.json")
     if facts.get("format") != FORMAT:
         raise ModelError(
             "This release has another format",
@@ -192,6 +196,30 @@ def read_release(
             expected=FORMAT,
             next_step="read it with the version of braintune_nb that wrote it",
         )
+    _check_record(folder, facts)
+    with _as_released(folder, facts):
+        return _read_parts(folder, facts)
+
+
+@contextmanager
+def _as_released(folder, facts):
+    "Whatever a changed file does to those who read it, the error names the file."
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, BraintuneError) and error.file:
+            raise
+        _check_files(folder, facts["files"])
+        raise ModelError(
+            "A release cannot be read",
+            file=folder,
+            found=f"{type(error).__name__}: {error}"[:200],
+            next_step="read it with the libraries of the versions that wrote it",
+        ) from error
+
+
+def _read_parts(folder, facts):
+    "Split, numbers, spaces and ceilings, which fit the heads."
     split = Split.load(folder / "split.json") if (folder / "split.json").is_file() else None
     if split and split.hash != facts["split"]:
         raise ModelError(
@@ -201,25 +229,26 @@ def read_release(
             expected=facts["split"][:12],
             next_step="fetch the folder again",
         )
-    numbers = (
-        tuple({k: row[k] for k in table["columns"] if k in row} for row in table["rows"])
-        if (
-            table := (
-                read_json(folder / "numbers.json") if (folder / "numbers.json").is_file() else None
-            )
-        )
-        else ()
-    )
     spaces, ceilings, outputs = (
         _read_spaces(folder),
         _read_ceilings(folder),
         dict(facts["settings"]["outputs"]),
     )
     for p, space in spaces.items():
-        _fits(len(space), outputs, p, "Space")
+        _fits(len(space), outputs, p, "Space", folder / "space.npz")
     for p, (values, _) in ceilings.items():
-        _fits(len(values), outputs, p, "Ceiling")
-    return Release(facts, spaces, ceilings, split, numbers, folder)
+        _fits(len(values), outputs, p, "Ceiling", folder / "ceilings.npz")
+    return Release(facts, spaces, ceilings, split, _read_numbers(folder), folder)
+
+
+def _read_numbers(folder):
+    "Rows of the table of results, each with its columns in the order of the table."
+    if not (folder / "numbers.json").is_file():
+        return ()
+    table, rows = read_json(folder / "numbers.json"), []
+    for row in table["rows"]:
+        rows.append({name: row[name] for name in table["columns"] if name in row})
+    return tuple(rows)
 
 # %% ../../nbs/44_model.release.ipynb #1ce7075d
 FORMAT = 2  # of tuner.json; 2 added the hashes of the files
@@ -787,7 +816,14 @@ def load_tuner(
     changed weights and heads of other sizes."""
     folder = note_read(_local(source, revision))
     release = read_release(folder)
-    _check_record(folder, release.facts)
+    with _as_released(folder, release.facts):
+        tuner = _load_parts(folder, release, adapter)
+    tuner.release = release
+    return tuner.eval()
+
+
+def _load_parts(folder, release, adapter):
+    "Backbone and heads, and the hash of every file."
     settings = dict(release.facts["settings"])
     tuner = BrainTuner(
         _load_whole(folder, release.facts),
@@ -797,8 +833,7 @@ def load_tuner(
     )
     _load_heads(tuner, folder / "heads.safetensors")
     _check_files(folder, release.facts["files"])
-    tuner.release = release
-    return tuner.eval()
+    return tuner
 
 
 BrainTuner.from_pretrained = staticmethod(load_tuner)

@@ -70,6 +70,11 @@ def read_bytes(path):
     return path.read_bytes()
 
 
+def _zeros(part):
+    "Share of zero bytes at the beginning of some."
+    return part[:200].count(0) / max(1, len(part[:200]))
+
+
 def decode(data, encoding=None):
     "Text of bytes: by mark, else as told, else UTF-16 that shows itself, else UTF-8."
     if data[:3] == b"\xef\xbb\xbf":
@@ -78,9 +83,9 @@ def decode(data, encoding=None):
         found = "utf-16"
     elif encoding:
         found = encoding
-    elif len(data) > 3 and not any(data[1:40:2]):
+    elif len(data) > 3 and _zeros(data[1::2]) > 0.25 > _zeros(data[::2]):
         found = "utf-16-le"
-    elif len(data) > 3 and not any(data[0:40:2]):
+    elif len(data) > 3 and _zeros(data[::2]) > 0.25 > _zeros(data[1::2]):
         found = "utf-16-be"
     else:
         found = "utf-8"

@@ -163,6 +163,13 @@ TIME_UNITS = {8: 1.0, 16: 1e-3, 24: 1e-6}
 
 def _inflate(data, limit, wbits, what):
     "Exactly one compressed stream, with the right check sum and nothing behind it."
+    out, rest = _one_stream(data, limit, wbits, what)
+    need(not rest, f"data after the end of {what}")
+    return out
+
+
+def _one_stream(data, limit, wbits, what):
+    "Content of the first compressed stream, and what follows it."
     stream = zlib.decompressobj(wbits)
     try:
         out = stream.decompress(data, limit + 1)
@@ -172,8 +179,18 @@ def _inflate(data, limit, wbits, what):
     if not stream.eof:  # the end mark may still wait for its turn
         out += stream.decompress(stream.unconsumed_tail, 1)
     need(stream.eof and len(out) <= limit, f"{what} stops in the middle")
-    need(not stream.unused_data, f"data after the end of {what}")
-    return out
+    return out, stream.unused_data
+
+
+def _gunzip(data, limit):
+    "Content of a gzip file: its members, one after the other, and zero bytes as padding."
+    parts = []
+    while data:
+        out, data = _one_stream(data, limit, 31, "the gzip stream")
+        parts.append(out)
+        limit -= len(out)
+        data = data if data.strip(b"\0") else b""
+    return b"".join(parts)
 
 
 def _nifti_header(data):
@@ -236,8 +253,11 @@ def _nifti_values(data):
     "Scaled values, header, and shape of an image."
     header, size, order = _nifti_header(data)
     dim = [int(n) for n in header["dim"]]
-    need(dim[0] in (3, 4), f"{dim[0]} axes")
+    need(3 <= dim[0] <= 7, f"{dim[0]} axes")
     shape = tuple(dim[1 : dim[0] + 1])
+    while len(shape) > 3 and shape[-1] == 1:  # axes of length 1 at the end say nothing
+        shape = shape[:-1]
+    need(len(shape) < 5, f"shape {shape}")
     need(all(n > 0 for n in shape), f"shape {shape}")
     kind = NIFTI_TYPES.get(int(header["datatype"]))
     need(kind, f"data type {header['datatype']}")
@@ -279,7 +299,7 @@ def judge_nifti(path, context):
     zipped = path.name.endswith(".gz")
     if zipped:
         need(data[:2] == b"\x1f\x8b", "not gzip")
-        data = _inflate(data, 8 * LARGEST_ARRAY + 4096, 31, "the gzip stream")
+        data = _gunzip(data, 8 * LARGEST_ARRAY + 4096)
     values, header, shape = _nifti_values(data)
     kind = context.get("kind", "responses" if len(shape) == 4 else "labels")
     need("shape" not in context or tuple(context["shape"]) == shape[:3], f"a grid of {shape[:3]}")

@@ -88,15 +88,15 @@ def npz(data):
 
 
 def _files(folder):
-    "Relative path -> path of everything; no links, nothing foreign, nothing hidden."
+    "Relative path -> path of everything but hidden files; no links, nothing foreign."
     need(folder.is_dir() and not folder.is_symlink(), "not a folder")
     found, total = {}, 0
     for root, folders, names in os.walk(folder):
+        folders[:], names = ([n for n in some if n[0] != "."] for some in (folders, names))
         for name in (*folders, *names):
             path = folder.__class__(root) / name
             relative = path.relative_to(folder).as_posix()
             need(not path.is_symlink(), f"{relative} is a link"[:80])
-            need(not name.startswith("."), f"{relative} is hidden"[:80])
             need(not FOREIGN.search(name), f"{relative} may run code"[:80])
         for name in names:
             path = folder.__class__(root) / name
@@ -296,8 +296,6 @@ def judge_release(path, context):
         split = split_of(strict_json(read_bytes(files["split.json"])), people)
     need((split is None) == (facts["split"] is None), "a split in one place only")
     need(split is None or plain_hash(split) == facts["split"], "the split and its hash")
-    if "README.md" in files:
-        read_bytes(files["README.md"]).decode("utf-8")
     return {
         "facts": facts,
         "split": split,

@@ -4,6 +4,7 @@ Names of modules change; functions are found by name wherever the package under 
 """
 
 import importlib
+import inspect
 import re
 import warnings
 from dataclasses import asdict, dataclass, is_dataclass
@@ -138,7 +139,7 @@ def read_nifti(path, root, context):
 
     labels_on, image_table = find("labels_on"), find("image_table")
     if "kind" in context:
-        image = labels_on(path, root / "grid.nii")
+        image = labels_on(path, root / "grid.nii", **as_mask(labels_on, context))
         return Reading(dict(labels=np.asarray(image.dataobj), affine=np.asarray(image.affine)))
     shape, affine, volumes = find("image_grid")(path)
     tr = find("image_tr")(path)
@@ -150,6 +151,12 @@ def read_nifti(path, root, context):
     whole[inside] = table.T
     value = dict(data=whole, affine=np.asarray(affine), tr=tr, inside=inside, volumes=volumes)
     return Reading(value)
+
+
+def as_mask(reader, context):
+    "The argument by which loaders say that an image is a mask, where there is one."
+    known = "mask" in inspect.signature(reader).parameters
+    return dict(mask=context["kind"] == "mask") if known else {}
 
 
 def read_gifti(path, root, context):

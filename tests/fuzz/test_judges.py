@@ -678,7 +678,8 @@ def test_nifti(tmp_path):
         (nifti(VOLUMES) + b"\0", "bytes of data"),
         (nifti(VOLUMES, dim=[4, 2, 3, 4, 3, 1, 1, 1]), "bytes of data"),
         (nifti(VOLUMES, dim=[4, 2, 3, -4, 2, 1, 1, 1]), "shape"),
-        (nifti(VOLUMES, dim=[7, 2, 3, 4, 2, 1, 1, 1]), "7 axes"),
+        (nifti(VOLUMES, dim=[8, 2, 3, 4, 2, 1, 1, 1]), "8 axes"),
+        (nifti(VOLUMES, dim=[5, 2, 3, 4, 1, 2, 1, 1]), "shape (2, 3, 4, 1, 2)"),
         (nifti(VOLUMES, datatype=32), "data type 32"),
         (nifti(VOLUMES, bitpix=8), "bits a voxel"),
         (nifti(VOLUMES, magic=b"ni1"), "magic"),
@@ -705,10 +706,20 @@ def test_nifti_of_another_run_or_damaged_gzip(tmp_path):
     refuse("nifti", tmp_path, "a.nii", data, "three axes", {"kind": "mask"})
     packed = gzip.compress(data)
     refuse("nifti", tmp_path, "a.nii.gz", packed[:-3], "stops in the middle")
-    refuse("nifti", tmp_path, "a.nii.gz", packed + packed, "data after the end")
+    refuse("nifti", tmp_path, "a.nii.gz", packed + packed, "bytes of data")
+    refuse("nifti", tmp_path, "a.nii.gz", packed + b"\0\0x", "damaged")
     refuse("nifti", tmp_path, "a.nii.gz", packed[:-8] + b"1234" + packed[-4:], "damaged")
     refuse("nifti", tmp_path, "a.nii.gz", data, "not gzip")
     refuse("nifti", tmp_path, "a.nii.gz", gzip.compress(bytes(200 * 2**20), 1), "larger")
+
+
+def test_gzip_of_several_members_and_axes_of_length_one(tmp_path):
+    "RFC 1952: a file is a series of members; gzip's manual: zero bytes behind them are padding."
+    data, expected = nifti(VOLUMES), dict(data=VOLUMES.astype(float), affine=AFFINE, tr=1.5)
+    two = gzip.compress(data[:400]) + gzip.compress(data[400:]) + bytes(512)
+    accept("nifti", tmp_path, "a.nii.gz", two, expected)
+    long = nifti(VOLUMES, dim=[5, 2, 3, 4, 2, 1, 1, 1])
+    accept("nifti", tmp_path, "a.nii", long, expected)
 
 
 # ---- GIFTI
@@ -1011,6 +1022,13 @@ def test_release(tmp_path):
     assert same(value["ceilings"]["P1"][0], np.array([0.5, np.nan, 0.25]))
 
 
+def test_hidden_files_are_no_part_of_a_release(tmp_path):
+    "The Hub puts .gitattributes beside every model, macOS .DS_Store into every folder it shows."
+    more = {".gitattributes": "x", "backbone/.DS_Store": "x", "README.md": b"\xff"}
+    found = JUDGES["release"](released(tmp_path, **more), {})
+    assert found.valid and same(found.value["heads"], HEADS), found.reason
+
+
 def test_release_with_less_and_with_hashes(tmp_path):
     optional = [
         "split.json",
@@ -1070,12 +1088,20 @@ def test_release_with_less_and_with_hashes(tmp_path):
         ({"space.npz": b"PK\x05\x06" + bytes(18)}, "no archive"),
         ({"numbers.json": json.dumps(NUMBERS).replace("0.25", "0.75")}, "outside its interval"),
         ({"extra.json": "{}"}, "unknown files"),
-        ({".hidden": "x"}, "hidden"),
     ],
 )
 def test_release_refused(tmp_path, change, reason):
     found = JUDGES["release"](released(tmp_path, **change), {})
     assert not found.valid and reason in found.reason, found.reason
+
+
+def test_utf_16_without_a_mark_shows_itself_behind_chinese_words(tmp_path):
+    text = "onset,offset,text\n0.5,1.25,\u6625\u5929\u6765\u4e86\n1.5,2.0,two\n"
+    expected = {"words": [(0.5, 1.25, "\u6625\u5929\u6765\u4e86"), (1.5, 2.0, "two")]}
+    for code in ("utf-16-le", "utf-16-be"):
+        accept("word_table", tmp_path, "a.csv", text.encode(code), expected)
+        words = "\u6625\u5929\n" + text
+        refuse("word_table", tmp_path, "a.csv", words.encode(code), "cells")
 
 
 # ---- whatever the bytes
