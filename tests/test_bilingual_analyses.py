@@ -57,21 +57,22 @@ RESULTS = ROOT / "nbs" / "experiments" / "results" / "bilingual_calibration.csv"
 
 
 def rows(part, case, measure):
+    columns = ("value", "low", "high", "spread", "datasets")
     with RESULTS.open() as f:
-        return [
-            {k: float(r[k]) for k in ("value", "low", "high", "spread", "datasets")}
+        wanted = [
+            r
             for r in csv.DictReader(f)
             if (r["part"], r["case"], r["measure"]) == (part, case, measure)
         ]
+    numbers = lambda row: {k: float(row[k]) for k in columns}
+    return [numbers(row) for row in wanted]
 
 
 @pytest.fixture(scope="module")
 def toy():
     rng = np.random.default_rng(0)
-    parts = {
-        s.name: whole_story(s)
-        for s in (bench.story(i, l, 50) for i in range(4) for l in ("en", "zh"))
-    }
+    stories = [bench.story(i, l, 50) for i in range(4) for l in ("en", "zh")]
+    parts = {s.name: whole_story(s) for s in stories}
     x = {n: rng.standard_normal((50, 4)).astype(np.float32) for n in parts}
     y = {
         "P1": {n: x[n] @ rng.standard_normal((4, 6)) + rng.standard_normal((50, 6)) for n in parts}
@@ -89,11 +90,17 @@ def toy():
 # ---- quadrants
 
 
+def ridge_of(names, x, y):
+    "scikit-learn's ridge on z-scored stories."
+    from sklearn.linear_model import Ridge
+
+    features = np.concatenate([x[n] for n in names])
+    return Ridge(alpha=10.0).fit(features, np.concatenate([zscore(y[n]) for n in names]))
+
+
 def test_quadrants_against_scikit_learn(toy):
     """One fixed penalty: the same predictions as scikit-learn's ridge on the z-scored training
     stories of one language."""
-    from sklearn.linear_model import Ridge
-
     from braintune_nb.encode.ridge import RidgeCV
 
     x, y, train, test = toy
@@ -103,17 +110,11 @@ def test_quadrants_against_scikit_learn(toy):
     )
     scores = quadrant_scores(guess, y, folds)
     for a, b in itertools.product(("en", "zh"), repeat=2):
-        names = [s.name for s in train if s.story.language == a]
-        model = Ridge(alpha=10.0).fit(
-            np.concatenate([x[n] for n in names]),
-            np.concatenate([zscore(y["P1"][n]) for n in names]),
-        )
-        np.testing.assert_allclose(guess["P1", a, b], model.predict(x[f"s3_{b}"]), atol=1e-4)
-        np.testing.assert_allclose(
-            scores["P1", a, b][2],
-            pearsonr(model.predict(x[f"s3_{b}"])[:, 2], y["P1"][f"s3_{b}"][:, 2])[0],
-            atol=1e-4,
-        )
+        model = ridge_of([s.name for s in train if s.story.language == a], x, y["P1"])
+        predicted = model.predict(x[f"s3_{b}"])
+        np.testing.assert_allclose(guess["P1", a, b], predicted, atol=1e-4)
+        r = pearsonr(predicted[:, 2], y["P1"][f"s3_{b}"][:, 2])[0]
+        np.testing.assert_allclose(scores["P1", a, b][2], r, atol=1e-4)
 
 
 def test_a_translation_on_both_sides_is_refused(toy):
@@ -152,12 +153,11 @@ def test_sharing_by_hand():
     found = weight_sharing(w)
     r = lambda a, b: pearsonr(w[a][:, 1], w[b][:, 1])[0]
     across = np.mean([r(("en", 1), ("zh", 2)), r(("en", 2), ("zh", 1))])
-    assert found["across"][1] == pytest.approx(across) and found["reliability"]["zh"][
-        1
-    ] == pytest.approx(r(("zh", 1), ("zh", 2)))
-    product = found["reliability"]["en"][1] * found["reliability"]["zh"][1]
-    if min(found["reliability"]["en"][1], found["reliability"]["zh"][1]) > 0:
-        assert found["sharing"][1] == pytest.approx(across / product**0.5)
+    en, zh = (found["reliability"][l][1] for l in ("en", "zh"))
+    assert found["across"][1] == pytest.approx(across)
+    assert zh == pytest.approx(r(("zh", 1), ("zh", 2)))
+    if min(en, zh) > 0:
+        assert found["sharing"][1] == pytest.approx(across / (en * zh) ** 0.5)
     else:
         assert np.isnan(found["sharing"][1])
 
@@ -189,49 +189,49 @@ def test_ridge_finds_more_sharing_than_there_is():
 def test_sharing_does_not_depend_on_units_of_the_features():
     x, y, parts, session, _ = bench.planted_sharing(0.5, 1.0, 0.0, 3)
     turn = np.random.default_rng(0).standard_normal((15, 15))
-    one, other = (
-        pooled_sharing(
-            weight_sharing(
-                session_weights(white_features(f, parts)[0], y, parts, session), np.eye(15)
-            )
-        )
-        for f in (x, {n: a @ turn for n, a in x.items()})
+    share = lambda f: pooled_sharing(
+        weight_sharing(session_weights(white_features(f, parts)[0], y, parts, session), np.eye(15))
     )
-    assert one == pytest.approx(other, abs=2e-3)
+    turned = {n: a @ turn for n, a in x.items()}
+    assert share(x) == pytest.approx(share(turned), abs=2e-3)
 
 
 # ---- improved voxels
 
 
-def test_null_of_the_improved_share_is_centred_and_symmetric():
+@pytest.fixture(scope="module")
+def two_guesses():
+    "Responses, two predictions that are equally good, and their sums by block."
     rng = np.random.default_rng(2)
     y = rng.standard_normal((200, 40))
     a, b = (y + 2 * rng.standard_normal((200, 40)) for _ in range(2))
     labels = block_labels(np.zeros(200), 10)[0]
-    sums = [block_sums(p, y, labels) for p in (a, b)]
-    one, other = (
-        improved_test(*sums, np.ones(40, bool), 99),
-        improved_test(*sums[::-1], np.ones(40, bool), 99),
-    )
-    assert (
-        one["share"] == pytest.approx(1 - other["share"])
-        and one["p"] == pytest.approx(other["p"])
-        and abs(one["null"].mean() - 0.5) < 0.05
-    )
-    scaled = improved_test(
-        block_sums(7 * a + 3, y, labels), sums[1], np.ones(40, bool), 99
-    )  # a prediction has no unit
+    return y, a, labels, [block_sums(p, y, labels) for p in (a, b)]
+
+
+def test_null_of_the_improved_share_is_centred_and_symmetric(two_guesses):
+    *_, sums = two_guesses
+    one, other = (improved_test(*s, np.ones(40, bool), 99) for s in (sums, sums[::-1]))
+    assert one["share"] == pytest.approx(1 - other["share"])
+    assert one["p"] == pytest.approx(other["p"]) and abs(one["null"].mean() - 0.5) < 0.05
+
+
+def test_improved_share_does_not_depend_on_the_unit_of_a_prediction(two_guesses):
+    y, a, labels, sums = two_guesses
+    one = improved_test(*sums, np.ones(40, bool), 99)
+    scaled = improved_test(block_sums(7 * a + 3, y, labels), sums[1], np.ones(40, bool), 99)
     np.testing.assert_allclose(scaled["null"], one["null"])
-    assert (
-        improved_share(np.array([0.2, 0.1]), np.array([0.2, 0.3]), np.ones(2, bool))["share"]
-        == 0.25
-    )
+
+
+def test_improved_share_counts_a_tie_in_half():
+    share = improved_share(np.array([0.2, 0.1]), np.array([0.2, 0.3]), np.ones(2, bool))["share"]
+    assert share == 0.25
+
+
+def test_voxels_are_not_picked_by_what_is_scored():
+    one, other = ([whole_story(bench.story(1, l, 20))] for l in ("en", "zh"))
     with pytest.raises(SplitError):
-        well_predicted(
-            np.ones(2),
-            [whole_story(bench.story(1, "en", 20))],
-            [whole_story(bench.story(1, "zh", 20))],
-        )
+        well_predicted(np.ones(2), one, other)
 
 
 # ---- controls
@@ -299,27 +299,40 @@ def test_p_counts_the_draws_by_hand(planted):
     np.testing.assert_allclose(f.null, null)
 
 
-def test_shared_tuning_keeps_designs_and_noise_and_removes_the_difference(planted):
-    "Averaged over draws both languages have the same direction; the spread is that of the weights."
+def cosine(a, b):
+    "Between the columns of two sets of weights."
+    return (a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
+
+
+@pytest.fixture(scope="module")
+def shared_draws(planted):
+    "Moments, which of the stories are English, and 200 draws without a difference."
     x, y, parts, *_ = planted
     m = shift_moments(x, y, parts)
     first = np.array(m.language) == "en"
-    draws = list(shared_tuning(m, first, 200, 1))
+    return m, first, list(shared_tuning(m, first, 200, 1))
+
+
+def test_shared_tuning_keeps_designs_and_removes_the_difference(shared_draws):
+    "Averaged over draws both languages have the same direction."
+    m, first, draws = shared_draws
     assert all(d.gram is m.gram for d in draws)
-    a, b = (np.mean([white_weights(d, f)["P1"] for d in draws], 0) for f in (first, ~first))
-    cosine = (a * b).sum(0) / np.linalg.norm(a, axis=0) / np.linalg.norm(b, axis=0)
+    mean = lambda f: np.mean([white_weights(d, f)["P1"] for d in draws], 0)
     real = [white_weights(m, f)["P1"] for f in (first, ~first)]
-    plain = (
-        (real[0] * real[1]).sum(0)
-        / np.linalg.norm(real[0], axis=0)
-        / np.linalg.norm(real[1], axis=0)
-    )
-    assert cosine.min() > 0.98 and plain.mean() < 0.93
+    assert cosine(mean(first), mean(~first)).min() > 0.98 and cosine(*real).mean() < 0.93
+
+
+def test_shared_tuning_keeps_the_noise(shared_draws):
+    "The spread over draws is that of the weights."
+    m, first, draws = shared_draws
     noise = np.std([white_weights(d, first)["P1"] for d in draws], 0).mean()
     halves = [white_weights(m, first & (np.arange(16) // 2 % 2 == i))["P1"] for i in (0, 1)]
     assert noise == pytest.approx(np.std(np.subtract(*halves)) / 2, rel=0.25)
+
+
+def test_an_unknown_null_is_refused(shared_draws):
     with pytest.raises(ParameterError, match="Unknown null"):
-        tuning_shift(m, null="none")
+        tuning_shift(shared_draws[0], null="none")
 
 
 def test_the_left_out_participant_does_not_make_the_dimension(planted):
@@ -369,7 +382,8 @@ def test_released_is_a_centred_principal_component():
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(0)
-    a, b = ({p: rng.standard_normal((5, 30)) for p in "ab"} for _ in range(2))
+    made = lambda: {p: rng.standard_normal((5, 30)) for p in "ab"}
+    a, b = made(), made()
     r = released_shift(a, b, {p: np.full(30, 0.25) for p in "ab"})
     unit = lambda w: w / np.linalg.norm(w, axis=0)
     d = np.concatenate([0.5 * (unit(a[p]) - unit(b[p])) for p in "ab"], 1)

@@ -44,6 +44,30 @@ from efficiency import brains, drawn_curves, law, true_ratio  # noqa: E402
 quiet = pytest.mark.filterwarnings("ignore:.*warnings while fitting")
 
 
+def story_weights(stories, rng):
+    "How often each story is drawn: all once, then 100 draws with replacement."
+    return (
+        np.concatenate(
+            [
+                np.ones((1, stories)),
+                rng.multinomial(stories, np.full(stories, 1 / stories), size=100),
+            ]
+        )
+        / stories
+    )
+
+
+def scores_of_laws(arms, m, subset, rng, noise, people, stories, draws, weights):
+    "Arm -> scores by participant, amount, draw, draw of stories, region, kind."
+    scores = {}
+    for arm, f in arms.items():
+        x = (f(m)[:, None, None] + subset)[None] + rng.normal(0, noise, (people, 1, 1, stories))
+        scores[arm] = np.einsum(
+            "pkds,ns->pkdn", np.broadcast_to(x, (people, len(m), draws, stories)), weights
+        )[..., None, None] * np.array([1, 2.0])
+    return scores
+
+
 def made_curves(
     arms,
     minutes=(8, 16, 32, 64, 128),
@@ -58,21 +82,8 @@ def made_curves(
     rng, m = np.random.default_rng(seed), np.array(minutes, float)
     free = (1 - m / m[-1])[:, None, None]
     subset = rng.normal(0, 0.001, (len(m), draws, 1)) * free
-    weights = (
-        np.concatenate(
-            [
-                np.ones((1, stories)),
-                rng.multinomial(stories, np.full(stories, 1 / stories), size=100),
-            ]
-        )
-        / stories
-    )
-    scores = {}
-    for arm, f in arms.items():
-        x = (f(m)[:, None, None] + subset)[None] + rng.normal(0, noise, (people, 1, 1, stories))
-        scores[arm] = np.einsum(
-            "pkds,ns->pkdn", np.broadcast_to(x, (people, len(m), draws, stories)), weights
-        )[..., None, None] * np.array([1, 2.0])
+    weights = story_weights(stories, rng)
+    scores = scores_of_laws(arms, m, subset, rng, noise, people, stories, draws, weights)
     return Curves(
         scores,
         tuple(range(1, len(m) + 1)),
@@ -88,16 +99,15 @@ def made_curves(
 # ---- fits
 
 
-@pytest.mark.parametrize(
-    "f",
-    [
-        law,
-        lambda m: 0.1 + 0.05 * np.log(m / 8),
-        lambda m: 0.4 - 0.3 * (m / 8) ** -0.7,
-        lambda m: 0.2 + 0 * m,
-    ],
-    ids=["root", "logarithm", "power", "flat"],
-)
+SHAPES = {
+    "root": law,
+    "logarithm": lambda m: 0.1 + 0.05 * np.log(m / 8),
+    "power": lambda m: 0.4 - 0.3 * (m / 8) ** -0.7,
+    "flat": lambda m: 0.2 + 0 * m,
+}
+
+
+@pytest.mark.parametrize("f", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("fit", ["saturating", "isotonic"])
 def test_a_fit_follows_curves_it_does_not_know(f, fit):
     m = np.array([8.0, 16, 32, 64, 128])
@@ -311,60 +321,45 @@ def test_small_calibration(ratio, people, stories):
 # ---- from brains to a ratio
 
 
+def noisy_recordings(stories, x, basis, rng, participants=6):
+    "Responses of people whose weights lie in one subspace."
+    from braintune_nb.data.recordings import Recording, Space
+
+    heard, V = {}, 4
+    space = Space("made", "region", np.arange(V))
+    for i, w in enumerate(basis @ rng.standard_normal((participants, basis.shape[1], V))):
+        p = f"p{i}"
+        made = lambda n: (0.4 * x[n] @ w + rng.standard_normal((len(x[n]), V))).astype(np.float32)
+        heard[p] = {
+            n: Recording(p, s, made(n), space, None, None, "made") for n, s in stories.items()
+        }
+    return heard
+
+
 @quiet
 def test_subspace_control_reaches_with_a_fraction_what_full_ridge_needs():
     """The toy of the rules of evidence, small: frozen features, no tuning at all; other
     people's weights span the subspace."""
-    from braintune_nb.data.recordings import Dataset, Recording, Space
+    from braintune_nb.data.recordings import Dataset
 
-    rng, F, R, T, V = np.random.default_rng(2), 160, 3, 100, 4
+    rng, F, R, T = np.random.default_rng(2), 160, 3, 100
     base, arms, encoding, test = brains(1, 1, rng, F=F, T=T, encoding=24, test=4)
     x = arms["pretrained"].designs[0]
-    basis, space = (
-        np.linalg.qr(rng.standard_normal((F, R)))[0],
-        Space("made", "region", np.arange(V)),
-    )
-    heard = {
-        f"p{i}": {
-            n: Recording(
-                f"p{i}",
-                s,
-                (0.4 * x[n] @ w + rng.standard_normal((T, V))).astype(np.float32),
-                space,
-                None,
-                None,
-                "made",
-            )
-            for n, s in base.stories.items()
-        }
-        for i, w in enumerate(basis @ rng.standard_normal((6, R, V)))
-    }
-    dataset = Dataset("made", base.stories, heard, "made")
-    others, new, tuning, encoding = (
-        ["p0", "p1", "p2"],
-        ["p3", "p4", "p5"],
-        encoding[:8],
-        encoding[8:],
-    )
-    designs = [x]
+    basis = np.linalg.qr(rng.standard_normal((F, R)))[0]
+    dataset = Dataset("made", base.stories, noisy_recordings(base.stories, x, basis, rng), "made")
+    model = shared_subspace_model([x], dataset, ["p0", "p1", "p2"], encoding[:8], rank=8)
     curves = encoding_curves(
-        dict(
-            pretrained=EncodingArm(designs),
-            shared_subspace=EncodingArm(
-                designs, model=shared_subspace_model(designs, dataset, others, tuning, rank=8)
-            ),
-        ),
+        dict(pretrained=EncodingArm([x]), shared_subspace=EncodingArm([x], model=model)),
         dataset,
-        new,
-        [(encoding, test)],
+        ["p3", "p4", "p5"],
+        [(encoding[8:], test)],
         sizes=(1, 2, 4, 8, 16),
         n_draws=4,
         n=50,
         progress=False,
     )
-    e = efficiency(
-        curves, "shared_subspace", 0.9
-    )  # one story: 73 TRs used; ridge on all features needs 900
+    # one story: 73 TRs used; ridge on all features needs 900
+    e = efficiency(curves, "shared_subspace", 0.9)
     assert e["ratio"] > 8 and e["ratio_low"] > 5 and e["n_above_one"] == 3
 
 
@@ -458,16 +453,34 @@ def test_arms_measured_one_by_one_get_the_same_subsets_and_test_draws():
     assert efficiency(both, "again", 0.9, fit="isotonic")["ratio"] == 1
 
 
-@quiet
-def test_layers_bands_folds_and_extra_stories():
+@pytest.fixture(scope="module")
+def small():
+    "Features of two participants' stories, folds, and the curves of arms with few draws."
     dataset, arms, encoding, test = brains(2, 2, np.random.default_rng(6), F=12, T=60)
-    x, rng = arms["pretrained"].designs[0], np.random.default_rng(0)
-    noise = {n: rng.standard_normal(v.shape).astype(np.float32) for n, v in x.items()}
-    low = {n: rng.standard_normal((len(v), 2)).astype(np.float32) for n, v in x.items()}
     settings = dict(sizes=(2, 3), n_draws=2, n=10, progress=False)
     run = lambda arms, folds=[(encoding[:4], test)], **more: encoding_curves(
         arms, dataset, dataset.participants, folds, **(settings | more)
     )
+    return arms["pretrained"].designs[0], encoding, test, run
+
+
+def mean_r(scores):
+    "Over participants and draws, by size."
+    return scores[:, :, :, 0, 0, 0].mean((0, 2))
+
+
+def noise_like(x):
+    "Features without signal, as many as there are, and two more."
+    rng = np.random.default_rng(0)
+    noise = {n: rng.standard_normal(v.shape).astype(np.float32) for n, v in x.items()}
+    low = {n: rng.standard_normal((len(v), 2)).astype(np.float32) for n, v in x.items()}
+    return noise, low
+
+
+@quiet
+def test_layers_bands_and_extra_stories(small):
+    x, encoding, _, run = small
+    noise, low = noise_like(x)
     c = run(
         dict(
             pretrained=EncodingArm([noise, x]),
@@ -475,18 +488,20 @@ def test_layers_bands_folds_and_extra_stories():
             more=EncodingArm([x], extra=tuple(encoding[4:])),
         )
     )
-    r = {a: v[:, :, :, 0, 0, 0].mean((0, 2)) for a, v in c.scores.items()}
-    assert (
-        r["pretrained"][1] > 0.3 > 0.1 > abs(r["noise"][1]) and r["more"][0] > r["pretrained"][0]
-    )  # the layer with signal is chosen; extra stories help
+    r = {a: mean_r(v) for a, v in c.scores.items()}
+    # the layer with signal is chosen; extra stories help
+    assert r["pretrained"][1] > 0.3 > 0.1 > abs(r["noise"][1])
+    assert r["more"][0] > r["pretrained"][0]
     banded = run(dict(pretrained=EncodingArm([x])), lowlevel=low)
-    assert abs(banded.scores["pretrained"][:, 1, :, 0, 0, 0].mean() - r["pretrained"][1]) < 0.1
-    folds = cross_validated(encoding[:6], 2)
-    crossed = run(dict(pretrained=EncodingArm([x])), folds)
+    assert abs(mean_r(banded.scores["pretrained"])[1] - r["pretrained"][1]) < 0.1
+
+
+@quiet
+def test_folds_and_blocks_within_two_stories(small):
+    x, encoding, test, run = small
+    crossed = run(dict(pretrained=EncodingArm([x])), cross_validated(encoding[:6], 2))
     assert crossed.n_blocks == 6 and crossed.scores["pretrained"].shape == (2, 2, 2, 11, 1, 2)
-    blocks = run(
-        dict(pretrained=EncodingArm([x])), [(encoding[:4], test[:2])]
-    )  # two test stories: blocks within them
+    blocks = run(dict(pretrained=EncodingArm([x])), [(encoding[:4], test[:2])])
     assert (blocks.n_blocks, blocks.n_stories) == (8, 2)
 
 
@@ -497,20 +512,19 @@ def test_what_would_mislead_is_refused():
     )
     with pytest.raises(SplitError, match="both fits and scores"):
         run(dict(pretrained=EncodingArm(arms["pretrained"].designs, extra=tuple(test[:1]))))
+    some = {k: v for k, v in arms["pretrained"].designs[0].items() if k != "s3"}
     with pytest.raises(ParameterError, match="lacks features"):
-        run(
-            dict(
-                pretrained=EncodingArm(
-                    [{k: v for k, v in arms["pretrained"].designs[0].items() if k != "s3"}]
-                )
-            )
-        )
+        run(dict(pretrained=EncodingArm([some])))
     with pytest.raises(ParameterError, match="unknown way"):
         run(penalty="none")
     with pytest.raises(ParameterError, match="one band"):
         run(penalty="full", lowlevel={})
     with pytest.raises(ParameterError, match="at least two draws"):
         run(n_draws=1)
+
+
+def test_what_cannot_be_cut_or_reached_is_refused():
+    _, _, encoding, _ = brains(2, 2, np.random.default_rng(7), F=12)
     with pytest.raises(ParameterError, match="too short to be cut"):
         subset_groups([replace(encoding[0], rows=np.arange(40))])
     with pytest.raises(ParameterError, match="outside"):
@@ -560,13 +574,13 @@ def test_people_are_new_once():
         ) == (n or 7)
 
 
-def test_tuning_scaling():
+def test_subsets_of_tuning_stories():
     plan = tuning_subsets([f"t{i}" for i in range(8)], (1, 2, 4, 8), 3)
-    assert (
-        len(plan) <= 10
-        and len([row for row in plan if row["size"] == 8]) == 1
-        and plan[-1]["draws"] == [0, 1, 2]
-    )
+    assert len(plan) <= 10 and len([row for row in plan if row["size"] == 8]) == 1
+    assert plan[-1]["draws"] == [0, 1, 2]
+
+
+def test_tuning_scaling():
     rng = np.random.default_rng(0)
     rows = [
         (p, s, d, a, 0.2 + 0.015 * np.log2(a) + rng.normal(0, 0.002) + 0.05 * i)
@@ -575,18 +589,13 @@ def test_tuning_scaling():
         for d in range(3)
         for a in (1, 2, 4, 8)
     ]
-    found = scaling(
-        pd.DataFrame(rows, columns=["participant", "test_story", "draw", "amount", "r"])
-    )["per_doubling"]
-    assert (
-        found["ci_low"] < 0.015 < found["ci_high"]
-        and found["ci_high"] - found["ci_low"] < 0.01
-        and found["covers"] == "participants and stories and seeds"
-    )
+    columns = ["participant", "test_story", "draw", "amount", "r"]
+    found = scaling(pd.DataFrame(rows, columns=columns))["per_doubling"]
+    assert found["ci_low"] < 0.015 < found["ci_high"]
+    assert found["ci_high"] - found["ci_low"] < 0.01
+    assert found["covers"] == "participants and stories and seeds"
     with pytest.raises(DataError, match="needed once"):
-        scaling(
-            pd.DataFrame(rows[:-1], columns=["participant", "test_story", "draw", "amount", "r"])
-        )
+        scaling(pd.DataFrame(rows[:-1], columns=columns))
 
 
 @dataclass(frozen=True)
@@ -610,38 +619,41 @@ MadePlan.participants = property(
 )
 
 
-def test_plans_that_leave_something_out():
+@pytest.fixture(scope="module")
+def plan_of_three():
+    "A plan that tunes with two of three participants and three stories; all stories of its data."
     dataset, _, encoding, test = brains(2, 3, np.random.default_rng(8), F=12)
-    plan = MadePlan(
-        dataset,
-        [MadeRound(encoding[:3], encoding[3:4], [(encoding[4:8], test)])],
-        ("p0", "p1"),
-        ("p2",),
-    )
-    wise = story_wise(plan, 2)
-    scored = [s.name for _, t in wise.rounds[0].folds for s in t]
-    assert sorted(scored) == sorted(s.name for s in (*encoding[4:8], *test)) and not {
-        s.name for s in encoding[:4]
-    } & {s.name for e, t in wise.rounds[0].folds for s in (*e, *t)}
+    rounds = [MadeRound(encoding[:3], encoding[3:4], [(encoding[4:8], test)])]
+    return MadePlan(dataset, rounds, ("p0", "p1"), ("p2",)), encoding, test
+
+
+def test_story_wise_plans_score_every_story_that_did_not_tune(plan_of_three):
+    plan, encoding, test = plan_of_three
+    folds = story_wise(plan, 2).rounds[0].folds
+    scored = [s.name for _, t in folds for s in t]
+    assert sorted(scored) == sorted(s.name for s in (*encoding[4:8], *test))
+    used = {s.name for e, t in folds for s in (*e, *t)}
+    assert not {s.name for s in encoding[:4]} & used
+
+
+def test_stories_that_tuned_or_are_too_few_cannot_be_scored(plan_of_three):
+    encoding = plan_of_three[1]
     with pytest.raises(SplitError, match="cannot be scored"):
         cross_validated(encoding[:5], tuned=encoding[:1])
     with pytest.raises(SplitError, match="Too few stories"):
         cross_validated(encoding[:2], 2)
-    target = MadePlan(
-        replace(dataset, name="other"),
-        [MadeRound(encoding[12:], [], [(encoding[8:12], test[:2])])],
-        ("p0",),
-        ("p1", "p2"),
-    )
+
+
+def test_another_dataset_is_left_out_of_tuning(plan_of_three):
+    plan, encoding, test = plan_of_three
+    rounds = [MadeRound(encoding[12:], [], [(encoding[8:12], test[:2])])]
+    other = replace(plan.dataset, name="other")
+    target = MadePlan(other, rounds, ("p0",), ("p1", "p2"))
     with pytest.raises(SplitError, match="stands in the other"):
         held_out_dataset(replace(plan, rounds=[MadeRound(test[:1], [], [])]), target)
     moved = held_out_dataset(plan, target)
-    assert (
-        moved.tuning_participants == ()
-        and moved.held_out_participants == ("p0", "p1", "p2")
-        and moved.rounds[0].tuning == []
-        and "tuned on made" in moved.note
-    )
+    assert moved.tuning_participants == () and moved.held_out_participants == ("p0", "p1", "p2")
+    assert moved.rounds[0].tuning == [] and "tuned on made" in moved.note
 
 
 # ---- the tracked calibration

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from scipy.signal import lfilter
 
@@ -37,22 +38,25 @@ def held(kind, x, y, n, seed, groups):
 # ---- the streamed test
 
 
+def assert_counts_of_the_null(got, null, r, n):
+    "Counts, p, q and the 95th percentile of the whole null."
+    np.testing.assert_array_equal(got.b, (null >= r - 2e-6).sum(0))
+    np.testing.assert_allclose(got.p, inference.permutation_p(r, null))
+    np.testing.assert_allclose(got.q, stats.false_discovery_control(got.p))
+    np.testing.assert_allclose(got.null_95, np.sort(null, 0)[int(np.ceil(0.95 * n)) - 1])
+
+
 @pytest.mark.parametrize("kind", NULLS)
 @pytest.mark.parametrize("layers", [None, 3])
 @pytest.mark.parametrize("n", [30, 300])
 def test_streamed_counts_are_those_of_the_whole_null(kind, layers, n):
     x, y, groups = data(1, layers=layers)
     got = inference.voxel_test(x, y, kind, n, 5, groups, block_length=7, memory=2e4 + 60 * n)
-    null, r = (
-        held(kind, x, y, n, 5, groups),
-        (correlation(x, y).max(0) if layers else correlation(x, y)),
-    )
+    null, r = held(kind, x, y, n, 5, groups), correlation(x, y)
+    r = r.max(0) if layers else r
     assert 1 <= got.block < 9
     np.testing.assert_allclose(got.r, r, atol=1e-6)
-    np.testing.assert_array_equal(got.b, (null >= r - 2e-6).sum(0))
-    np.testing.assert_allclose(got.p, inference.permutation_p(r, null))
-    np.testing.assert_allclose(got.q, stats.false_discovery_control(got.p))
-    np.testing.assert_allclose(got.null_95, np.sort(null, 0)[int(np.ceil(0.95 * n)) - 1])
+    assert_counts_of_the_null(got, null, r, n)
     if layers:
         np.testing.assert_array_equal(got.layer, correlation(x, y).argmax(0))
 
@@ -65,16 +69,16 @@ def test_both_roads_give_the_same_draws(kind, monkeypatch):
         np.testing.assert_allclose(held(kind, x, y, 60, 3, groups)[:, 0].mean(), 0, atol=0.05)
     monkeypatch.setattr(inference, "_tabled", lambda *a: False)
     np.testing.assert_allclose(held(kind, x, y, 100, 3, groups), whole, atol=1e-6)
+
+
+def test_scores_of_shifts_are_the_same_in_parts():
+    x, y, groups = data(2, T=160)
     rows, shifts = inference.draw_shifts(groups, 100, 3, 1)
-    p, q = (inference._standard(a, np.concatenate(rows))[0] for a in (x, y))
-    first = slice(0, len(rows[0]))
-    np.testing.assert_allclose(
-        inference._shift_scores(p[first], q[first], shifts[:, 0]),
-        np.concatenate(
-            [inference._shift_scores(p[first], q[first], shifts[i : i + 50, 0]) for i in (0, 50)]
-        ),
-        atol=1e-6,
-    )
+    standard = lambda a: inference._standard(a.astype(np.float32), np.concatenate(rows))[0]
+    p, q = (standard(a)[: len(rows[0])] for a in (x, y))
+    parts = [inference._shift_scores(p, q, shifts[i : i + 50, 0]) for i in (0, 50)]
+    whole = inference._shift_scores(p, q, shifts[:, 0])
+    np.testing.assert_allclose(whole, np.concatenate(parts), atol=1e-6)
 
 
 def test_equal_arrangements_count_as_equal():
@@ -106,14 +110,18 @@ def test_offset_and_length_do_not_cost_precision():
     np.testing.assert_allclose(got.r, correlation(far, y), atol=2e-6)
 
 
-def test_voxels_without_a_test_are_named_and_counted():
+@pytest.fixture(scope="module")
+def with_untested_voxels():
+    "Predictions of two layers and responses, four voxels of which cannot be tested; the test."
     x, y, groups = data(4, layers=2)
     x[:, :, 2], x[0, :, 3], x[1, 5, 4], y[7, 5], y[:, 6] = 1.5, 1.5, np.nan, np.inf, -3
-    with pytest.warns(
-        UserWarning,
-        match=r"1 \(prediction not finite\), 1 \(responses not finite\), 2 \(constant\)",
-    ):
-        got = inference.voxel_test(x, y, n=50, groups=groups)
+    words = r"1 \(prediction not finite\), 1 \(responses not finite\), 2 \(constant\)"
+    with pytest.warns(UserWarning, match=words):
+        return x, y, groups, inference.voxel_test(x, y, n=50, groups=groups)
+
+
+def test_voxels_without_a_test_are_named_and_counted(with_untested_voxels):
+    *_, got = with_untested_voxels
     assert {k: v.tolist() for k, v in got.excluded.items()} == {
         "prediction not finite": [4],
         "responses not finite": [5],
@@ -122,14 +130,15 @@ def test_voxels_without_a_test_are_named_and_counted():
     none = np.isin(np.arange(9), [2, 4, 5, 6])
     for a in (got.r, got.p, got.q, got.null_95):
         np.testing.assert_array_equal(np.isnan(a), none)
-    assert (
-        got.layer[3] == 1
-        and not got.significant[none].any()
-        and "not tested: 1 (prediction not finite)" in str(got)
-    )
-    np.testing.assert_allclose(
-        got.p[3], inference.voxel_test(x[1, :, 3:4], y[:, 3:4], n=50, groups=groups).p[0]
-    )  # a layer without variation has no vote
+    assert not got.significant[none].any()
+    assert "not tested: 1 (prediction not finite)" in str(got)
+
+
+def test_a_layer_without_variation_has_no_vote(with_untested_voxels):
+    x, y, groups, got = with_untested_voxels
+    alone = inference.voxel_test(x[1, :, 3:4], y[:, 3:4], n=50, groups=groups)
+    assert got.layer[3] == 1
+    np.testing.assert_allclose(got.p[3], alone.p[0])
 
 
 @pytest.mark.parametrize(
@@ -180,14 +189,16 @@ def ar1(rng, phi, T, V):
 @pytest.mark.parametrize("kind", NULLS)
 def test_findings_without_an_effect(kind, sets=120, V=30):
     rng = np.random.default_rng(7)
-    x, y = (np.concatenate([ar1(rng, 0.6, 150, sets * V) for _ in range(3)]) for _ in "xy")
+    runs = lambda: np.concatenate([ar1(rng, 0.6, 150, sets * V) for _ in range(3)])
+    x, y = runs(), runs()
     p = inference.voxel_test(
         x, y, kind, 999, groups=np.repeat([0, 1, 2], 150), block_length=15, progress=False
     ).p
-    any_ours, any_iid = (
-        sum((inference.fdr(own) <= 0.05).any() for own in values.reshape(sets, V))
-        for values in (p, stats.pearsonr(x, y, alternative="greater").pvalue)
+    findings = lambda values: sum(
+        (inference.fdr(own) <= 0.05).any() for own in values.reshape(sets, V)
     )
+    iid = stats.pearsonr(x, y, alternative="greater").pvalue
+    any_ours, any_iid = findings(p), findings(iid)
     print(
         f"\n{kind}: data sets with a finding {any_ours / sets:.3f}; formula for independent samples"
         f" {any_iid / sets:.3f}"
@@ -250,89 +261,104 @@ def test_sign_flip_is_the_exact_permutation_test():
     assert abs(inference.sign_flip(x)["p"] - drawn) < 0.01 and inference.sign_flip(x)["n"] == 2**15
 
 
-def test_one_row_a_region():
+@pytest.fixture(scope="module")
+def regions():
+    "Values of eight participants in three regions, one value missing, and the rows of the table."
     rng = np.random.default_rng(12)
     values = {k: rng.standard_normal(8) + m for k, m in (("a", 1.5), ("b", 0.2), ("c", 0))}
     values["c"][2] = np.nan
     limits = {k: np.stack([v - 1, v + 1], -1) for k, v in values.items()}
-    got = group.group_roi_tests(values, limits)
+    return values, group.group_roi_tests(values, limits)
+
+
+def test_one_row_a_region(regions):
+    values, got = regions
     for k, v in values.items():
-        v = v[np.isfinite(v)]
-        assert np.isclose(got[k]["p_t"], stats.ttest_1samp(v, 0).pvalue) and np.isclose(
-            got[k]["p_wilcoxon"], stats.wilcoxon(v).pvalue
-        )
-        assert (
-            got[k]["n"],
-            got[k]["missing"],
-            got[k]["n_significant"],
-            got[k]["alone_negative"],
-        ) == (len(v), 8 - len(v), (v > 1).sum(), (v < -1).sum())
-        assert np.isclose(got[k]["p_alone"], stats.binom.sf((v > 1).sum() - 1, len(v), 0.025))
+        v, row = v[np.isfinite(v)], got[k]
+        above, below = (v > 1).sum(), (v < -1).sum()
+        assert np.isclose(row["p_t"], stats.ttest_1samp(v, 0).pvalue)
+        assert np.isclose(row["p_wilcoxon"], stats.wilcoxon(v).pvalue)
+        assert (row["n"], row["missing"]) == (len(v), 8 - len(v))
+        assert (row["n_significant"], row["alone_negative"]) == (above, below)
+        assert np.isclose(row["p_alone"], stats.binom.sf(above - 1, len(v), 0.025))
+
+
+def test_p_of_regions_are_corrected_together(regions):
+    _, got = regions
     for p in ("p_t", "p_wilcoxon", "p_flip"):
-        assert {k: r[p + "_holm"] for k, r in got.items()} == inference.holm(
-            {k: r[p] for k, r in got.items()}
-        )
+        holm = inference.holm({k: r[p] for k, r in got.items()})
+        assert {k: r[p + "_holm"] for k, r in got.items()} == holm
+
+
+def test_a_region_of_one_participant_is_refused():
     with pytest.raises(ParameterError, match="two or more participants"):
         group.group_roi_tests({"a": [np.nan, 1.0]})
 
 
 def sums_of(rng, people, seeds, labels, gain=0.3):
     common = rng.standard_normal((len(labels), 6))
-    return [
-        inference.block_sums(
-            np.stack([common + 0.5 * rng.standard_normal(common.shape) for _ in range(seeds)]),
-            gain * common + rng.standard_normal(common.shape),
-            labels,
-        )
-        for _ in range(people)
-    ]
+    noise = lambda: rng.standard_normal(common.shape)
+    sums = []
+    for _ in range(people):
+        predicted = np.stack([common + 0.5 * noise() for _ in range(seeds)])
+        sums.append(inference.block_sums(predicted, gain * common + noise(), labels))
+    return sums
 
 
-def test_own_limits_are_those_the_crossed_table_counts():
+@pytest.fixture(scope="module")
+def own_limits():
+    "Scores of five participants by block, how many blocks there are, and limits of each alone."
     rng = np.random.default_rng(13)
     labels, owner = inference.block_labels(np.repeat([0, 1], 80), 16)
     scores = inference.region_scores(sums_of(rng, 5, 1, labels, 0.12), stories=owner, n=300)
-    limits = group.participant_intervals(scores, len(owner), 2)
-    count, table = (
-        group.prevalence(limits[:, :, 0]),
-        inference.score_table(scores, ["all"], len(owner), 2)["all"]["raw"],
-    )
-    assert (count["positive"][0], count["negative"][0]) == (
-        table["n_positive"],
-        table["n_negative"],
-    ) and 0 < count["positive"][0] < 5
+    return scores, len(owner), group.participant_intervals(scores, len(owner), 2)
+
+
+def test_own_limits_are_those_the_crossed_table_counts(own_limits):
+    scores, blocks, limits = own_limits
+    count = group.prevalence(limits[:, :, 0])
+    table = inference.score_table(scores, ["all"], blocks, 2)["all"]["raw"]
+    counted = count["positive"][0], count["negative"][0]
+    assert counted == (table["n_positive"], table["n_negative"]) and 0 < counted[0] < 5
+
+
+def test_own_limits_are_those_of_each_participant_alone(own_limits):
+    scores, blocks, limits = own_limits
     for p in range(5):
-        alone = inference.crossed_interval(
-            scores[p : p + 1, 0, 0, 0], scores[p : p + 1, 1:, 0, 0], len(owner), 2
-        )
+        mean, draws = scores[p : p + 1, 0, 0, 0], scores[p : p + 1, 1:, 0, 0]
+        alone = inference.crossed_interval(mean, draws, blocks, 2)
         np.testing.assert_allclose(limits[p, 0, 0], [alone["ci_low"], alone["ci_high"]])
     assert np.isnan(limits[..., 1, :]).all() and (group.prevalence(limits)["n"] == [[5, 0]]).all()
 
 
-def test_seeds_are_nested_not_samples():
+@pytest.fixture(scope="module")
+def seeded():
+    "Sums of four participants and three seeds, the story of each block, values with shared seeds."
     rng = np.random.default_rng(14)
     labels, owner = inference.block_labels(np.repeat([0, 1], 80), 16)
     arm = sums_of(rng, 4, 3, labels)
-    one, many = (
-        inference.crossed_bootstrap(a, stories=owner, n=200)["all"]["raw"]
-        for a in (arm, [np.concatenate([x] * 5) for x in arm])
-    )
+    x = rng.standard_normal((4, 5, 1)) + 0.3 * rng.standard_normal((1, 1, 3)) + np.zeros((4, 5, 3))
+    return arm, owner, x
+
+
+def test_copied_seeds_leave_the_crossed_interval(seeded):
+    arm, owner, _ = seeded
+    table = lambda a: inference.crossed_bootstrap(a, stories=owner, n=200)["all"]["raw"]
+    one, many = table(arm), table([np.concatenate([x] * 5) for x in arm])
     for k in ("mean", "ci_low", "ci_high", "n", "df"):
         assert np.isclose(one[k], many[k])
-    x = rng.standard_normal((4, 5, 1)) + 0.3 * rng.standard_normal((1, 1, 3)) + np.zeros((4, 5, 3))
-    plain, seeded, copies = (
-        group.random_effects_interval(v) for v in (x.mean(2), x, np.concatenate([x] * 9, 2))
-    )
-    assert plain["se"] < copies["se"] < seeded["se"] and plain["mean"] == pytest.approx(
-        copies["mean"]
-    )
-    both = group.random_effects_interval(
-        np.swapaxes(x, 0, 1)
-    )  # people and stories are treated alike
-    assert both["se"] == pytest.approx(seeded["se"]) and (
-        both["participants"],
-        both["stories"],
-    ) == (5, 4)
+
+
+def test_seeds_are_nested_not_samples(seeded):
+    x = seeded[2]
+    many = np.concatenate([x] * 9, 2)
+    plain, own, copies = (group.random_effects_interval(v) for v in (x.mean(2), x, many))
+    assert plain["se"] < copies["se"] < own["se"]
+    assert plain["mean"] == pytest.approx(copies["mean"])
+    # people and stories are treated alike
+    both = group.random_effects_interval(np.swapaxes(x, 0, 1))
+    assert both["se"] == pytest.approx(own["se"])
+    assert (both["participants"], both["stories"]) == (5, 4)
 
 
 def test_the_interaction_is_taken_off_once():
@@ -413,43 +439,51 @@ def nominal(row):
     )
 
 
-def test_the_tracked_rates_are_nominal(root):
-    rows = tracked(root)
-    assert min(int(r["datasets"]) for r in rows) >= 100
-    found = [r for r in rows if r["part"] == "voxels" and r["check"].startswith("any finding")]
-    fair = [
-        r for r in found if r["remedy"] or r["noise"] in ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf")
-    ]
-    ours = [r for r in fair if r["method"] in NULLS and r["block_length"] != "5"]
+FAIR_NOISE = ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf")
+
+
+def own_null(row):
+    "Whether the row is of one of our nulls with a block that is not too short."
+    return row["method"] in NULLS and row["block_length"] != "5"
+
+
+@pytest.fixture(scope="module")
+def findings_of_voxels():
+    "Tracked rates of any finding among voxels."
+    rows = tracked(ROOT)
+    return [r for r in rows if r["part"] == "voxels" and r["check"].startswith("any finding")]
+
+
+def test_the_tracked_rates_of_findings_are_nominal(findings_of_voxels):
+    fair = [r for r in findings_of_voxels if r["remedy"] or r["noise"] in FAIR_NOISE]
+    ours = [r for r in fair if own_null(r)]
     assert len(ours) >= 36 and all(map(nominal, ours)), [r for r in ours if not nominal(r)]
     assert not any(map(nominal, (r for r in fair if r["method"] == "iid")))
-    chosen, blind = (
-        next(r for r in found if r["method"].endswith(name))
-        for name in ("maximum in each draw", "null of one layer")
-    )
-    assert nominal(chosen) and not nominal(blind)
-    assert not any(
-        map(
-            nominal,
-            (r for r in found if r["noise"].endswith(("onset", "trend")) and not r["remedy"]),
-        )
-    )  # and the chapter says so
-    for r in rows:
-        if (
-            r["check"].startswith("false share")
-            and r["method"] in NULLS
-            and r["block_length"] != "5"
-        ):
-            assert float(r["rate"]) <= 0.05
-    intervals = [
-        r for r in rows if r["method"] == "crossed_interval" and r["check"].endswith("true gain")
-    ]
-    assert {r["people"] for r in intervals} == {"4", "8"} and all(map(nominal, intervals)), [
-        r for r in intervals if not nominal(r)
-    ]
-    assert all(
-        nominal(r) for r in rows if r["method"] == "random_effects_interval" and r["seeds"] == "3"
-    )
+
+
+def test_the_tracked_rates_show_what_is_not_nominal(findings_of_voxels):
+    named = lambda name: next(r for r in findings_of_voxels if r["method"].endswith(name))
+    assert nominal(named("maximum in each draw")) and not nominal(named("null of one layer"))
+    late = [r for r in findings_of_voxels if r["noise"].endswith(("onset", "trend"))]
+    # and the chapter says so
+    assert not any(nominal(r) for r in late if not r["remedy"])
+
+
+def test_the_tracked_shares_of_false_findings_are_nominal(root):
+    rows = tracked(root)
+    assert min(int(r["datasets"]) for r in rows) >= 100
+    false = [r for r in rows if r["check"].startswith("false share")]
+    assert all(float(r["rate"]) <= 0.05 for r in false if own_null(r))
+
+
+def test_the_tracked_rates_of_intervals_are_nominal(root):
+    rows = tracked(root)
+    crossed = [r for r in rows if r["method"] == "crossed_interval"]
+    intervals = [r for r in crossed if r["check"].endswith("true gain")]
+    assert {r["people"] for r in intervals} == {"4", "8"}
+    assert all(map(nominal, intervals)), [r for r in intervals if not nominal(r)]
+    random = [r for r in rows if r["method"] == "random_effects_interval"]
+    assert all(nominal(r) for r in random if r["seeds"] == "3")
 
 
 def test_speed_was_measured_in_one_run(root):

@@ -55,17 +55,22 @@ def slaney_inverse(mel):
     return mel * 200 / 3 if mel < 15 else 1000 * np.exp((mel - 15) * np.log(6.4) / 27)
 
 
-@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
-def test_power_spectrum_equals_scipy(rate):
-    rng = np.random.default_rng(rate)
-    sound = (rng.standard_normal(rate * 7) * np.repeat(rng.random(70), rate // 10) * 0.1)[
-        : rate * 7 - 123
-    ]
-    heard = story(n_tr=5, tr=1.5)
-    got = L.power_spectrum(heard, sound, rate, bands=40, low=60, high=7000, how="sum", block=137)
+def mel_edges():
+    "Where 40 mel bands from 60 to 7,000 Hz begin, peak and end."
+    return [slaney_inverse(m) for m in np.linspace(slaney(60), slaney(7000), 42)]
+
+
+def mel_filters(hertz):
+    "Weight of each frequency in each of the bands."
+    edges = mel_edges()
+    triangles = (edges[b : b + 3] for b in range(40))
+    return np.array([np.interp(hertz, e, [0, 1, 0], left=0, right=0) for e in triangles])
+
+
+def spectrum_of_scipy(rate, sound):
+    "Power in dB of 40 mel bands by frame, and the middle of each frame in s."
     win, hop = round(0.025 * rate), round(0.01 * rate)
     n_fft = 2 ** int(np.ceil(np.log2(2 * win)))
-    edges = [slaney_inverse(m) for m in np.linspace(slaney(60), slaney(7000), 42)]
     padded = np.r_[np.zeros((win - hop) // 2), sound, np.zeros(win)]
     hertz, _, power = scipy.signal.spectrogram(
         padded,
@@ -79,17 +84,32 @@ def test_power_spectrum_equals_scipy(rate):
         mode="psd",
     )
     n = -(-len(sound) // hop)
-    filters = np.array(
-        [np.interp(hertz, edges[b : b + 3], [0, 1, 0], left=0, right=0) for b in range(40)]
-    )
-    level = 10 * np.log10(filters @ power[:, :n] * (hertz[1] - hertz[0]) + 1e-8) + 80
-    middle = (np.arange(n) * hop - (win - hop) // 2 + win / 2) / rate
+    level = 10 * np.log10(mel_filters(hertz) @ power[:, :n] * (hertz[1] - hertz[0]) + 1e-8) + 80
+    return level, (np.arange(n) * hop - (win - hop) // 2 + win / 2) / rate
+
+
+def summed_by_tr(level, middle, hop, rate):
+    "Levels summed over the frames of each of five TRs of 1.5 s, per second."
     want = np.array(
         [
             level[:, (middle >= k * 1.5) & (middle < (k + 1) * 1.5)].sum(1) * hop / rate / 1.5
             for k in range(5)
         ]
     )
+    return want
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 44_100])
+def test_power_spectrum_equals_scipy(rate):
+    rng = np.random.default_rng(rate)
+    sound = (rng.standard_normal(rate * 7) * np.repeat(rng.random(70), rate // 10) * 0.1)[
+        : rate * 7 - 123
+    ]
+    heard = story(n_tr=5, tr=1.5)
+    got = L.power_spectrum(heard, sound, rate, bands=40, low=60, high=7000, how="sum", block=137)
+    hop, edges = round(0.01 * rate), mel_edges()
+    level, middle = spectrum_of_scipy(rate, sound)
+    want = summed_by_tr(level, middle, hop, rate)
     assert np.abs(got.values - want).max() < 2e-3 and want.min() > 5
     assert got.names[0] == f"{edges[1]:.0f} Hz" and got.names[-1] == f"{edges[-2]:.0f} Hz"
 
@@ -192,35 +212,42 @@ def by_hand(tier):
     return runs
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_counts_equal_counting_by_hand(n):
+def ngrams_by_hand(run, n):
+    "(start, end, label) of each n phones in a row."
+    windows = (run[i : i + n] for i in range(len(run) - n + 1))
+    label = lambda window: "-".join(p for _, _, p in window)
+    return [(w[0][0], w[-1][1], label(w)) for w in windows]
+
+
+COUNTS = {1: P.phone_counts, 2: P.diphone_counts, 3: P.triphone_counts}
+
+
+def counted_story(n):
+    "A random story, all n-grams of its phones found by hand, and the labels that occur."
     tier = random_tier(n)
     told = story(tier, n_tr=15)
-    runs = [
-        [
-            (run[i][0], run[i + n - 1][1], "-".join(p for _, _, p in run[i : i + n]))
-            for i in range(len(run) - n + 1)
-        ]
-        for run in by_hand(tier)
-    ]
-    flat = [item for run in runs for item in run]
-    vocabulary = P.collect_vocabulary([told], n)
+    flat = [item for run in by_hand(tier) for item in ngrams_by_hand(run, n)]
+    return told, flat, P.collect_vocabulary([told], n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_counts_equal_counting_by_hand(n):
+    told, flat, vocabulary = counted_story(n)
     assert vocabulary == tuple(sorted({label for _, _, label in flat}))
-    counts = {1: P.phone_counts, 2: P.diphone_counts, 3: P.triphone_counts}[n](
-        told, vocabulary, "sum"
-    )
+    counts = COUNTS[n](told, vocabulary, "sum")
     for t in range(15):
         here = Counter(label for a, b, label in flat if 2 * t <= (a + b) / 2 < 2 * t + 2)
         assert {name: value for name, value in zip(counts.names, counts.values[t]) if value} == here
     assert counts.values.sum() > 50  # a histogram is never zero everywhere (U-03)
-    filtered = {1: P.phone_counts, 2: P.diphone_counts, 3: P.triphone_counts}[n](told, vocabulary)
-    onehot = np.array([[label == name for name in vocabulary] for _, _, label in flat], float)
-    assert (
-        np.abs(
-            filtered.values - loop_lanczos([(a + b) / 2 for a, b, _ in flat], onehot, told.clock)
-        ).max()
-        < 1e-4
-    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_filtered_counts_equal_a_loop(n):
+    told, flat, vocabulary = counted_story(n)
+    labels = np.array([label for _, _, label in flat])
+    onehot = (labels[:, None] == np.array(vocabulary)).astype(float)
+    want = loop_lanczos([(a + b) / 2 for a, b, _ in flat], onehot, told.clock)
+    assert np.abs(COUNTS[n](told, vocabulary).values - want).max() < 1e-4
 
 
 def test_pauses_that_a_reader_dropped_still_part_pairs():
@@ -291,18 +318,18 @@ def test_released_articulation_is_the_published_table(real_data):
     assert differ == {"high", "mid", "bilabial"} and ours.names == published.names
 
 
-@pytest.mark.parametrize(
-    "change,words",
-    [
-        (lambda e: None, "has no phones"),
-        (lambda e: Events(e.onset, e.offset, ("ʃ",) * 4 + e.text[4:]), "'ʃ' 4 times"),
-        (lambda e: Events(e.onset, e.offset, ("sp",) * len(e)), "nothing but pauses"),
-        (lambda e: Events(e.onset[::-1], e.offset[::-1], e.text), "run backwards"),
-        (lambda e: Events(e.onset, e.onset - 0.01, e.text), "ends before it starts"),
-        (lambda e: Events(np.r_[np.nan, e.onset[1:]], e.offset, e.text), "not numbers"),
-        (lambda e: Events(e.onset * 1000, e.offset * 1000, e.text), "different times"),
-    ],
-)
+BAD_TIERS = [
+    (lambda e: None, "has no phones"),
+    (lambda e: Events(e.onset, e.offset, ("ʃ",) * 4 + e.text[4:]), "'ʃ' 4 times"),
+    (lambda e: Events(e.onset, e.offset, ("sp",) * len(e)), "nothing but pauses"),
+    (lambda e: Events(e.onset[::-1], e.offset[::-1], e.text), "run backwards"),
+    (lambda e: Events(e.onset, e.onset - 0.01, e.text), "ends before it starts"),
+    (lambda e: Events(np.r_[np.nan, e.onset[1:]], e.offset, e.text), "not numbers"),
+    (lambda e: Events(e.onset * 1000, e.offset * 1000, e.text), "different times"),
+]
+
+
+@pytest.mark.parametrize("change,words", BAD_TIERS)
 def test_bad_tiers_are_refused_by_every_set(change, words):
     wrong = story(change(random_tier(8)), n_tr=15)
     for counts in (
@@ -359,33 +386,39 @@ def test_unseen_runs_of_the_test_story_are_counted():
 MARKS, LETTERS = "āáǎàa", ("˥˥", "˧˥", "˨˩˦", "˥˩", "˨")
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda tone: f"ma{tone + 1}",
-        lambda tone: f"m{MARKS[tone]}",
-        lambda tone: f"a{LETTERS[tone]}",
-    ],
-    ids=["numbers", "marks", "letters"],
-)
-def test_tones_of_a_random_story(write):
+WAYS_TO_WRITE = {
+    "numbers": lambda tone: f"ma{tone + 1}",
+    "marks": lambda tone: f"m{MARKS[tone]}",
+    "letters": lambda tone: f"a{LETTERS[tone]}",
+}
+written = pytest.mark.parametrize("write", WAYS_TO_WRITE.values(), ids=WAYS_TO_WRITE)
+
+
+def tone_sequence(write):
+    "200 random tones, one a tenth of a second, and the story of one syllable a word that has them."
     rng = np.random.default_rng(0)
-    sequence = rng.integers(
-        4 if "ā" in write(0) else 5, size=200
-    )  # one unmarked syllable alone is not known to be neutral
+    # one unmarked syllable alone is not known to be neutral
+    sequence = rng.integers(4 if "ā" in write(0) else 5, size=200)
     onset = np.arange(200) * 0.1
-    told = story(Events(onset, onset + 0.1, tuple(write(t) for t in sequence)), "zh")
+    words = Events(onset, onset + 0.1, tuple(write(t) for t in sequence))
+    return sequence, onset, story(words, "zh")
+
+
+@written
+def test_tones_of_a_random_story(write):
+    sequence, _, told = tone_sequence(write)
     found = P.tones(told, how="sum")
     for t in range(10):
-        assert list(found.values[t]) == [
-            int((sequence[20 * t : 20 * t + 20] == k).sum()) for k in range(5)
-        ]
-    twos = Events(
-        onset[::2],
-        onset[::2] + 0.2,
-        tuple(write(a) + write(b) for a, b in zip(sequence[::2], sequence[1::2])),
-    )
-    assert np.array_equal(P.tones(told, twos, "sum").values, found.values)
+        here = sequence[20 * t : 20 * t + 20]
+        assert list(found.values[t]) == [int((here == k).sum()) for k in range(5)]
+
+
+@written
+def test_words_of_two_syllables_have_the_tones_of_both(write):
+    sequence, onset, told = tone_sequence(write)
+    pairs = tuple(write(a) + write(b) for a, b in zip(sequence[::2], sequence[1::2]))
+    twos = Events(onset[::2], onset[::2] + 0.2, pairs)
+    assert np.array_equal(P.tones(told, twos, "sum").values, P.tones(told, how="sum").values)
 
 
 @pytest.mark.parametrize("labels", [("ma", "ba"), ("马", "吧"), ("m", "n"), ("ma3",) + ("ba",) * 9])
@@ -420,18 +453,21 @@ def spoken(request):
     return made
 
 
-def test_simulated_stories_have_all_sets_of_sound_and_phones(spoken):
-    (said, told), (_, other) = spoken
-    sets = (
-        "phones",
-        "diphones",
-        "triphones",
-        "phone_rate",
-        "letter_count",
-        "word_length",
-        "word_length_std",
-        "word_rate",
-    ) + (("articulation", "letters") if told.language == "en" else ())
+COUNTED = (
+    "phones",
+    "diphones",
+    "triphones",
+    "phone_rate",
+    "letter_count",
+    "word_length",
+    "word_length_std",
+    "word_rate",
+)
+
+
+def test_simulated_stories_have_all_sets_of_phones_and_words(spoken):
+    (_, told), (_, other) = spoken
+    sets = COUNTED + (("articulation", "letters") if told.language == "en" else ())
     vocabulary = L.lowlevel_vocabulary([told, other], sets)
     found = L.lowlevel_sets(told, sets, vocabulary=vocabulary, how="sum")
     phones = P.story_phones(told)
@@ -439,16 +475,17 @@ def test_simulated_stories_have_all_sets_of_sound_and_phones(spoken):
     assert found["phones"].values.sum() == found["phone_rate"].values.sum() == len(phones.events)
     assert found["diphones"].values.sum() == phones.follows.sum() > 0.9 * len(phones.events)
     assert found["word_rate"].values.sum() == len(told.words)
-    spectrum = L.power_spectrum(told, said.audio, said.rate, how="sum").values
-    assert (
-        spectrum.shape == (len(told.clock.times), 80)
-        and np.corrcoef(spectrum.mean(1), L.sound_power(told, said.audio, said.rate)[:, 0])[0, 1]
-        > 0.6
-    )
     if told.language == "en":
-        assert (
-            set(phones.events.text) <= set(P.ARPABET) and found["articulation"].names == P.GESTURES
-        )
+        assert set(phones.events.text) <= set(P.ARPABET)
+        assert found["articulation"].names == P.GESTURES
+
+
+def test_spectrum_of_simulated_stories_follows_their_sound_power(spoken):
+    (said, told), _ = spoken
+    spectrum = L.power_spectrum(told, said.audio, said.rate, how="sum").values
+    power = L.sound_power(told, said.audio, said.rate)[:, 0]
+    assert spectrum.shape == (len(told.clock.times), 80)
+    assert np.corrcoef(spectrum.mean(1), power)[0, 1] > 0.6
 
 
 def test_espeak_is_not_read_as_arpabet():
@@ -471,17 +508,17 @@ def test_espeak_is_not_read_as_arpabet():
         P.story_phones(told, script="arpabet")
 
 
-def test_espeak_phones_agree_with_those_of_an_aligner(real_data):
-    grid = read_textgrid(real_data / "moth/TextGrids/souls.TextGrid")
-    tier, words = (
-        P.story_phones(story(grid.tier("phone"), n_tr=400)).events,
-        words_from_tier(grid.tier("word")),
-    )
+def spoken_as(words, tier):
+    "Word -> the phones of each time that it was said."
     said = {}
     for a, b, word in zip(words.onset, words.offset, words.text):
         here = slice(*np.searchsorted(tier.midpoint, [a, b]))
         said.setdefault(re.sub(r"[^a-z']", "", word), []).append(tier.text[here])
-    asked = [word for word, found in said.items() if len(word) > 2 and len(found) > 2]
+    return said
+
+
+def espeak_words_and_phones(asked):
+    "The words by espeak, ten a sentence, and the phones of the story made of them."
     heard = speak(asked, "en", sentence=np.arange(len(asked)) // 10)
     phones = P.story_phones(
         Story(
@@ -492,14 +529,27 @@ def test_espeak_phones_agree_with_those_of_an_aligner(real_data):
             heard.phones,
         )
     ).events
+    return heard, phones
+
+
+def phones_of_words(heard, phones):
+    "Phones of each word that was heard."
     owner = np.searchsorted(heard.words.onset, phones.midpoint, side="right") - 1
-    wrong = total = 0
-    for i, word in enumerate(asked):
-        ours, theirs = (
-            tuple(p for p, j in zip(phones.text, owner) if j == i),
-            Counter(said[word]).most_common(1)[0][0],
-        )
-        wrong, total = wrong + S._edits(ours, theirs), total + len(theirs)
+    each = [[] for _ in heard.words.text]
+    for phone, i in zip(phones.text, owner):
+        each[i].append(phone)
+    return [tuple(found) for found in each]
+
+
+def test_espeak_phones_agree_with_those_of_an_aligner(real_data):
+    grid = read_textgrid(real_data / "moth/TextGrids/souls.TextGrid")
+    tier = P.story_phones(story(grid.tier("phone"), n_tr=400)).events
+    said = spoken_as(words_from_tier(grid.tier("word")), tier)
+    asked = [word for word, found in said.items() if len(word) > 2 and len(found) > 2]
+    heard, phones = espeak_words_and_phones(asked)
+    spoken = phones_of_words(heard, phones)
+    usual = [Counter(said[word]).most_common(1)[0][0] for word in asked]
+    wrong, total = sum(map(S._edits, spoken, usual)), sum(map(len, usual))
     print(f"{len(asked)} words, {total} phones, {wrong / total:.1%} edits")
     assert len(asked) > 80 and wrong / total < 0.2
 
@@ -513,26 +563,39 @@ def test_espeak_does_not_say_the_tones():
 # ---- shown words
 
 
-def explicit_filter(size, fps, frequency, speed, direction, x, y, envelope):
-    "A 3-D Gabor (frames, height, width) that drifts in `direction`, sine and cosine, written out."
+def filter_axes(fps, size, x, y):
+    "Frames, each pixel's distance from the centre, and the time of each frame."
     frames = int(fps * 2 / 3)
     right, down = np.meshgrid(
         np.linspace(0, size[1] / size[0], size[1]) - x, np.linspace(0, 1, size[0]) - y
     )
     time = np.arange(frames) - frames // 2 + 1.0
+    return frames, right, down, time
+
+
+def explicit_filter(size, fps, frequency, speed, direction, x, y, envelope):
+    "A 3-D Gabor (frames, height, width) that drifts in `direction`, sine and cosine, written out."
+    frames, right, down, time = filter_axes(fps, size, x, y)
     along = right * np.cos(np.deg2rad(direction)) - down * np.sin(np.deg2rad(direction))
     space = np.exp(-(right**2 + down**2) / (2 * envelope**2))
     tau = np.exp(-((time / frames) ** 2) / (2 * 0.3**2))
     wave = 2 * np.pi * (frequency * along[None] - speed * time[:, None, None] / fps)
     norm = (2 if frequency else 1) / space.sum() / tau.sum()
-    return norm * space * tau[:, None, None] * np.sin(wave), norm * space * tau[
-        :, None, None
-    ] * np.cos(wave)
+    envelope = norm * space * tau[:, None, None]
+    return envelope * np.sin(wave), envelope * np.cos(wave)
 
 
-@pytest.mark.parametrize(
-    "which", [(0, 0, 0), (0, 4, 0), (2, 2, 90), (4, 0, 45), (4, 4, 225), (8, 2, 315)]
-)
+FILTERS = [(0, 0, 0), (0, 4, 0), (2, 2, 90), (4, 0, 45), (4, 4, 225), (8, 2, 315)]
+
+
+def assert_energy_is_that_of_the_windows(frames, film, sine, cosine, got, i):
+    for t in range(frames, 30 - frames):
+        window = film[t - frames // 2 + 1 : t + frames // 2 + 1]
+        want = np.hypot((window * sine).sum(), (window * cosine).sum())
+        assert abs(got[t, i] - want) < 1e-4, (t, got[t, i], want)
+
+
+@pytest.mark.parametrize("which", FILTERS)
 def test_motion_energy_equals_explicit_filters(which):
     rng, fps = np.random.default_rng(3), 12
     film = rng.random((30, 24, 36))
@@ -541,15 +604,11 @@ def test_motion_energy_equals_explicit_filters(which):
     frames = int(fps * 2 / 3)
     for i, b in enumerate(bank):
         sine, cosine = explicit_filter((24, 36), fps, *b)
-        for t in range(frames, 30 - frames):
-            window = film[t - frames // 2 + 1 : t + frames // 2 + 1]
-            want = np.hypot((window * sine).sum(), (window * cosine).sum())
-            assert abs(got[t, i] - want) < 1e-4, (t, got[t, i], want)
+        assert_energy_is_that_of_the_windows(frames, film, sine, cosine, got, i)
 
 
-@pytest.mark.parametrize("direction", [0, 90, 135, 270])
-@pytest.mark.parametrize("frequency,speed", [(2, 2), (4, 4), (4, 2), (8, 4)])
-def test_drifting_gratings_find_their_filter(direction, frequency, speed):
+def drifting_grating(direction, frequency, speed):
+    "40 frames of a grating that drifts at 15 frames a second."
     down, right = np.mgrid[0:1:40j, 0:1:40j]
     along = right * np.cos(np.deg2rad(direction)) - down * np.sin(np.deg2rad(direction))
     film = np.stack(
@@ -558,6 +617,13 @@ def test_drifting_gratings_find_their_filter(direction, frequency, speed):
             for k in range(40)
         ]
     )
+    return film
+
+
+@pytest.mark.parametrize("direction", [0, 90, 135, 270])
+@pytest.mark.parametrize("frequency,speed", [(2, 2), (4, 4), (4, 2), (8, 4)])
+def test_drifting_gratings_find_their_filter(direction, frequency, speed):
+    film = drifting_grating(direction, frequency, speed)
     bank = [b for b in S.gabor_bank(1.0) if b[3:5] == (0.5, 0.5) and b[0]]
     answer = S.gabor_energy(film, bank, 15)[15:25].mean(0)
     assert (
@@ -570,11 +636,8 @@ def test_drifting_gratings_find_their_filter(direction, frequency, speed):
     assert answer[opposite] < 0.25 * answer.max()
 
 
-def test_motion_energy_equals_pymoten():
-    core = pytest.importorskip("moten.core", reason="pymoten is not installed; it is no dependency")
-    film = np.random.default_rng(4).random((30, 32, 48)).astype(np.float32)
-    bank = [b for b in S.gabor_bank(1.5) if b[0] in (2, 4)]
-    got = S.gabor_energy(film, bank, 15)
+def for_pymoten(bank):
+    "Our filters as the other package writes them."
     theirs = [
         dict(
             centerh=x,
@@ -591,15 +654,26 @@ def test_motion_energy_equals_pymoten():
         )
         for f, speed, direction, x, y, e in bank
     ]
+    return theirs
+
+
+def weight_of_filter(core, filter):
+    "How much more a filter of the other package weighs than ours."
+    parts = [np.asarray(a) for a in core.mk_3d_gabor((32, 48), **filter)]
+    return np.hypot(parts[0], parts[1]).sum() * np.hypot(parts[2], parts[3]).sum() / 2
+
+
+def test_motion_energy_equals_pymoten():
+    core = pytest.importorskip("moten.core", reason="pymoten is not installed; it is no dependency")
+    film = np.random.default_rng(4).random((30, 32, 48)).astype(np.float32)
+    bank = [b for b in S.gabor_bank(1.5) if b[0] in (2, 4)]
+    got = S.gabor_energy(film, bank, 15)
+    theirs = for_pymoten(bank)
     sine, cosine = core.raw_project_stimulus(film, theirs)
     want = np.hypot(np.asarray(sine), np.asarray(cosine))
     for i, filter in enumerate(theirs):
-        spatial = core.mk_3d_gabor((32, 48), **filter)
-        gauss = np.hypot(np.asarray(spatial[0]), np.asarray(spatial[1])).sum()
-        time = np.hypot(np.asarray(spatial[2]), np.asarray(spatial[3])).sum()
-        assert (
-            np.abs(got[:-1, i] * gauss * time / 2 - want[1:, i]).max() < 2e-3 * want[:, i].max()
-        ), bank[i]
+        scale = weight_of_filter(core, filter)
+        assert np.abs(got[:-1, i] * scale - want[1:, i]).max() < 2e-3 * want[:, i].max(), bank[i]
 
 
 def test_the_pyramid_has_the_places_of_pymoten():
@@ -620,24 +694,31 @@ def test_the_pyramid_has_the_places_of_pymoten():
     }
 
 
-def test_frames_are_the_words_that_stood_on_the_screen():
+@pytest.fixture(scope="module")
+def screen():
+    "Seconds, onsets and text of 60 words in a row from second 3 on; mixture of their frames."
     rng = np.random.default_rng(5)
     length = rng.uniform(0.02, 0.4, 60)
     onset = 3 + np.r_[0, np.cumsum(length)[:-1]]
     text = tuple(rng.choice(["a", "of", "the", "cat"], 60))
-    words, mixing, middle = S.frame_mixture(Events(onset, onset + length, text), 15)
+    return length, onset, text, S.frame_mixture(Events(onset, onset + length, text), 15)
+
+
+def test_frames_are_the_words_that_stood_on_the_screen(screen):
+    length, onset, text, (words, mixing, middle) = screen
     fine = np.arange(0, onset[-1] + 2, 1e-4) + 0.5e-4
     inside = np.searchsorted(onset, fine, side="right") - 1
     for k in (0, 14, 15, 40, 77):
         here = inside[(fine >= middle[k] - 1 / 30) & (fine < middle[k] + 1 / 30)]
         shares = Counter(text[i] for i in here if i >= 0 and k >= 15)
-        for j, word in enumerate(words):
-            assert abs(mixing[[k]].toarray()[0, j] - shares[word] / len(here)) < 0.01
-    assert np.allclose(
-        mixing.sum(0) / 15,
-        [sum(l for l, w in zip(length, text) if w == word) for word in words],
-        atol=1e-4,
-    )
+        found = dict(zip(words, mixing[[k]].toarray()[0]))
+        assert all(abs(found[word] - shares[word] / len(here)) < 0.01 for word in words)
+
+
+def test_frames_hold_each_word_as_long_as_it_stood(screen):
+    length, _, text, (words, mixing, _) = screen
+    seconds = [length[np.array(text) == word].sum() for word in words]
+    assert np.allclose(mixing.sum(0) / 15, seconds, atol=1e-4)
 
 
 def test_long_words_move_more_than_short_ones():
@@ -693,32 +774,28 @@ def test_chinese_words_are_drawn_with_a_font_that_has_them(tmp_path):
         S.motion_energy(told)
 
 
-def test_orthographic_similarity_equals_a_loop():
-    rng = np.random.default_rng(6)
-    text = tuple(rng.choice(["the", "then", "house", "mouse", "I"], 40))
-    onset = np.arange(40) * 0.5
-    told = story(words=Events(onset, onset + 0.5, text))
+def similarity_to_the_words_before(text):
+    "Mean correlation of each word's image with those of the three words before it."
     images = dict(zip(text, S.render_words(text)))
 
     def corr(a, b):
         return np.corrcoef(images[a].ravel(), images[b].ravel())[0, 1]
 
-    value = np.array(
-        [
-            np.mean([corr(text[i], text[j]) for j in range(max(0, i - 3), i)]) if i else 0
-            for i in range(40)
-        ]
-    )
-    assert np.allclose(
-        S.orthographic_similarity(told, how="sum").values[:, 0],
-        value.reshape(10, 4).sum(1),
-        atol=1e-4,
-    )
-    assert np.allclose(
-        S.orthographic_similarity(told).values,
-        loop_lanczos(onset + 0.25, value[:, None], told.clock),
-        atol=1e-4,
-    )
+    before = lambda i: range(max(0, i - 3), i)
+    mean = lambda i: np.mean([corr(text[i], text[j]) for j in before(i)]) if i else 0
+    return np.array([mean(i) for i in range(len(text))])
+
+
+def test_orthographic_similarity_equals_a_loop():
+    rng = np.random.default_rng(6)
+    text = tuple(rng.choice(["the", "then", "house", "mouse", "I"], 40))
+    onset = np.arange(40) * 0.5
+    told = story(words=Events(onset, onset + 0.5, text))
+    value = similarity_to_the_words_before(text)
+    summed = S.orthographic_similarity(told, how="sum").values[:, 0]
+    assert np.allclose(summed, value.reshape(10, 4).sum(1), atol=1e-4)
+    filtered = loop_lanczos(onset + 0.25, value[:, None], told.clock)
+    assert np.allclose(S.orthographic_similarity(told).values, filtered, atol=1e-4)
 
 
 def test_edits_of_known_pairs():
@@ -735,25 +812,35 @@ def test_edits_of_known_pairs():
 # ---- words
 
 
-def test_letters_and_lengths_equal_counting_by_hand():
+@pytest.fixture(scope="module")
+def counted_words():
+    "A story of 60 random words, and those of each of its ten TRs."
     rng = np.random.default_rng(7)
     text = tuple(rng.choice(["I", "don't", "know", "extraordinary", "1989", "house,"], 60))
     onset = np.sort(rng.uniform(0, 20, 60))
     told = story(words=Events(onset, onset + 0.01, text))
-    for t in range(10):
-        here = [w for w, m in zip(text, onset + 0.005) if 2 * t <= m < 2 * t + 2]
+    middle = onset + 0.005
+    spans = ((middle >= 2 * t) & (middle < 2 * t + 2) for t in range(10))
+    return told, [list(np.array(text)[here]) for here in spans]
+
+
+def test_lengths_equal_counting_by_hand(counted_words):
+    told, spans = counted_words
+    for t, here in enumerate(spans):
         lengths = [len(re.sub(r"\W", "", w)) for w in here]
+        mean, std = (np.mean(lengths), np.std(lengths)) if here else (0, 0)
         assert np.isclose(L.letter_count(told, "sum").values[t, 0], sum(lengths))
-        assert np.isclose(
-            L.word_length(told).values[t, 0], np.mean(lengths) if here else 0, atol=1e-5
-        )
-        assert np.isclose(
-            L.word_length_std(told).values[t, 0], np.std(lengths) if here else 0, atol=1e-3
-        )
+        assert np.isclose(L.word_length(told).values[t, 0], mean, atol=1e-5)
+        assert np.isclose(L.word_length_std(told).values[t, 0], std, atol=1e-3)
+
+
+def test_letters_equal_counting_by_hand(counted_words):
+    told, spans = counted_words
+    letters = L.letters(told, how="sum")
+    assert L.letters(told).names == letters.names
+    for t, here in enumerate(spans):
         count = Counter(c for w in here for c in w.lower() if "a" <= c <= "z")
-        assert {
-            n: v for n, v in zip(L.letters(told).names, L.letters(told, how="sum").values[t]) if v
-        } == count
+        assert {n: v for n, v in zip(letters.names, letters.values[t]) if v} == count
 
 
 # ---- real data
@@ -765,17 +852,28 @@ MOTH = dict(
 )
 
 
-@pytest.mark.parametrize("name", MOTH)
-def test_moth_tiers(real_data, name):
+def moth_story(real_data, name):
+    "A story of the Moth recordings and the log of its scan."
     grid = read_textgrid(real_data / f"moth/TextGrids/{name}.TextGrid")
     log = read_scanner_log(real_data / f"moth/reports/{name}.report")
-    told = Story(name, "en", words_from_tier(grid.tier("word")), log.clock(), grid.tier("phone"))
-    runs = by_hand(told.phones)
-    assert tuple(sum(max(0, len(run) - k) for run in runs) for k in range(3)) == MOTH[name]
+    words, phones = words_from_tier(grid.tier("word")), grid.tier("phone")
+    return Story(name, "en", words, log.clock(), phones), log
+
+
+@pytest.mark.parametrize("name", MOTH)
+def test_phones_of_moth_tiers(real_data, name):
+    told, _ = moth_story(real_data, name)
+    lengths = [len(run) for run in by_hand(told.phones)]
+    assert tuple(np.maximum(0, np.subtract(lengths, k)).sum() for k in range(3)) == MOTH[name]
     phones = P.story_phones(told)
     assert tuple(len(P.ngrams(phones, n)) for n in (1, 2, 3)) == MOTH[name]
     counts = P.phone_counts(told, how="sum").values
     assert (counts.sum(0) > 0).all() and counts.sum() >= len(phones.events) - 5
+
+
+@pytest.mark.parametrize("name", MOTH)
+def test_words_on_the_screen_of_moth_stories(real_data, name):
+    told, log = moth_story(real_data, name)
     shown = shown_words(log)
     energy = S.motion_energy(told, shown.keep(np.arange(len(shown)) < 200))
     assert energy.values.shape == (len(told.clock.times), 63) and energy.values.max() > 0.5

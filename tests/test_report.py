@@ -34,10 +34,8 @@ def interval(x):
     return {"mean": x.mean(), "ci_low": x.mean() - half, "ci_high": x.mean() + half, "n": len(x)}
 
 
-def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
-    """A small encoding experiment, computed: ridge of each arm's features on responses with a
-    known signal; r on held-out rows."""
-    rng = np.random.default_rng(seed)
+def features_of_arms(rng, rows):
+    "Signal, form, and features of each arm."
     signal, form = rng.normal(size=(rows, 4)), rng.normal(size=(rows, 6))
     arms = {
         "pretrained": form,
@@ -45,6 +43,21 @@ def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
         "permuted": np.c_[form, rng.permutation(signal)],
         "shared_subspace": np.c_[form, signal[:, :1]],
     }
+    return signal, form, arms
+
+
+def held_out_correlation(x, y, half):
+    "Ridge on the first rows; r with the others."
+    w = np.linalg.solve(x[:half].T @ x[:half] + 5 * np.eye(x.shape[1]), x[:half].T @ y[:half])
+    a, b = x[half:] @ w, y[half:]
+    return ((a - a.mean(0)) * (b - b.mean(0))).mean(0) / (a.std(0) * b.std(0))
+
+
+def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
+    """A small encoding experiment, computed: ridge of each arm's features on responses with a
+    known signal; r on held-out rows."""
+    rng = np.random.default_rng(seed)
+    signal, form, arms = features_of_arms(rng, rows)
     half, scores = rows // 2, {a: np.zeros((people, 2 * n)) for a in arms}
     for p in range(people):
         y = (
@@ -53,86 +66,101 @@ def experiment(seed=0, people=6, rows=300, n=60, meaning=0.6):
             + rng.normal(0, 1.5, (rows, 2 * n))
         )
         for arm, x in arms.items():
-            w = np.linalg.solve(
-                x[:half].T @ x[:half] + 5 * np.eye(x.shape[1]), x[:half].T @ y[:half]
-            )
-            a, b = x[half:] @ w, y[half:]
-            scores[arm][p] = ((a - a.mean(0)) * (b - b.mean(0))).mean(0) / (a.std(0) * b.std(0))
+            scores[arm][p] = held_out_correlation(x, y, half)
     return scores
 
 
-def summarise(scores, n=60, ceiling=0.7):
-    rois = {"language": slice(0, n), "auditory": slice(n, 2 * n)}
+def regions(n):
+    return {"language": slice(0, n), "auditory": slice(n, 2 * n)}
 
-    def both(arm, roi, base=None):
-        x = scores[arm][:, rois[roi]].mean(1) - (
-            0 if base is None else scores[base][:, rois[roi]].mean(1)
-        )
-        return {"raw": interval(x), "normalized": interval(x / ceiling)}
 
-    by_roi = {arm: {roi: both(arm, roi) for roi in rois} for arm in scores}
-    parts = {"seen": 0, "unseen": 1}
+def in_regions(scores, n, ceiling, arm, base=None):
+    "Region -> intervals of an arm, or of its difference to another one."
+    found = {}
+    for roi, columns in regions(n).items():
+        x = scores[arm][:, columns].mean(1)
+        x = x if base is None else x - scores[base][:, columns].mean(1)
+        found[roi] = {"raw": interval(x), "normalized": interval(x / ceiling)}
+    return found
+
+
+def of_every_second(scores, n, arm, start):
+    "Region -> interval over every second participant from `start` on."
     return {
-        "alignment": by_roi,
-        "ceiling": dict.fromkeys(rois, ceiling),
-        "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
-        "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
-        "gain_arms": {
-            "shared_subspace": {roi: both("shared_subspace", roi, "pretrained") for roi in rois}
-        },
-        "seen_unseen": {
-            arm: {
-                c: {roi: interval(scores[arm][i::2, rois[roi]].mean(1)) for roi in rois}
-                for c, i in parts.items()
-            }
-            for arm in ("pretrained", "tuned")
-        },
-        "oracles": {"true signal": {roi: both("tuned", roi) for roi in rois}},
-        "by_group": {
-            name: {
-                "gain": {roi: both("tuned", roi, "pretrained") for roi in rois},
-                "gain_permuted": {roi: both("permuted", roi, "pretrained") for roi in rois},
-            }
-            for name in ("tuning participants", "new participants")
-        },
-        "gain_seen_unseen": {
-            c: {roi: both("tuned", roi, "pretrained") for roi in rois} for c in parts
-        },
-        "listeners": {
-            "title": "Bands",
-            "table": [
-                {"model": "low-level", "r": scores["pretrained"].mean()},
-                {"model": "banded", "r": scores["tuned"].mean(), "layer": 2},
-            ],
-            "shifts": 200,
-        },
-        "layers": [
-            dict(
-                arm=arm,
-                layer=layer,
-                roi=roi,
-                **interval(scores[arm][:, rois[roi]][:, layer::4].mean(1)),
-            )
-            for arm in ("pretrained", "tuned")
-            for roi in rois
-            for layer in range(4)
-        ],
-        "training": [
-            dict(
-                arm=arm,
-                seed=s,
-                log=[
-                    dict(
-                        epoch=e,
-                        train_loss=float(np.abs(scores[arm][s, e::8]).mean()),
-                        validation_correlation=float(scores[arm][s, e::8].mean()),
-                    )
-                    for e in range(6)
-                ],
-            )
-            for arm in ("tuned", "permuted")
-            for s in (0, 1)
-        ],
+        roi: interval(scores[arm][start::2, columns].mean(1)) for roi, columns in regions(n).items()
+    }
+
+
+def layer_rows(scores, n):
+    "Rows of four layers, each a quarter of the voxels."
+    return [
+        dict(arm=arm, layer=k, roi=roi, **interval(scores[arm][:, columns][:, k::4].mean(1)))
+        for arm in ("pretrained", "tuned")
+        for roi, columns in regions(n).items()
+        for k in range(4)
+    ]
+
+
+def training_log(x):
+    "Six epochs, each of every eighth voxel."
+    return [
+        dict(
+            epoch=e,
+            train_loss=float(np.abs(x[e::8]).mean()),
+            validation_correlation=float(x[e::8].mean()),
+        )
+        for e in range(6)
+    ]
+
+
+def training_rows(scores):
+    "Logs of two arms and two seeds."
+    return [
+        dict(arm=arm, seed=s, log=training_log(scores[arm][s]))
+        for arm in ("tuned", "permuted")
+        for s in (0, 1)
+    ]
+
+
+def listeners(scores):
+    "A table of a comparison of models."
+    table = [
+        {"model": "low-level", "r": scores["pretrained"].mean()},
+        {"model": "banded", "r": scores["tuned"].mean(), "layer": 2},
+    ]
+    return {"title": "Bands", "table": table, "shifts": 200}
+
+
+def gains(scores, n, ceiling):
+    "The gains of the arms, in all and in parts of the participants and stories."
+    gain, permuted, subspace = (
+        in_regions(scores, n, ceiling, arm, "pretrained")
+        for arm in ("tuned", "permuted", "shared_subspace")
+    )
+    both = {"gain": gain, "gain_permuted": permuted}
+    return {
+        **both,
+        "gain_arms": {"shared_subspace": subspace},
+        "by_group": {"tuning participants": both, "new participants": both},
+        "gain_seen_unseen": {"seen": gain, "unseen": gain},
+    }
+
+
+def summarise(scores, n=60, ceiling=0.7):
+    "A summary of the scores with every part that the page knows."
+    parts = lambda arm: {
+        "seen": of_every_second(scores, n, arm, 0),
+        "unseen": of_every_second(scores, n, arm, 1),
+    }
+    return {
+        "alignment": {arm: in_regions(scores, n, ceiling, arm) for arm in scores},
+        "ceiling": dict.fromkeys(regions(n), ceiling),
+        **gains(scores, n, ceiling),
+        "seen_unseen": {arm: parts(arm) for arm in ("pretrained", "tuned")},
+        "oracles": {"true signal": in_regions(scores, n, ceiling, "tuned")},
+        "listeners": listeners(scores),
+        "layers": layer_rows(scores, n),
+        "training": training_rows(scores),
         "interval": "t interval over participants; it does not cover other stories.",
         "title": "A test run on random arrays",
         "notes": ["Computed from random arrays, to test the page."],
@@ -297,20 +325,18 @@ def test_least_summary_makes_a_page(tmp_path, scores):
     assert "did not state what its intervals cover" in text
 
 
-def test_broken_runs_are_refused(tmp_path, scores):
+def test_incomplete_summaries_are_refused(scores):
     summary = summarise(scores)
     for key in ("alignment", "gain", "gain_permuted", "ceiling"):
         with pytest.raises(DataError, match=key):
             check_summary({k: v for k, v in summary.items() if k != key})
+    without = {k: v for k, v in summary["alignment"].items() if k != "shared_subspace"}
     with pytest.raises(DataError, match="shared_subspace"):
-        check_summary(
-            {
-                **summary,
-                "alignment": {
-                    k: v for k, v in summary["alignment"].items() if k != "shared_subspace"
-                },
-            }
-        )
+        check_summary({**summary, "alignment": without})
+
+
+def test_broken_runs_are_refused(tmp_path, scores):
+    summary = summarise(scores)
     folder = Run.start(tmp_path / "a", {"seed": 1}).finish(summary)
     (folder / "summary.json").write_text("{")
     with pytest.raises(DataError, match="not JSON"):
@@ -320,7 +346,10 @@ def test_broken_runs_are_refused(tmp_path, scores):
     with pytest.raises(DataError, match="was changed"):
         write_json(folder / "summary.json", {**summary, "seconds": 1.0})
         report(folder)
-    folder = Run.start(tmp_path / "b", {"seed": 1}).finish(summary)
+
+
+def test_pickled_maps_are_refused(tmp_path, scores):
+    folder = Run.start(tmp_path / "b", {"seed": 1}).finish(summarise(scores))
     np.savez(folder / "maps.npz", kind=np.array([{}], object))
     (folder / "scores").mkdir(exist_ok=True)
     shutil.move(folder / "maps.npz", folder / "scores" / "maps.npz")
@@ -355,22 +384,17 @@ def test_tidy_equals_a_loop(scores):
 
 def test_figures_show_the_numbers(scores):
     summary = summarise(scores)
-    raw = gain_table(summary).query("kind == 'raw'").set_index(["arm", "roi"])["mean"]
-    assert (
-        raw["tuned", "language"] == summary["gain"]["language"]["raw"]["mean"]
-        and raw["permuted", "language"] == summary["gain_permuted"]["language"]["raw"]["mean"]
-    )
+    table = gain_table(summary).query("kind == 'raw'")
+    raw = table.set_index(["arm", "roi"])["mean"]
+    for arm, key in (("tuned", "gain"), ("permuted", "gain_permuted")):
+        assert raw[arm, "language"] == summary[key]["language"]["raw"]["mean"]
     dots = [l for ax in gain_figure(summary).axes for l in ax.lines if l.get_marker() == "o"]
-    assert np.allclose(
-        sorted(float(l.get_xdata()[0]) for l in dots),
-        sorted(gain_table(summary).query("kind=='raw'")["mean"]),
-    )
-    ceilings = [
-        l.get_xdata()[0]
-        for l in alignment_figure(summary).axes[0].lines
-        if l.get_linestyle() == "--"
-    ]
-    assert ceilings == [0.7]
+    assert np.allclose(sorted(float(l.get_xdata()[0]) for l in dots), sorted(table["mean"]))
+    lines = alignment_figure(summary).axes[0].lines
+    assert [l.get_xdata()[0] for l in lines if l.get_linestyle() == "--"] == [0.7]
+
+
+def test_vertices_go_to_their_hemispheres():
     sides = hemispheres([0, 20483], [1.0, 2.0])
     assert sides["left"][0] == 1 and sides["right"][-1] == 2 and np.isnan(sides["left"][1:]).all()
 

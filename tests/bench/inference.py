@@ -60,6 +60,31 @@ class Peak:
         self.megabytes = self.top - self.first
 
 
+def shuffled(rng, rows, length):
+    "The rows of each story, its blocks in another order."
+    moved = []
+    for s in rows:
+        blocks = [s[i : i + length] for i in range(0, len(s), length)]
+        moved += [blocks[j] for j in rng.permutation(len(blocks))]
+    return np.concatenate(moved)
+
+
+def random_array(rng, path, shape, mapped):
+    "Noise, drawn 500 rows at a time; in memory, or in a file that is read as it is needed."
+    if not mapped:
+        return filled(rng, np.empty(shape, np.float32))
+    filled(rng, np.memmap(path, np.float32, "w+", shape=shape))
+    return np.memmap(path, np.float32, "r", shape=shape)
+
+
+def filled(rng, out):
+    "The array with noise in it."
+    flat = out.reshape(-1, out.shape[-1])
+    for i in range(0, len(flat), 500):
+        flat[i : i + 500] = rng.standard_normal(flat[i : i + 500].shape, dtype=np.float32)
+    return out
+
+
 def naive(prediction, responses, n, groups, kind, length):
     """What one writes first: standardise, move the rows of each story, multiply, keep all
     draws, count."""
@@ -72,67 +97,51 @@ def naive(prediction, responses, n, groups, kind, length):
         if kind == "circular_shift":
             moved = np.concatenate([np.roll(x[s], k, 0) for s, k in zip(rows, shifts[i])])
         else:
-            moved = x[
-                np.concatenate(
-                    [
-                        np.concatenate(
-                            [
-                                s[j * length : (j + 1) * length]
-                                for j in rng.permutation(-(-len(s) // length))
-                            ]
-                        )
-                        for s in rows
-                    ]
-                )
-            ]
+            moved = x[shuffled(rng, rows, length)]
         null[i] = (moved * y).sum(0)
     return ((null >= r).sum(0) + 1) / (n + 1)
+
+
+def warm_up(x, y):
+    "Both nulls once, on a few voxels."
+    from braintune_nb.encode.inference import voxel_test
+
+    few = np.asarray(x[..., :200, :2]), np.asarray(y[:200, :2])
+    for kind in ("circular_shift", "block_permutation"):
+        voxel_test(*few, kind, 100, progress=False)
+
+
+def measured(tool, kind, x, y, n, groups):
+    "Seconds, megabytes, and the share of small p, of one tool."
+    from braintune_nb.encode.inference import voxel_test
+
+    start, cpu, planned = time.perf_counter(), time.process_time(), None
+    with Peak() as peak:
+        if tool == "naive":
+            p = naive(x, y, n, groups, kind, 20)
+        else:
+            test = voxel_test(x, y, kind, n, groups=groups, progress=False)
+            p, planned = test.p, round(test.bytes / 2**20)
+    return dict(
+        cpu_seconds=round(time.process_time() - cpu, 3),
+        wall_seconds=round(time.perf_counter() - start, 3),
+        megabytes=round(peak.megabytes),
+        planned=planned,
+        share_below_5_percent=float((p <= 0.05).mean()),
+    )
 
 
 def one_speed(tool, kind, stories, trs, voxels, n, layers, mapped):
     "Run once in this process; print seconds and peak megabytes above the data."
 
-    from braintune_nb.encode.inference import voxel_test
-
     rng, T = np.random.default_rng(0), stories * trs
     groups = np.repeat(np.arange(stories), trs)
     with tempfile.TemporaryDirectory() as folder:
-
-        def made(name):
-            shape = (T, voxels) if name == "y" or layers == 1 else (layers, T, voxels)
-            out = (
-                np.memmap(Path(folder) / name, np.float32, "w+", shape=shape)
-                if mapped
-                else np.empty(shape, np.float32)
-            )
-            flat = out.reshape(-1, voxels)
-            for i in range(0, len(flat), 500):
-                flat[i : i + 500] = rng.standard_normal(flat[i : i + 500].shape, dtype=np.float32)
-            return np.memmap(Path(folder) / name, np.float32, "r", shape=shape) if mapped else out
-
-        x, y = made("x"), made("y")
-        for some in ("circular_shift", "block_permutation"):
-            voxel_test(
-                np.asarray(x[..., :200, :2]), np.asarray(y[:200, :2]), some, 100, progress=False
-            )
-        start, cpu, planned = time.perf_counter(), time.process_time(), None
-        with Peak() as peak:
-            if tool == "naive":
-                p = naive(x, y, n, groups, kind, 20)
-            else:
-                test = voxel_test(x, y, kind, n, groups=groups, progress=False)
-                p, planned = test.p, round(test.bytes / 2**20)
-        print(
-            json.dumps(
-                dict(
-                    cpu_seconds=round(time.process_time() - cpu, 3),
-                    wall_seconds=round(time.perf_counter() - start, 3),
-                    megabytes=round(peak.megabytes),
-                    planned=planned,
-                    share_below_5_percent=float((p <= 0.05).mean()),
-                )
-            )
-        )
+        shape = (T, voxels)
+        x = random_array(rng, Path(folder) / "x", (layers,) * (layers > 1) + shape, mapped)
+        y = random_array(rng, Path(folder) / "y", shape, mapped)
+        warm_up(x, y)
+        print(json.dumps(measured(tool, kind, x, y, n, groups)))
 
 
 SPEED = [  # tool, null, stories, TRs a story, voxels, draws, layers, memory map
@@ -149,44 +158,33 @@ SPEED = [  # tool, null, stories, TRs a story, voxels, draws, layers, memory map
 ]
 
 
+CASE = ("tool", "null", "stories", "trs", "voxels", "draws", "layers", "memory_map")
+
+
+def timed(case):
+    "The row of one case, measured in a process of its own."
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", json.dumps(case)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    row = dict(zip(CASE, case)) | json.loads(done.stdout)
+    size = row["stories"] * row["trs"] * row["voxels"] * row["layers"]
+    row["ns_per_tr_voxel_layer"] = round(row["cpu_seconds"] / size * 1e9, 2)
+    print(row, file=sys.stderr)
+    return row | dict(seed=0)
+
+
 def speed(out):
-    rows = []
-    for case in SPEED:
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", json.dumps(case)],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        got = json.loads(done.stdout)
-        row = (
-            dict(
-                zip(
-                    ("tool", "null", "stories", "trs", "voxels", "draws", "layers", "memory_map"),
-                    case,
-                )
-            )
-            | got
-        )
-        row["ns_per_tr_voxel_layer"] = round(
-            got["cpu_seconds"] / (case[2] * case[3] * case[4] * case[6]) * 1e9, 2
-        )
-        rows.append(row | dict(seed=0))
-        print(row, file=sys.stderr)
+    rows = [timed(case) for case in SPEED]
+    same = lambda row: tuple(row[k] for k in CASE[1:-1])
+    naive_seconds = {same(row): row["cpu_seconds"] for row in rows if row["tool"] == "naive"}
     for row in rows:
-        same = [
-            o
-            for o in rows
-            if o["tool"] == "naive"
-            and all(o[k] == row[k] for k in ("null", "stories", "trs", "voxels", "draws", "layers"))
-        ]
-        row["times_faster"] = (
-            round(same[0]["cpu_seconds"] / row["cpu_seconds"], 1)
-            if same and row["tool"] != "naive"
-            else ""
-        )
+        slow = None if row["tool"] == "naive" else naive_seconds.get(same(row))
+        row["times_faster"] = "" if slow is None else round(slow / row["cpu_seconds"], 1)
     write(out, rows)
 
 
@@ -232,6 +230,15 @@ def every_story(kind, T):
     ]
 
 
+def one_story(rng, trs, features, weights, kind, common, V):
+    "Predictions of each layer and the noise of one story."
+    p = smooth(rng, trs, features) @ weights / features**0.5
+    if kind.endswith(("onset", "trend")):
+        p = p + every_story(kind.split("+")[1], trs)
+    y = common**0.5 * noise(rng, kind, trs, 1) + (1 - common) ** 0.5 * noise(rng, kind, trs, V)
+    return p, y
+
+
 def voxels(rng, kind, stories, trs, V, true=0.0, r=0.2, layers=1, common=0.3, features=8):
     """One data set: prediction ([layers,] T, V) from shared smooth features, responses (T, V),
     truth (V,). Voxels share a part of the noise, as brains do."""
@@ -239,12 +246,9 @@ def voxels(rng, kind, stories, trs, V, true=0.0, r=0.2, layers=1, common=0.3, fe
     truth = np.arange(V) < round(true * V)
     weights = rng.standard_normal((layers, features, V))
     for _ in range(stories):
-        p = smooth(rng, trs, features) @ weights / features**0.5
-        if kind.endswith(("onset", "trend")):
-            p = p + every_story(kind.split("+")[1], trs)
-        y = common**0.5 * noise(rng, kind, trs, 1) + (1 - common) ** 0.5 * noise(rng, kind, trs, V)
+        p, y = one_story(rng, trs, features, weights, kind, common, V)
         parts.append((p, np.where(truth, r * p[0] + (1 - r**2) ** 0.5 * y, y)))
-    p, y = (np.concatenate([a[i] for a in parts], -2) for i in (0, 1))
+    p, y = (np.concatenate(a, -2) for a in zip(*parts))
     return p if layers > 1 else p[0], y, truth
 
 
@@ -275,6 +279,91 @@ METHODS = [
 REMEDY = {"first 20 TRs left out": "onset", "line removed in each story": "trend"}
 
 
+def number_of_draws(method, stories, trs, n):
+    "As many as asked for; a single story has no more shifts."
+    if method == "iid":
+        return ""
+    return trs - 1 if method == "circular_shift" and stories == 1 else n
+
+
+def p_of(x, y, name, length, n, groups, seed):
+    "p of every voxel by one method."
+    from scipy.stats import pearsonr
+
+    from braintune_nb.encode.inference import voxel_test
+
+    if name == "iid":
+        return pearsonr(x[groups >= 0], y[groups >= 0], alternative="greater").pvalue
+    return voxel_test(x, y, name, n, seed, groups, length, progress=False).p
+
+
+def count(out, own, truth):
+    "What the p of one data set add to the rates."
+    from braintune_nb.encode.inference import fdr
+
+    found = fdr(own) <= 0.05
+    out["any"].append(found[~truth].any())
+    out["size"].append((own[~truth] <= 0.05).mean())
+    out["fdp"].append(found[~truth].sum() / max(1, found.sum()))
+    if truth.any():
+        out["power"].append(found[truth].mean())
+
+
+def without_trend(x, stories, trs):
+    "The rows of each story without a straight line."
+    from scipy.signal import detrend
+
+    return detrend(x.reshape(stories, trs, -1), axis=1).reshape(x.shape)
+
+
+def rates(row, out, true, r):
+    "The rows of one method."
+    if true == 0:
+        found = binomial(sum(out["any"]), row["datasets"])
+        yield dict(check="any finding at q <= 0.05, no effect", nominal=0.05, **row, **found)
+    else:
+        yield dict(
+            check="false share of the findings at q <= 0.05",
+            nominal=round(0.05 * (1 - true), 4),
+            **row,
+            **average(out["fdp"]),
+        )
+        power = average(out["power"])
+        yield dict(check=f"true voxels found at r = {r:g}", nominal="", **row, **power)
+    size = average(out["size"])
+    yield dict(check="voxels without effect at p <= 0.05", nominal=0.05, **row, **size)
+
+
+def many_sets(chunk, datasets, start, rng, kind, stories, trs, V, true, r, remedy):
+    "Predictions and responses of a chunk of data sets side by side; the truth of each."
+    size = min(chunk, datasets - start)
+    sets = [voxels(rng, kind, stories, trs, V, true, r) for _ in range(size)]
+    *arrays, truths = zip(*sets)
+    # the draws do not depend on the column: many data sets at once, new draws every chunk
+    x, y = (np.concatenate(a, 1) for a in arrays)
+    if REMEDY.get(remedy) == "trend":
+        x, y = (without_trend(a, stories, trs) for a in (x, y))
+    return truths, x, y
+
+
+def count_chunk(methods, stories, trs, n, x, y, groups, base, start, truths, got, V):
+    "What a chunk of data sets adds to the rates of every method."
+    for name, length in methods:
+        draws = number_of_draws(name, stories, trs, n)
+        p = p_of(x, y, name, length, draws, groups, base + start)
+        for i, truth in enumerate(truths):
+            count(got[name, length], p[i * V : (i + 1) * V], truth)
+
+
+def table_of_rates(stories, trs, true, remedy, got, n, kind, datasets, seed, r):
+    "The rows of all methods."
+    sizes = dict(stories=stories, trs=trs, share_true=true, remedy=remedy)
+    for (name, length), out in got.items():
+        draws = number_of_draws(name, stories, trs, n)
+        row = dict(method=name, block_length=length or "", draws=draws, noise=kind, **sizes)
+        yield from rates(row | dict(datasets=datasets, seed=seed), out, true, r)
+
+
 def voxel_rows(
     kind,
     stories,
@@ -291,117 +380,51 @@ def voxel_rows(
 ):
     """Rates of every method on the same data sets: any finding without an effect; with one,
     false share of the findings and true voxels found."""
-    from scipy.signal import detrend
-    from scipy.stats import pearsonr
-
-    from braintune_nb.encode.inference import fdr, voxel_test
-
-    number = lambda method: (
-        "" if method == "iid" else trs - 1 if method == "circular_shift" and stories == 1 else n
-    )  # a single story has no more shifts
     base = zlib.crc32(f"{kind} {stories} {trs} {true}{remedy}".encode()) + seed
-    rng, got = (
-        np.random.default_rng(base),
-        {m: dict(any=[], size=[], fdp=[], power=[]) for m in methods},
-    )
+    rng = np.random.default_rng(base)
+    got = {m: dict(any=[], size=[], fdp=[], power=[]) for m in methods}
     groups = np.repeat(np.arange(stories), trs)
     if REMEDY.get(remedy) == "onset":
         groups[np.tile(np.arange(trs) < 20, stories)] = -1
     for start in range(0, datasets, chunk):
-        sets = [
-            voxels(rng, kind, stories, trs, V, true, r) for _ in range(min(chunk, datasets - start))
-        ]
-        x, y = (
-            np.concatenate([s[i] for s in sets], 1) for i in (0, 1)
-        )  # the draws do not depend on the column: many data sets at once, new draws every chunk
-        if REMEDY.get(remedy) == "trend":
-            x, y = (detrend(a.reshape(stories, trs, -1), axis=1).reshape(a.shape) for a in (x, y))
-        for name, length in methods:
-            if name == "iid":
-                p = pearsonr(x[groups >= 0], y[groups >= 0], alternative="greater").pvalue
-            else:
-                p = voxel_test(
-                    x, y, name, number(name), base + start, groups, length, progress=False
-                ).p
-            for i, (_, _, truth) in enumerate(sets):
-                own = p[i * V : (i + 1) * V]
-                found, out = fdr(own) <= 0.05, got[name, length]
-                out["any"].append(found[~truth].any())
-                out["size"].append((own[~truth] <= 0.05).mean())
-                out["fdp"].append(found[~truth].sum() / max(1, found.sum()))
-                if true:
-                    out["power"].append(found[truth].mean())
-    common = dict(
-        noise=kind,
-        stories=stories,
-        trs=trs,
-        share_true=true,
-        remedy=remedy,
-        datasets=datasets,
-        seed=seed,
-    )
-    for (name, length), out in got.items():
-        row = dict(method=name, block_length=length or "", draws=number(name), **common)
-        if true == 0:
-            yield dict(
-                check="any finding at q <= 0.05, no effect",
-                nominal=0.05,
-                **row,
-                **binomial(sum(out["any"]), datasets),
-            )
-        else:
-            yield dict(
-                check="false share of the findings at q <= 0.05",
-                nominal=round(0.05 * (1 - true), 4),
-                **row,
-                **average(out["fdp"]),
-            )
-            yield dict(
-                check=f"true voxels found at r = {r:g}", nominal="", **row, **average(out["power"])
-            )
-        yield dict(
-            check="voxels without effect at p <= 0.05", nominal=0.05, **row, **average(out["size"])
+        truths, x, y = many_sets(
+            chunk, datasets, start, rng, kind, stories, trs, V, true, r, remedy
         )
+        count_chunk(methods, stories, trs, n, x, y, groups, base, start, truths, got, V)
+    yield from table_of_rates(stories, trs, true, remedy, got, n, kind, datasets, seed, r)
+
+
+def layer_p(x, y, n, seed, groups):
+    "p by a null that chooses a layer too, and by one that does not."
+    from braintune_nb.encode.inference import circular_shift_null, permutation_p, voxel_test
+
+    best = voxel_test(x, y, n=n, seed=seed, groups=groups, progress=False)
+    one = circular_shift_null(x[0], y, n, seed, groups=groups)
+    return {"maximum in each draw": best.p, "null of one layer": permutation_p(best.r, one)}
+
+
+def layer_table(stories, trs, layers, datasets, n, seed, found, size):
+    "Rates of both nulls."
+    sizes = dict(stories=stories, trs=trs, layers=layers, datasets=datasets, draws=n, seed=seed)
+    for name, any_found in found.items():
+        row = dict(method=f"circular_shift, {name}", noise="ar0.5", **sizes, nominal=0.05)
+        rate = binomial(sum(any_found), datasets)
+        yield dict(check="any finding at q <= 0.05, no effect", **row, **rate)
+        yield dict(check="voxels without effect at p <= 0.05", **row, **average(size[name]))
 
 
 def layer_rows(datasets, seed, layers=6, V=60, n=1999, stories=3, trs=300):
     "The best of six layers against a null that chooses too, and one that does not."
-    from braintune_nb.encode.inference import circular_shift_null, fdr, permutation_p, voxel_test
+    from braintune_nb.encode.inference import fdr
 
-    rng, hits = (
-        np.random.default_rng(seed + 77),
-        {
-            "maximum in each draw": [0, []],
-            "null of one layer": [0, []],
-        },
-    )
-    groups = np.repeat(np.arange(stories), trs)
+    rng, groups = np.random.default_rng(seed + 77), np.repeat(np.arange(stories), trs)
+    found, size = {}, {}
     for i in range(datasets):
         x, y, _ = voxels(rng, "ar0.5", stories, trs, V, layers=layers)
-        best = voxel_test(x, y, n=n, seed=i, groups=groups, progress=False)
-        for name, p in (
-            ("maximum in each draw", best.p),
-            (
-                "null of one layer",
-                permutation_p(best.r, circular_shift_null(x[0], y, n, i, groups=groups)),
-            ),
-        ):
-            hits[name][0] += (fdr(p) <= 0.05).any()
-            hits[name][1].append((p <= 0.05).mean())
-    for name, (found, size) in hits.items():
-        row = dict(
-            method=f"circular_shift, {name}",
-            noise="ar0.5",
-            stories=stories,
-            trs=trs,
-            layers=layers,
-            datasets=datasets,
-            draws=n,
-            seed=seed,
-            nominal=0.05,
-        )
-        yield dict(check="any finding at q <= 0.05, no effect", **row, **binomial(found, datasets))
-        yield dict(check="voxels without effect at p <= 0.05", **row, **average(size))
+        for name, p in layer_p(x, y, n, i, groups).items():
+            found.setdefault(name, []).append((fdr(p) <= 0.05).any())
+            size.setdefault(name, []).append((p <= 0.05).mean())
+    yield from layer_table(stories, trs, layers, datasets, n, seed, found, size)
 
 
 # ---- simulated people
@@ -443,108 +466,102 @@ def truth(seed, gain, spread, **size):
     "Mean score difference over many people and much stimulus."
     rng = np.random.default_rng(seed + 5)
     size = size | dict(trs=20 * size["trs"])
-    return float(
-        np.mean(
-            [
-                draws((a, b), o, 1, 0)[:, 0].mean()
-                for a, b, o in (experiment(rng, 20, gain, spread, **size) for _ in range(6))
-            ]
-        )
-    )
+    drawn = (experiment(rng, 20, gain, spread, **size) for _ in range(6))
+    return float(np.mean([draws((a, b), o, 1, 0)[:, 0].mean() for a, b, o in drawn]))
+
+
+def limits_by_method(rng, scores, count, strata, n):
+    "Method -> 95 % limits of the gain."
+    from braintune_nb.encode.inference import crossed_interval
+
+    people = len(scores)
+    got = crossed_interval(scores[:, 0, 0, 0], scores[:, 1:, 0, 0], count, strata)
+    picked = rng.integers(people, size=(n, people))
+    means = scores[:, 1:, 0, 0][picked, np.arange(n)[:, None]].mean(1)
+    return {
+        "crossed_interval": (got["ci_low"], got["ci_high"]),
+        "people-only t": (got["participants_low"], got["participants_high"]),
+        "plain crossed percentile": np.quantile(means, [0.025, 0.975]),
+    }
+
+
+def misses(rng, people, gain, spread, size, aim, count, strata, datasets, n):
+    "Times that each interval misses the aim, gains found, own intervals that miss, n-of-N found."
+    from braintune_nb.encode.group import participant_intervals, prevalence
+
+    miss, own, found, alone = {}, [], 0, 0
+    for i in range(datasets):
+        *arms, owner = experiment(rng, people, gain, spread, **size)
+        scores = draws(arms, owner, n, i)
+        limits = limits_by_method(rng, scores, count, strata, n)
+        for name, (a, b) in limits.items():
+            miss[name] = miss.get(name, 0) + (not a <= aim <= b)
+        found += limits["crossed_interval"][0] > 0
+        each = participant_intervals(scores, count, strata)
+        own.append(((each[..., 0] > aim) | (each[..., 1] < aim)).mean())
+        alone += prevalence(each)["p_positive"][0, 0] <= 0.05
+    return miss, own, found, alone
+
+
+def people_table(miss, row, datasets, gain, found, spread, own, alone):
+    "The rows of one experiment."
+    check = "95 % interval misses the true gain"
+    for name, k in miss.items():
+        yield dict(check=check, method=name, nominal=0.05, **row, **binomial(k, datasets))
+    if gain:
+        one = dict(check="gain found", method="crossed_interval", nominal="")
+        yield one | row | binomial(found, datasets)
+    elif spread == 0:  # with a spread people differ truly, and their own intervals should leave 0
+        one = dict(check=check, method="participant_intervals, each participant", nominal=0.05)
+        yield one | row | average(own)
+        one = dict(check="n-of-N at p <= 0.05, no effect", method="prevalence", nominal=0.05)
+        yield one | row | binomial(alone, datasets)
 
 
 def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=200):
     """How often 95 % intervals miss the true gain: crossed, people only, plain crossed
     percentile, and each participant's own."""
-    from braintune_nb.encode.group import participant_intervals, prevalence
-    from braintune_nb.encode.inference import crossed_interval
-
-    rng = np.random.default_rng(
-        zlib.crc32(f"{people} {gain} {spread} {stories} {trs} {length}".encode()) + seed
-    )
+    key = f"{people} {gain} {spread} {stories} {trs} {length}"
+    rng = np.random.default_rng(zlib.crc32(key.encode()) + seed)
     size = dict(stories=stories, trs=trs, length=length)
-    aim, count = (
-        truth(seed, gain, spread, **size) if gain else 0.0,
-        stories * max(1, trs // length if length else 1),
+    aim = truth(seed, gain, spread, **size) if gain else 0.0
+    blocks, strata = stories * max(1, trs // length if length else 1), stories if length else 1
+    miss, own, found, alone = misses(
+        rng, people, gain, spread, size, aim, blocks, strata, datasets, n
     )
-    strata = stories if length else 1
-    miss, own, wide, alone, sure = (
-        dict.fromkeys(("crossed_interval", "people-only t", "plain crossed percentile"), 0),
-        [],
-        [],
-        0,
-        0,
+    size["block_length"] = size.pop("length") or "story"
+    row = dict(people=people, gain=gain, spread=spread, **size, blocks=blocks)
+    row |= dict(datasets=datasets, draws=n, seed=seed)
+    yield from people_table(miss, row, datasets, gain, found, spread, own, alone)
+
+
+def crossed_values(rng, people, stories, seeds):
+    "Values made of people, stories, seeds and their interaction."
+    return (
+        rng.standard_normal((people, 1, 1))
+        + rng.standard_normal((1, stories, 1))
+        + 0.5 * rng.standard_normal((1, 1, seeds))
+        + rng.standard_normal((people, stories, 1))
+        + 0.5 * rng.standard_normal((people, stories, seeds))
     )
-    for i in range(datasets):
-        *arms, owner = experiment(rng, people, gain, spread, **size)
-        scores = draws(arms, owner, n, i)
-        got = crossed_interval(scores[:, 0, 0, 0], scores[:, 1:, 0, 0], count, strata)
-        picked = rng.integers(people, size=(n, people))
-        low, high = np.quantile(
-            scores[:, 1:, 0, 0][picked, np.arange(n)[:, None]].mean(1), [0.025, 0.975]
-        )
-        for name, a, b in (
-            ("crossed_interval", got["ci_low"], got["ci_high"]),
-            ("people-only t", got["participants_low"], got["participants_high"]),
-            ("plain crossed percentile", low, high),
-        ):
-            miss[name] += not a <= aim <= b
-        sure += got["ci_low"] > 0
-        wide.append(got["ci_high"] - got["ci_low"])
-        limits = participant_intervals(scores, count, strata)
-        own.append(((limits[..., 0] > aim) | (limits[..., 1] < aim)).mean())
-        alone += prevalence(limits)["p_positive"][0, 0] <= 0.05
-    row = dict(
-        people=people,
-        gain=gain,
-        spread=spread,
-        stories=stories,
-        trs=trs,
-        block_length=length or "story",
-        blocks=count,
-        datasets=datasets,
-        draws=n,
-        seed=seed,
-    )
-    for name, k in miss.items():
-        yield dict(
-            check="95 % interval misses the true gain",
-            method=name,
-            nominal=0.05,
-            **row,
-            **binomial(k, datasets),
-        )
-    if gain:
-        yield dict(
-            check="gain found",
-            method="crossed_interval",
-            nominal="",
-            **row,
-            **binomial(sure, datasets),
-        )
-    elif spread == 0:  # with a spread people differ truly, and their own intervals should leave 0
-        yield dict(
-            check="95 % interval misses the true gain",
-            method="participant_intervals, each participant",
-            nominal=0.05,
-            **row,
-            **average(own),
-        )
-        yield dict(
-            check="n-of-N at p <= 0.05, no effect",
-            method="prevalence",
-            nominal=0.05,
-            **row,
-            **binomial(alone, datasets),
-        )
+
+
+def count_misses(x, miss, names):
+    "Which intervals miss the mean 0."
+    from scipy.stats import t
+
+    from braintune_nb.encode.group import random_effects_interval
+
+    got = random_effects_interval(x)
+    miss[names[0]] += not got["ci_low"] <= 0 <= got["ci_high"]
+    for name, v in ((names[1], x.mean((1, 2))), (names[2], x.ravel())):
+        miss[name] += abs(v.mean()) > t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
 
 
 def values_rows(people, stories, seeds, datasets, seed):
     """Scores made of people, stories, seeds and their interaction: how often intervals miss the
     mean."""
-    from scipy.stats import t
 
-    from braintune_nb.encode.group import random_effects_interval
 
     rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)
     names = (
@@ -554,64 +571,51 @@ def values_rows(people, stories, seeds, datasets, seed):
     )
     miss = dict.fromkeys(names, 0)
     for _ in range(datasets):
-        x = (
-            rng.standard_normal((people, 1, 1))
-            + rng.standard_normal((1, stories, 1))
-            + 0.5 * rng.standard_normal((1, 1, seeds))
-            + rng.standard_normal((people, stories, 1))
-            + 0.5 * rng.standard_normal((people, stories, seeds))
-        )
-        got = random_effects_interval(x)
-        miss[names[0]] += not got["ci_low"] <= 0 <= got["ci_high"]
-        for name, v in ((names[1], x.mean((1, 2))), (names[2], x.ravel())):
-            miss[name] += abs(v.mean()) > t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
+        x = crossed_values(rng, people, stories, seeds)
+        count_misses(x, miss, names)
+    size = dict(people=people, stories=stories, seeds=seeds, datasets=datasets, seed=seed)
     for name, k in miss.items():
-        yield dict(
-            check="95 % interval misses the true mean",
-            method=name,
-            nominal=0.05,
-            people=people,
-            stories=stories,
-            seeds=seeds,
-            datasets=datasets,
-            seed=seed,
-            **binomial(k, datasets),
-        )
+        one = dict(check="95 % interval misses the true mean", method=name, nominal=0.05)
+        yield one | size | binomial(k, datasets)
 
 
-def test_rows(people, shape, datasets, seed, regions=6):
-    """Participants' values with mean 0: coverage of the t interval, size of each test, and of
-    Holm over correlated regions."""
-    from braintune_nb.encode.group import group_roi_tests
-
-    rng = np.random.default_rng(zlib.crc32(f"{people} {shape}".encode()) + seed)
-    make = dict(
+def drawing(rng, shape):
+    "The function that draws values of one shape."
+    return dict(
         normal=lambda s: rng.standard_normal(s),
         heavy=lambda s: rng.standard_t(3, s),
         skewed=lambda s: rng.exponential(size=s) - 1,
     )[shape]
-    tests = ("p_t", "p_wilcoxon", "p_flip")
-    size, family = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
+
+
+def count_regions(datasets, make, people, regions, tests, size, family):
+    "Tests that find something in the first region, and in any of them."
+    from braintune_nb.encode.group import group_roi_tests
+
     for _ in range(datasets):
         x = (make((people, 1)) + make((people, regions))) / 2**0.5
         got = group_roi_tests({f"r{j}": x[:, j] for j in range(regions)})
         for k in tests:
             size[k] += got["r0"][k] <= 0.05
             family[k] += min(r[k + "_holm"] for r in got.values()) <= 0.05
+
+
+def test_rows(people, shape, datasets, seed, regions=6):
+    """Participants' values with mean 0: coverage of the t interval, size of each test, and of
+    Holm over correlated regions."""
+
+    rng = np.random.default_rng(zlib.crc32(f"{people} {shape}".encode()) + seed)
+    make = drawing(rng, shape)
+    tests = ("p_t", "p_wilcoxon", "p_flip")
+    size, family = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
+    count_regions(datasets, make, people, regions, tests, size, family)
     row = dict(noise=shape, people=people, datasets=datasets, seed=seed, nominal=0.05)
     for k in tests:
-        yield dict(
-            check="one region at p <= 0.05, no effect",
-            method=k,
-            **row,
-            **binomial(size[k], datasets),
-        )
-        yield dict(
-            check="any of six regions after Holm, no effect",
-            method=k,
-            **row,
-            **binomial(family[k], datasets),
-        )
+        for check, times in (
+            ("one region at p <= 0.05, no effect", size[k]),
+            ("any of six regions after Holm, no effect", family[k]),
+        ):
+            yield dict(check=check, method=k, **row, **binomial(times, datasets))
 
 
 def intervals(datasets, seed):
@@ -656,31 +660,28 @@ def write(path, rows):
     print(f"wrote {path}", file=sys.stderr)
 
 
+def voxel_jobs(datasets, seed):
+    "The checks of voxel tests: noise, number of stories, length, effects, remedies, layers."
+    noises = ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf", "ar0.5+onset", "ar0.5+trend")
+    sizes = [(kind, 3, 300, datasets, seed) for kind in noises]
+    sizes += [("ar0.5", stories, trs, datasets, seed) for stories, trs in ((1, 300), (10, 300))]
+    sizes += [("ar0.5", 3, 100, datasets, seed)]
+    sizes += [(kind, 3, 300, datasets, seed, 0.2) for kind in noises[:3]]
+    sizes += [("ar0.5", 1, 300, datasets, seed, 0.2)]
+    sizes += [
+        (f"ar0.5+{what}", 3, 300, datasets, seed, 0.0, METHODS, 60, 1999, 50, 0.2, remedy)
+        for remedy, what in REMEDY.items()
+    ]
+    return [*((voxel_rows, size) for size in sizes), (layer_rows, (datasets, seed))]
+
+
 def calibrate(out, datasets, seed, only):
     from tqdm import tqdm
 
     warnings.simplefilter("ignore")
     jobs = []
     if only in (None, "voxels"):
-        for kind in ("ar0.3", "ar0.5", "ar0.7", "ar0.5+hrf", "ar0.5+onset", "ar0.5+trend"):
-            jobs.append((voxel_rows, (kind, 3, 300, datasets, seed)))
-        jobs += [
-            (voxel_rows, ("ar0.5", 1, 300, datasets, seed)),
-            (voxel_rows, ("ar0.5", 10, 300, datasets, seed)),
-            (voxel_rows, ("ar0.5", 3, 100, datasets, seed)),
-        ]
-        jobs += [
-            (voxel_rows, (kind, 3, 300, datasets, seed, 0.2))
-            for kind in ("ar0.3", "ar0.5", "ar0.7")
-        ] + [(voxel_rows, ("ar0.5", 1, 300, datasets, seed, 0.2))]
-        jobs += [
-            (
-                voxel_rows,
-                (f"ar0.5+{what}", 3, 300, datasets, seed, 0.0, METHODS, 60, 1999, 50, 0.2, how),
-            )
-            for how, what in REMEDY.items()
-        ]
-        jobs += [(layer_rows, (datasets, seed))]
+        jobs += voxel_jobs(datasets, seed)
     if only in (None, "intervals"):
         jobs += intervals(datasets, seed)
     rows = [
