@@ -209,13 +209,13 @@ def _stop_epochs(run, plan, arm, seed):
     return best_epochs(read_json(run.path(f"logs/tuned_seed{seed}.json")))
 
 
-def _tune_rounds(run, plan, backbone, preset, arm, seed, layers, **how):
+def _tune_rounds(run, plan, backbone, preset, arm, seed, layers, **settings):
     "(features of each round, rows of the log) of an arm."
     features, rows, stops = [], [], _stop_epochs(run, plan, arm, seed)
     name = f"{arm.replace(':', '_')}_seed{seed}"
     for number, stop in enumerate(stops):
-        how |= dict(stop_epoch=stop, folder=run.path(f"tuning/{name}/{number}/x").parent)
-        tuner, log = tune_arm(plan, number, backbone, preset, arm, seed, **how)
+        settings |= dict(stop_epoch=stop, folder=run.path(f"tuning/{name}/{number}/x").parent)
+        tuner, log = tune_arm(plan, number, backbone, preset, arm, seed, **settings)
         if arm == "head_only":
             features.append(head_features(plan, tuner, preset))
         else:
@@ -243,11 +243,11 @@ def run_arm(
     "Tune, encode and store one arm with one seed, or read it back."
     name = f"{arm.replace(':', '_')}_seed{seed}"
     file, logs = run.path(f"scores/{name}.npz"), run.path(f"logs/{name}.json")
-    how = dict(layer=read_layer, train_layers=train_layers, precision=precision, device=device)
+    settings = dict(layer=read_layer, train_layers=train_layers, precision=precision, device=device)
     if not run.done(name):
         with run.stage(name):
             features, rows = _tune_rounds(
-                run, plan, backbone, preset, arm, seed, layers, teacher=teacher, **how
+                run, plan, backbone, preset, arm, seed, layers, teacher=teacher, **settings
             )
             read = dict(delays=(0,)) if arm == "head_only" else {}
             chosen, by_layer = arm_predictions(plan, features, **read)

@@ -528,8 +528,8 @@ def story_states(
         return text_features(story, backbone, layers, preset.n_words)
     if preset.features == "same":
         return chunk_states(story, backbone, layers, preset)
-    how = SPEECH_READINGS[preset.features]
-    return speech_features(story, backbone, layers, **how, progress=progress)
+    reading = SPEECH_READINGS[preset.features]
+    return speech_features(story, backbone, layers, **reading, progress=progress)
 
 
 def plan_features(
