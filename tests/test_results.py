@@ -163,6 +163,12 @@ def test_alice_is_a_null():
     assert abs(r["tuned"] - r["permuted"]).max() < 0.006 and len(r["tuned"]) == 4
 
 
+def test_the_trained_model_adds_nothing_to_the_revoiced_story():
+    assert said("The trained tiny model adds nothing to the timing and loudness of the words")
+    gain = table("revoiced_alice").query("model == 'banded'").groupby("features").gain_average
+    assert gain.max()["tiny_speech"] < 0 < gain.min()["random"] and gain.max()["random"] < 0.05
+
+
 # ---- what lies in the folder
 
 LISTED = re.findall(
