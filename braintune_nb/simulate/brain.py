@@ -33,6 +33,8 @@ class BrainParameters:
     # correlation between two participants' meanings of the same word, 0 to 1
     latent_overlap: float = 1.0
     meaning: float = 1.0  # variance of the response to meaning in language parcels; 0: no meaning
+    # share of that variance that follows another story's meaning, 0 to 1; 1: nothing to learn
+    other_meaning: float = 0.0
     # correlation between the meanings of one concept in English and in Chinese, 0 to 1
     language_sharing: float = 1.0
     # correlation between the first dimension of meaning and the loudness of the word, 0 to 0.8
@@ -59,6 +61,7 @@ class BrainParameters:
         limits = dict(
             map_share=1,
             latent_overlap=1,
+            other_meaning=1,
             language_sharing=1,
             cue=1,
             acoustics=0.8,

@@ -162,14 +162,38 @@ def _tell(folder, lexicon, text, name, base, entry, language, layout, knobs, see
     return story, tracks
 
 
-def _with_meaning(tracks, story, text, lexicon):
-    "Add meaning and topic to the tracks of a story."
-    return tracks | meaning_tracks(
+def _own_meaning(told, lexicon):
+    "Meaning and topic of one story in time."
+    story, tracks, text = told[:3]
+    return meaning_tracks(
         story.words,
         meaning_track(text, lexicon),
         topic_track(text, lexicon, TIMESCALE),
         len(tracks["rate"]),
     )
+
+
+def _next_story(told, name):
+    "The story told after this one in its language; after the last comes the first."
+    alike = [n for n in told if told[n][0].language == told[name][0].language]
+    return alike[(alike.index(name) + 1) % len(alike)]
+
+
+def _mixed(own, other, share):
+    "A track of which `share` of the variance comes from another one, repeated to its length."
+    if not share:
+        return own
+    other = np.resize(other, own.shape)
+    scaled = other * (own.std() / other.std())
+    return (np.sqrt(1 - share) * own + np.sqrt(share) * scaled).astype(np.float32)
+
+
+def _with_meaning(told, name, lexicon, knobs):
+    "All tracks of a story: those of `_tell`, meaning and topic."
+    own = _own_meaning(told[name], lexicon)
+    other = _own_meaning(told[_next_story(told, name)], lexicon)
+    mixed = {k: _mixed(track, other[k], knobs.other_meaning) for k, track in own.items()}
+    return told[name][1] | mixed
 
 # %% ../../nbs/37_simulate.experiment.ipynb #084eec21
 def segment_rows(
@@ -234,13 +258,13 @@ def _listen(brain, number, lexicon, told, space, knobs, seed):
     """Recordings of one participant, and the ceiling implied for the mean of the repeats of the
     test stories."""
     recordings, ceilings = {}, []
-    for name, (story, tracks, text, role) in told.items():
+    for name, (story, _, _, role) in told.items():
         mine = replace(
             lexicon, meaning=private_meaning(lexicon, story.language, number, knobs, seed)
         )
         windows = {
             k: lag_windows(t, story.clock.times)
-            for k, t in _with_meaning(tracks, story, text, mine).items()
+            for k, t in _with_meaning(told, name, mine, knobs).items()
         }
         n = knobs.repeats if role == "test" else 1
         responses, motion, parts = presentations(
@@ -260,7 +284,7 @@ def _listen(brain, number, lexicon, told, space, knobs, seed):
     return recordings, np.mean(ceilings, axis=0)
 
 # %% ../../nbs/37_simulate.experiment.ipynb #846087ad
-def _write_truth(folder, lexicon, told):
+def _write_truth(folder, lexicon, told, knobs):
     "Everything about the stories that a model may not know."
     write_npz(
         folder / "truth" / "lexicon.npz",
@@ -271,8 +295,8 @@ def _write_truth(folder, lexicon, told):
         category_names=np.array(lexicon.category_names),
         **{f"words_{k}": np.array(v) for k, v in lexicon.words.items()},
     )
-    for name, (story, tracks, text, role) in told.items():
-        full = _with_meaning(tracks, story, text, lexicon)
+    for name, (story, _, text, _) in told.items():
+        full = _with_meaning(told, name, lexicon, knobs)
         write_npz(
             folder / "truth" / f"story_{name}.npz",
             words=np.array(text.words),
@@ -289,9 +313,9 @@ def _write_truth(folder, lexicon, told):
         )
 
 # %% ../../nbs/37_simulate.experiment.ipynb #fbd1a9be
-def _covariance_of(told, lexicon):
+def _covariance_of(told, lexicon, knobs):
     "Covariance of the latents over all stories that were told."
-    tracks = [_with_meaning(t, s, x, lexicon) for s, t, x, _ in told.values()]
+    tracks = [_with_meaning(told, name, lexicon, knobs) for name in told]
     return latent_covariance(tracks, [s.clock.times for s, *_ in told.values()])
 
 
@@ -299,7 +323,7 @@ def _scan_all(work, told, lexicon, surface, vertices, names, knobs, seed, layout
     "Draw every participant, let them listen, and write responses and truth, one at a time."
     space = surface_space(surface, vertices)
     write = write_lebel2023 if layout == "lebel2023" else write_bilingual
-    covariance = _covariance_of(told, lexicon)
+    covariance = _covariance_of(told, lexicon, knobs)
     stories = {name: t[0] for name, t in told.items()}
     for i, name in enumerate(names):
         brain = make_brain(name, i, surface, vertices, covariance, knobs, seed)
@@ -368,7 +392,7 @@ def simulate_experiment(
     participants = [f"sim{i + 1:02d}" for i in range(scale.participants)]
     vertices = surface_columns(surface, columns)
     _scan_all(work, told, lexicon, surface, vertices, participants, knobs, seed, layout)
-    _write_truth(work, lexicon, told)
+    _write_truth(work, lexicon, told, knobs)
     shutil.rmtree(work / "told")
     record = _record(told, surface, participants, layout, languages, seed, size, knobs, columns)
     write_atomic(work / "simulation.json", json.dumps(record, indent=1))
