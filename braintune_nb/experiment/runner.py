@@ -36,7 +36,14 @@ from braintune_nb.experiment.plan import (
     scored_responses,
 )
 from .presets import preset_fields
-from .tuning import arm_predictions, kept_epochs, plan_features, tune_arm
+from braintune_nb.experiment.tuning import (
+    arm_predictions,
+    kept_epochs,
+    plan_features,
+    realised_correlation,
+    tune_arm,
+    tuning_sections,
+)
 from ..model.backbone import load_backbone, load_speech_backbone
 from ..model.release import BrainTuner
 from ..simulate.text_model import linked_backbone
@@ -118,6 +125,7 @@ def arm_names(
 def arm_models(
     plan,  # ExperimentPlan
     arm: str,  # name of an arm
+    permutations: int = 0,  # shifts of the arm 'permuted'; 0: blocks permuted once
     # 'single_participant' -> one name a tuning participant; 'monolingual' -> one a tuning language,
     # none where there is one only; otherwise the arm itself
 ) -> list:
@@ -125,6 +133,8 @@ def arm_models(
     languages = list(dict.fromkeys(s.story.language for r in plan.rounds for s in r.tuning))
     if arm == "monolingual":
         return [f"monolingual:{name}" for name in languages] if len(languages) > 1 else []
+    if arm == "permuted" and permutations:
+        return [f"permuted:shift{draw + 1}" for draw in range(permutations)]
     if arm == "single_participant":
         return [f"single_participant:{p}" for p in plan.tuning_participants]
     return [arm]
@@ -192,7 +202,8 @@ def _store_backbone(b, folder):
 
 def _keep(run, tuner, arm):
     "Store the tuned model, or the backbone of another arm, once."
-    inner = "model" if arm == "tuned" else f"backbones/{arm.replace(':', '_')}"
+    name = "permuted" if arm == "permuted:shift1" else arm.replace(":", "_")
+    inner = "model" if arm == "tuned" else f"backbones/{name}"
     folder = _whole_folder(run.path(inner))
     if (folder / "config.json").exists() or (folder / "tuner.json").exists():
         return
@@ -221,6 +232,9 @@ def _tune_rounds(run, plan, backbone, preset, arm, seed, layers, **settings):
         else:
             features.append(plan_features(plan, tuner.backbone, layers, preset))
         rows.append(dict(arm=arm, seed=seed, round=number, log=log))
+        if arm.startswith("permuted"):
+            sections = tuning_sections(plan, number, preset, arm)
+            rows[-1]["realised_correlation"] = realised_correlation(plan, sections, arm, seed)
         if number == 0:
             _keep(run, tuner, arm)
     return features, rows
@@ -420,10 +434,10 @@ def _weight_noise(run, plan, backbone, preset, layers):
         return arm_predictions(plan, [plan_features(plan, moved, layers, preset)])[0]
 
 
-def _models_of(plan, arms, seeds):
+def _models_of(plan, arms, seeds, permutations):
     "(seed, arm, model, name under which it is compared) of every model of a run."
     for seed, arm in product(seeds, arms):
-        for model in arm_models(plan, arm):
+        for model in arm_models(plan, arm, permutations):
             yield seed, arm, model, model if arm == "monolingual" else arm
 
 
@@ -438,6 +452,7 @@ def run_arms(
     layers=None,  # layers that are encoded; None: all but the embeddings
     teacher=None,  # of 'lm_tuned' and 'speech_target'
     noise: bool = False,  # the arm 'weight_noise' too
+    permutations: int = 0,  # shifts of the arm 'permuted'; 0: blocks permuted once
     **tuning,  # of `run_arm`: read_layer, train_layers, precision, device
 ) -> tuple:  # arm -> [participant -> (T, V)], arm -> [participant -> (L, V)], training logs
     "Predictions of every arm, each stored when it is done."
@@ -445,7 +460,7 @@ def run_arms(
     _, predictions, curves = run_encoding_arms(run, plan, backbone, preset, layers, encoding_arms)
     training, common = [], (run, plan, backbone, preset)
     tuning |= dict(teacher=teacher)
-    for seed, arm, model, called in _models_of(plan, arms, seeds):
+    for seed, arm, model, called in _models_of(plan, arms, seeds, permutations):
         chosen, by_layer, logs = run_arm(*common, model, seed, layers, **tuning)
         predictions.setdefault(called, []).append(chosen)
         if arm != "head_only":

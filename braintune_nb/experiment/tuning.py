@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FALLBACK_CEILING', 'LARGEST_CEILING', 'TARGETS', 'batches', 'tuning_sections', 'brain_targets', 'stacked_targets',
            'borrowed_responses', 'single_presentation_ceiling', 'presentations_scored', 'target_ceilings',
-           'lexical_brains', 'shared_responses', 'TargetRequest', 'arm_targets', 'tuning_inputs', 'tuning_pairs',
-           'kept_epochs', 'tune_arm', 'chunk_states', 'story_states', 'plan_features', 'common_stories',
-           'arm_predictions']
+           'lexical_brains', 'shared_responses', 'TargetRequest', 'shifted_rows', 'arm_targets', 'realised_correlation',
+           'tuning_inputs', 'tuning_pairs', 'kept_epochs', 'tune_arm', 'chunk_states', 'story_states', 'plan_features',
+           'common_stories', 'arm_predictions']
 
 # %% ../../nbs/91_experiment.tuning.ipynb #158356af
 import warnings
@@ -37,7 +37,13 @@ from ..loss import get_loss
 from ..model.release import BrainTuner  # a tuner that can be stored
 from ..model.speech_inputs import speech_inputs
 from ..model.text_inputs import section_inputs
-from ..train.conditions import TUNED_ARMS, Arm, find_arm, permute_blocks
+from braintune_nb.train.conditions import (
+    TUNED_ARMS,
+    Arm,
+    circular_shift_index,
+    find_arm,
+    permute_blocks,
+)
 from braintune_nb.train.control_targets import (
     SharedResponse,
     averaged_targets,
@@ -268,9 +274,49 @@ class TargetRequest:
             return stacked_targets(self.plan, self.sections, participants)
         return [brain_targets(self.plan, s, participants) for s in self.sections]
 
+# %% ../../nbs/91_experiment.tuning.ipynb #b49e15a3
+def shifted_rows(
+    sections: list,  # of Section
+    draw: int,  # which shift: 1, 2, …
+    seed: int = 0,  # of the tuning
+) -> list:  # one a section: (T,) int, rows of its story whose responses it gets
+    "Every story shifted around by a random amount, at least a quarter of it."
+    rows = {}
+    for s in sections:
+        rows.setdefault(s.story.name, []).append(s.rows)
+    moved = {}
+    for number, (name, parts) in enumerate(rows.items()):
+        whole = np.unique(np.concatenate(parts))
+        key = [seed, 91, draw, number]
+        order = circular_shift_index(len(whole), key, max(1, len(whole) // 4))
+        moved[name] = dict(zip(whole.tolist(), whole[order].tolist()))
+    found = []
+    for s in sections:
+        there = moved[s.story.name]
+        found.append(np.array([there[row] for row in s.rows.tolist()]))
+    return found
+
+
+def _shifted(q):
+    "Responses of shifted stories; `ParameterError` where the member names no shift."
+    draw = q.member.removeprefix("shift")
+    if not draw.isdigit():
+        raise ParameterError(
+            "No such permutation",
+            place="permuted",
+            found=q.member,
+            expected="permuted, or permuted:shift1, permuted:shift2, …",
+        )
+    rows = shifted_rows(q.sections, int(draw), q.seed)
+    moved = [replace(s, rows=r) for s, r in zip(q.sections, rows)]
+    return [brain_targets(q.plan, s) for s in moved]
+
 # %% ../../nbs/91_experiment.tuning.ipynb #ad674f5b
 def _permuted(q):
-    "Blocks of ten TRs permuted, in the same way for every participant of a section."
+    """Whole stories shifted (member 'shift1', 'shift2', …), or blocks of ten TRs permuted, in the
+    same way for every participant."""
+    if q.member:
+        return _shifted(q)
     permuted = []
     for i, y in enumerate(q.responses()):
         order = permute_blocks(len(q.sections[i]), 10, q.seed * 1000 + i)
@@ -305,7 +351,7 @@ TARGETS = {
     "responses": TargetRequest.responses,
     "responses of one participant": lambda q: q.responses([q.member]),
     "responses in one language": TargetRequest.responses,  # the sections differ
-    "block-permuted responses": _permuted,
+    "permuted responses": _permuted,
     "responses to another story": lambda q: borrowed_responses(q.plan, q.sections, q.seed),
     "random codes of the words": _word_codes,
     "the model's own objective": TargetRequest.responses,  # their loss has no weight
@@ -328,6 +374,20 @@ def arm_targets(
     found, member = find_arm(arm)
     request = TargetRequest(plan, list(sections), found, member, seed, teacher, stacked)
     return TARGETS[found.targets](request)
+
+# %% ../../nbs/91_experiment.tuning.ipynb #70cf8abc
+def realised_correlation(
+    plan: ExperimentPlan,  # who tunes and who is scored on what
+    sections: list,  # of Section
+    arm: str,  # whose targets are responses of the same participants, e.g. 'permuted:shift1'
+    seed: int = 0,  # of the draws
+) -> float:  # r; mean over sections, participants and columns
+    "How far the targets of an arm still follow the real responses."
+    found = []
+    for moved, s in zip(arm_targets(plan, sections, arm, seed), sections):
+        for p, y in brain_targets(plan, s).items():
+            found.append(np.nanmean(correlation(moved[p], y)))
+    return float(np.mean(found))
 
 # %% ../../nbs/91_experiment.tuning.ipynb #d05ef5b7
 def tuning_inputs(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'tidy', 'check_summary', 'read_run', 'by_region', 'summary_alignment', 'gain_table', 'split_tables',
-           'collect']
+           'collect', 'across_simulations']
 
 # %% ../../nbs/95_report.tables.ipynb #492fadc8
 from pathlib import Path
@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..analyses.alignment import CONTROLS
 from ..core import DataError, content_hash, read_finished
+from ..encode.inference import participant_test
 from ..train.conditions import REQUIRED_ARMS
 
 # %% ../../nbs/95_report.tables.ipynb #8b0a1eb2
@@ -230,3 +232,36 @@ def _varying(settings):
 def _as_cell(value):
     "A parameter as one cell of a table."
     return str(value) if isinstance(value, (list, dict)) else value
+
+# %% ../../nbs/95_report.tables.ipynb #4d203440
+def _lead_over(gains, control):
+    "Lead of the tuned arm in each experiment (index); `gains` has one column an arm."
+    base = 0 if control == "pretrained" else gains[control]
+    return (gains["tuned"] - base).dropna()
+
+
+def _interval_row(lead):
+    "Mean of a lead over experiments, with its 95 % and its 90 % interval."
+    wide, narrow = participant_test(lead), participant_test(lead, 0.9)
+    ends = {k: wide[k] for k in ("ci_low", "ci_high")}
+    inner = dict(low_90=narrow["ci_low"], high_90=narrow["ci_high"])
+    return dict(value=wide["mean"]) | ends | inner | dict(n=wide["n"])
+
+# %% ../../nbs/95_report.tables.ipynb #a802826e
+def across_simulations(
+    # one row a model: simulation_seed, arm, region, value (gain over the pretrained model)
+    rows: pd.DataFrame,
+    by: tuple = ("other_meaning",),  # columns that tell kinds of experiments apart
+) -> pd.DataFrame:  # one row a kind, region and control: value, intervals, n experiments
+    "Lead of the tuned arm over each control, and the smallest lead, over simulated experiments."
+    found = []
+    for key, part in rows.groupby([*by, "region"]):
+        gains = part.pivot_table(index="simulation_seed", columns="arm", values="value")
+        known = [c for c in CONTROLS if c == "pretrained" or c in gains]
+        leads = pd.DataFrame({c: _lead_over(gains, c) for c in known}).dropna()
+        leads["smallest"] = leads.min(axis=1)
+        if len(leads) > 1:
+            for control in leads:
+                named = dict(zip((*by, "region"), key)) | dict(control=control)
+                found.append(named | _interval_row(leads[control]))
+    return pd.DataFrame(found)

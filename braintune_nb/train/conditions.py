@@ -54,7 +54,7 @@ _TUNED = (
     Arm(
         "permuted",
         "any training at all",
-        targets="block-permuted responses",
+        targets="permuted responses",
         stops="matched",
         source="A, C",
         colour="#D55E00",
