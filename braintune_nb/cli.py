@@ -605,7 +605,7 @@ def _option(text, *names):
     return typer.Option(*names, help=text)
 
 # %% ../nbs/99_cli.ipynb #6e18ebb6
-QUICKSTART = {"size": "8,10,1,4,3,480", "layers": "2", "epochs": "5"}  # of tune_text
+QUICKSTART = {"size": "6,12,2,4,4,660", "epochs": "6"}  # of tune_text
 # of tune_speech; its permuted arm is one permutation of blocks
 SPEECH = {"size": "listening", "languages": "en,zh", "permutations": "0"}
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from conftest import ROOT
@@ -20,7 +21,9 @@ ARMS, LEAF = (
     {"pretrained", "tuned", "permuted", "shared_subspace"},
     {"mean", "ci_low", "ci_high", "n"},
 )
-TUNE = ("run", "tune_text", "-p", "size", "smoke", "-p", "epochs", "1", "--out", "result")
+SMALLEST = dict(size="smoke", epochs="1", permutations="1")
+PAIRS = " ".join(f"-p {name} {value}" for name, value in SMALLEST.items())
+TUNE = f"run tune_text {PAIRS} --out result".split()
 # experiment -> parameters of its smallest run; every experiment but tune_text must be here
 OTHERS = {
     "pretrain_text": (
@@ -34,7 +37,19 @@ OTHERS = {
         "0.5",
     ),  # with a dose the gates are reported, not asserted
     "robustness": ("size", "smoke", "seeds", "1", "extra_seeds", "0"),
-    "tune_speech": ("size", "smoke", "epochs", "1", "languages", "en,zh"),
+    "tune_speech": ("size", "smoke", "epochs", "1", "languages", "en,zh", "permutations", "2"),
+    "demonstration": (
+        "size",
+        "smoke",
+        "epochs",
+        "1",
+        "simulations",
+        "2",
+        "tuning_seeds",
+        "2",
+        "shares",
+        "[1.0]",
+    ),
     "arms": (
         "size",
         "smoke",
@@ -252,6 +267,12 @@ def test_tune_text_keeps_the_contract_of_summary_json(tuned):
         and summary["seconds"] > 0
         and summary["peak_memory_mb"] > 100
     )
+    for region, found in summary["headline"].items():
+        leads = {c: by[region]["raw"]["mean"] for c, by in summary["over"].items()}
+        assert set(leads) == {"pretrained", "permuted", "shared_subspace", "matched_data_ridge"}
+        assert found["mean"] == min(leads.values()) == leads[found["against"]]
+        assert found["missing"] == [] and set(found["beaten"] + found["open"]) == set(leads)
+    assert "tuning " in said and "its smallest lead" in said
     assert run["parameters"]["epochs"] == 1 and run["parameters"]["size"] == "smoke"
     assert str(folder / "report.html") in said and sorted(
         p.name for p in folder.parent.iterdir()
@@ -355,7 +376,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(tuned, tmp_path):
     assert (
         process.poll() is None
         and "tuned_seed0" in now["stages"]
-        and "permuted_seed0" not in now["stages"]
+        and "permuted_shift1_seed0" not in now["stages"]
     )
     owner = json.loads(state.with_name(".lock.json").read_text())
     os.kill(owner["pid"], signal.SIGKILL)  # the process that computes
@@ -409,6 +430,21 @@ def test_robustness(tuned, tmp_path):
     assert all(-1 < float(rows[0][f"r_{arm}"]) < 1 for arm in ARMS) and float(
         rows[0]["gain_ci_low"]
     ) <= float(rows[0]["gain"]) <= float(rows[0]["gain_ci_high"])
+
+
+def test_demonstration(tuned, tmp_path):
+    folder, summary = small_run("demonstration", tmp_path, tuned[2])
+    with open(folder / "scores" / "rows.csv", encoding="utf8") as f:
+        rows = [r for r in csv.DictReader(f) if r["region"] == "language"]
+    models = Counter((r["simulation_seed"], r["arm"]) for r in rows)
+    each = dict(tuned=2, permuted=2, shared_subspace=1, matched_data_ridge=1)
+    assert models == {(s, arm): n for s in ("200", "201") for arm, n in each.items()}
+    assert {r["other_meaning"] for r in rows} == {"1.0"} and summary["experiments"] == 2
+    shifts = {r["realised_correlation"] for r in rows if r["arm"] == "permuted"}
+    assert len(shifts) == 4 and max(abs(float(x)) for x in shifts) < 0.3
+    with open(folder / "scores" / "leads.csv", encoding="utf8") as f:
+        leads = [r for r in csv.DictReader(f) if r["region"] == "language"]
+    assert len(leads) == 5 and {r["n"] for r in leads} == {"2"}
 
 
 def test_tune_speech(tuned, tmp_path):
