@@ -125,7 +125,8 @@ def seconds_of(
     text: str,  # e.g. '12.25'
 ) -> float | None:  # s; None for anything but a finite decimal number
     "The seconds that a text tells: no NaN, no infinity, no underscores, no units."
-    seconds = float(text) if NUMBER.fullmatch(text) else np.inf
+    plain = len(text) < 60 and NUMBER.fullmatch(text)  # a longer one was damaged
+    seconds = float(text) if plain else np.inf
     return seconds if np.isfinite(seconds) else None
 
 # %% ../nbs/06_clock.ipynb #9d0d7d40
@@ -208,6 +209,8 @@ def _label_kind(label):
     for kind, pattern in LOG_LABELS.items():
         if pattern.fullmatch(label):
             return kind
+    if label.lower().startswith("first"):
+        return None
     beginnings = label.split()[0][:20], label[:20]
     near = [difflib.get_close_matches(said, _KNOWN, 1, 0.75) for said in beginnings]
     return None if any(near) else "other"

@@ -15,6 +15,7 @@ from braintune_nb.data.files import require_table
 from braintune_nb.data.images import image_values, labels_on, open_image, read_gifti
 from braintune_nb.data.parcels import vertex_labels
 from braintune_nb.data.recordings import read_confounds
+from braintune_nb.data.stories import read_word_table
 from braintune_nb.model.release import BrainTuner, read_release
 from braintune_nb.simulate.text_model import toy_backbone
 
@@ -252,3 +253,15 @@ def test_a_changed_record_of_a_release_is_refused_before_anything_is_read(releas
     (tmp_path / "tuner.json").write_text("[1]")
     with pytest.raises(DataError, match="holds no record"):
         read_release(tmp_path)
+
+
+def test_zero_bytes_and_endless_numbers_in_a_table(tmp_path):
+    path = tmp_path / "words.csv"
+    good = "onset,offset,text\n0.5,1.25,one\n1.5,2.75,two\n"
+    path.write_text(good)
+    events = read_word_table(path)
+    assert (events.onset.tolist(), list(events.text)) == ([0.5, 1.5], ["one", "two"])
+    for old, new in (("two", "tw\0"), ("2.75", "2.75" + "0" * 5000)):
+        path.write_text(good.replace(old, new))
+        with pytest.raises(DataError, match="words.csv"):
+            read_word_table(path)

@@ -139,6 +139,15 @@ def read_text(
             expected="text",
             next_step=_fetch(path),
         )
+    if "\x00" in text:
+        raise DataError(
+            "This text holds a zero byte",
+            file=path,
+            place=f"character {text.index(chr(0)) + 1}",
+            found=repr(text[max(0, text.index(chr(0)) - 20) :][:40]),
+            expected="letters, digits and marks",
+            next_step=_fetch(path),
+        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 # %% ../../nbs/05_data.files.ipynb #03e991b2

@@ -92,7 +92,8 @@ def _files(folder):
     need(folder.is_dir() and not folder.is_symlink(), "not a folder")
     found, total = {}, 0
     for root, folders, names in os.walk(folder):
-        folders[:], names = ([n for n in some if n[0] != "."] for some in (folders, names))
+        folders[:] = [name for name in folders if name[0] != "."]
+        names = [name for name in names if name[0] != "."]
         for name in (*folders, *names):
             path = folder.__class__(root) / name
             relative = path.relative_to(folder).as_posix()
