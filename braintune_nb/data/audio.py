@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPEECH_RATE', 'RATES', 'TELEPHONE', 'FULL_SCALE', 'open_sound', 'sound_format', 'check_samples', 'sound_blocks',
-           'read_audio', 'sound_at']
+           'read_audio', 'sound_at', 'story_sound']
 
 # %% ../../nbs/07_data.audio.ipynb #840ece6a
 import hashlib
@@ -66,14 +66,14 @@ def _check_wav_format(path, about):
     return max(block, 1)
 
 
-def _check_wav(path):
-    "Compare the header of a WAV file with its bytes."
-    end = os.path.getsize(path)
+def _wav_layout(path, end):
+    """(bytes told by the header, first byte and length of the sound, bytes of a block, end of the
+    last chunk) of a WAV file; None for another kind of file."""
     with open(path, "rb") as f:
         head = f.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return
-        told, data, block, last = struct.unpack("<I", head[4:8])[0] + 8, (0, 0), 1, 12
+            return None
+        data, block, last = (0, 0), 1, 12
         for name, first, length in _chunks(f, end):
             f.seek(first)
             if name == b"fmt ":
@@ -81,6 +81,16 @@ def _check_wav(path):
             if name == b"data":
                 data = first, length
             last = first + length if name.isascii() and name.isalnum() | (b" " in name) else np.inf
+    return struct.unpack("<I", head[4:8])[0] + 8, data, block, last
+
+
+def _check_wav(path):
+    "Compare the header of a WAV file with its bytes."
+    end = os.path.getsize(path)
+    layout = _wav_layout(path, end)
+    if layout is None:
+        return
+    told, data, block, last = layout
     streamed = told >= 2**32 - 1 or sum(data) >= 2**32 - 1
     if sum(data) > end and not streamed:
         _refuse(path, "A sound file ends early", f"{end} bytes", f"{sum(data)} by its header")
@@ -336,6 +346,19 @@ def sound_at(
         write_atomic(target, lambda temporary: _resample(path, temporary, found, rate, channel))
         write_json(record, dict(source=str(path), rate=rate, content=file_hash(target)))
     return target, _at_rate_note(path, found, channels, channel, target, rate)
+
+
+def story_sound(
+    path,  # sound file of a story, which may be absent
+    rate: int | None = None,  # Hz; None: SPEECH_RATE
+    cache=None,  # folder of converted files; None: cache_dir()
+    channel: int | None = None,  # which one, from 0; None: their mean
+) -> tuple:  # (path of one channel at `rate`, None where there is no sound; sentence or '')
+    "The sound of a story, where there is one, at the rate of speech models; raises as `sound_at`."
+    path = Path(path)
+    if not path.exists() and not path.is_symlink():
+        return None, ""
+    return sound_at(path, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound", channel)
 
 # %% ../../nbs/07_data.audio.ipynb #a5ba37a6
 def _resample(path, target, found, rate, channel=None):

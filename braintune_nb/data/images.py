@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_RESPONSES', 'MESHES', 'library_errors', 'open_image', 'image_values', 'image_grid', 'image_tr', 'whole_labels',
-           'labels_on', 'brain_mask', 'image_table', 'grid_space', 'column_notes', 'read_gifti', 'gifti_side',
-           'require_side', 'surface_table']
+           'labels_on', 'mask_or_parcels', 'brain_mask', 'image_table', 'grid_space', 'column_notes', 'read_gifti',
+           'gifti_side', 'require_side', 'surface_table']
 
 # %% ../../nbs/15_data.images.ipynb #3f0c53b7
 import logging
@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import BraintuneError, DataError, cache_dir, content_hash
+from ..core import BraintuneError, DataError, ParameterError, cache_dir, content_hash
 from .files import file_key, keep_array, refuse_copies, require_content
-from .recordings import Space
+from .recordings import Space, nan_note
 
 # %% ../../nbs/15_data.images.ipynb #3fa3320e
 @contextmanager
@@ -252,6 +252,21 @@ def _resampled(labels, shape, affine):
         return None
 
 
+def mask_or_parcels(
+    mask=None,  # 3-D image or path; None: the brain mask where there are no parcels either
+    parcels=None,  # 3-D image or path of whole numbers
+):  # the image that says which voxels count
+    "A mask or parcels; `ParameterError` where both are given."
+    if mask is not None and parcels is not None:
+        raise ParameterError(
+            "Give a mask or parcels, not both",
+            place="mask, parcels",
+            next_step="leave one of them out",
+        )
+    chosen = parcels if mask is None else mask
+    return brain_mask() if chosen is None else chosen
+
+
 def brain_mask():  # nibabel image
     "nilearn's brain mask of MNI152, 2 mm, which is shipped with nilearn."
     from nilearn.datasets import load_mni152_brain_mask
@@ -315,9 +330,7 @@ def _finite(path, table):
         what = "Responses hold a number that is infinite in single precision"
         raise _image_error(path, what, f"volume {row}, column {column}", "finite numbers, or NaN")
     if columns := int(np.isnan(table).any(0).sum()):
-        warnings.warn(
-            f"{path}: {columns} columns hold NaN; they are kept as they are", stacklevel=5
-        )
+        warnings.warn(nan_note(path, columns), stacklevel=5)
     return table
 
 
@@ -345,7 +358,7 @@ def column_notes(
     missing = int(np.isnan(table).any(0).sum())
     still = int((table.max(0) == table.min(0)).sum())
     notes = [f"{who}: {still} of {table.shape[1]} columns do not vary"] if still else []
-    return notes + ([f"{who}: {missing} columns hold NaN; kept as they are"] if missing else [])
+    return notes + [note for note in [nan_note(who, missing)] if note]
 
 # %% ../../nbs/15_data.images.ipynb #47215299
 NOT_RESPONSES = (

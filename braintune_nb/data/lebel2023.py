@@ -23,26 +23,33 @@ from braintune_nb.core import (
     DataError,
     MissingData,
     ParameterError,
-    cache_dir,
     note_read,
     read_arrays,
     read_json,
     write_atomic,
 )
-from .audio import SPEECH_RATE, sound_at, sound_format
-from .fetch import fetch_files, plan_fetch, read_registry
+from .audio import sound_format, story_sound
+from .fetch import fetch_files, read_registry
 from braintune_nb.data.files import (
     hdf_shapes,
     hidden_note,
     open_hdf,
     read_or_map,
     read_text,
-    refuse_copies,
     require_content,
     require_table,
     visible,
 )
-from .recordings import Dataset, Recording, Space
+from braintune_nb.data.recordings import (
+    Dataset,
+    Recording,
+    Space,
+    nan_note,
+    refuse_copied_repeats,
+    refuse_copied_stories,
+    require_participants,
+    require_stories,
+)
 from braintune_nb.data.stories import (
     Events,
     Story,
@@ -178,16 +185,10 @@ def fetch_lebel2023(
     stories=None,  # names; None: all that each participant heard
     what=("responses", "textgrids", "audio"),  # also 'transforms', 'surfaces'
     data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
-    dry_run: bool = False,  # only print the plan
-    **settings,  # base_url, progress, replace, tries, timeout of `fetch_files`
+    **settings,  # base_url, dry_run, progress, replace, tries, timeout of `fetch_files`
 ) -> Path:  # folder of ds003020, for `load_lebel2023`
     "Fetch a part of ds003020 and verify it; the plan is printed first."
-    paths = lebel_paths(participants, stories, what)
-    if not dry_run:
-        return fetch_files("ds003020", paths, data_dir, **settings)
-    plan = plan_fetch("ds003020", paths, data_dir)
-    print(plan)
-    return plan.folder
+    return fetch_files("ds003020", lebel_paths(participants, stories, what), data_dir, **settings)
 
 # %% ../../nbs/13_data.lebel2023.ipynb #c5e7decb
 def write_sidecars(
@@ -256,16 +257,20 @@ def read_space(
     stored = read_arrays(note_read(path))
     if lost := {"name", "kind", "columns"} - set(stored):
         raise _not_a_space(path, f"no {', '.join(sorted(lost))}")
-    columns = stored["columns"]
+    columns, labels = stored["columns"], stored.get("labels")
     rois = {k[4:]: mask for k, mask in stored.items() if k.startswith("roi ")}
-    labels = stored.get("labels")
+    _require_one_a_column(path, columns, rois, labels)
+    names = None if labels is None else tuple(map(str, labels))
+    return Space(str(stored["name"]), str(stored["kind"]), columns, rois, names)
+
+
+def _require_one_a_column(path, columns, rois, labels):
+    "Whole numbers of columns, and masks and labels that have an entry for each of them."
     for what in (*rois.values(), *([] if labels is None else [labels])):
         if columns.ndim != 1 or what.shape != columns.shape:
             raise _not_a_space(path, f"shapes {columns.shape} and {what.shape}")
     if columns.dtype.kind not in "iu" or any(m.dtype != bool for m in rois.values()):
         raise _not_a_space(path, "numbers of columns that are not whole, or masks not of booleans")
-    names = None if labels is None else tuple(map(str, labels))
-    return Space(str(stored["name"]), str(stored["kind"]), columns, rois, names)
 
 
 def _not_a_space(path, found):
@@ -332,7 +337,7 @@ def read_story(
     name: str,  # name in the dataset
     grid,  # path of its TextGrid: tiers of words and of phones, found as `TextGrid.tier` finds them
     clock: Clock,  # TR times of the kept rows
-    audio,  # path of its sound, which may be absent
+    audio,  # path of its sound, which may be absent; None: there is none
     language: str = "en",  # 'en' or 'zh'
     identity: str | None = None,  # same for the same story in another language
     source: str = "",  # where text and times come from; default: the grid
@@ -343,14 +348,13 @@ def read_story(
     if tiers.find_tier("phone", 0)[0] is not None:
         phones = tiers.tier("phone", 0)
     phones = phones.keep([is_word(label) for label in phones.text])
-    audio = Path(audio)
     return Story(
         name,
         language,
         words_from_tier(tiers.tier("word", 1)),
         clock,
         phones if len(phones) else None,
-        audio if audio.exists() else None,
+        Path(audio) if audio is not None and Path(audio).exists() else None,
         source or str(grid),
         identity,
     )
@@ -386,13 +390,18 @@ def _respdict(folder):
         raise _bad_counts(path, str(error), what="respdict.json is not JSON") from error
     except (ValueError, RecursionError) as error:
         raise _bad_counts(path, str(error)[:80]) from error
+    _require_counts(path, counts)
+    return {story: int(n) for story, n in counts.items()}
+
+
+def _require_counts(path, counts):
+    "Stories with whole numbers that a scan can have."
     if not isinstance(counts, dict) or not counts:
         raise _bad_counts(path, f"a {type(counts).__name__}: {str(counts)[:40]}")
     for story, n in counts.items():
         whole = isinstance(n, (int, float)) and not isinstance(n, bool) and n == n // 1
         if not (whole and RESPDICT_SURPLUS < n < 100_000 and story.strip()):
             raise _bad_counts(path, f"{str(n)[:40]!r}", story)
-    return {story: int(n) for story, n in counts.items()}
 
 
 def _bad_counts(path, found, place=None, what="respdict.json does not hold numbers of TRs"):
@@ -426,28 +435,12 @@ def _wanted(folder, participants, stories):
     "(participant -> names of the stories to read, hidden files and folders)"
     root = _responses_of(folder)
     there, hidden = _there(folder)
-    for participant in participants or ():
-        if participant not in there:
-            raise MissingData(
-                "A participant is missing",
-                file=root,
-                place=participant,
-                found=", ".join(there) or "no participants",
-                next_step="check the name, or fetch the participant",
-            )
+    require_participants(participants, there, root)
     chosen = {p: there[p] for p in participants or there}
     if stories is None:
         return chosen, hidden
     for participant, names in chosen.items():
-        for story in stories:
-            if story not in names:
-                raise MissingData(
-                    "A story is missing",
-                    file=root / participant / f"{story}.hf5",
-                    place=f"{participant}, {story}",
-                    found=f"{len(names)} stories",
-                    next_step="fetch it, or leave the story or the participant out",
-                )
+        require_stories(stories, names, participant, root / participant)
     return {p: list(stories) for p in chosen}, hidden
 
 # %% ../../nbs/13_data.lebel2023.ipynb #691e1b46
@@ -530,33 +523,28 @@ def _check_published(path, participant, story, found, repeats, expected):
         )
 
 # %% ../../nbs/13_data.lebel2023.ipynb #97f7fc06
-def _nan_note(participant, name, columns, what=""):
-    if not columns:
-        return ""
-    return f"{participant}, {name}: {columns} columns hold NaN{what}; they are kept as they are"
-
-
 def _read_responses(folder, participant, story, n_respdict, published=(), cache=None):
     "Responses (T, V), repeats (R, T, V) or None, path, notes."
     path = _responses_of(folder) / participant / f"{story}.hf5"
     shapes = hdf_shapes(path)
     _check_shapes(path, participant, story, n_respdict, shapes, published)
     data, missing = read_or_map(path, "data", cache)
-    repeats, notes = None, [_nan_note(participant, story, missing)]
+    place = f"{participant}, {story}"
+    repeats, notes = None, [nan_note(place, missing)]
     if "individual_repeats" in shapes:
         repeats, lost = read_or_map(path, "individual_repeats", cache)
-        notes.append(_nan_note(participant, story, lost, " in a repeat"))
-        refuse_copies({f"repeat {k}": r for k, r in enumerate(repeats, 1)}, "repeats", path)
+        notes.append(nan_note(place, lost, " in a repeat"))
+        refuse_copied_repeats(repeats, story, path)
     if others := sorted(set(shapes) - {"data", "individual_repeats"}):
-        notes.append(f"{participant}, {story}: {', '.join(others)[:60]} in the file: not read")
+        notes.append(f"{place}: {', '.join(others)[:60]} in the file: not read")
     return data, repeats, str(path), [n for n in notes if n]
 
 # %% ../../nbs/13_data.lebel2023.ipynb #6ef6fa3e
 def _sound(path, ours, rate, channel, cache):
     "(path of the sound to use, note or ''): as it is where we wrote it and no rate was asked for."
-    if not path.exists() and not path.is_symlink() or (ours and rate is None):
+    if ours and rate is None:
         return path, ""
-    return sound_at(path, rate or SPEECH_RATE, Path(cache or cache_dir()) / "sound", channel)
+    return story_sound(path, rate, cache, channel)
 
 
 def _sound_ends_early(story):
@@ -605,11 +593,7 @@ def _recordings(folder, participant, names, told, counts, cache):
         motion = read_motion(folder, participant, name)
         found[name] = Recording(participant, told[name], data, space, repeats, motion, source)
         notes += said
-    refuse_copies(
-        {name: r.responses for name, r in found.items()},
-        f"stories of {participant}",
-        _responses_of(folder) / participant,
-    )
+    refuse_copied_stories(found, _responses_of(folder) / participant)
     return found, notes
 
 
@@ -636,14 +620,7 @@ def load_lebel2023(
     folder, counts = Path(folder), _respdict(folder)
     wanted, hidden = _wanted(folder, participants, stories)
     notes, about = [hidden_note(hidden)], read_story_notes(folder)
-    names = sorted({name for heard in wanted.values() for name in heard})
-    if not names:
-        raise MissingData(
-            "There are no responses here",
-            file=_responses_of(folder),
-            expected="UTS01/<story>.hf5",
-            next_step="fetch them, or check the folder",
-        )
+    names = _story_names(folder, wanted)
     settings = (sampling_rate, channel, cache)
     told = {name: _tell(folder, name, counts, about["stories"], settings, notes) for name in names}
     recordings = {}
@@ -652,6 +629,19 @@ def load_lebel2023(
         notes += [*said, _absent_note(participant, names, heard)]
     said = tuple(n for n in notes if n)
     return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, said)
+
+
+def _story_names(folder, wanted):
+    "Stories that somebody's responses are asked for, in order; there is at least one."
+    names = sorted({name for heard in wanted.values() for name in heard})
+    if not names:
+        raise MissingData(
+            "There are no responses here",
+            file=_responses_of(folder),
+            expected="UTS01/<story>.hf5",
+            next_step="fetch them, or check the folder",
+        )
+    return names
 
 # %% ../../nbs/13_data.lebel2023.ipynb #1dc7b8da
 def write_lebel2023(
@@ -714,6 +704,15 @@ def _check_story(folder, name, counts):
         return [str(error), *unknown]
 
 
+def _check_absent(participant, heard, names, published):
+    "Stories of the folder that a participant lacks and, by the published shapes, has heard."
+    expected = set(published) & set(names) if published else set(names)
+    absent = sorted(expected - set(heard))
+    if not absent:
+        return []
+    return [f"{participant} lacks {len(absent)} of {len(expected)} stories: {', '.join(absent)}"]
+
+
 def _check_file(folder, participant, name, counts, published):
     "Findings about one response file, from its shapes."
     path = _responses_of(folder) / participant / f"{name}.hf5"
@@ -746,10 +745,7 @@ def check_lebel2023(
         findings += _check_story(folder, name, counts)
     for participant, heard in wanted.items():
         published = _published_for(folder, participant)
-        expected = set(published) & set(names) if published else set(names)
-        if absent := sorted(expected - set(heard)):
-            few = f"{len(absent)} of {len(expected)} stories: {', '.join(absent)}"
-            findings.append(f"{participant} lacks {few}")
+        findings += _check_absent(participant, heard, names, published)
         for name in heard:
             findings += _check_file(folder, participant, name, counts, published)
     return findings
