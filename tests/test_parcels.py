@@ -9,8 +9,8 @@ import pytest
 from braintune_nb.core import DataError, ParameterError
 from braintune_nb.data.parcels import (
     GROUP_SOURCES,
-    GROUPS,
     MESHES,
+    PARCEL_GROUPS,
     load_parcels,
     make_parcels,
     parcel_group,
@@ -22,7 +22,9 @@ from braintune_nb.data.parcels import (
 from braintune_nb.data.recordings import Space
 from braintune_nb.encode.score import alignment_table, layer_table, roi_means
 
-NAMES = sorted({name for names in GROUPS.values() for name in names} | {"VMV1", "VMV2", "PIT"})
+NAMES = sorted(
+    {name for names in PARCEL_GROUPS.values() for name in names} | {"VMV1", "VMV2", "PIT"}
+)
 
 
 def write_annot(path, numbers, names):
@@ -81,7 +83,7 @@ def test_labels_are_taken_apart(label, expected):
 
 def test_a_group_has_every_vertex_of_its_parcels_on_both_sides():
     parcels = cortex()
-    for group, names in GROUPS.items():
+    for group, names in PARCEL_GROUPS.items():
         mask = parcel_group(parcels, names)
         assert mask.sum() == 2 * 3 * len(names) and set(parcels.labels[mask]) == set(names)
         assert (
@@ -89,23 +91,26 @@ def test_a_group_has_every_vertex_of_its_parcels_on_both_sides():
             == parcel_group(parcels, [f"R_{n}_ROI" for n in names]).sum()
             == 3 * len(names)
         )
-    assert set(GROUPS) == set(GROUP_SOURCES)
+    assert set(PARCEL_GROUPS) == set(GROUP_SOURCES)
 
 
 def test_b08_visual_controls_are_taken_by_name_and_not_by_position():
     """The released code kept positions in a name-sorted list that begins with two labels for
     'none': 158, 159 for V1, V2 and 111, 112 for the word-form pair."""
-    assert GROUPS["early visual"] == ("V1", "V2") and GROUPS["visual word form"] == ("PH", "TE2p")
+    assert PARCEL_GROUPS["early visual"] == ("V1", "V2") and PARCEL_GROUPS["visual word form"] == (
+        "PH",
+        "TE2p",
+    )
     parcels = cortex()
     for group, wrong in (("early visual", {"VMV1", "VMV2"}), ("visual word form", {"PIT"})):
-        found = set(parcels.labels[parcel_group(parcels, GROUPS[group])])
-        assert found == set(GROUPS[group]) and not found & wrong
+        found = set(parcels.labels[parcel_group(parcels, PARCEL_GROUPS[group])])
+        assert found == set(PARCEL_GROUPS[group]) and not found & wrong
     shuffled = make_parcels(
         parcels.labels[::-1], parcels.side[::-1], "reversed"
     )  # positions change, names do not
     np.testing.assert_array_equal(
-        parcel_group(shuffled, GROUPS["early visual"]),
-        parcel_group(parcels, GROUPS["early visual"])[::-1],
+        parcel_group(shuffled, PARCEL_GROUPS["early visual"]),
+        parcel_group(parcels, PARCEL_GROUPS["early visual"])[::-1],
     )
 
 
@@ -231,7 +236,7 @@ def test_groups_are_the_regions_of_scores():
     space = parcel_space(parcels, sides=True)
     assert (
         isinstance(space, Space)
-        and len(space.rois) == 3 * len(GROUPS)
+        and len(space.rois) == 3 * len(PARCEL_GROUPS)
         and len(space) == len(parcels)
     )
     scores = np.where(parcels.labels == "A1", np.where(parcels.side == "L", 0.4, 0.2), 0.1)
@@ -259,10 +264,10 @@ def test_a_part_of_the_vertices_gets_its_part_of_the_masks():
     parcels = cortex()
     kept = np.random.default_rng(1).permutation(len(parcels))[:50]
     space = parcel_space(parcels, kept)
-    for group, names in GROUPS.items():
+    for group, names in PARCEL_GROUPS.items():
         np.testing.assert_array_equal(space.rois[group], np.isin(parcels.labels[kept], names))
     left = parcel_space(parcels, np.arange(len(parcels) // 2))
-    assert left.rois["late language"].sum() == 3 * len(GROUPS["late language"])
+    assert left.rois["late language"].sum() == 3 * len(PARCEL_GROUPS["late language"])
     assert parcel_space(parcels, [4, 4, 5]).kind == "voxel"
 
 

@@ -13,22 +13,22 @@ from scipy import sparse
 
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, MissingData, ParameterError
-from braintune_nb.data.parcels import GROUPS, load_parcels, make_parcels, parcel_space
+from braintune_nb.data.parcels import PARCEL_GROUPS, load_parcels, make_parcels, parcel_space
 from braintune_nb.data.recordings import Recording, Space
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.data.surface import (
-    TUNING,
+    TUNING_PARCELS,
     Mapper,
     apply_mapper,
     ceiling_mask,
     coarser_mapper,
     hemisphere_counts,
     load_mapper,
+    parcel_mask,
     pick_vertices,
     save_mapper,
     surface_mapper,
     surface_meshes,
-    tuning_columns,
     volume_to_surface,
 )
 
@@ -507,24 +507,24 @@ def test_people_with_other_voxels_share_a_head_after_mapping():
 # ---- which vertices
 
 
-def test_tuning_columns_follow_names_on_any_part_of_the_mesh():
+def test_parcel_masks_follow_names_on_any_part_of_the_mesh():
     names = ["A1", "44", "V1", "A4", "PGi", "???"]
     parcels = make_parcels(names * 2, ["L"] * 6 + ["R"] * 6, "toy")
-    known = {n for g in TUNING for n in GROUPS[g]}
+    known = {n for g in TUNING_PARCELS for n in PARCEL_GROUPS[g]}
     everything = Space("toy", "vertex", np.arange(12))
     wanted = [n for n in names if n in known]
-    mask = tuning_columns(everything, parcels, wanted)
+    mask = parcel_mask(everything, parcels, wanted)
     assert mask.tolist() == [n in known for n in names] * 2 and hemisphere_counts(
         everything, parcels, mask
     ) == dict(L=4, R=4)
     part = Space("toy", "vertex", np.array([11, 8, 3, 0]))
-    assert tuning_columns(part, parcels, wanted).tolist() == [False, False, True, True]
+    assert parcel_mask(part, parcels, wanted).tolist() == [False, False, True, True]
     with pytest.raises(ParameterError, match="no parcel"):
-        tuning_columns(everything, parcels)  # the groups have parcels that this toy lacks
+        parcel_mask(everything, parcels)  # the groups have parcels that this toy lacks
     with pytest.raises(DataError, match="12 in all"):
-        tuning_columns(Space("x", "vertex", np.array([12])), parcels, wanted)
+        parcel_mask(Space("x", "vertex", np.array([12])), parcels, wanted)
     with pytest.raises(DataError, match="region"):
-        tuning_columns(Space("x", "region", np.arange(3)), parcels, wanted)
+        parcel_mask(Space("x", "region", np.arange(3)), parcels, wanted)
 
 
 def test_real_labels_paper_b_counts_are_not_those_of_its_list(real_data):
@@ -534,10 +534,13 @@ def test_real_labels_paper_b_counts_are_not_those_of_its_list(real_data):
     parcels = load_parcels(*files)
     space = Space("fsaverage6", "vertex", np.arange(len(parcels)))
     count = lambda *groups: tuple(
-        hemisphere_counts(space, parcels, tuning_columns(space, parcels, groups)).values()
+        hemisphere_counts(space, parcels, parcel_mask(space, parcels, groups)).values()
     )
-    assert count(*TUNING) == (6312, 6445) and count("late language, released") == (3001, 3479)
-    assert 4 * sum(count(*TUNING)) > 1.6 * (14_370 + 15_802)
+    assert count(*TUNING_PARCELS) == (6312, 6445) and count("late language, released") == (
+        3001,
+        3479,
+    )
+    assert 4 * sum(count(*TUNING_PARCELS)) > 1.6 * (14_370 + 15_802)
 
 
 # ---- ceilings

@@ -42,7 +42,15 @@ from braintune_nb.data.lebel2023 import (
     write_sidecars,
     write_story_files,
 )
-from .recordings import Dataset, Recording
+from braintune_nb.data.recordings import (
+    Dataset,
+    Recording,
+    nan_note,
+    refuse_copied_repeats,
+    refuse_copied_stories,
+    require_participants,
+    require_stories,
+)
 from .splits import Split
 from .stories import Story, read_textgrid, shown_words, words_from_tier
 
@@ -363,7 +371,7 @@ def _read_rows(path, key, role, n_triggers, trim, participant):
     data = data[..., trim.rows(n_triggers), :]
     if role == "trn":
         return data, None
-    refuse_copies({f"repeat {k}": r for k, r in enumerate(data, 1)}, f"repeats of {key}", path)
+    refuse_copied_repeats(data, key, path)
     return data.mean(0), data
 
 
@@ -402,34 +410,47 @@ class _Loading:
 
     def __init__(self, folder, modalities, trim, about):
         self.folder, self.modalities, self.trim, self.about = folder, modalities, trim, about
-        self.told, self.columns, self.spaces, self.notes = {}, {}, {}, []
+        self.stories, self.triggers, self.columns, self.spaces, self.notes = {}, {}, {}, {}, []
+
+    def runs(self, participant, language, mode, files, names, stories):
+        "(name of a story, run) that are asked for; stories heard once lie in a file of their own."
+        for role in {"trn", "val"} - set(files):
+            self.notes.append(f"{participant}, {language} {mode}: there is no {role} file")
+        runs = _runs_of(self.folder, language, mode, files, names)
+        require_stories(stories, runs, participant, self.folder / language)
+        return [(base, runs[base]) for base in (sorted(runs) if stories is None else stories)]
 
     def story(self, base, language, mode):
-        "(story, number of triggers of its log), read once."
+        "A story, read once."
         name = story_name(base, language, mode if len(self.modalities) > 1 else "")
-        if name not in self.told:
-            told = _tell(self.folder, name, base, language, mode, self.trim, self.about)
-            self.told[name] = told
-        return self.told[name]
+        if name not in self.stories:
+            self.stories[name], self.triggers[name] = _read_story(
+                self.folder, name, base, language, mode, self.trim, self.about
+            )
+        return self.stories[name]
 
-    def note_absent(self, who, language, mode, files):
-        "Stories heard once lie in one file, those heard several times in another."
-        for role in {"trn", "val"} - set(files):
-            self.notes.append(f"{who}, {language} {mode}: there is no {role} file")
-
-    def recording(self, who, run, story, triggers):
+    def recording(self, participant, run, story):
         "One run of a participant; columns that hold NaN are told."
         key, path, role = run
-        data, repeats = _read_rows(path, key, role, triggers, self.trim, who)
-        _require_columns(self.columns, who, path, key, data.shape[1])
-        if who not in self.spaces:
-            self.spaces[who] = _space_of(self.folder, who, data.shape[1], path)
-        if bad := int(np.isnan(data).any(0).sum()):
-            self.notes.append(
-                f"{who}, {story.name}: {bad} columns hold NaN; they are kept as they are"
-            )
-        motion = read_motion(self.folder, who, story.name)
-        return Recording(who, story, data, self.spaces[who], repeats, motion, str(path))
+        triggers = self.triggers[story.name]
+        data, repeats = _read_rows(path, key, role, triggers, self.trim, participant)
+        _require_columns(self.columns, participant, path, key, data.shape[1])
+        if participant not in self.spaces:
+            self.spaces[participant] = _space_of(self.folder, participant, data.shape[1], path)
+        bad = int(np.isnan(data).any(0).sum())
+        self.notes.append(nan_note(f"{participant}, {story.name}", bad))
+        motion, space = read_motion(self.folder, participant, story.name), self.spaces[participant]
+        return Recording(participant, story, data, space, repeats, motion, str(path))
+
+    def recordings(self, there, participants, names, stories):
+        "Participant -> name -> Recording, one language and modality after the other."
+        heard = {participant: {} for participant in participants}
+        for (language, mode), files in there.items():
+            for who in sorted(set(files) & set(heard)):
+                for base, run in self.runs(who, language, mode, files[who], names, stories):
+                    story = self.story(base, language, mode)
+                    heard[who][story.name] = self.recording(who, run, story)
+        return heard
 
 
 def _chosen_files(folder, modalities, languages):
@@ -456,33 +477,6 @@ def _chosen_files(folder, modalities, languages):
         )
     return {k: v for k, v in there.items() if languages is None or k[0] in languages}
 
-
-def _chosen_participants(folder, there, participants):
-    everyone = sorted(set().union(*there.values()))
-    for p in participants or ():
-        if p not in everyone:
-            raise MissingData(
-                "A participant is missing",
-                file=folder,
-                place=p,
-                found=", ".join(everyone),
-                next_step="check the name, or fetch the participant",
-            )
-    return list(participants or everyone)
-
-
-def _chosen_stories(place, who, runs, stories):
-    for base in stories or ():
-        if base not in runs:
-            raise MissingData(
-                "A story is missing",
-                file=place,
-                place=f"{who}, {base}",
-                found=", ".join(sorted(runs)),
-                next_step="fetch it, or leave the story or the participant out",
-            )
-    return sorted(runs) if stories is None else stories
-
 # %% ../../nbs/14_data.bilingual.ipynb #e154a99f
 def load_bilingual(
     folder,  # holds a folder a language, such as `en` and `zh`
@@ -499,24 +493,18 @@ def load_bilingual(
     (rows against triggers, logs against transcripts)."""
     folder, about, modalities = Path(folder), read_story_notes(folder), _modalities(modality)
     there = _chosen_files(folder, modalities, languages)
+    everyone = sorted(set().union(*there.values()))
+    require_participants(participants, everyone, folder)
     loading = _Loading(folder, modalities, trim, about)
-    recordings = {p: {} for p in _chosen_participants(folder, there, participants)}
-    for (language, mode), files in there.items():
-        for who in sorted(set(files) & set(recordings)):
-            runs = _runs_of(folder, language, mode, files[who], names)
-            loading.note_absent(who, language, mode, files[who])
-            for base in _chosen_stories(folder / language, who, runs, stories):
-                story, triggers = loading.story(base, language, mode)
-                recordings[who][story.name] = loading.recording(who, runs[base], story, triggers)
-    for who, heard in recordings.items():
-        arrays = {name: r.responses for name, r in heard.items()}
-        refuse_copies(arrays, f"stories of {who}", folder)
-    told = {name: story for name, (story, _) in loading.told.items()}
+    recordings = loading.recordings(there, participants or everyone, names, stories)
+    for heard in recordings.values():
+        refuse_copied_stories(heard, folder)
     notes = tuple(filter(None, (hidden_note(_hidden_of(folder)), *loading.notes)))
-    return Dataset(about["name"] or "bilingual", told, recordings, BILINGUAL_SOURCE, notes)
+    name = about["name"] or "bilingual"
+    return Dataset(name, loading.stories, recordings, BILINGUAL_SOURCE, notes)
 
 # %% ../../nbs/14_data.bilingual.ipynb #cfb275a4
-def _tell(folder, name, base, language, modality, trim, about):
+def _read_story(folder, name, base, language, modality, trim, about):
     "(a story from its log and TextGrid, number of triggers)"
     log = read_scanner_log(require_content(_log_of(folder, language, base, modality)))
     told = {
@@ -566,7 +554,7 @@ def write_bilingual(
     trim: Trim = BILINGUAL_TRIM,  # TRs that the clocks of the stories lack
     # write TextGrids, logs and sounds too; False when they are there, to add participants one by
     # one
-    told: bool = True,
+    stimuli: bool = True,
 ) -> Path:  # the folder
     """Write a dataset in the layout of the bilingual narratives; recordings with repeats go to
     the val file."""
@@ -574,21 +562,31 @@ def write_bilingual(
     modes = {s.name: _mode_of(s, modalities) for s in dataset.stories.values()}
     infix = {name: mode if len(modalities) > 1 else "" for name, mode in modes.items()}
     bases = {s.name: _base_of(s, infix[s.name]) for s in dataset.stories.values()}
-    for s in dataset.stories.values() if told else ():
-        base, place = bases[s.name], folder / s.language
-        grid = _grid_of(folder, s.language, base)
-        write_story_files(s, grid, place / "stimuli" / f"{base}.wav")
-        write_scanner_log(place / "reports" / infix[s.name] / f"{base}.report", s.clock, trim)
+    for s in dataset.stories.values() if stimuli else ():
+        _write_story(folder, s, bases[s.name], infix[s.name], trim)
     for participant, heard in dataset.recordings.items():
-        files = {}
-        for r in heard.values():
-            role = "trn" if r.repeats is None else "val"
-            files.setdefault((r.story.language, modes[r.story.name], role), []).append(r)
-        for (language, mode, role), runs in files.items():
-            path = folder / language / f"{participant}_{mode}_fmri_data_{role}.hdf"
-            _write_runs(path, runs, bases, trim)
+        for name, runs in _response_files(participant, heard, modes).items():
+            _write_runs(folder / name, runs, bases, trim)
     write_sidecars(folder, dataset, lambda name: f"{dataset.stories[name].language}/{bases[name]}")
     return folder
+
+
+def _write_story(folder, story, base, modality, trim):
+    "TextGrid, sound and scanner log of a story."
+    place = folder / story.language
+    grid = _grid_of(folder, story.language, base)
+    write_story_files(story, grid, place / "stimuli" / f"{base}.wav")
+    write_scanner_log(place / "reports" / modality / f"{base}.report", story.clock, trim)
+
+
+def _response_files(participant, recordings, modes):
+    "File -> recordings in it: one file for each language, modality and role."
+    files = {}
+    for r in recordings.values():
+        role = "trn" if r.repeats is None else "val"
+        name = f"{r.story.language}/{participant}_{modes[r.story.name]}_fmri_data_{role}.hdf"
+        files.setdefault(name, []).append(r)
+    return files
 
 
 def _mode_of(story, modalities):
@@ -734,32 +732,50 @@ def _part_of(path):
     return f"{path.split('/')[0]} {kinds[Path(path).suffix]}"
 
 # %% ../../nbs/14_data.bilingual.ipynb #a2b5b550
-def _check_runs(folder, language, mode, who, files, trim, told):
-    "Findings about one participant in one language and modality, and the names of their stories."
-    try:
-        runs = _runs_of(folder, language, mode, files, None)
-    except (DataError, MissingData) as error:
-        return [str(error)], set()
-    findings, columns, arrays = [], {}, {}
-    for base, (key, path, role) in runs.items():
+class _Checking:
+    "What the checks of a folder share: triggers of the logs that were read, and the findings."
+
+    def __init__(self, folder, trim):
+        self.folder, self.trim, self.triggers, self.findings = Path(folder), trim, {}, []
+
+    def triggers_of(self, language, mode, base):
+        "Number of triggers of a story's log; what its readers tell is a finding, once."
+        key = (language, mode, base)
+        if key not in self.triggers:
+            title, about = story_name(base, language), dict(stories={})
+            story, self.triggers[key] = _read_story(
+                self.folder, title, base, language, mode, self.trim, about
+            )
+            self.findings += [f"{title}: {note}" for note in story.notes]
+        return self.triggers[key]
+
+    def run(self, participant, run, triggers, columns, arrays):
+        "Rows and columns of one run."
+        key, path, role = run
+        arrays[key], _ = _read_rows(path, key, role, triggers, self.trim, participant)
+        _require_columns(columns, participant, path, key, arrays[key].shape[1])
+        if bad := int(np.isnan(arrays[key]).any(0).sum()):
+            self.findings.append(f"{path}, {key}: {bad} columns hold NaN in rows that are kept")
+
+    def participant(self, language, mode, participant, files):
+        "Names of the stories of one participant in one language and modality."
         try:
-            name = (language, mode, base)
-            if name not in told:
-                title = story_name(base, language)
-                about = dict(stories={})
-                story, told[name] = _tell(folder, title, base, language, mode, trim, about)
-                findings += [f"{title}: {note}" for note in story.notes]
-            arrays[base], _ = _read_rows(path, key, role, told[name], trim, who)
-            _require_columns(columns, who, path, key, arrays[base].shape[1])
-            if bad := int(np.isnan(arrays[base]).any(0).sum()):
-                findings.append(f"{path}, {key}: {bad} columns hold NaN in rows that are kept")
+            runs = _runs_of(self.folder, language, mode, files, None)
         except (DataError, MissingData) as error:
-            findings.append(str(error))
-    try:
-        refuse_copies(arrays, f"stories of {who}", Path(folder) / language)
-    except DataError as error:
-        findings.append(str(error))
-    return findings, set(runs)
+            self.findings.append(str(error))
+            return set()
+        columns, arrays = {}, {}
+        for base, run in runs.items():
+            try:
+                triggers = self.triggers_of(language, mode, base)
+                self.run(participant, run, triggers, columns, arrays)
+            except (DataError, MissingData) as error:
+                self.findings.append(str(error))
+        try:
+            refuse_copies(arrays, f"stories of {participant}", self.folder / language)
+        except DataError as error:
+            self.findings.append(str(error))
+        return set(runs)
 
 # %% ../../nbs/14_data.bilingual.ipynb #9eb0fd9c
 def check_bilingual(
@@ -769,22 +785,29 @@ def check_bilingual(
 ) -> list:  # findings, a sentence or a dictionary with severity and what; [] when all is well
     """Every fault of a folder of bilingual narratives, by name; files that changed since their
     hash was recorded and NaN in kept rows among them."""
-    modalities, known, told = MODALITIES if modality is None else _modalities(modality), {}, {}
+    modalities = MODALITIES if modality is None else _modalities(modality)
     there, hidden = _files_of(folder, modalities), hidden_note(_hidden_of(folder))
-    findings = _changed_since(folder) + ([dict(severity="note", what=hidden)] if hidden else [])
+    checking, stories = _Checking(folder, trim), {}
+    checking.findings += _changed_since(folder)
+    checking.findings += [dict(severity="note", what=hidden)] if hidden else []
     if not there:
         which = f"*_{'/'.join(modalities)}_fmri_data_*.hdf"
-        findings.append(f"no {which} under {folder}/en or another language")
+        checking.findings.append(f"no {which} under {folder}/en or another language")
     for (language, mode), files in there.items():
-        for who, roles in files.items():
-            found, stories = _check_runs(folder, language, mode, who, roles, trim, told)
-            findings += found
-            if stories:
-                known.setdefault((who, mode), {})[language] = stories
-    for (who, mode), languages in known.items():
+        for participant, roles in files.items():
+            names = checking.participant(language, mode, participant, roles)
+            if names:
+                stories.setdefault((participant, mode), {})[language] = names
+    return checking.findings + _in_one_language(stories)
+
+
+def _in_one_language(stories):
+    "Findings about stories that a participant has in one of several languages."
+    findings = []
+    for (participant, mode), languages in stories.items():
         shared = set.intersection(*languages.values())
         for only in sorted(set().union(*languages.values()) - shared):
-            findings.append(f"{who} has {only} ({mode}) in one language only")
+            findings.append(f"{participant} has {only} ({mode}) in one language only")
     return findings
 
 

@@ -440,7 +440,7 @@ def _wanted(folder, participants, stories):
     if stories is None:
         return chosen, hidden
     for participant, names in chosen.items():
-        require_stories(stories, names, participant, root / participant)
+        require_stories(stories, names, participant, root / participant, ".hf5")
     return {p: list(stories) for p in chosen}, hidden
 
 # %% ../../nbs/13_data.lebel2023.ipynb #691e1b46
@@ -559,8 +559,8 @@ def _sound_ends_early(story):
     )
 
 
-def _tell(folder, name, counts, about, settings, notes):
-    "One story; what was done to its sound goes into `notes`."
+def _read_story(folder, name, counts, about, settings):
+    "(one story, notes about its sound)"
     if name not in counts:
         raise ClockError(
             "respdict.json does not know a story",
@@ -578,23 +578,23 @@ def _tell(folder, name, counts, about, settings, notes):
         audio,
         **about.get(name, {}),
     )
-    notes += filter(None, (note, _sound_ends_early(story)))
-    return story
+    return story, [said for said in (note, _sound_ends_early(story)) if said]
 
 # %% ../../nbs/13_data.lebel2023.ipynb #7961bf82
-def _recordings(folder, participant, names, told, counts, cache):
+def _recordings(folder, participant, names, stories, counts, cache):
     "(story -> Recording of one participant, notes)"
-    published, space, found, notes = _published_for(folder, participant), None, {}, []
+    published, space, recordings, notes = _published_for(folder, participant), None, {}, []
     for name in names:
         data, repeats, source, said = _read_responses(
             folder, participant, name, counts[name], published, cache
         )
         space = space or read_space(folder, participant, data.shape[1])
         motion = read_motion(folder, participant, name)
-        found[name] = Recording(participant, told[name], data, space, repeats, motion, source)
+        story = stories[name]
+        recordings[name] = Recording(participant, story, data, space, repeats, motion, source)
         notes += said
-    refuse_copied_stories(found, _responses_of(folder) / participant)
-    return found, notes
+    refuse_copied_stories(recordings, _responses_of(folder) / participant)
+    return recordings, notes
 
 
 def _absent_note(participant, names, heard):
@@ -622,8 +622,10 @@ def load_lebel2023(
     notes, about = [hidden_note(hidden)], read_story_notes(folder)
     names = _story_names(folder, wanted)
     settings = (sampling_rate, channel, cache)
-    told = {name: _tell(folder, name, counts, about["stories"], settings, notes) for name in names}
-    recordings = {}
+    told, recordings = {}, {}
+    for name in names:
+        told[name], said = _read_story(folder, name, counts, about["stories"], settings)
+        notes += said
     for participant, heard in wanted.items():
         recordings[participant], said = _recordings(folder, participant, heard, told, counts, cache)
         notes += [*said, _absent_note(participant, names, heard)]
@@ -648,7 +650,7 @@ def write_lebel2023(
     folder,  # made if need be
     dataset: Dataset,  # what is written
     # write TextGrids and sounds too; False when they are there, to add participants one by one
-    told: bool = True,
+    stimuli: bool = True,
 ) -> Path:  # the folder
     """Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout
     cannot express."""
@@ -656,7 +658,7 @@ def write_lebel2023(
     for name, story in dataset.stories.items():
         counts[name] = len(story.clock) + RESPDICT_SURPLUS
         _require_lebel_clock(name, story.clock, counts[name])
-        if told:
+        if stimuli:
             grid = folder / "derivative" / "TextGrids" / f"{name}.TextGrid"
             write_story_files(story, grid, folder / "stimuli" / f"{name}.wav")
     write_atomic(folder / "derivative" / "respdict.json", json.dumps(counts))

@@ -212,13 +212,14 @@ def require_stories(
     there,  # names of the stories that the participant has
     participant: str,  # name
     folder,  # where they were looked for
+    ending: str = "",  # such as '.hf5', where each story has a file of its own in the folder
 ) -> None:
     "`MissingData` for a story that was asked for and that the participant lacks."
     for name in wanted or ():
         if name not in there:
             raise MissingData(
                 "A story is missing",
-                file=folder,
+                file=Path(folder) / f"{name}{ending}" if ending else folder,
                 place=f"{participant}, {name}",
                 found=f"{len(there)} stories: {', '.join(sorted(there)[:11])}",
                 next_step="fetch it, or leave the story or the participant out",

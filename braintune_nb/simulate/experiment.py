@@ -328,7 +328,7 @@ def _scan_all(work, told, lexicon, surface, vertices, names, knobs, seed, layout
     for i, name in enumerate(names):
         brain = make_brain(name, i, surface, vertices, covariance, knobs, seed)
         recordings, ceiling = _listen(brain, i, lexicon, told, space, knobs, seed)
-        write(work, Dataset(f"simulated, seed {seed}", stories, {name: recordings}), told=i == 0)
+        write(work, Dataset(f"simulated, seed {seed}", stories, {name: recordings}), stimuli=i == 0)
         arrays = dict(parcel=brain.parcel, peaks=brain.peaks, noise=brain.noise, ceiling=ceiling)
         arrays |= {f"weights_{k}": w for k, w in brain.weights.items()}
         write_npz(work / "truth" / f"participant_{name}.npz", **arrays)
