@@ -28,8 +28,8 @@ from braintune_nb.core import (
     write_arrays,
 )
 from braintune_nb.data.parcels import (
-    GROUPS,
     MESHES,
+    PARCEL_GROUPS,
     Parcels,
     load_parcels,
     make_parcels,
@@ -38,7 +38,7 @@ from braintune_nb.data.parcels import (
 )
 from ..data.recordings import highpass, zscore
 from ..data.stories import Events
-from ..data.surface import surface_meshes, tuning_columns
+from ..data.surface import parcel_mask, surface_meshes
 from .banded import BandedRidge, Design
 from .inference import VoxelTest, voxel_test
 from ..features.lowlevel import PAPER_SETS, lowlevel_features, lowlevel_vocabulary
@@ -360,9 +360,9 @@ def parcel_columns(
     if parcels is None:
         return _named(space, names)
     if mapper is None:
-        return tuning_columns(space, parcels, names)
+        return parcel_mask(space, parcels, names)
     _check_mapper(mapper, space)
-    parts = dict.fromkeys(n for group in names for n in GROUPS.get(group, (group,)))
+    parts = dict.fromkeys(n for group in names for n in PARCEL_GROUPS.get(group, (group,)))
     inside = parcel_group(parcels, list(parts))[mapper.vertices].astype(np.float32)
     weights = abs(mapper.weights)
     total = np.asarray(weights.sum(0)).ravel()
