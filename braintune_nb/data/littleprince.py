@@ -291,7 +291,7 @@ def _prince_stories(folder, code, sections, rate, cache):
 
 def _prince_recordings(participant, runs, stories, image, parcels, labels, cache):
     "(name of a story -> Recording, notes) of one participant."
-    on = labels_on(image, next(iter(runs.values())))
+    on = labels_on(image, next(iter(runs.values())), not parcels)
     space = grid_space(on, "MNIColin27", parcels, labels)
     recordings, notes = {}, []
     for section, path in runs.items():

@@ -243,7 +243,7 @@ def _narratives_story(folder, name, rows, start, sound):
     notes += [note] if note else []
     return Story(name, "en", words, clock, None, audio, str(grid)), notes
 
-# %% ../../nbs/17_data.narratives.ipynb #655e59c4
+# %% ../../nbs/17_data.narratives.ipynb #ef4f1255
 class _Columns:
     "Images of one participant as tables (T, V), and what the columns are."
 
@@ -256,7 +256,7 @@ class _Columns:
         if self.space == "fsaverage6":
             return surface_table([require_content(path) for path in images], self.cache)
         _require_tr(images[0])
-        self.grid = self.grid or labels_on(self.image, images[0])
+        self.grid = self.grid or labels_on(self.image, images[0], not self.parcels)
         return image_table(images[0], self.grid, self.parcels, self.cache)
 
     def describe(self, n):
@@ -292,7 +292,7 @@ def _require_tr(image):
             next_step="check that this is a run of Narratives",
         )
 
-# %% ../../nbs/17_data.narratives.ipynb #2e99242c
+# %% ../../nbs/17_data.narratives.ipynb #5c791a01
 class _Loading:
     "What the runs of a folder share while they are read: stories, their clocks, notes."
 
@@ -365,7 +365,7 @@ def load_narratives(
     notes = tuple(loading.notes)
     return Dataset("narratives", loading.stories, recordings, NARRATIVES_SOURCE, notes)
 
-# %% ../../nbs/17_data.narratives.ipynb #6b9874f7
+# %% ../../nbs/17_data.narratives.ipynb #96d7036c
 def _check_run(folder, participant, name, space, pipeline):
     "Findings about one run: its events, its images, the words of its story."
     events, *images = (folder / p for p in narratives_run(participant, name, space, pipeline))

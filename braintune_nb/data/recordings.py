@@ -340,7 +340,7 @@ def _whole(confounds):
 
 # %% ../../nbs/11_data.recordings.ipynb #1be06736
 MOTION_COLUMNS = "trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"  # mm, rad
-_CELL = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_CELL = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
 def _confound(cell, path, line, column):
