@@ -195,12 +195,13 @@ def test_experiments_show_what_the_findings_say_of_them():
         "md:# F\n\n> f",
         "md:## One\n\nExperiment: [`a`](../experiments/a.ipynb).\n\nWhy.",
         "plot()",
-        "md:Read.\n\n## Two\n\nNothing.",
+        "md:Read [on](#two).\n\n## Two\n\nNothing.",
     )
     books = {"findings/1_f.ipynb": said, "experiments/a.ipynb": cells("md:# A\n\n> a")}
     builder.add_findings(books)
     text = [c.source for c in books["experiments/a.ipynb"].cells]
-    assert text[1:] == ["## What was found", "### One\n\nWhy.", "plot()", "Read.\n\n"]
+    on = "Read [on](../findings/1_f.ipynb#two).\n\n"
+    assert text[1:] == ["## What was found", "### One\n\nWhy.", "plot()", on]
     assert len(said.cells) == 4 and "Experiment" in said.cells[1].source  # as it was
 
 

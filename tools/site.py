@@ -333,13 +333,13 @@ def add_findings(notebooks: dict[str, nbformat.NotebookNode]) -> None:
     for name in [n for n in notebooks if n.startswith("findings/")]:
         for cells in sections_of(notebooks[name]):
             for experiment in re.findall(r"\(\.\./(experiments/\w+\.ipynb)\)", cells[0].source):
-                found.setdefault(experiment, []).extend(cells)
+                found.setdefault(experiment, []).extend((name, cell) for cell in cells)
     for name in set(found) & set(notebooks):
         notebooks[name].cells.append(new_markdown_cell("## What was found"))
-        for cell in copy.deepcopy(found[name]):
+        for page, cell in copy.deepcopy(found[name]):
             if cell.cell_type == "markdown":
                 cell.source = re.sub(r"^Experiments?: .*\n*", "", cell.source, flags=re.M)
-                cell.source = re.sub(r"^## ", "### ", cell.source)
+                cell.source = re.sub(r"^## ", "### ", cell.source).replace("](#", f"](../{page}#")
             notebooks[name].cells.append(cell)
 
 
@@ -410,6 +410,7 @@ def write_book(root: Path, book: Path) -> None:
                 "nb_merge_streams": True,
                 "nb_output_stderr": "remove",
                 "myst_linkify_fuzzy_links": False,
+                "myst_heading_anchors": 3,
                 "html_theme_options": {
                     "use_download_button": False,
                     "show_toc_level": 2,
