@@ -1,9 +1,11 @@
-"""The front page's numbers and picture from a finished quickstart.
+"""The front page's numbers and picture from a finished run of a quickstart's kind.
 
-    braintune quickstart --out RUN
+    braintune run tune_text -p permutations 0 --out RUN
     python tests/bench/quickstart_table.py RUN
 
-writes nbs/experiments/results/quickstart.csv and nbs/images/quickstart.png.
+(or `braintune quickstart --out RUN`, with `--speech` or without) writes the rows of this size into
+nbs/experiments/results/quickstart.csv, where rows of other sizes stay, and, for a text model,
+nbs/images/quickstart.png.
 """
 
 import sys
@@ -15,23 +17,23 @@ from PIL import Image
 from braintune_nb.core import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-ARMS = {
-    "tuned": "gain",
-    "permuted": "gain_permuted",
-    "tuned minus permuted": "gain_over_permuted",
-    "tuned minus shared_subspace": "gain_over_shared_subspace",
-}  # arm -> key of summary.json
+TABLE = ROOT / "nbs/experiments/results/quickstart.csv"
+LABELS = ("simulation_seed", "size")
+ENDS = ("ci_low", "ci_high", "n")
 
 
-def rows(summary):
-    "One row an arm and region, in the schema of tracked tables."
-    for arm, key in ARMS.items():
-        for region, scores in summary[key].items():
+def rows(summary, parameters):
+    "One row an arm and region, and one a control: tuned minus this control."
+    labels = {name: parameters[name] for name in LABELS}
+    labels |= dict(tuning_seed=parameters["seed"])
+    labels["language"] = parameters.get("languages", "en").replace(",", " and ")
+    named = {arm: by for arm, by in summary["gain_arms"].items() if "oracle" not in arm}
+    named |= {f"tuned minus {control}": by for control, by in summary["over"].items()}
+    for arm, by in named.items():
+        for region, scores in by.items():
             raw = scores["raw"]
-            interval = {name: round(raw[name], 6) for name in ("ci_low", "ci_high")}
-            place = dict(simulation_seed=0, tuning_seed=0, size="listening", language="en and zh")
             own = dict(arm=arm, region=region, subset="all", value=round(raw["mean"], 6))
-            yield place | own | interval | dict(n=raw["n"])
+            yield labels | own | {name: round(raw[name], 6) for name in ENDS}
 
 
 def picture(figures):
@@ -45,7 +47,12 @@ def picture(figures):
 
 
 if __name__ == "__main__":
-    table = pd.DataFrame(rows(read_json(Path(sys.argv[1]) / "summary.json")))
-    table.to_csv(ROOT / "nbs/experiments/results/quickstart.csv", index=False)
-    picture(Path(sys.argv[1]) / "figures").save(ROOT / "nbs/images/quickstart.png")
-    print(table[table.region == "language"].to_string(index=False))
+    run = Path(sys.argv[1])
+    parameters = read_json(run / "run.json")["parameters"]
+    new = pd.DataFrame(rows(read_json(run / "summary.json"), parameters))
+    old = pd.read_csv(TABLE)
+    kept = old[old["size"] != parameters["size"]]
+    pd.concat([kept, new], ignore_index=True)[old.columns].to_csv(TABLE, index=False)
+    if "languages" not in parameters:
+        picture(run / "figures").save(ROOT / "nbs/images/quickstart.png")
+    print(new[new.region == "language"].to_string(index=False))
