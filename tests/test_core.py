@@ -27,9 +27,9 @@ from braintune_nb.core import (
     read_json,
     respect_umask,
     to_plain,
+    unlock_folder,
     write_arrays,
     write_atomic,
-    unlock_folder,
     write_json,
 )
 
