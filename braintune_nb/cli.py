@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import tokenize
+import warnings
 from contextlib import contextmanager, suppress
 from importlib import import_module, resources
 from pathlib import Path
@@ -410,6 +411,7 @@ def _execute(notebook, executed, parameters, **settings):
             kernel_name=kernel,
             language="python",
             progress_bar=False,
+            start_timeout=600,  # s; a busy machine takes minutes
             request_save_on_cell_execute=False,
             stdout_file=_Terminal(sys.stdout),
             stderr_file=_Terminal(sys.stderr),
@@ -451,6 +453,12 @@ def run_experiment(
                 place=partial if partial.is_dir() else None,
                 next_step="free memory or ask for less, then repeat the command: it continues",
             ) from None
+        except RuntimeError as e:  # killed before its first answer, or no answer in time
+            raise RunError(
+                "The process of the notebook did not start",
+                found=str(e),
+                next_step="free processor and memory, then repeat the command",
+            ) from None
         if not (out / "run.json").exists():
             raise RunError(
                 "The experiment ended without a finished run",
@@ -478,7 +486,8 @@ def _print_table(title, columns, rows):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    look = dict(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(title=visible(title), title_justify="left", **look)
     for column in columns:
         table.add_column(column, justify="left", overflow="fold")
     for row in rows:
@@ -905,12 +914,24 @@ def _fail(error, code):
     raise SystemExit(code) from None
 
 
+@contextmanager
+def _plain_warnings():
+    "Show control characters in warnings, which may name files, instead of obeying them."
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda *about, **more: visible(usual(*about, **more), keep="\n\t")
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def main(
     words=None,  # command line without the program's name; None takes sys.argv
 ) -> None:  # leaves through SystemExit
     "The `braintune` command."
     try:
-        app(_join(sys.argv[1:] if words is None else words), prog_name="braintune")
+        with _plain_warnings():
+            app(_join(sys.argv[1:] if words is None else words), prog_name="braintune")
     except BraintuneError as e:
         _fail(e, 2 if isinstance(e, ParameterError) else 1)
     except OSError as e:

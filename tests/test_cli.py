@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nbformat
@@ -14,8 +15,9 @@ import papermill
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from braintune_nb import cli
 from braintune_nb.cli import experiments, known_parameters, main, parse_value
-from braintune_nb.core import ParameterError
+from braintune_nb.core import ParameterError, RunError
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 900  # s until a command counts as hanging; how long one takes is the machine's affair
@@ -223,6 +225,18 @@ def test_a_bug_shows_its_traceback_only_on_request(here):
     assert code == 1 and "1/0" in err
 
 
+def test_a_kernel_that_does_not_start_is_said_so(here, monkeypatch):
+    def execute(*args, **settings):
+        assert settings["start_timeout"] == 600
+        raise RuntimeError("Kernel didn't respond in 600 seconds")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    with pytest.raises(RunError, match="did not start") as error:
+        cli.run_experiment(here / "tiny.ipynb", {}, here / "r")
+    assert error.value.found == "Kernel didn't respond in 600 seconds"
+    assert not (here / "r.partial").exists()
+
+
 def test_a_killed_kernel_is_said_so(here):
     code, _, err = braintune(here, "run", "tiny.ipynb", "-p", "label", "dies", "--out", "r")
     assert (
@@ -428,6 +442,24 @@ def test_nothing_a_file_holds_is_obeyed_by_the_terminal(here):
     for text in (out, err):
         assert not {"\x1b", "\x07", "\x9b"} & set(text.replace("\x1b[A", ""))
     assert "story \\x1b]0;owned\\x07 \\x1b[2J" in out and "a\\x1b[2Jb" in err
+
+
+def test_names_of_folders_are_shown_and_not_obeyed(tmp_path, monkeypatch, capsys):
+    odd = tmp_path / "da\x1b[31mta"
+    (odd / "derivative").mkdir(parents=True)
+
+    def check(folder):
+        said = warnings.formatwarning(f"{folder}: silent", UserWarning, "a.py", 1, "")
+        print(said, file=sys.stderr)
+        return [f"{folder} is odd"]
+
+    monkeypatch.setattr(cli, "_data_function", lambda module, name: check)
+    before = warnings.formatwarning
+    with pytest.raises(SystemExit):
+        main(["check", "lebel2023", str(odd)])
+    out, err = capsys.readouterr()
+    assert "da\\x1b[31mta" in out.replace("\n", "") and "da\\x1b[31mta: silent" in err
+    assert "\x1b" not in out + err and warnings.formatwarning is before
 
 
 def test_places_that_cannot_be_a_run_are_refused_at_once(here, monkeypatch, capsys):
