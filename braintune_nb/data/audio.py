@@ -247,19 +247,24 @@ class _ChannelFacts:
         return (self.power > 0) & ((levels <= 3) | still | sparse) & (levels.max() > 100)
 
 # %% ../../nbs/07_data.audio.ipynb #85f22378
+def _require_channel(path, channel, channels):
+    "Refuse (`ParameterError`) anything but a number from 0 to `channels` - 1."
+    if isinstance(channel, (bool, float)) or channel not in range(channels):
+        raise ParameterError(
+            "There is no such channel",
+            file=path,
+            place="channel",
+            found=channel,
+            expected=f"0 to {channels - 1}, or None for their mean",
+        )
+
+
 def _mixed(path, channel):
     "Sentence about how the channels of a file become one; `DataError` where they cannot."
     with open_sound(path) as sound:
         channels, rate = sound.channels, sound.samplerate
     if channel is not None:
-        if channel not in range(channels):
-            raise ParameterError(
-                "There is no such channel",
-                file=path,
-                place="channel",
-                found=channel,
-                expected=f"0 to {channels - 1}, or None for their mean",
-            )
+        _require_channel(path, channel, channels)
         return f"channel {channel} of {channels}" if channels > 1 else ""
     if channels == 1:
         return ""
@@ -334,6 +339,8 @@ def sound_at(
 ) -> tuple:  # (path of one channel at `rate`, sentence about what was done or '')
     "One channel at the asked rate, converted once."
     found, channels, seconds = sound_format(path)
+    if channel is not None:
+        _require_channel(path, channel, channels)
     if (found, channels) == (rate, 1):
         return Path(path), ""
     folder = Path(folder or cache_dir() / "sound")

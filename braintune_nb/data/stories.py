@@ -29,22 +29,24 @@ from braintune_nb.data.transcripts import (
 
 # %% ../../nbs/10_data.stories.ipynb #e0b6a0c7
 _WITHOUT_BLANKS = frozenset("zh yue wuu nan hak gan hsn ja th lo km my".split())
+_LONG = dict(cmn="zh", zho="zh", chi="zh", jpn="ja", tha="th", lao="lo", khm="km", mya="my")
+_LONG |= dict(bur="my", chs="zh", cht="zh", eng="en", fra="fr", fre="fr", deu="de", ger="de", spa="es")
 
 
 def language_of(
     tag: str,  # 'en-GB', 'zh-TW', 'zh-Hant', 'yue', ...
 ) -> str:  # 'en', 'zh', 'zh', 'yue'
     "The language that a tag names, without script and region; Cantonese is not Mandarin."
-    found = re.match("([a-z]+)(?:-([a-z]{3})(?![a-z0-9]))?", tag.lower())
+    found = re.match("([a-z]+)(?:[-_]([a-z]{3})(?![a-z0-9]))?", tag.lower())
     language = found[2] or found[1] if found else tag.lower()
-    return "zh" if language == "cmn" else language
+    return _LONG.get(language, language)
 
 
 def joins_without_blanks(
     tag: str,  # 'en', 'zh-TW', ...
 ) -> bool:
     "Whether words of this language are written without blanks between them."
-    return language_of(tag) in _WITHOUT_BLANKS and "latn" not in tag.lower().split("-")
+    return language_of(tag) in _WITHOUT_BLANKS and "latn" not in re.split("[-_]", tag.lower())
 
 # %% ../../nbs/10_data.stories.ipynb #03603b4c
 @dataclass(frozen=True, eq=False)
