@@ -453,6 +453,8 @@ def run_experiment(
                 place=partial if partial.is_dir() else None,
                 next_step="free memory or ask for less, then repeat the command: it continues",
             ) from None
+        except BraintuneError:
+            raise
         except RuntimeError as e:  # killed before its first answer, or no answer in time
             raise RunError(
                 "The process of the notebook did not start",

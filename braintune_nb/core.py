@@ -313,6 +313,7 @@ def write_atomic(
         try:
             if callable(content):
                 content(temporary)
+                respect_umask(temporary)
             else:
                 temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             with open(temporary, "rb") as f:
@@ -336,13 +337,15 @@ def remove_temporary(
 
 
 def respect_umask(
-    path,  # a file that a library made with permissions of its own
+    path,  # a file that a library made with permissions of its own, or a folder of such files
 ) -> Path:  # `path`
-    "Give a file the permissions that `open` would have given it."
+    "Give a file, or all files of a folder, the permissions that `open` would have given them."
     path = Path(path)
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     probe = _temporary(path)
     try:
-        path.chmod(probe.stat().st_mode & 0o777)
+        for file in files:
+            file.chmod(probe.stat().st_mode & 0o777)
     finally:
         probe.unlink(missing_ok=True)
     return path

@@ -481,6 +481,7 @@ def test_permissions_follow_the_umask(tmp_path, mask, mode):
         (tmp_path / "c").write_text("x")
         (tmp_path / "c").chmod(0o600)
         respect_umask(tmp_path / "c")
+        write_atomic(tmp_path / "d", lambda path: (path.write_text("x"), path.chmod(0o600)))
     finally:
         os.umask(old)
     assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {mode}

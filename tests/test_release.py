@@ -403,6 +403,14 @@ def test_the_card_says_what_was_not_given(tmp_path):
     ]
 
 
+def test_who_may_read_a_release_is_as_for_any_new_file(released):
+    _, folder, *_ = released
+    new = folder.parent / "new"
+    new.write_text("x")
+    modes = {p.name: p.stat().st_mode for p in folder.rglob("*") if p.is_file()}
+    assert len(modes) > 5 and set(modes.values()) == {new.stat().st_mode}
+
+
 def test_nothing_is_pickled_and_nothing_of_an_earlier_release_stays(released):
     tuner, folder, *_ = released
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {

@@ -30,7 +30,9 @@ from braintune_nb.data.transcripts import (
 # %% ../../nbs/10_data.stories.ipynb #e0b6a0c7
 _WITHOUT_BLANKS = frozenset("zh yue wuu nan hak gan hsn ja th lo km my".split())
 _LONG = dict(cmn="zh", zho="zh", chi="zh", jpn="ja", tha="th", lao="lo", khm="km", mya="my")
-_LONG |= dict(bur="my", chs="zh", cht="zh", eng="en", fra="fr", fre="fr", deu="de", ger="de", spa="es")
+_LONG |= dict(
+    bur="my", chs="zh", cht="zh", eng="en", fra="fr", fre="fr", deu="de", ger="de", spa="es"
+)
 
 
 def language_of(

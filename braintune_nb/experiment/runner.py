@@ -21,6 +21,7 @@ from braintune_nb.core import (
     ParameterError,
     read_arrays,
     read_json,
+    respect_umask,
     write_arrays,
     write_json,
 )
@@ -181,6 +182,7 @@ def _replace_folder(folder, make):
     for left in (part, new):
         shutil.rmtree(left, ignore_errors=True)
     make(part)
+    respect_umask(part)
     os.replace(part, new)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -18,6 +18,7 @@ from braintune_nb.core import (
     cache_dir,
     content_hash,
     read_json,
+    respect_umask,
     seed_everything,
     write_json,
 )
@@ -201,6 +202,7 @@ def _keep_reader(folder, model, tokenizer, parameters, corpus, log):
     "Model, tokenizer, and what they were made of."
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    respect_umask(folder)
     told = dict(
         parameters,
         sentences={l: len(t) for l, t in corpus.items()},
@@ -260,6 +262,7 @@ def _tuned_folder(run, name, make):
             model, log = make()
             model.model.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
+            respect_umask(folder)
             write_json(run.path(f"logs/{name}.json"), log)
     return folder
 

@@ -28,6 +28,7 @@ from braintune_nb.core import (
     read_arrays,
     read_json,
     read_record,
+    respect_umask,
     to_plain,
     write_arrays,
     write_atomic,
@@ -487,6 +488,7 @@ def _write_backbone(folder, backbone):
         if bars:
             chatter.enable_progress_bar()
     (backbone.extractor if speech else backbone.tokenizer).save_pretrained(folder)
+    respect_umask(folder)
 
 
 def _heads_of(tuner):

@@ -20,6 +20,7 @@ from braintune_nb.core import (
     ModelError,
     RunError,
     read_json,
+    respect_umask,
     seed_everything,
     write_atomic,
     write_json,
@@ -805,8 +806,7 @@ def save_speech_model(
         sampling_rate=RATE, do_normalize=False, return_attention_mask=False
     ).save_pretrained(folder)
     save_file(heads.state_dict(), folder / "heads.safetensors", metadata={"format": "pt"})
-    for name in ("model", "heads"):
-        (folder / f"{name}.safetensors").chmod(0o644)
+    respect_umask(folder)
     write_json(folder / "heads.json", dict(phones=heads.phones, words=heads.words))
     write_json(folder / "gates.json", dict(gates=gates, training=facts))
     write_atomic(folder / "README.md", speech_model_card(gates, facts))

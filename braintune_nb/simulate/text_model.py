@@ -23,6 +23,7 @@ from braintune_nb.core import (
     cached_folder,
     content_hash,
     read_record,
+    respect_umask,
     seed_everything,
     write_atomic,
     write_json,
@@ -642,7 +643,7 @@ def save_text_model(
     holds a model."""
     folder = model_folder(folder, overwrite)
     model.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)
+    respect_umask(folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     write_json(folder / "gates.json", dict(gates=gates, training=facts))
     write_atomic(folder / "README.md", text_model_card(gates, facts))

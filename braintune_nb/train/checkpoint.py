@@ -9,8 +9,8 @@ __all__ = ['full_tensor', 'distribute_like', 'save_checkpoint', 'load_checkpoint
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..core import RunError, write_atomic
+from ..core import RunError, respect_umask, write_atomic
 
 # %% ../../nbs/60_train.checkpoint.ipynb #8bf541a3
 def _tensors(model):
@@ -103,11 +103,13 @@ def _write_whole(folder, name, files, keep):
     folder.mkdir(parents=True, exist_ok=True)
     while (folder / name).exists():
         name += "+"  # saved twice at one step: the older stays whole until the newer is
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+    temporary = folder / f".partial-{secrets.token_hex(6)}"
+    temporary.mkdir()
     for file, write in files.items():
         write(temporary / file)
     digests = {file: _digest(temporary / file) for file in files}
     (temporary / "manifest.json").write_text(json.dumps(digests))
+    respect_umask(temporary)
     for path in temporary.iterdir():
         _sync(path)
     _sync(temporary)

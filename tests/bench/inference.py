@@ -562,7 +562,6 @@ def values_rows(people, stories, seeds, datasets, seed):
     """Scores made of people, stories, seeds and their interaction: how often intervals miss the
     mean."""
 
-
     rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)
     names = (
         "random_effects_interval",
