@@ -625,6 +625,7 @@ def fetch_files(
     paths=None,  # paths in the registry; None: all
     data_dir=None,  # folder of data sets; None: BRAINTUNE_DATA, else ~/braintune_data
     base_url=None,  # address of the data set's top folder; None: OpenNeuro's storage
+    dry_run: bool = False,  # only print the plan
     progress: bool = True,  # print the plan and draw a bar
     replace: bool = False,  # fetch anew what is there and does not verify
     tries: int = 3,  # attempts a file, for connections that break
@@ -633,8 +634,10 @@ def fetch_files(
     """Fetch what is missing and verify it. Raises ParameterError (unknown file), DataError
     (wrong, short, pointer, no room), MissingData (server)."""
     plan = plan_fetch(dataset, paths, data_dir)
-    if progress:
+    if progress or dry_run:
         print(plan)
+    if dry_run:
+        return plan.folder
     wanted = _planned(plan, replace)
     if not wanted:
         return plan.folder
@@ -756,12 +759,8 @@ def _say_plan(folder, urls, states, wanted, record):
     "Print what a fetch will do."
     verified = sum(s == "verified" for s in states.values())
     first = sum(p not in record for p in wanted)
-    print(
-        visible(
-            f"{folder.name}: {len(urls)} files; {verified} verified, {len(wanted)} to fetch, {first}"
-            f" of them for the first time, into {folder}"
-        )
-    )
+    counts = f"{verified} verified, {len(wanted)} to fetch, {first} of them for the first time"
+    print(visible(f"{folder.name}: {len(urls)} files; {counts}, into {folder}"))
 
 # %% ../../nbs/09_data.fetch.ipynb #76d4f0f8
 def fetch_recorded(
