@@ -690,6 +690,22 @@ def test_stale_outputs_are_seen(tmp_path):
     assert outputs.stale(tmp_path) == [path]
 
 
+def test_a_cell_that_draws_without_a_picture_is_stale(tmp_path):
+    path = made(
+        tmp_path, "md:# T", "fig, ax = plt.subplots()\nax.plot(3)", name="nbs/20_made.ipynb"
+    )
+    assert outputs.blind(path)
+    nb = read(path)
+    picture = {"image/png": "iVBORw0KGgo="}
+    nb.cells[1].outputs = [nbformat.v4.new_output("display_data", picture)]
+    nbformat.write(nb, path)
+    assert not outputs.blind(path)
+    for quiet in ("def f():\n    plt.subplots()", "#| export\nplt.subplots()", "plt.plot", "1"):
+        assert not outputs.draws(quiet)
+    assert outputs.draws("for a in 1, 2:\n    plt.figure()") and outputs.draws("plt.show()")
+    assert not outputs.draws("plt.figure()\nplt.close('all')")
+
+
 # ---- trust
 
 PICKLE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

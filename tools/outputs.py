@@ -13,6 +13,7 @@ import argparse
 import ast
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "braintune_nb"
+INLINE = "module://matplotlib_inline.backend_inline"  # or pictures are not stored
 DATA = {"model.backbone": "weights"}  # a module whose results depend on files of the package
 
 
@@ -132,9 +134,32 @@ def stored(path: Path) -> str | None:
     return nbformat.read(path, as_version=4).metadata.get("braintune", {}).get("executed")
 
 
+def draws(source: str) -> bool:
+    "Whether a cell makes a figure that stays open, by itself and not in a function."
+    if re.search(r"^#\|\s*exports?\b", source, re.M) or "plt.close(" in source:
+        return False
+    todo, calls = [_parse(source)], set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Call):
+            calls.add(ast.unparse(node.func))
+        if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)):
+            todo += ast.iter_child_nodes(node)
+    return bool(calls & {"plt.subplots", "plt.figure", "plt.show"})
+
+
+def blind(path: Path) -> bool:
+    "Whether a cell of the notebook at `path` draws and has no picture stored."
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and draws(cell.source):
+            if not any("image/png" in o.get("data", {}) for o in cell.outputs):
+                return True
+    return False
+
+
 def stale(root: Path = ROOT) -> list[Path]:
-    "Notebooks whose stored outputs were made by other code than that of now."
-    return [p for p in notebooks(root) if stored(p) != fingerprint(p, root)]
+    "Notebooks whose stored outputs were made by other code than that of now, or lack pictures."
+    return [p for p in notebooks(root) if stored(p) != fingerprint(p, root) or blind(p)]
 
 
 def execute(path: Path, root: Path = ROOT) -> None:
@@ -185,6 +210,7 @@ def main(arguments: list[str]) -> int:
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["MPLBACKEND"] = INLINE
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets are
     if not os.environ.get("BRAINTUNE_DATA"):
         print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)

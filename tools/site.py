@@ -60,7 +60,7 @@ EXTENSIONS = [
 ]  # those of Jupyter Book that the pages use
 STYLE = """
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
-div.highlight pre { font-size: 0.78rem; }
+div.highlight pre { font-size: 0.75rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .bd-article h1 { font-size: 2rem; } .bd-article h2 { font-size: 1.5rem; } .bd-article h3 { font-size: 1.15rem; }
 """
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -409,6 +409,7 @@ def write_book(root: Path, book: Path) -> None:
                 "html_css_files": ["chapters.css"],
                 "nb_merge_streams": True,
                 "nb_output_stderr": "remove",
+                "nb_render_markdown_format": "myst",
                 "myst_linkify_fuzzy_links": False,
                 "myst_heading_anchors": 3,
                 "html_theme_options": {
