@@ -24,6 +24,7 @@ from braintune_nb.core import (
     write_json,
 )
 from braintune_nb.data.files import (
+    damaged_file,
     file_key,
     is_kept,
     require_content,
@@ -32,14 +33,7 @@ from braintune_nb.data.files import (
 
 # %% ../../nbs/07_data.audio.ipynb #81260bb4
 def _refuse(path, what, found, expected, place=None):
-    raise DataError(
-        what,
-        file=path,
-        place=place,
-        found=found,
-        expected=expected,
-        next_step="fetch the file again and compare its size, or write it again from its source",
-    )
+    raise damaged_file(path, what, found, expected, place)
 
 
 def _chunks(f, end):

@@ -17,7 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from ..core import BraintuneError, DataError, ParameterError, cache_dir, content_hash
-from .files import file_key, keep_array, refuse_copies, require_content
+from braintune_nb.data.files import (
+    damaged_file,
+    file_key,
+    keep_array,
+    refuse_copies,
+    require_content,
+)
 from .recordings import Space, nan_note
 
 # %% ../../nbs/15_data.images.ipynb #3fa3320e
@@ -33,20 +39,9 @@ def library_errors(
     except BraintuneError:
         raise
     except Exception as error:
-        raise _image_error(
+        raise damaged_file(
             path, what, f"{type(error).__name__}: {error}"[:120], expected
         ) from error
-
-
-def _image_error(path, what, found, expected, place=None):
-    return DataError(
-        what,
-        file=path,
-        place=place,
-        found=found,
-        expected=expected,
-        next_step="fetch the file again and compare its size, or write it again from its source",
-    )
 
 # %% ../../nbs/15_data.images.ipynb #ffca52a4
 def _check_header(path, image):
@@ -62,7 +57,7 @@ def _check_header(path, image):
     scale = float(raw["scl_slope"]), float(raw["scl_inter"])
     if not np.isfinite(scale).all() and not np.isnan(scale).all():  # two NaN: not scaled
         what = "The numbers of an image are scaled by something that is no number"
-        raise _image_error(path, what, f"slope {scale[0]}, intercept {scale[1]}", "finite numbers")
+        raise damaged_file(path, what, f"slope {scale[0]}, intercept {scale[1]}", "finite numbers")
     _check_place(path, image, raw["pixdim"][1:4])
 
 
@@ -70,10 +65,10 @@ def _check_place(path, image, sizes):
     "Voxels have a size, and the grid has a place in space."
     if not np.isfinite(sizes).all():
         what = "The voxels of an image have no size"
-        raise _image_error(path, what, f"{sizes.tolist()}", "finite numbers of mm")
+        raise damaged_file(path, what, f"{sizes.tolist()}", "finite numbers of mm")
     if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
         what = "The grid of an image has no place in space"
-        raise _image_error(path, what, f"affine {image.affine.tolist()}", "an affine with volume")
+        raise damaged_file(path, what, f"affine {image.affine.tolist()}", "an affine with volume")
 
 
 def _check_size(path, image):
@@ -83,7 +78,7 @@ def _check_size(path, image):
     wanted += int(image.dataobj.offset)
     if wanted > (1100 * size if packed else size):
         what = "This image cannot be read to its end"
-        raise _image_error(path, what, f"{size} bytes", f"{wanted} bytes, as its header says")
+        raise damaged_file(path, what, f"{size} bytes", f"{wanted} bytes, as its header says")
     if not packed and wanted < size:
         warnings.warn(f"{path}: {size - wanted} bytes behind the image are not read", stacklevel=4)
 
@@ -101,7 +96,7 @@ def open_image(
             _check_header(path, image)
         kind = image.get_data_dtype().kind
     if kind not in "iuf":
-        raise _image_error(path, "An image does not hold real numbers", f"kind {kind}", "numbers")
+        raise damaged_file(path, "An image does not hold real numbers", f"kind {kind}", "numbers")
     _check_size(path, image)
     return image
 
@@ -158,7 +153,7 @@ def image_tr(
         unit = header.get_xyzt_units()[1]
         tr = float(header["pixdim"][4]) * {"msec": 1e-3, "usec": 1e-6}.get(unit, 1)
     if not 0 <= tr < 1e4 or unit not in ("sec", "msec", "usec", "unknown"):
-        raise _image_error(path, "The TR of an image is no time", f"{tr} {unit}", "seconds")
+        raise damaged_file(path, "The TR of an image is no time", f"{tr} {unit}", "seconds")
     return tr
 
 # %% ../../nbs/15_data.images.ipynb #d636675e
@@ -176,7 +171,7 @@ def whole_labels(
     values = values.reshape(values.shape[:3]) if values.shape[3:] in ((1,), (1, 1)) else values
     if values.ndim != 3 or values.dtype.kind not in "iufb":
         found = f"{values.dtype} of shape {values.shape}"
-        raise _image_error(path, "Labels are not one map of numbers", found, "three axes")
+        raise damaged_file(path, "Labels are not one map of numbers", found, "three axes")
     whole = np.rint(_without_nan(values, path).astype(float))
     _check_labels(path, values, whole)
     return nibabel.Nifti1Image(whole.astype(np.int32), image.affine)
@@ -328,7 +323,7 @@ def _finite(path, table):
     if np.isinf(table).any():
         row, column = np.argwhere(np.isinf(table))[0]
         what = "Responses hold a number that is infinite in single precision"
-        raise _image_error(path, what, f"volume {row}, column {column}", "finite numbers, or NaN")
+        raise damaged_file(path, what, f"volume {row}, column {column}", "finite numbers, or NaN")
     if columns := int(np.isnan(table).any(0).sum()):
         warnings.warn(nan_note(path, columns), stacklevel=5)
     return table
@@ -383,19 +378,19 @@ def read_gifti(
     told = "This is not a readable GIFTI file", "GIFTI"
     content = require_content(path).read_bytes()
     if b"ExternalFileBinary" in content:
-        raise _image_error(path, "The numbers of a GIFTI file lie in another file", *told)
+        raise damaged_file(path, "The numbers of a GIFTI file lie in another file", *told)
     if b"<!ENTITY" in content:
-        raise _image_error(path, "A GIFTI file defines words of its own", "<!ENTITY", "plain GIFTI")
+        raise damaged_file(path, "A GIFTI file defines words of its own", "<!ENTITY", "plain GIFTI")
     with library_errors(path, *told), warnings.catch_warnings():
         warnings.simplefilter("error")  # another number of arrays than the file says
         image = nibabel.GiftiImage.from_bytes(content)
     if not image.darrays:
-        raise _image_error(path, "A GIFTI file holds no array", "0 arrays", "at least 1")
+        raise damaged_file(path, "A GIFTI file holds no array", "0 arrays", "at least 1")
     if str(image.version).partition(".")[0] != "1":
-        raise _image_error(path, told[0], f"version {image.version!r}", "GIFTI, version 1")
+        raise damaged_file(path, told[0], f"version {image.version!r}", "GIFTI, version 1")
     orders = re.findall(rb"Endian\s*=\s*[\"']([^\"']*)", content)
     if len(orders) < len(image.darrays) or set(orders) - {b"BigEndian", b"LittleEndian"}:
-        raise _image_error(path, told[0], f"orders of bytes {orders[:5]}", "one for each array")
+        raise damaged_file(path, told[0], f"orders of bytes {orders[:5]}", "one for each array")
     return image
 
 
@@ -437,7 +432,7 @@ def _series(path, side):
     shapes = {a.shape for a in arrays}
     if len(intents) > 1 or intents & set(NOT_RESPONSES) or len(shapes) > 1:
         found = f"{', '.join(sorted(intents))} of shapes {sorted(shapes)[:3]}"
-        raise _image_error(path, "A GIFTI file holds no responses", found, "one time series")
+        raise damaged_file(path, "A GIFTI file holds no responses", found, "one time series")
     with np.errstate(over="ignore"):
         return _finite(path, _by_time(path, arrays).astype(np.float32))
 
@@ -451,7 +446,7 @@ def _by_time(path, arrays):
         return arrays[0].T
     if arrays[0].size != max(arrays[0].shape, default=0):
         found = f"{len(arrays)} arrays of shape {arrays[0].shape}"
-        raise _image_error(path, "A GIFTI file holds no responses", found, "one array a volume")
+        raise damaged_file(path, "A GIFTI file holds no responses", found, "one array a volume")
     return np.stack([a.ravel() for a in arrays])
 
 # %% ../../nbs/15_data.images.ipynb #02e40053
