@@ -57,7 +57,7 @@ RESULTS = ROOT / "nbs" / "experiments" / "results" / "bilingual_calibration.csv"
 
 
 def rows(part, case, measure):
-    columns = ("value", "low", "high", "spread", "datasets")
+    columns = ("value", "ci_low", "ci_high", "spread", "datasets")
     with RESULTS.open() as f:
         wanted = [
             r
@@ -435,11 +435,14 @@ def test_calibration_holds_its_promises():
         "nothing planted, 300 voxels",
         "a dimension planted, amount 0.4: en1 - en2",
     ):
-        assert one(case, "dimension found, p <= 0.05")["low"] <= 0.05
-    assert one("nothing planted", "released: t test over voxels, any person p < 0.05")["low"] > 0.2
+        assert one(case, "dimension found, p <= 0.05")["ci_low"] <= 0.05
+    assert (
+        one("nothing planted", "released: t test over voxels, any participant p < 0.05")["ci_low"]
+        > 0.2
+    )
     assert (
         one("sharing 0, maps smooth over 25 mm", "spin: adjusted Rand index p <= 0.05", "clusters")[
-            "low"
+            "ci_low"
         ]
         <= 0.05
         < 0.5
@@ -447,7 +450,7 @@ def test_calibration_holds_its_promises():
             "sharing 0, maps smooth over 25 mm",
             "voxels shuffled: adjusted Rand index p <= 0.05",
             "clusters",
-        )["low"]
+        )["ci_low"]
     )
     for truth in ("0", "0.5", "1"):
         assert (
@@ -462,7 +465,7 @@ def test_calibration_holds_its_promises():
             < 0.05
         )
     assert (
-        one("sharing 0.5, snr 0.5, features of their own", "ridge, whitened", "sharing")["low"]
+        one("sharing 0.5, snr 0.5, features of their own", "ridge, whitened", "sharing")["ci_low"]
         > 0.6
     )
     with RESULTS.open() as f:

@@ -64,7 +64,7 @@ OTHERS = {
         "shared_subspace,group_average",
     ),
     "alignment_by_layer": ("size", "smoke"),
-    "lowlevel_impact": ("size", "smoke", "low", "power_spectrum,word_rate"),
+    "lowlevel_impact": ("size", "smoke", "lowlevel", "power_spectrum,word_rate"),
     "data_efficiency": (
         "size",
         "smoke",

@@ -669,7 +669,7 @@ def test_the_tracked_calibration_holds_what_the_chapter_says():
         and (equal.datasets >= 100).all()
         and {1, 2, 5} == set(table.planted)
     )
-    assert (table.low <= 0.05).all(), (
+    assert (table.ci_low <= 0.05).all(), (
         "an interval misses significantly more than 5 % of the data sets"
     )
     seen = table[(table.part == "table") & (table.at_least + table.at_most < 0.1)]

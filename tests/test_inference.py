@@ -425,10 +425,10 @@ def test_the_bench_runs_and_its_columns_are_those_tracked(root, tmp_path):
             n=99,
         )
         rows += module.layer_rows(2, 0, layers=2, V=5, n=50, trs=40)
-        rows += module.people_rows(4, 0.0, 0.0, 2, 60, 20, 3, 0, n=20)
+        rows += module.participant_rows(4, 0.0, 0.0, 2, 60, 20, 3, 0, n=20)
         rows += module.values_rows(4, 3, 2, 5, 0)
         rows += module.test_rows(4, "normal", 3, 0, regions=2)
-    assert all(r["low"] <= r["rate"] <= r["high"] for r in rows) and {
+    assert all(r["ci_low"] <= r["rate"] <= r["ci_high"] for r in rows) and {
         k for r in rows for k in r
     } <= set(tracked(root)[0])
 
@@ -480,7 +480,7 @@ def test_the_tracked_rates_of_intervals_are_nominal(root):
     rows = tracked(root)
     crossed = [r for r in rows if r["method"] == "crossed_interval"]
     intervals = [r for r in crossed if r["check"].endswith("true gain")]
-    assert {r["people"] for r in intervals} == {"4", "8"}
+    assert {r["participants"] for r in intervals} == {"4", "8"}
     assert all(map(nominal, intervals)), [r for r in intervals if not nominal(r)]
     random = [r for r in rows if r["method"] == "random_effects_interval"]
     assert all(nominal(r) for r in random if r["seeds"] == "3")

@@ -18,7 +18,7 @@ from braintune_nb.data.splits import blocks, whole_story
 from braintune_nb.data.stories import Events, Story
 from braintune_nb.encode import score
 
-PARTS = ["unique_model", "shared", "unique_low"]
+PARTS = ["unique_model", "shared", "unique_lowlevel"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def recovered(structure, rho, shares, seed=0, **settings):
     groups = np.where(planted["stories"] < 14, planted["stories"] // 3, 99)
     regions = {str(i): planted["kind"] == i for i in range(len(shares))}
     table, voxels = lowlevel.lowlevel_impact(
-        planted["low"],
+        planted["lowlevel"],
         planted["model"],
         planted["responses"],
         groups,
@@ -115,7 +115,7 @@ def designs(planted, n_stories):
     "Both sets of features as the regression reads them, one story after another."
     stories = [planted["stories"] == s for s in range(n_stories)]
     one = lambda x: np.concatenate([lowlevel.story_design(x[s]) for s in stories]).astype(float)
-    return one(planted["low"]), one(planted["model"])
+    return one(planted["lowlevel"]), one(planted["model"])
 
 
 @pytest.mark.parametrize(
@@ -155,16 +155,16 @@ def test_parts_add_up_voxel_by_voxel():
     planted, _, voxels = recovered("contained", 0.4, [(0.5, 0.25, 0.25)])
     v, r = voxels["partition"], voxels["residual"]
     np.testing.assert_allclose(
-        v["unique_model"] + v["unique_low"] + v["shared"], v["r2_both"], atol=1e-6
+        v["unique_model"] + v["unique_lowlevel"] + v["shared"], v["r2_both"], atol=1e-6
     )
-    np.testing.assert_allclose(v["split_low"] + v["split_model"], v["r2_both"], atol=5e-3)
+    np.testing.assert_allclose(v["split_lowlevel"] + v["split_model"], v["r2_both"], atol=5e-3)
     np.testing.assert_allclose(r["unique_model"] + r["shared"], v["r2_model"], atol=1e-6)
 
 
 def test_the_ceiling_divides_r_and_its_square_divides_the_parts():
     planted = lowlevel.planted_impact([(0.5, 0.25, 0.25)], n_stories=8, voxels=6)
     guess = lowlevel.impact_predictions(
-        planted["low"],
+        planted["lowlevel"],
         planted["model"],
         planted["responses"],
         planted["stories"] // 2,
@@ -178,7 +178,7 @@ def test_the_ceiling_divides_r_and_its_square_divides_the_parts():
     np.testing.assert_allclose(
         normal["residual"]["r_model"][:4], 2 * raw["residual"]["r_model"][:4]
     )
-    for k in (*PARTS, "split_low"):
+    for k in (*PARTS, "split_lowlevel"):
         np.testing.assert_allclose(
             normal["partition"][k], [*(4 * raw["partition"][k][:4]), np.nan, np.nan]
         )
@@ -195,14 +195,14 @@ def predicted():
     changed = y.copy()
     changed[groups == 2] = np.random.default_rng(0).standard_normal(changed[groups == 2].shape)
     call = lambda y, test: lowlevel.impact_predictions(
-        p["low"], p["model"], y, groups, test, stories=p["stories"]
+        p["lowlevel"], p["model"], y, groups, test, stories=p["stories"]
     )
     return groups == 2, call(y, 2), call(changed, 2), call(y, None)
 
 
 def test_scored_responses_move_no_prediction(predicted):
     scored, one, two, _ = predicted
-    assert set(one) == {"model", "low", "both", "both_low", "both_model", "residual"}
+    assert set(one) == {"model", "lowlevel", "both", "both_lowlevel", "both_model", "residual"}
     for k in one:
         np.testing.assert_array_equal(one[k], two[k])
         assert np.isnan(one[k][~scored]).all() and np.isfinite(one[k][scored]).all()
@@ -220,7 +220,7 @@ def test_the_scored_rows_of_the_features_do_not_move_the_residual_weights():
     train = np.flatnonzero(p["stories"] < 3)
     other = p["model"].copy()
     other[p["stories"] == 3] *= -5
-    a, b = (lowlevel.residual_features(p["low"], m, train) for m in (p["model"], other))
+    a, b = (lowlevel.residual_features(p["lowlevel"], m, train) for m in (p["model"], other))
     np.testing.assert_array_equal(a[1], b[1])
     np.testing.assert_allclose(a[0][train], b[0][train], atol=1e-6)
 
@@ -228,7 +228,7 @@ def test_the_scored_rows_of_the_features_do_not_move_the_residual_weights():
 def residual_design(p, train):
     "What is left of the model's features, with the weights of the training stories, delayed."
     by_story = lambda x, what: np.concatenate([what(x[p["stories"] == s]) for s in range(6)])
-    low, model = by_story(p["low"], zscore), by_story(p["model"], zscore)
+    low, model = by_story(p["lowlevel"], zscore), by_story(p["model"], zscore)
     residual = lowlevel.residual_features(low, model, np.flatnonzero(train))[0]
     return by_story(residual, lowlevel.story_design)
 
@@ -242,7 +242,7 @@ def test_the_residual_encoding_is_the_road_of_the_paper():
     x = residual_design(p, train)
     fit = lowlevel.BandedRidge().fit(x[train], p["responses"][train], groups[train])
     got = lowlevel.impact_predictions(
-        p["low"], p["model"], p["responses"], groups, 2, p["stories"], methods=("residual",)
+        p["lowlevel"], p["model"], p["responses"], groups, 2, p["stories"], methods=("residual",)
     )
     assert set(got) == {"model", "residual"}
     np.testing.assert_allclose(got["residual"][held], fit.predict(x[held]), atol=0.02)
@@ -301,12 +301,14 @@ def small_dataset():
     p = lowlevel.planted_impact(
         [(0.5, 0.5, 0), (0, 0, 1)], n_stories=6, length=120, voxels=3, explained=0.8
     )
-    space = Space("toy", "voxel", np.arange(6), {"shared": p["kind"] == 0, "low": p["kind"] == 1})
+    space = Space(
+        "toy", "voxel", np.arange(6), {"shared": p["kind"] == 0, "lowlevel": p["kind"] == 1}
+    )
     stories = {f"s{i}": toy_story(f"s{i}") for i in range(6)}
     by_story = lambda k: {f"s{i}": p[k][p["stories"] == i] for i in range(6)}
     rng, y = np.random.default_rng(0), by_story("responses")
     recordings = {n: toy_recording(rng, s, y[n], space, n == "s5") for n, s in stories.items()}
-    return Dataset("toy", stories, {"P1": recordings}), by_story("low"), by_story("model")
+    return Dataset("toy", stories, {"P1": recordings}), by_story("lowlevel"), by_story("model")
 
 
 def in_order(by_story):
@@ -315,9 +317,12 @@ def in_order(by_story):
 
 
 def assert_one_participant_and_two_regions(table, voxels):
-    assert list(table.roi) == ["shared", "low"] * 2 and set(table.participant) == {"P1"}
+    assert list(table.region) == ["shared", "lowlevel"] * 2 and set(table.participant) == {"P1"}
     assert voxels["partition"]["shared"].shape == (6,)
-    assert table[(table.method == "partition") & (table.roi == "low")].unique_low.item() > 0.3
+    assert (
+        table[(table.method == "partition") & (table.region == "lowlevel")].unique_lowlevel.item()
+        > 0.3
+    )
 
 
 def scored_responses(data):

@@ -33,7 +33,7 @@ TABLE = pd.read_csv(ROOT / "nbs/experiments/results/selection_calibration.csv")
 
 
 def data(planted):
-    return [planted[k] for k in ("low", "model", "responses", "groups")]
+    return [planted[k] for k in ("lowlevel", "model", "responses", "groups")]
 
 
 @pytest.fixture(scope="module")

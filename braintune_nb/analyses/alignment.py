@@ -141,11 +141,15 @@ def pick_layer(
 def stacked_features(
     per_story: dict,  # story name -> (T, F)
     sections: list,  # of Section
-    low: dict | None = None,  # story name -> low-level features, (T, F_low)
-):  # (T, F), or with `low` a dict of the bands 'low' and 'model'
+    lowlevel: dict | None = None,  # story name -> low-level features, (T, F_low)
+):  # (T, F), or with `lowlevel` a dict of the bands 'lowlevel' and 'model'
     "Design rows of several sections, one below the other."
     stack = lambda by: np.concatenate([by[s.story.name][s.rows] for s in sections])
-    return stack(per_story) if low is None else dict(low=stack(low), model=stack(per_story))
+    return (
+        stack(per_story)
+        if lowlevel is None
+        else dict(lowlevel=stack(lowlevel), model=stack(per_story))
+    )
 
 # %% ../../nbs/78_analyses.alignment.ipynb #c1155d50
 def section_groups(
@@ -156,12 +160,12 @@ def section_groups(
     return np.concatenate([np.full(len(s), i % most) for i, s in enumerate(sections)])
 
 # %% ../../nbs/78_analyses.alignment.ipynb #b1892857
-def _layer_fits(layer, per_story, train, encoding, model, low):
+def _layer_fits(layer, per_story, train, encoding, model, lowlevel):
     "(participant, fitted model) of one layer; the decomposition of the features is shared."
     x, groups, banded = (
-        stacked_features(per_story, encoding, low),
+        stacked_features(per_story, encoding, lowlevel),
         section_groups(encoding),
-        low is not None,
+        lowlevel is not None,
     )
     if model is None and banded:
         x = Design(x, normalise=True, keep=True)
@@ -198,7 +202,7 @@ def encode_arm(
     # (layer index, participant, is it banded) -> unfitted model, instead of ridge or banded ridge
     model=None,
     # story name -> low-level features (T, F_low): a second band with its own penalty
-    low: dict | None = None,
+    lowlevel: dict | None = None,
 ) -> dict:  # participant -> ArmPrediction; rows: test sections of all folds in order
     """Fit on the encoding sections of each fold, predict its test sections, for every
     participant and layer."""
@@ -207,8 +211,8 @@ def encode_arm(
         train = {p: stacked_responses(dataset, p, encoding, cutoff) for p in participants}
         guesses, cv = {p: [] for p in participants}, {p: [] for p in participants}
         for layer, per_story in enumerate(designs):
-            new = stacked_features(per_story, test, low)
-            for p, fitted in _layer_fits(layer, per_story, train, encoding, model, low):
+            new = stacked_features(per_story, test, lowlevel)
+            for p, fitted in _layer_fits(layer, per_story, train, encoding, model, lowlevel):
                 guesses[p].append(fitted.predict(new))
                 cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
         for p, own in out.items():
@@ -232,7 +236,7 @@ class BandedReducedRank:
 
     def fit(
         self,
-        X,  # dict of the bands 'low' (T, F_low) and 'model' (T, F)
+        X,  # dict of the bands 'lowlevel' (T, F_low) and 'model' (T, F)
         Y,  # responses, (T, V)
         groups,  # section of each row, (T,)
     ):
@@ -243,7 +247,7 @@ class BandedReducedRank:
         return self
 
     def _bands(self, X, rank):
-        return dict(low=X["low"], model=X["model"] @ self.basis[:, :rank])
+        return dict(lowlevel=X["lowlevel"], model=X["model"] @ self.basis[:, :rank])
 
     # X: dict of both bands, as in `fit`
     def predict(self, X) -> np.ndarray:
@@ -355,15 +359,15 @@ def headline(
 def summarise(
     scored: tuple,  # of `score_arms`; needs the arm 'pretrained'
     regions,  # names of the regions
-    people=None,  # numbers of the participants; None: all
+    participants=None,  # numbers of the participants; None: all
     # alignment[arm], gain_arms[arm] (arm minus pretrained), gain, gain_permuted, over[control]
     # (tuned minus control), gain_over_permuted, gain_over_shared_subspace: region -> raw,
     # normalized; headline: region -> see above
 ) -> dict:
     "Alignment and gain over pretrained of every region, each with its interval."
     draws, blocks, stories = scored
-    people = slice(None) if people is None else list(people)
-    table = lambda x: score_table(x[people], regions, blocks, stories)
+    participants = slice(None) if participants is None else list(participants)
+    table = lambda x: score_table(x[participants], regions, blocks, stories)
     others = [arm for arm in draws if arm != "pretrained"]
     gains = {arm: table(draws[arm] - draws["pretrained"]) for arm in others}
     over = _leads(draws, table)

@@ -1049,8 +1049,9 @@ def efficiency_sentence(
     elif row["ratio_high"] < 1:
         verdict = "more"
     return (
-        f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new person than {other} for"
-        f" {row['share']:.0%} of the fitted value of {other} at full data: ratio {ratio_text(row)},"
+        f"In {row['region']}, {name}{cost} needs {verdict} fMRI of a new participant than {other}"
+        f" for {row['share']:.0%} of the fitted value of {other} at full data: ratio"
+        f" {ratio_text(row)},"
         f" {row['n_above_one']} of {row['n']} participants above 1."
     )
 
@@ -1173,7 +1174,7 @@ def scaling(
     # `random_effects_interval`
 ) -> dict:
     """How alignment grows with the amount of tuning data; the slope over log2(amount) has an
-    interval over people and test stories, draws nested."""
+    interval over participants and test stories, draws nested."""
     table = table if "test_story" in table else table.assign(test_story="all")
     cube = table.pivot(
         index=["participant", "test_story", "draw"], columns="amount", values="r"

@@ -17,10 +17,11 @@ from ..encode.ridge import label_folds
 from ..encode.score import correlation, normalised_alignment, r2, roi_means
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #b80598c9
-def _check_rows(low, model, rows, folds):
-    if len(low) != len(model):
+def _check_rows(lowlevel, model, rows, folds):
+    if len(lowlevel) != len(model):
         raise ParameterError(
-            "low-level and model features must share T", found=f"{np.shape(low)}, {np.shape(model)}"
+            "low-level and model features must share T",
+            found=f"{np.shape(lowlevel)}, {np.shape(model)}",
         )
     if len(rows) < 3 * folds:
         raise ParameterError(
@@ -36,7 +37,7 @@ def _centred(x, rows):
 
 
 def _ridge_weights(gram, cross, penalties):
-    "Weights (F_low, columns), a penalty a column."
+    "Weights (F_lowlevel, columns), a penalty a column."
     values, vectors = np.linalg.eigh(gram)
     return vectors @ ((vectors.T @ cross) / (values.clip(0)[:, None] + penalties))
 
@@ -64,7 +65,7 @@ def _summed_loss(x, y, parts, penalties):
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #e0dbf43b
 def residual_features(
-    low: np.ndarray,  # low-level features, (T, F_low), z-scored
+    lowlevel: np.ndarray,  # low-level features, (T, F_lowlevel), z-scored
     model: np.ndarray,  # model features, (T, F), z-scored
     rows=None,  # rows the regression may see, (n,) int; None: all
     penalties=None,  # penalties to try, (A,); default 16 from 10⁻⁶ to 10⁹
@@ -73,9 +74,9 @@ def residual_features(
     """Model features less what ridge on low-level features predicts of them, the regression
     fitted on `rows` only."""
     penalties = np.logspace(-6, 9, 16) if penalties is None else np.asarray(penalties, float)
-    rows = np.arange(len(low)) if rows is None else np.asarray(rows)
-    _check_rows(low, model, rows, folds)
-    x, y = (_centred(a, rows) for a in (low, model))
+    rows = np.arange(len(lowlevel)) if rows is None else np.asarray(rows)
+    _check_rows(lowlevel, model, rows, folds)
+    x, y = (_centred(a, rows) for a in (lowlevel, model))
     gram, cross, loss = _summed_loss(x, y, np.array_split(rows, folds), penalties)
     best = penalties[loss.argmin(0)]
     return (y - x @ _ridge_weights(gram, cross, best)).astype(np.float32), best
@@ -90,12 +91,12 @@ def _named_predictions(name, fit, rows):
     return out
 
 
-def _fixed_designs(model, low, settings):
-    "Designs that are the same in every fold: the model, and for the partition low and both."
+def _fixed_designs(model, lowlevel, settings):
+    "Designs that are the same in every fold: the model, and for the partition lowlevel and both."
     designs = {"model": Design(model, **settings)}
-    if low is not None:
-        designs["low"] = Design(low, **settings)
-        designs["both"] = Design(low | model, **settings)
+    if lowlevel is not None:
+        designs["lowlevel"] = Design(lowlevel, **settings)
+        designs["both"] = Design(lowlevel | model, **settings)
     return designs
 
 
@@ -120,7 +121,7 @@ def _predict_folds(designs, make, responses, groups, folds):
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #bb628594
 def impact_predictions(
-    low: np.ndarray,  # low-level features at the TRs, (T, F_low)
+    lowlevel: np.ndarray,  # low-level features at the TRs, (T, F_lowlevel)
     model: np.ndarray,  # model features at the TRs, (T, F)
     responses: np.ndarray,  # responses, (T, V), z-scored
     groups,  # label of each TR, (T,): fold of the cross-validation; negative numbers are left out
@@ -128,44 +129,48 @@ def impact_predictions(
     stories=None,  # story of each TR, (T,), for delays and z-scores; None: as `groups`
     delays=(1, 2, 3, 4),  # FIR delays, TRs
     # of the low-level features; None: the same; (0,) where they are already convolved
-    low_delays=None,
+    lowlevel_delays=None,
     tr: float = 2.0,  # repetition time, s (used by the high-pass only)
     # longest period of the features that is kept, s, as in the responses; None: no high-pass
     cutoff: float | None = None,
     methods=("residual", "partition"),  # one or both
     make=None,  # () -> unfitted BandedRidge, for other penalties, ratios, solver or device
-    # model, then 'residual' or 'low', 'both', 'both_low', 'both_model' -> (T, V), NaN where not
-    # predicted
+    # model, then 'residual' or 'lowlevel', 'both', 'both_lowlevel', 'both_model' -> (T, V),
+    # NaN where not predicted
 ) -> dict:
     "Predict the scored rows from low-level, model, joint and residual features."
-    low, model, stories, groups = _checked(low, model, responses, groups, stories, methods)
+    lowlevel, model, stories, groups = _checked(
+        lowlevel, model, responses, groups, stories, methods
+    )
     make = make or BandedRidge
     settings = _design_settings(make(), keep=test is None)
     delay = lambda x, d: _by_story(x, stories, lambda z: story_design(z, d, tr, cutoff))
-    low_delays = delays if low_delays is None else low_delays
-    low_band = {"low": delay(low, low_delays)} if "partition" in methods else None
-    fixed = _fixed_designs({"model": delay(model, delays)}, low_band, settings)
+    lowlevel_delays = delays if lowlevel_delays is None else lowlevel_delays
+    lowlevel_band = (
+        {"lowlevel": delay(lowlevel, lowlevel_delays)} if "partition" in methods else None
+    )
+    fixed = _fixed_designs({"model": delay(model, delays)}, lowlevel_band, settings)
 
     def designs(train):
         if "residual" not in methods:
             return fixed
-        left = delay(_residual(low, model, stories, train), delays)
+        left = delay(_residual(lowlevel, model, stories, train), delays)
         return fixed | {"residual": Design({"residual": left}, **settings)}
 
     return _predict_folds(designs, make, responses, groups, _outer_folds(groups, test))
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #f42571bf
-def _checked(low, model, responses, groups, stories, methods):
+def _checked(lowlevel, model, responses, groups, stories, methods):
     "Features as float64, story and group of each TR, or an error."
-    tables = low, model, responses
+    tables = lowlevel, model, responses
     if any(np.ndim(x) != 2 for x in tables) or len({*map(len, tables), len(groups)}) > 1:
         raise ParameterError(
-            "low (T, F_low), model (T, F), responses (T, V) and groups (T,) must share T",
-            found=f"{np.shape(low)}, {np.shape(model)}, {np.shape(responses)}, {np.shape(groups)}",
+            "lowlevel (T, F_lowlevel), model (T, F), responses (T, V) and groups (T,) must share T",
+            found=", ".join(str(np.shape(x)) for x in (*tables, groups)),
         )
     if not methods or set(methods) - {"residual", "partition"}:
         raise ParameterError("unknown method", found=methods, expected="residual, partition")
-    for name, x in (("low-level", low), ("model", model)):
+    for name, x in (("low-level", lowlevel), ("model", model)):
         if not np.isfinite(x).all():
             raise DataError(
                 f"{name} features hold values that are not finite",
@@ -174,7 +179,7 @@ def _checked(low, model, responses, groups, stories, methods):
             )
     groups = np.asarray(groups)
     return (
-        np.asarray(low, np.float64),
+        np.asarray(lowlevel, np.float64),
         np.asarray(model, np.float64),
         groups if stories is None else np.asarray(stories),
         groups,
@@ -190,9 +195,9 @@ def _by_story(x, stories, what):
     return whole
 
 
-def _residual(low, model, stories, train):
+def _residual(lowlevel, model, stories, train):
     return residual_features(
-        _by_story(low, stories, zscore), _by_story(model, stories, zscore), train
+        _by_story(lowlevel, stories, zscore), _by_story(model, stories, zscore), train
     )[0]
 
 
@@ -215,7 +220,7 @@ def _outer_folds(groups, test):
 # %% ../../nbs/79_analyses.lowlevel.ipynb #afaeb812
 def _explained(guess, y, top):
     "r and R² of every whole prediction, as shares of the ceiling."
-    whole = {k: p for k, p in guess.items() if k not in ("both_low", "both_model")}
+    whole = {k: p for k, p in guess.items() if k not in ("both_lowlevel", "both_model")}
     r = {k: normalised_alignment(correlation(p, y), top) for k, p in whole.items()}
     return r, {k: normalised_alignment(r2(p, y), top**2) for k, p in whole.items()}
 
@@ -227,8 +232,10 @@ def _named(r, explained, *names):
 
 def _partition(explained):
     "Unique and shared parts from the R² of three fits."
-    low, model, both = (explained[k] for k in ("low", "model", "both"))
-    return dict(unique_model=both - low, unique_low=both - model, shared=low + model - both)
+    lowlevel, model, both = (explained[k] for k in ("lowlevel", "model", "both"))
+    return dict(
+        unique_model=both - lowlevel, unique_lowlevel=both - model, shared=lowlevel + model - both
+    )
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #37fa4963
 def impact_voxels(
@@ -236,8 +243,8 @@ def impact_voxels(
     responses: np.ndarray,  # (T, V)
     # largest r that the noise allows, (V,): r is divided by it, R² by its square; None: raw
     ceiling=None,
-    # method -> dict of (V,): r and R² of every fit, unique_model, unique_low, shared, split_low,
-    # split_model
+    # method -> dict of (V,): r and R² of every fit, unique_model, unique_lowlevel, shared,
+    # split_lowlevel, split_model
 ) -> dict:
     "Correlation, R² and the parts of every voxel over the rows that were predicted."
     rows = np.isfinite(predictions["model"]).any(1)
@@ -250,7 +257,7 @@ def impact_voxels(
         unique = dict(unique_model=e["residual"], shared=e["model"] - e["residual"])
         out["residual"] = _named(r, e, "model", "residual") | unique
     if "both" in r:
-        fits = _named(r, e, "low", "model", "both")
+        fits = _named(r, e, "lowlevel", "model", "both")
         out["partition"] = fits | _partition(e) | _split(guess, y, top**2)
     return out
 
@@ -258,12 +265,12 @@ def impact_voxels(
 def _split(guess, y, top):
     """Product measure of R²: sum of part (2 y - whole) over the sum of squares of y, each
     centred; the parts add up to the R² of the whole, here as shares of its largest value."""
-    low, model = (guess[k] - guess[k].mean(0) for k in ("both_low", "both_model"))
+    lowlevel, model = (guess[k] - guess[k].mean(0) for k in ("both_lowlevel", "both_model"))
     y = y - y.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         parts = {
-            k: (part * (2 * y - low - model)).sum(0) / (y**2).sum(0)
-            for k, part in (("low", low), ("model", model))
+            k: (part * (2 * y - lowlevel - model)).sum(0) / (y**2).sum(0)
+            for k, part in (("lowlevel", lowlevel), ("model", model))
         }
     return {f"split_{k}": normalised_alignment(x, top) for k, x in parts.items()}
 
@@ -291,14 +298,14 @@ def _region_row(method, m):
         full=m["r_model"],
         residual=residual,
         unique_model=m["unique_model"],
-        unique_low=m.get("unique_low", np.nan),
+        unique_lowlevel=m.get("unique_lowlevel", np.nan),
         shared=m["shared"],
         explained=explained,
         percentage=_share(base - residual, base),
         percentage_variance=_share(m["shared"], m["r2_model"]),
-        low=m.get("r_low", np.nan),
+        lowlevel=m.get("r_lowlevel", np.nan),
         both=m.get("r_both", np.nan),
-        split_low=m.get("split_low", np.nan),
+        split_lowlevel=m.get("split_lowlevel", np.nan),
         split_model=m.get("split_model", np.nan),
     )
 
@@ -315,27 +322,28 @@ def impact_table(
     rows = []
     for method, v in voxels.items():
         means = {k: roi_means(x, space, rois) for k, x in v.items()}
-        for roi in next(iter(means.values())):
-            m = {k: x[roi]["mean"] for k, x in means.items()}
-            n = means["r_model"][roi]["n"]
-            rows.append(labels | dict(method=method, roi=roi, n=n) | _region_row(method, m))
+        for region in next(iter(means.values())):
+            m = {k: x[region]["mean"] for k, x in means.items()}
+            n = means["r_model"][region]["n"]
+            rows.append(labels | dict(method=method, region=region, n=n) | _region_row(method, m))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #24ff3868
 def lowlevel_impact(
-    low: np.ndarray,  # low-level features at the TRs, (T, F_low)
+    lowlevel: np.ndarray,  # low-level features at the TRs, (T, F_lowlevel)
     model: np.ndarray,  # model features at the TRs, (T, F)
     responses: np.ndarray,  # responses, (T, V), z-scored
     groups,  # label of each TR, (T,); negative numbers are left out
     space,  # Space, or dict region -> (V,) bool
     test=None,  # labels that are scored; None: each in turn
     ceiling=None,  # noise ceiling in units of r, (V,); None: raw scores
-    **settings,  # of `impact_predictions`: stories, delays, low_delays, tr, cutoff, methods, make
+    # of `impact_predictions`: stories, delays, lowlevel_delays, tr, cutoff, methods, make
+    **settings,
 ) -> tuple:  # (DataFrame of `impact_table`, dict of `impact_voxels`)
     """Residual method and variance partition on the same data: a table per region, and arrays
     per voxel."""
     voxels = impact_voxels(
-        impact_predictions(low, model, responses, groups, test, **settings), responses, ceiling
+        impact_predictions(lowlevel, model, responses, groups, test, **settings), responses, ceiling
     )
     return impact_table(voxels, space), voxels
 
@@ -418,25 +426,25 @@ def _participant_impacts(guess, y, columns, ceilings, dataset):
 def story_impact(
     dataset,  # Dataset
     participant,  # name of the participant, or a list of names who heard all these sections
-    low: dict,  # story name -> low-level features, (T, F_low)
+    lowlevel: dict,  # story name -> low-level features, (T, F_lowlevel)
     model: dict,  # story name -> model features, (T, F)
     encoding: list,  # Sections to fit
     test: list,  # Sections to score
     # noise ceiling in units of r, (V,), of a list participant -> (V,); None: raw scores
     ceiling=None,
     cutoff: float | None = None,  # high-pass of features and responses, s
-    **settings,  # of `impact_predictions`: delays, low_delays, methods, make
+    **settings,  # of `impact_predictions`: delays, lowlevel_delays, methods, make
     # (DataFrame of `impact_table` with a column participant, dict of `impact_voxels`; of a list
     # participant -> dict)
 ) -> tuple:
     """Low-level impact of participants' recordings: fitted on the encoding sections, scored on
     the test sections."""
     names = [participant] if isinstance(participant, str) else list(participant)
-    used = _checked_stories([*encoding, *test], {"low-level": low, "model": model})
+    used = _checked_stories([*encoding, *test], {"low-level": lowlevel, "model": model})
     y, groups, columns = _stacked_sections(dataset, names, encoding, test, used, cutoff)
     first = len(encoding)
     settings |= _times(used) | dict(cutoff=cutoff, test=list(range(first, first + len(test))))
-    features = _stacked(low, used), _stacked(model, used)
+    features = _stacked(lowlevel, used), _stacked(model, used)
     guess = impact_predictions(*features, y, groups, **settings)
     tops = ceiling if isinstance(ceiling, dict) else dict.fromkeys(names, ceiling)
     table, voxels = _participant_impacts(guess, y, columns, tops, dataset)
@@ -475,8 +483,8 @@ def _overlapping(latents, b, shares, rho, structure, stories, voxels):
     "The same where both sets hold the common part, the model perhaps that of the TR before."
     u, s, l = latents
     seen = s if structure == "contained" else _past(s, stories, [0, 1])
-    model, low = [(1 - rho) ** 0.5 * u, rho**0.5 * seen], [(1 - rho) ** 0.5 * l, rho**0.5 * s]
-    return (u, s, l), (model, low), np.repeat(shares, voxels, 0), b, shares
+    model, lowlevel = [(1 - rho) ** 0.5 * u, rho**0.5 * seen], [(1 - rho) ** 0.5 * l, rho**0.5 * s]
+    return (u, s, l), (model, lowlevel), np.repeat(shares, voxels, 0), b, shares
 
 
 def _directions(rng, n):
@@ -486,8 +494,8 @@ def _directions(rng, n):
 
 def _planted_features(sets, extra, slow, rng):
     "Both feature sets with latents that drive nothing, their columns mixed."
-    model, low = (np.hstack([*x, slow(k)]) for x, k in zip(sets, extra))
-    return dict(low=_mixed(low, rng), model=_mixed(model, rng))
+    model, lowlevel = (np.hstack([*x, slow(k)]) for x, k in zip(sets, extra))
+    return dict(lowlevel=_mixed(lowlevel, rng), model=_mixed(model, rng))
 
 
 FILTER = [0.6, 1, 0.5]  # of the planted responses, from two TRs after an event
@@ -511,8 +519,8 @@ def _planted_signal(rng, slow, shares, rho, structure, stories, voxels):
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #a7b500d4
 def planted_impact(
-    # (C, 3) unique, shared, unique low of each kind of voxel, rows summing to 1; 'correlated': (C,)
-    # p, the share of meaning
+    # (C, 3) unique, shared, unique low-level of each kind of voxel, rows summing to 1;
+    # 'correlated': (C,) p, the share of meaning
     shares,
     rho: float = 0.4,  # correlation of meaning and acoustics, 0 to 0.8
     structure: str = "contained",  # 'contained', 'lagged' or 'correlated'
@@ -522,9 +530,8 @@ def planted_impact(
     explained: float = 0.3,  # E: share of a voxel's variance that features drive
     extra=(16, 4),  # latents of the model and of the low-level features that drive nothing
     seed: int = 0,  # seed of everything
-    # low (T, F_low), model (T, F), responses (T, V), stories (T,), kind (V,), truth (C, 3) as
-    # shares of
-    # E
+    # lowlevel (T, F_lowlevel), model (T, F), responses (T, V), stories (T,), kind (V,), truth
+    # (C, 3) as shares of E
 ) -> dict:
     """Features and responses whose unique and shared parts are known in closed form; FIR delays
     1 to 4 hold the truth."""

@@ -36,7 +36,7 @@ def listener_predictions(
 ) -> dict:  # 'average' (T, V), 'left_out' and 'own' (P, T, V): predictions, NaN in the gaps
     """Nested predictions of the average listener, of each listener from the others, and of each
     from their own data."""
-    people, t, v = responses.shape
+    n, t, v = responses.shape
     total = responses.sum(0)
     targets = np.concatenate(
         [zscore(total)[None], np.stack([zscore(total - y) for y in responses]), responses]
@@ -47,7 +47,7 @@ def listener_predictions(
         .reshape(t, -1, v)
         .transpose(1, 0, 2)
     )
-    return dict(average=guess[0], left_out=guess[1 : 1 + people], own=guess[1 + people :])
+    return dict(average=guess[0], left_out=guess[1 : 1 + n], own=guess[1 + n :])
 
 # %% ../../nbs/84_analyses.single_story.ipynb #c3846315
 def listener_scores(

@@ -587,7 +587,7 @@ def available_lowlevel(
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #2d7330d2
 def semantic_predictions(
-    low,  # low-level features at the TRs, (T, F_low), or dict space -> (T, F)
+    lowlevel,  # low-level features at the TRs, (T, F_lowlevel), or dict space -> (T, F)
     model: np.ndarray,  # semantic features at the TRs, (T, F)
     responses: np.ndarray,  # (T, V), z-scored in each story
     groups,  # story of each TR, (T,); at least four
@@ -604,9 +604,11 @@ def semantic_predictions(
     tuple
 ):  # (prediction, residual): (T, V) float32, every story held out once; NaN where not predicted
     "Predict what low-level features leave of the responses, in stories that no fit has seen."
-    low, model, responses, groups = _checked(low, model, responses, groups, training, folds)
-    make = make or partial(_equal_ridge, len(low))
-    design, second, targets = _sides(low, model, responses, groups, delays, both)
+    lowlevel, model, responses, groups = _checked(
+        lowlevel, model, responses, groups, training, folds
+    )
+    make = make or partial(_equal_ridge, len(lowlevel))
+    design, second, targets = _sides(lowlevel, model, responses, groups, delays, both)
     prediction, residual = np.full((2, *responses.shape), np.nan, np.float32)
     for train, held in _splits(groups, folds, fold):
         left = _residuals(design, targets, groups, train, held, folds, training, make)
@@ -635,10 +637,10 @@ def _equal_ridge(n):
     return BandedRidge(ratios=np.full((1, n), 1 / n))
 
 
-def _sides(low, model, responses, groups, delays, both):
+def _sides(lowlevel, model, responses, groups, delays, both):
     """(low-level design, design of meaning, what the low-level side predicts); without a design of
     meaning, what is left of its features takes part instead."""
-    spaces = {k: _delayed(x, groups, delays) for k, x in low.items()}
+    spaces = {k: _delayed(x, groups, delays) for k, x in lowlevel.items()}
     design, meaning = Design(spaces, normalise=True, keep=True), _delayed(model, groups, delays)
     if both:
         return design, None, np.hstack([responses, meaning])
@@ -653,10 +655,10 @@ def _splits(groups, folds, fold):
             yield np.setdiff1d(every, held), held
 
 
-def _check_lengths(low, model, responses, groups):
+def _check_lengths(lowlevel, model, responses, groups):
     "`ParameterError` where tables differ in their rows."
     both = dict(model=model, responses=responses, groups=groups)
-    shapes = {k: np.shape(x) for k, x in {**low, **both}.items()}
+    shapes = {k: np.shape(x) for k, x in {**lowlevel, **both}.items()}
     tables = [s for k, s in shapes.items() if k != "groups"]
     if groups.ndim != 1 or any(len(s) != 2 or s[0] != len(groups) for s in tables):
         raise ParameterError(
@@ -684,25 +686,25 @@ def _check_stories(groups, folds):
         )
 
 
-def _checked(low, model, responses, groups, training, folds):
+def _checked(lowlevel, model, responses, groups, training, folds):
     "Arrays of one length, in stories that are together, at least four of them."
-    spaces = low if isinstance(low, dict) else {"low": low}
-    low = {k: as_array(x, k) for k, x in spaces.items()}
+    spaces = lowlevel if isinstance(lowlevel, dict) else {"lowlevel": lowlevel}
+    lowlevel = {k: as_array(x, k) for k, x in spaces.items()}
     model, responses = as_array(model, "model"), as_array(responses, "responses")
     groups = np.unique(as_labels(groups, "groups"), return_inverse=True)[1]
-    _check_lengths(low, model, responses, groups)
+    _check_lengths(lowlevel, model, responses, groups)
     if training not in ("cross_fitted", "in_sample"):
         raise ParameterError(
             "Unknown kind of training residual", found=training, expected="cross_fitted, in_sample"
         )
     _check_stories(groups, folds)
-    for k, x in {**low, "model": model}.items():
+    for k, x in {**lowlevel, "model": model}.items():
         wrong = int((~np.isfinite(x)).sum())
         if wrong:
             raise DataError("Features hold values that are not finite", place=k, found=wrong)
     if responses.dtype != np.float32:  # a large offset goes before rounding
         responses = (responses - responses.mean(0)).astype(np.float32)
-    return low, model, responses, groups
+    return lowlevel, model, responses, groups
 
 
 def _split(x, groups):
@@ -733,7 +735,7 @@ def _residuals(design, targets, groups, train, held, folds, training, make):
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #f22ae4b2
 def semantic_test(
-    low,  # as `semantic_predictions`
+    lowlevel,  # as `semantic_predictions`
     model: np.ndarray,  # as `semantic_predictions`
     responses: np.ndarray,  # (T, V), z-scored in each story
     groups,  # story of each TR, (T,)
@@ -751,7 +753,7 @@ def semantic_test(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*left out of the fit.*")
         warnings.filterwarnings("ignore", ".*widen the grid.*")
-        prediction, residual = semantic_predictions(low, model, whole, groups, **settings)
+        prediction, residual = semantic_predictions(lowlevel, model, whole, groups, **settings)
     prediction[:, ~usable], residual[:, ~usable] = 0, np.nan
     rows = np.isfinite(residual[:, usable]).all(1)
     return voxel_test(
@@ -781,7 +783,7 @@ def planted_selection(
     hidden: int = 0,  # dimensions of acoustics that the low-level features lack, 0 to 4
     idle: int = 4,  # latents on either side that drive nothing
     seed: int = 0,  # of everything
-) -> dict:  # low (T, F_low), model (T, F), responses (T, V), groups (T,), kind (V,)
+) -> dict:  # lowlevel (T, F_lowlevel), model (T, F), responses (T, V), groups (T,), kind (V,)
     "Responses of which it is known what they follow; FIR delays 1 to 4 hold the truth."
     _check_planted(rho, hidden)
     rng = np.random.default_rng([77, seed])
@@ -791,7 +793,7 @@ def planted_selection(
     responses = _answers(rng, meaning, acoustics, kind, explained)
     more = lambda: _latents(rng, n_stories, length, idle)
     return dict(
-        low=_mixed(rng, acoustics[:, :, hidden:], more()),
+        lowlevel=_mixed(rng, acoustics[:, :, hidden:], more()),
         model=_mixed(rng, meaning, more()),
         responses=np.concatenate([zscore(story) for story in responses]),
         groups=np.repeat(np.arange(n_stories), length),
@@ -844,7 +846,7 @@ def _mixed(rng, *latents):
 def semantic_voxels(
     dataset,  # Dataset
     sections,  # Sections whose responses choose; whole stories, at least four a language
-    low: dict,  # story name -> low-level features at its TRs: (T, F) or dict space -> (T, F)
+    lowlevel: dict,  # story name -> low-level features at its TRs: (T, F) or dict space -> (T, F)
     model: dict,  # story name -> semantic features at its TRs, (T, F)
     scored=(),  # Sections or Stories that will be scored; refused among `sections`
     participants=None,  # names; None: all
@@ -861,7 +863,7 @@ def semantic_voxels(
     masks, q = {}, {}
     for p in participants or dataset.participants:
         for language, heard in _heard(dataset, p, sections).items():
-            rows = _rows_of(heard, dataset.recordings[p], low, model, delays, cutoff)
+            rows = _rows_of(heard, dataset.recordings[p], lowlevel, model, delays, cutoff)
             test = semantic_test(*rows, delays=None, **settings)
             masks.setdefault(p, {})[language] = test.significant
             q.setdefault(p, {})[language] = test.q
@@ -892,13 +894,13 @@ def _heard(dataset, participant, sections):
     return {language: found for language, found in heard.items() if found}
 
 
-def _rows_of(sections, recordings, low, model, delays, cutoff):
+def _rows_of(sections, recordings, lowlevel, model, delays, cutoff):
     """(space -> delayed rows, delayed semantic rows, responses, story of each row) of some
     sections, one below the other."""
     spaces, meaning, y = [], [], []
     for section in sections:
         responses = recordings[section.story.name].responses
-        parts = _section_rows(section, low, model, responses, delays, cutoff)
+        parts = _section_rows(section, lowlevel, model, responses, delays, cutoff)
         for column, part in zip((spaces, meaning, y), parts):
             column.append(part)
     if any(set(x) != set(spaces[0]) for x in spaces):
@@ -915,10 +917,10 @@ def _rows_of(sections, recordings, low, model, delays, cutoff):
     return low_rows, np.concatenate(meaning), np.concatenate(y), groups
 
 
-def _section_rows(section, low, model, responses, delays, cutoff):
+def _section_rows(section, lowlevel, model, responses, delays, cutoff):
     "(space -> delayed rows, delayed semantic rows, z-scored responses) of one section."
     name, tr = section.story.name, section.story.clock.tr
-    for kind, x in (("low-level", low), ("semantic", model)):
+    for kind, x in (("low-level", lowlevel), ("semantic", model)):
         if name not in x:
             raise DataError(
                 f"A story has no {kind} features",
@@ -932,7 +934,7 @@ def _section_rows(section, low, model, responses, delays, cutoff):
         return x if cutoff is None else highpass(x, tr, cutoff)
 
     rows = lambda x: zscore(delay(clean(x), delays)[section.rows])
-    spaces = low[name] if isinstance(low[name], dict) else {"low": low[name]}
+    spaces = lowlevel[name] if isinstance(lowlevel[name], dict) else {"lowlevel": lowlevel[name]}
     return (
         {k: rows(x) for k, x in spaces.items()},
         rows(model[name]),

@@ -42,7 +42,7 @@ def _predict_from_others(plan, participants):
     means = {n: group_average(plan.dataset, n, tune, participants)[None] for n in needed}
     designs = story_designs(means, stories, (0,), plan.cutoff)
     for this in plan.rounds:
-        arms = encode_arm(designs, plan.dataset, participants, this.folds, low=plan.lowlevel)
+        arms = encode_arm(designs, plan.dataset, participants, this.folds, lowlevel=plan.lowlevel)
         for p, arm in arms.items():
             predicted[p].append(arm.chosen)
     return {p: np.concatenate(parts) for p, parts in predicted.items()}

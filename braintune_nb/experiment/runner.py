@@ -339,7 +339,7 @@ def _oracle(plan, which, stories):
     features = {n: oracle_features(plan.truth, s, which)[None] for n, s in stories.items()}
     designs = story_designs(features, plan.dataset.stories, cutoff=plan.cutoff)
     arm = encode_arm(
-        designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, low=plan.lowlevel
+        designs, plan.dataset, list(plan.participants), plan.rounds[0].folds, lowlevel=plan.lowlevel
     )
     return {p: a.chosen for p, a in arm.items()}
 

@@ -656,7 +656,9 @@ def arm_predictions(
         designs = story_designs(states, plan.dataset.stories, delays, plan.cutoff)
         model = _subspace(plan, this, designs) if shared_subspace else None
         folds = _with_tuning_stories(this) if matched_data_ridge else this.folds
-        arms = encode_arm(designs, plan.dataset, everybody, folds, model=model, low=plan.lowlevel)
+        arms = encode_arm(
+            designs, plan.dataset, everybody, folds, model=model, lowlevel=plan.lowlevel
+        )
         for p, arm in arms.items():
             chosen.setdefault(p, []).append(arm.chosen)
             by_layer.setdefault(p, []).append(arm.by_layer)

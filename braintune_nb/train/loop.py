@@ -106,7 +106,7 @@ def learning_rate_factor(
 def lr_lambdas(
     settings: TuneSettings,  # schedule, epochs, warm-up
     per_epoch: int,  # optimiser steps of one epoch
-    people: int = 1,  # participants who tune; 'overplanned' counts them
+    participants: int = 1,  # participants who tune; 'overplanned' counts them
 ) -> tuple:  # (backbone, heads): functions of the optimiser step
     "What the two peak rates are multiplied with at each step."
     if settings.schedule == "epochs":
@@ -114,7 +114,11 @@ def lr_lambdas(
         return (
             lambda k: epoch(k) / 5 if epoch(k) < 5 else max(0.0, (n - epoch(k)) / max(1, n - 5))
         ), lambda k: max(0.8 ** epoch(k), 0.1)
-    total = settings.epochs * per_epoch * (3 * people if settings.schedule == "overplanned" else 1)
+    total = (
+        settings.epochs
+        * per_epoch
+        * (3 * participants if settings.schedule == "overplanned" else 1)
+    )
     return (lambda k: learning_rate_factor(k, total, settings.warmup),) * 2
 
 # %% ../../nbs/65_train.loop.ipynb #18c30635

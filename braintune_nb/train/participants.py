@@ -65,7 +65,7 @@ def epoch_steps(
             found=f"{mode}, {order}, {accumulate}",
             expected="joint, batch or story; drawn or fixed; 1 or more micro_batches a step",
         )
-    if empty := [name for name, people in sections if not people]:
+    if empty := [name for name, participants in sections if not participants]:
         raise SplitError("Nobody heard these sections", found=", ".join(empty))
     rng = np.random.default_rng([seed, epoch])
     sort = lambda indices: sorted(indices, key=lambda i: natural_sort_key(sections[i][0]))

@@ -52,8 +52,8 @@ FIELDS = (
     "case",
     "measure",
     "value",
-    "low",
-    "high",
+    "ci_low",
+    "ci_high",
     "spread",
     "datasets",
     "seed",
@@ -105,7 +105,7 @@ def row(part, case, measure, values, seed, rate):
 
 
 def planted_sharing(sharing, snr, steep, seed, F=15, V=60, T=60):
-    """One person, six stories in two languages and two sessions, weights that correlate by
+    """One participant, six stories in two languages and two sessions, weights that correlate by
     `sharing`; designs, responses, sections, sessions, covariance."""
     rng = np.random.default_rng([seed, 78])
     mix = np.linalg.qr(rng.standard_normal((F, F)))[0] * np.arange(1, F + 1.0) ** -steep
@@ -226,7 +226,7 @@ def planted_shift(
     seed,
     shift=0.0,
     sd=(3.0, 3.0),
-    people=3,
+    participants=3,
     V=60,
     F=12,
     T=100,
@@ -250,7 +250,7 @@ def planted_shift(
     parts = [story(i, l, T) for i in range(stories) for l in ("en", "zh")]
     white = {s.name: rng.standard_normal((T, F)) * (scale[s.language] / scale["en"]) for s in parts}
     missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
-    for p in [f"P{i + 1}" for i in range(people)]:
+    for p in [f"P{i + 1}" for i in range(participants)]:
         w = rng.standard_normal((F, V)) + 2 * common[:, None]
         other = shared * w + (1 - shared**2) ** 0.5 * rng.standard_normal((F, V))
         amount[p] = shift * rng.standard_normal(V)
@@ -298,7 +298,7 @@ def ridge_weights(x, y, sections, language, alpha=100.0):
 
 
 def matched(y, again, seed):
-    "Noise added to the better language of each person, as much as its repeats say."
+    "Noise added to the better language of each participant, as much as its repeats say."
     out = {}
     for i, (p, told) in enumerate(y.items()):
         rho = {
@@ -352,7 +352,7 @@ def shift_part(n, seed):
             keep("languages differ, p <= 0.05", f.p_difference <= 0.05, True)
             keep("any voxel at q <= 0.05", min(v.min() for v in f.voxel_q.values()) <= 0.05, True)
             keep(
-                "some person's dimension at q <= 0.05",
+                "some participant's dimension at q <= 0.05",
                 min(r["q"] for r in f.participants.values()) <= 0.05,
                 True,
             )
@@ -381,7 +381,7 @@ def shift_part(n, seed):
                     {p: np.full(len(v), 0.1) for p, v in f.index.items()},
                 )
                 keep(
-                    "released: t test over voxels, any person p < 0.05",
+                    "released: t test over voxels, any participant p < 0.05",
                     min(r["p"].values()) < 0.05,
                     True,
                 )

@@ -4,8 +4,8 @@ python tests/bench/efficiency.py both parts -> nbs/experiments/results/efficienc
 (about ten minutes of one core) python tests/bench/efficiency.py --only table --datasets 50 --out
 some.csv one part, fewer data sets
 
-Two parts. `table`: scores drawn from a known learning curve, with people, test stories and subsets
-that vary, and people and stories that differ in the ratio; many data sets, both fits. `ridge`: the
+Two parts. `table`: scores drawn from a known learning curve, with participants, test stories and subsets
+that vary, and participants and stories that differ in the ratio; many data sets, both fits. `ridge`: the
 whole road on simulated brains. The slow arm's F features hold F/k informative directions, the fast
 arm is those directions alone: ridge learns with T/F, so it needs k times fewer TRs. The two equal
 arms share the informative features and differ in features that are noise. Each row: how often the
@@ -33,20 +33,23 @@ def law(minutes):
     return 0.3 / np.sqrt(1 + HALF / minutes)
 
 
-def drawn_curves(ratio, people, stories, rng, draws=10, n=100):
-    """Curves of two arms; the log ratio varies with people and stories (standard deviation 0.15
-    each), scores with people, stories, subsets and noise."""
+def drawn_curves(ratio, participants, stories, rng, draws=10, n=100):
+    """Curves of two arms; the log ratio varies with participants and stories (standard deviation 0.15
+    each), scores with participants, stories, subsets and noise."""
     from braintune_nb.analyses.learning_curves import Curves
 
-    minutes, shape = np.array(SIZES) * MINUTES, (people, len(SIZES), draws, stories)
-    skill, story = rng.normal(1, 0.2, (people, 1, 1, 1)), rng.normal(1, 0.15, (1, 1, 1, stories))
+    minutes, shape = np.array(SIZES) * MINUTES, (participants, len(SIZES), draws, stories)
+    skill, story = (
+        rng.normal(1, 0.2, (participants, 1, 1, 1)),
+        rng.normal(1, 0.15, (1, 1, 1, stories)),
+    )
     free = (1 - np.array(SIZES) / SIZES[-1])[
         None, :, None, None
     ]  # at full size all subsets are one
     both = rng.normal(0, 0.04, (1, shape[1], draws, 1)) * free
     faster = np.exp(
         np.log(ratio)
-        + rng.normal(0, 0.15, (people, 1, 1, 1))
+        + rng.normal(0, 0.15, (participants, 1, 1, 1))
         + rng.normal(0, 0.15, (1, 1, 1, stories))
     )
     scores = {}
@@ -59,8 +62,8 @@ def drawn_curves(ratio, people, stories, rng, draws=10, n=100):
         )
         r = (
             r
-            + rng.normal(0, 0.008, (people, 1, 1, stories))
-            + rng.normal(0, 0.005, (people, shape[1], 1, stories))
+            + rng.normal(0, 0.008, (participants, 1, 1, stories))
+            + rng.normal(0, 0.005, (participants, shape[1], 1, stories))
             + rng.normal(0, 0.01, shape) * free
         )
         scores[arm] = r
@@ -75,14 +78,14 @@ def drawn_curves(ratio, people, stories, rng, draws=10, n=100):
         {a: np.concatenate([x, np.full_like(x, np.nan)], -1) for a, x in scores.items()},
         SIZES,
         minutes,
-        tuple(map(str, range(people))),
+        tuple(map(str, range(participants))),
         ("all",),
         stories,
     )
 
 
 def true_ratio(ratio, share, n=20000):
-    "Ratio of the curves averaged over the population of people and stories."
+    "Ratio of the curves averaged over the population of participants and stories."
     minutes = np.geomspace(1, 40 * SIZES[-1] * MINUTES, 4000)
     spread = np.exp(np.log(ratio) + np.random.default_rng(1).normal(0, 0.15 * 2**0.5, n))
     mean = np.array([law(m * spread).mean() for m in minutes])
@@ -90,7 +93,7 @@ def true_ratio(ratio, share, n=20000):
     return HALF / ((0.3 / target) ** 2 - 1) / np.interp(target, mean, minutes)
 
 
-def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
+def brains(k, participants, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
     "(dataset, arms, encoding sections, test sections): features of two arms whose ratio is k."
     from braintune_nb.analyses.learning_curves import EncodingArm
     from braintune_nb.clock import regular_clock
@@ -117,7 +120,7 @@ def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
         pretrained=EncodingArm([padded[0]]), arm=EncodingArm([inside if k > 1 else padded[1]])
     )
     heard = {}
-    for i in range(people):
+    for i in range(participants):
         w = rng.standard_normal((R, V)) * (snr / R) ** 0.5
         heard[f"p{i}"] = {
             n: Recording(
@@ -135,10 +138,10 @@ def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
     return Dataset("made", told, heard, "made"), arms, sections[:encoding], sections[encoding:]
 
 
-def measured_curves(k, people, rng, **settings):
+def measured_curves(k, participants, rng, **settings):
     from braintune_nb.analyses.learning_curves import encoding_curves
 
-    dataset, arms, encoding, test = brains(k, people, rng, **settings)
+    dataset, arms, encoding, test = brains(k, participants, rng, **settings)
     return encoding_curves(
         arms,
         dataset,
@@ -164,8 +167,8 @@ def rate_row(found, truth, **names):
         datasets=n,
         true_ratio=round(truth, 3),
         misses=round(len(miss) / n, 4),
-        low=round(limits.low, 4),
-        high=round(limits.high, 4),
+        ci_low=round(limits.low, 4),
+        ci_high=round(limits.high, 4),
         misses_plain_bootstrap=round(len(plain) / n, 4),
         median_ratio=round(float(np.median(ratios)), 3),
         ratio_10=round(float(np.quantile(ratios, 0.1)), 3),
@@ -179,18 +182,18 @@ def rate_row(found, truth, **names):
     )
 
 
-def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
+def calibrate(part, ratio, participants, stories, datasets, seed, fits, shares):
     "Rows of one setting."
     from braintune_nb.analyses.learning_curves import efficiency
 
-    start = zlib.crc32(f"{part} {ratio} {people} {stories}".encode())
+    start = zlib.crc32(f"{part} {ratio} {participants} {stories}".encode())
     found = {}
     for i in range(datasets):
         rng = np.random.default_rng([seed, start, i])
         curves = (
-            drawn_curves(ratio, people, stories, rng)
+            drawn_curves(ratio, participants, stories, rng)
             if part == "table"
-            else measured_curves(ratio, people, rng, test=stories)
+            else measured_curves(ratio, participants, rng, test=stories)
         )
         for fit in fits:
             for share in shares:
@@ -199,7 +202,7 @@ def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
                 )
         if sys.stderr.isatty() or i % 50 == 49:
             print(
-                f"{part} ratio {ratio:g}, {people} people, {stories} stories: {i + 1}/{datasets}",
+                f"{part} ratio {ratio:g}, {participants} participants, {stories} stories: {i + 1}/{datasets}",
                 file=sys.stderr,
             )
     return [
@@ -208,7 +211,7 @@ def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
             true_ratio(ratio, share) if part == "table" else float(ratio),
             part=part,
             planted=ratio,
-            people=people,
+            participants=participants,
             test_stories=stories,
             fit=fit,
             share=share,
@@ -245,9 +248,9 @@ def main():
         ("ridge", k, 4, 5, n, ("saturating", "isotonic"), (0.8, 0.9, 1.0))
         for k, n in ((1, 100), (2, 25), (5, 25))
     ]
-    for part, k, people, stories, n, fits, shares in settings:
+    for part, k, participants, stories, n, fits, shares in settings:
         if a.only in (None, part):
-            rows += calibrate(part, k, people, stories, a.datasets or n, a.seed, fits, shares)
+            rows += calibrate(part, k, participants, stories, a.datasets or n, a.seed, fits, shares)
         if rows:
             with open(a.out, "w", newline="") as f:
                 w = csv.DictWriter(f, list(rows[-1]))
@@ -260,7 +263,7 @@ def main():
                 for k in (
                     "part",
                     "planted",
-                    "people",
+                    "participants",
                     "test_stories",
                     "fit",
                     "share",

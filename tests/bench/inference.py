@@ -256,7 +256,7 @@ def binomial(hits, n):
     from scipy.stats import binomtest
 
     ci = binomtest(int(hits), int(n)).proportion_ci()
-    return dict(rate=round(hits / n, 4), low=round(ci.low, 4), high=round(ci.high, 4))
+    return dict(rate=round(hits / n, 4), ci_low=round(ci.low, 4), ci_high=round(ci.high, 4))
 
 
 def average(x):
@@ -265,7 +265,7 @@ def average(x):
     x = np.asarray(x, float)
     half = t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5
     return dict(
-        rate=round(x.mean(), 4), low=round(x.mean() - half, 4), high=round(x.mean() + half, 4)
+        rate=round(x.mean(), 4), ci_low=round(x.mean() - half, 4), ci_high=round(x.mean() + half, 4)
     )
 
 
@@ -427,12 +427,12 @@ def layer_rows(datasets, seed, layers=6, V=60, n=1999, stories=3, trs=300):
     yield from layer_table(stories, trs, layers, datasets, n, seed, found, size)
 
 
-# ---- simulated people
+# ---- simulated participants
 
 
-def experiment(rng, people, gain=0.0, spread=0.1, stories=3, trs=80, length=20, V=4):
+def experiment(rng, participants, gain=0.0, spread=0.1, stories=3, trs=80, length=20, V=4):
     """Block sums of two arms, each with a direction of its own; `gain` is the mean preference
-    of brains for the first, `spread` its scatter over people. length 0: one block a story."""
+    of brains for the first, `spread` its scatter over participants. length 0: one block a story."""
     from braintune_nb.encode.inference import block_labels, block_sums
 
     labels, owner = block_labels(np.repeat(np.arange(stories), trs), length or trs)
@@ -442,7 +442,7 @@ def experiment(rng, people, gain=0.0, spread=0.1, stories=3, trs=80, length=20, 
 
     signal, first, second = (all_stories(smooth, 1) for _ in range(3))
     arms = [], []
-    for _ in range(people):
+    for _ in range(participants):
         lean = gain + spread * rng.standard_normal()
         brain = (
             signal
@@ -463,7 +463,7 @@ def draws(arms, owner, n, seed):
 
 
 def truth(seed, gain, spread, **size):
-    "Mean score difference over many people and much stimulus."
+    "Mean score difference over many participants and much stimulus."
     rng = np.random.default_rng(seed + 5)
     size = size | dict(trs=20 * size["trs"])
     drawn = (experiment(rng, 20, gain, spread, **size) for _ in range(6))
@@ -474,24 +474,24 @@ def limits_by_method(rng, scores, count, strata, n):
     "Method -> 95 % limits of the gain."
     from braintune_nb.encode.inference import crossed_interval
 
-    people = len(scores)
+    participants = len(scores)
     got = crossed_interval(scores[:, 0, 0, 0], scores[:, 1:, 0, 0], count, strata)
-    picked = rng.integers(people, size=(n, people))
+    picked = rng.integers(participants, size=(n, participants))
     means = scores[:, 1:, 0, 0][picked, np.arange(n)[:, None]].mean(1)
     return {
         "crossed_interval": (got["ci_low"], got["ci_high"]),
-        "people-only t": (got["participants_low"], got["participants_high"]),
+        "participants-only t": (got["participants_low"], got["participants_high"]),
         "plain crossed percentile": np.quantile(means, [0.025, 0.975]),
     }
 
 
-def misses(rng, people, gain, spread, size, aim, count, strata, datasets, n):
+def misses(rng, participants, gain, spread, size, aim, count, strata, datasets, n):
     "Times that each interval misses the aim, gains found, own intervals that miss, n-of-N found."
     from braintune_nb.encode.group import participant_intervals, prevalence
 
     miss, own, found, alone = {}, [], 0, 0
     for i in range(datasets):
-        *arms, owner = experiment(rng, people, gain, spread, **size)
+        *arms, owner = experiment(rng, participants, gain, spread, **size)
         scores = draws(arms, owner, n, i)
         limits = limits_by_method(rng, scores, count, strata, n)
         for name, (a, b) in limits.items():
@@ -503,7 +503,7 @@ def misses(rng, people, gain, spread, size, aim, count, strata, datasets, n):
     return miss, own, found, alone
 
 
-def people_table(miss, row, datasets, gain, found, spread, own, alone):
+def participants_table(miss, row, datasets, gain, found, spread, own, alone):
     "The rows of one experiment."
     check = "95 % interval misses the true gain"
     for name, k in miss.items():
@@ -511,38 +511,40 @@ def people_table(miss, row, datasets, gain, found, spread, own, alone):
     if gain:
         one = dict(check="gain found", method="crossed_interval", nominal="")
         yield one | row | binomial(found, datasets)
-    elif spread == 0:  # with a spread people differ truly, and their own intervals should leave 0
+    elif (
+        spread == 0
+    ):  # with a spread participants differ truly, and their own intervals should leave 0
         one = dict(check=check, method="participant_intervals, each participant", nominal=0.05)
         yield one | row | average(own)
         one = dict(check="n-of-N at p <= 0.05, no effect", method="prevalence", nominal=0.05)
         yield one | row | binomial(alone, datasets)
 
 
-def people_rows(people, gain, spread, stories, trs, length, datasets, seed, n=200):
-    """How often 95 % intervals miss the true gain: crossed, people only, plain crossed
+def participant_rows(participants, gain, spread, stories, trs, length, datasets, seed, n=200):
+    """How often 95 % intervals miss the true gain: crossed, participants only, plain crossed
     percentile, and each participant's own."""
-    key = f"{people} {gain} {spread} {stories} {trs} {length}"
+    key = f"{participants} {gain} {spread} {stories} {trs} {length}"
     rng = np.random.default_rng(zlib.crc32(key.encode()) + seed)
     size = dict(stories=stories, trs=trs, length=length)
     aim = truth(seed, gain, spread, **size) if gain else 0.0
     blocks, strata = stories * max(1, trs // length if length else 1), stories if length else 1
     miss, own, found, alone = misses(
-        rng, people, gain, spread, size, aim, blocks, strata, datasets, n
+        rng, participants, gain, spread, size, aim, blocks, strata, datasets, n
     )
     size["block_length"] = size.pop("length") or "story"
-    row = dict(people=people, gain=gain, spread=spread, **size, blocks=blocks)
+    row = dict(participants=participants, gain=gain, spread=spread, **size, blocks=blocks)
     row |= dict(datasets=datasets, draws=n, seed=seed)
-    yield from people_table(miss, row, datasets, gain, found, spread, own, alone)
+    yield from participants_table(miss, row, datasets, gain, found, spread, own, alone)
 
 
-def crossed_values(rng, people, stories, seeds):
-    "Values made of people, stories, seeds and their interaction."
+def crossed_values(rng, participants, stories, seeds):
+    "Values made of participants, stories, seeds and their interaction."
     return (
-        rng.standard_normal((people, 1, 1))
+        rng.standard_normal((participants, 1, 1))
         + rng.standard_normal((1, stories, 1))
         + 0.5 * rng.standard_normal((1, 1, seeds))
-        + rng.standard_normal((people, stories, 1))
-        + 0.5 * rng.standard_normal((people, stories, seeds))
+        + rng.standard_normal((participants, stories, 1))
+        + 0.5 * rng.standard_normal((participants, stories, seeds))
     )
 
 
@@ -558,21 +560,23 @@ def count_misses(x, miss, names):
         miss[name] += abs(v.mean()) > t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / len(v) ** 0.5
 
 
-def values_rows(people, stories, seeds, datasets, seed):
-    """Scores made of people, stories, seeds and their interaction: how often intervals miss the
+def values_rows(participants, stories, seeds, datasets, seed):
+    """Scores made of participants, stories, seeds and their interaction: how often intervals miss the
     mean."""
 
-    rng = np.random.default_rng(zlib.crc32(f"{people} {stories} {seeds}".encode()) + seed)
+    rng = np.random.default_rng(zlib.crc32(f"{participants} {stories} {seeds}".encode()) + seed)
     names = (
         "random_effects_interval",
-        "seeds averaged, t over people",
+        "seeds averaged, t over participants",
         "every seed and story a sample, t",
     )
     miss = dict.fromkeys(names, 0)
     for _ in range(datasets):
-        x = crossed_values(rng, people, stories, seeds)
+        x = crossed_values(rng, participants, stories, seeds)
         count_misses(x, miss, names)
-    size = dict(people=people, stories=stories, seeds=seeds, datasets=datasets, seed=seed)
+    size = dict(
+        participants=participants, stories=stories, seeds=seeds, datasets=datasets, seed=seed
+    )
     for name, k in miss.items():
         one = dict(check="95 % interval misses the true mean", method=name, nominal=0.05)
         yield one | size | binomial(k, datasets)
@@ -587,28 +591,28 @@ def drawing(rng, shape):
     )[shape]
 
 
-def count_regions(datasets, make, people, regions, tests, size, family):
+def count_regions(datasets, make, participants, regions, tests, size, family):
     "Tests that find something in the first region, and in any of them."
     from braintune_nb.encode.group import group_roi_tests
 
     for _ in range(datasets):
-        x = (make((people, 1)) + make((people, regions))) / 2**0.5
+        x = (make((participants, 1)) + make((participants, regions))) / 2**0.5
         got = group_roi_tests({f"r{j}": x[:, j] for j in range(regions)})
         for k in tests:
             size[k] += got["r0"][k] <= 0.05
             family[k] += min(r[k + "_holm"] for r in got.values()) <= 0.05
 
 
-def test_rows(people, shape, datasets, seed, regions=6):
+def test_rows(participants, shape, datasets, seed, regions=6):
     """Participants' values with mean 0: coverage of the t interval, size of each test, and of
     Holm over correlated regions."""
 
-    rng = np.random.default_rng(zlib.crc32(f"{people} {shape}".encode()) + seed)
+    rng = np.random.default_rng(zlib.crc32(f"{participants} {shape}".encode()) + seed)
     make = drawing(rng, shape)
     tests = ("p_t", "p_wilcoxon", "p_flip")
     size, family = dict.fromkeys(tests, 0), dict.fromkeys(tests, 0)
-    count_regions(datasets, make, people, regions, tests, size, family)
-    row = dict(noise=shape, people=people, datasets=datasets, seed=seed, nominal=0.05)
+    count_regions(datasets, make, participants, regions, tests, size, family)
+    row = dict(noise=shape, participants=participants, datasets=datasets, seed=seed, nominal=0.05)
     for k in tests:
         for check, times in (
             ("one region at p <= 0.05, no effect", size[k]),
@@ -619,30 +623,33 @@ def test_rows(people, shape, datasets, seed, regions=6):
 
 def intervals(datasets, seed):
     jobs = [
-        (people_rows, (people, 0.0, spread, 3, 80, 20, datasets, seed))
-        for people in (4, 8)
+        (participant_rows, (participants, 0.0, spread, 3, 80, 20, datasets, seed))
+        for participants in (4, 8)
         for spread in (0.0, 0.1, 0.3)
     ]
-    jobs += [(people_rows, (people, 0.15, 0.1, 3, 80, 20, datasets, seed)) for people in (4, 8)]
     jobs += [
-        (people_rows, (people, 0.0, spread, 3, 300, 20, datasets, seed))
-        for people in (4, 8)
+        (participant_rows, (participants, 0.15, 0.1, 3, 80, 20, datasets, seed))
+        for participants in (4, 8)
+    ]
+    jobs += [
+        (participant_rows, (participants, 0.0, spread, 3, 300, 20, datasets, seed))
+        for participants in (4, 8)
         for spread in (0.0, 0.1)
     ]
     jobs += [
-        (people_rows, (people, 0.0, 0.1, stories, 100, 0, datasets, seed))
-        for people in (4, 8)
+        (participant_rows, (participants, 0.0, 0.1, stories, 100, 0, datasets, seed))
+        for participants in (4, 8)
         for stories in (4, 8)
     ]
     jobs += [
-        (values_rows, (people, stories, seeds, 4 * datasets, seed))
-        for people in (4, 8)
+        (values_rows, (participants, stories, seeds, 4 * datasets, seed))
+        for participants in (4, 8)
         for stories in (3, 8)
         for seeds in (1, 3)
     ]
     return jobs + [
-        (test_rows, (people, shape, 2 * datasets, seed))
-        for people in (4, 8)
+        (test_rows, (participants, shape, 2 * datasets, seed))
+        for participants in (4, 8)
         for shape in ("normal", "heavy", "skewed")
     ]
 

@@ -35,7 +35,7 @@ SPLIT = {"one split": dict(fold=2)}
 
 def tests(planted, blocks, variant, draws=400, seed=0):
     "block length -> VoxelTest, from one pair of predictions."
-    data = [planted[k] for k in ("low", "model", "responses", "groups")]
+    data = [planted[k] for k in ("lowlevel", "model", "responses", "groups")]
     prediction, residual = semantic_predictions(*data, folds=3, **(VARIANTS | SPLIT)[variant])
     rows = np.isfinite(residual).all(1)
     return {

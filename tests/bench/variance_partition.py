@@ -32,7 +32,7 @@ from braintune_nb.analyses.lowlevel import (
 )
 from braintune_nb.encode.banded import BandedRidge, ratio_grid
 
-PARTS = ("unique_model", "shared", "unique_low")
+PARTS = ("unique_model", "shared", "unique_lowlevel")
 LEVELS = (0, 25, 50, 75)
 
 
@@ -64,12 +64,17 @@ def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16
         stories < fit, stories * min(fit, 6) // fit, 99
     )  # at most six folds to choose the penalties, one set of scored stories
     guess = impact_predictions(
-        planted["low"], planted["model"], planted["responses"], groups, test=99, stories=stories
+        planted["lowlevel"],
+        planted["model"],
+        planted["responses"],
+        groups,
+        test=99,
+        stories=stories,
     )
     table = impact_table(
         impact_voxels(guess, planted["responses"]),
         {i: planted["kind"] == i for i in range(len(planted["truth"]))},
-    ).set_index(["method", "roi"])
+    ).set_index(["method", "region"])
     rows = []
     for i, truth in enumerate(planted["truth"]):
         p, r = table.loc[("partition", i)], table.loc[("residual", i)]
@@ -79,7 +84,7 @@ def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16
             kind=i,
             fit=fit * length,
             score=score * length,
-            columns=4 * (planted["low"].shape[1] + planted["model"].shape[1]),
+            columns=4 * (planted["lowlevel"].shape[1] + planted["model"].shape[1]),
             seed=seed,
             explained=100 * p.explained / 0.3,
         )
@@ -111,7 +116,7 @@ def in_sample(planted, groups):
                 ]
             ).astype(np.float64)
         )
-        for k in ("low", "model")
+        for k in ("lowlevel", "model")
     }
     y = planted["responses"][rows].astype(np.float64)
 
@@ -123,7 +128,10 @@ def in_sample(planted, groups):
             * np.linalg.solve(gram + 1e-8 * np.trace(gram) / len(gram) * np.eye(len(gram)), cross)
         ).sum(0) / (y**2).sum(0)
 
-    both, low = explained(np.hstack([stacked["low"], stacked["model"]])), explained(stacked["low"])
+    both, low = (
+        explained(np.hstack([stacked["lowlevel"], stacked["model"]])),
+        explained(stacked["lowlevel"]),
+    )
     by = lambda e: np.array([e[planted["kind"] == i].mean() for i in range(len(planted["truth"]))])
     return 100 * by(both - low) / by(both)
 
@@ -235,14 +243,14 @@ def main():
             table.groupby(["motion_regression", "low_level", "method"])[
                 [
                     "full",
-                    "low",
+                    "lowlevel",
                     "both",
                     "both_himalaya_same_ratios",
                     "both_himalaya_60_draws",
                     "residual",
                     "unique_model",
                     "shared",
-                    "unique_low",
+                    "unique_lowlevel",
                     "percentage",
                 ]
             ]
