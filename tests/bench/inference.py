@@ -561,8 +561,8 @@ def count_misses(x, miss, names):
 
 
 def values_rows(participants, stories, seeds, datasets, seed):
-    """Scores made of participants, stories, seeds and their interaction: how often intervals miss the
-    mean."""
+    """Scores made of participants, stories, seeds and their interaction: how often intervals
+    miss the mean."""
 
     rng = np.random.default_rng(zlib.crc32(f"{participants} {stories} {seeds}".encode()) + seed)
     names = (
