@@ -208,7 +208,7 @@ def start(folder, cache, *words):
 
 def ended(process):
     "(exit status, stdout, stderr)"
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1800)
     return process.returncode, out, err
 
 

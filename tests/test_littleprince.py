@@ -188,6 +188,39 @@ def test_words(folder):
     assert error.value.place == "line 1203"
 
 
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ('0,"a,x,500,501,9\n0,b",x,502,503,9', "breaks off"),
+        ('0,"a,x,500,501,9', "not closed"),
+        ("0,a,x,500,501,9,7", "7 columns"),
+        ("0,a,x,500,501,12", "no section"),
+        ("0,a,x,500,501,inf", "no section"),
+        ("0,a,x,500,501,1.5", "no section"),
+        ("0,a,x,500,True,9", "has no time"),
+        ("0,a,x,500,nan,9", "has no time"),
+        ("0,a,x,3,4,9", "backwards"),
+        ("0,a,x,500,499,9", "ends before it starts"),
+    ],
+)
+def test_rows_that_are_wrong_are_refused_by_line(folder, row, message):
+    path = write_words(folder, "EN", [row])
+    with pytest.raises(DataError, match=message) as error:
+        prince_words(path)
+    assert error.value.place == "line 3602"
+
+
+def test_a_channel_is_chosen(folder, mask):
+    write_run(folder, "sub-EN057", 1)
+    (folder / "stimuli").mkdir()
+    sound = np.stack([np.zeros(16_000), np.linspace(-0.5, 0.5, 16_000)], 1)
+    soundfile.write(folder / prince_sound("EN", 1), sound, 16_000, subtype="FLOAT")
+    found = load_littleprince(folder, mask=mask, cache=folder, channel=1)
+    kept = soundfile.read(found.stories["lppEN_section1"].audio)[0]
+    assert np.abs(kept - sound[:, 1]).max() < 0.02
+    assert any("number 1 of them" in note for note in found.notes)
+
+
 def test_sound_is_converted_and_told(folder, mask):
     write_run(folder, "sub-EN057", 1)
     (folder / "stimuli").mkdir()

@@ -319,6 +319,13 @@ def regress_out(
     centred, c = x - x.mean(0, keepdims=True), zscore(_whole(confounds.astype(float)))
     u, s, _ = np.linalg.svd(c, full_matrices=False)
     u = u[:, s > s[:1] * 1e-10].astype(centred.dtype)
+    if 0 < u.shape[1] >= len(x) - 1:
+        raise DataError(
+            "So many confounds leave nothing of the data",
+            found=f"{u.shape[1]} independent confounds, {len(x)} rows",
+            expected=f"at most {len(x) - 2}, and better a tenth of that",
+            next_step="leave confounds out",
+        )
     return centred - u @ (u.T @ centred)
 
 
