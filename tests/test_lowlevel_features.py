@@ -106,7 +106,9 @@ def test_power_spectrum_equals_scipy(rate):
         : rate * 7 - 123
     ]
     heard = story(n_tr=5, tr=1.5)
-    got = L.power_spectrum(heard, sound, rate, bands=40, low=60, high=7000, how="sum", block=137)
+    got = L.power_spectrum(
+        heard, sound, rate, bands=40, fmin=60, fmax=7000, method="sum", block=137
+    )
     hop, edges = round(0.01 * rate), mel_edges()
     level, middle = spectrum_of_scipy(rate, sound)
     want = summed_by_tr(level, middle, hop, rate)
@@ -119,7 +121,7 @@ def test_the_band_of_a_pure_tone_is_the_largest_and_amplitude_is_in_decibels(fre
     tone = np.sin(2 * np.pi * frequency * np.arange(16_000 * 8) / 16_000) * np.repeat(
         [0.8, 0.08], 16_000 * 4
     )
-    found = L.power_spectrum(story(n_tr=4), tone, 16_000, how="sum")
+    found = L.power_spectrum(story(n_tr=4), tone, 16_000, method="sum")
     centre = np.array([float(name.split()[0]) for name in found.names])
     assert (found.values.argmax(1) == np.abs(centre - frequency).argmin()).all()
     assert abs(found.values[0].max() - found.values[3].max() - 20) < 0.05
@@ -129,7 +131,8 @@ def test_lanczos_of_a_steady_sound_is_its_mean_and_silence_around_it_is_zero():
     noise = np.random.default_rng(0).standard_normal(16_000 * 60) * 0.05
     heard = story(n_tr=50, words=Events([0.0], [60.0], ("w",)), first=-19.0)
     filtered, mean = (
-        L.power_spectrum(heard, noise, 16_000, how=how).values for how in ("lanczos", "sum")
+        L.power_spectrum(heard, noise, 16_000, method=method).values
+        for method in ("lanczos", "sum")
     )
     assert (
         np.abs(filtered[15:34] - mean[15:34]).max() < 0.5
@@ -148,9 +151,9 @@ def test_memory_of_the_spectrum_does_not_grow_with_the_story(tmp_path):
         soundfile.write(tmp_path / "a.wav", sound, 8000)
         del sound
         heard = story(n_tr=30 * minutes, audio=tmp_path / "a.wav")
-        L.power_spectrum(heard, high=4000)
+        L.power_spectrum(heard, fmax=4000)
         tracemalloc.start()
-        L.power_spectrum(heard, high=4000)
+        L.power_spectrum(heard, fmax=4000)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0], peaks
@@ -163,9 +166,9 @@ def test_memory_of_the_spectrum_does_not_grow_with_the_story(tmp_path):
         (dict(audio=np.zeros(9)), ParameterError, "sampling rate"),
         (dict(audio="gone.wav"), MissingData, "no such file"),
         (dict(), MissingData, "has no audio"),
-        (dict(audio=np.zeros(16_000), sampling_rate=8000), DataError, "pass high=4000"),
+        (dict(audio=np.zeros(16_000), sampling_rate=8000), DataError, "pass fmax=4000"),
         (
-            dict(audio=np.zeros(16_000), sampling_rate=16_000, how="average"),
+            dict(audio=np.zeros(16_000), sampling_rate=16_000, method="average"),
             ParameterError,
             "lanczos or sum",
         ),
@@ -307,8 +310,8 @@ def test_released_articulation_is_the_published_table(real_data):
     }
     told = story(random_tier(7), n_tr=15)
     ours, published = (
-        P.articulation(told, how="sum"),
-        P.articulation(told, how="sum", preset="released"),
+        P.articulation(told, method="sum"),
+        P.articulation(told, method="sum", preset="released"),
     )
     differ = {
         name
@@ -369,7 +372,7 @@ def test_unseen_runs_of_the_test_story_are_counted():
     first, second = story(random_tier(10), n_tr=15), story(random_tier(11), n_tr=15)
     vocabulary = L.lowlevel_vocabulary([first], ("diphones", "triphones", "phones", "articulation"))
     assert set(vocabulary) == {"diphones", "triphones"}
-    found = L.lowlevel_sets(second, ("diphones",), vocabulary=vocabulary, how="sum")["diphones"]
+    found = L.lowlevel_sets(second, ("diphones",), vocabulary=vocabulary, method="sum")["diphones"]
     runs = P.ngrams(P.story_phones(second), 2).text
     assert (
         found.left_out
@@ -407,7 +410,7 @@ def tone_sequence(write):
 @written
 def test_tones_of_a_random_story(write):
     sequence, _, told = tone_sequence(write)
-    found = P.tones(told, how="sum")
+    found = P.tones(told, method="sum")
     for t in range(10):
         here = sequence[20 * t : 20 * t + 20]
         assert list(found.values[t]) == [int((here == k).sum()) for k in range(5)]
@@ -418,7 +421,7 @@ def test_words_of_two_syllables_have_the_tones_of_both(write):
     sequence, onset, told = tone_sequence(write)
     pairs = tuple(write(a) + write(b) for a, b in zip(sequence[::2], sequence[1::2]))
     twos = Events(onset[::2], onset[::2] + 0.2, pairs)
-    assert np.array_equal(P.tones(told, twos, "sum").values, P.tones(told, how="sum").values)
+    assert np.array_equal(P.tones(told, twos, "sum").values, P.tones(told, method="sum").values)
 
 
 @pytest.mark.parametrize("labels", [("ma", "ba"), ("马", "吧"), ("m", "n"), ("ma3",) + ("ba",) * 9])
@@ -469,7 +472,7 @@ def test_simulated_stories_have_all_sets_of_phones_and_words(spoken):
     (_, told), (_, other) = spoken
     sets = COUNTED + (("articulation", "letters") if told.language == "en" else ())
     vocabulary = L.lowlevel_vocabulary([told, other], sets)
-    found = L.lowlevel_sets(told, sets, vocabulary=vocabulary, how="sum")
+    found = L.lowlevel_sets(told, sets, vocabulary=vocabulary, method="sum")
     phones = P.story_phones(told)
     assert phones.left_out == {} and all(not one.left_out for one in found.values())
     assert found["phones"].values.sum() == found["phone_rate"].values.sum() == len(phones.events)
@@ -482,7 +485,7 @@ def test_simulated_stories_have_all_sets_of_phones_and_words(spoken):
 
 def test_spectrum_of_simulated_stories_follows_their_sound_power(spoken):
     (said, told), _ = spoken
-    spectrum = L.power_spectrum(told, said.audio, said.rate, how="sum").values
+    spectrum = L.power_spectrum(told, said.audio, said.rate, method="sum").values
     power = L.sound_power(told, said.audio, said.rate)[:, 0]
     assert spectrum.shape == (len(told.clock.times), 80)
     assert np.corrcoef(spectrum.mean(1), power)[0, 1] > 0.6
@@ -724,13 +727,13 @@ def test_frames_hold_each_word_as_long_as_it_stood(screen):
 def test_long_words_move_more_than_short_ones():
     onset = np.r_[np.arange(0, 20, 0.4), np.arange(30, 50, 0.4)]
     told = story(words=Events(onset, onset + 0.2, ("a",) * 50 + ("extraordinary",) * 50), n_tr=26)
-    energy = S.motion_energy(told, how="sum").values
+    energy = S.motion_energy(told, method="sum").values
     assert (
         energy.shape == (26, 63)
         and (energy[17:23].mean(0) > energy[2:8].mean(0)).all()
         and (energy[12:14] == 0).all()
     )
-    spread = S.motion_energy(told, pool=False, how="sum")
+    spread = S.motion_energy(told, pool=False, method="sum")
     assert len(set(spread.names)) == spread.values.shape[1] == len(S.gabor_bank(6.0))
 
 
@@ -792,7 +795,7 @@ def test_orthographic_similarity_equals_a_loop():
     onset = np.arange(40) * 0.5
     told = story(words=Events(onset, onset + 0.5, text))
     value = similarity_to_the_words_before(text)
-    summed = S.orthographic_similarity(told, how="sum").values[:, 0]
+    summed = S.orthographic_similarity(told, method="sum").values[:, 0]
     assert np.allclose(summed, value.reshape(10, 4).sum(1), atol=1e-4)
     filtered = loop_lanczos(onset + 0.25, value[:, None], told.clock)
     assert np.allclose(S.orthographic_similarity(told).values, filtered, atol=1e-4)
@@ -836,7 +839,7 @@ def test_lengths_equal_counting_by_hand(counted_words):
 
 def test_letters_equal_counting_by_hand(counted_words):
     told, spans = counted_words
-    letters = L.letters(told, how="sum")
+    letters = L.letters(told, method="sum")
     assert L.letters(told).names == letters.names
     for t, here in enumerate(spans):
         count = Counter(c for w in here for c in w.lower() if "a" <= c <= "z")
@@ -867,7 +870,7 @@ def test_phones_of_moth_tiers(real_data, name):
     assert tuple(np.maximum(0, np.subtract(lengths, k)).sum() for k in range(3)) == MOTH[name]
     phones = P.story_phones(told)
     assert tuple(len(P.ngrams(phones, n)) for n in (1, 2, 3)) == MOTH[name]
-    counts = P.phone_counts(told, how="sum").values
+    counts = P.phone_counts(told, method="sum").values
     assert (counts.sum(0) > 0).all() and counts.sum() >= len(phones.events) - 5
 
 
@@ -888,7 +891,7 @@ def test_alice_has_words_but_no_phones(real_data):
         found = L.lowlevel_features(
             alice,
             ("word_rate", "letter_count", "letters", "word_length", "word_length_std"),
-            how="sum",
+            method="sum",
         )
     inside = (words.midpoint >= 20) & (words.midpoint < 744)
     assert (
@@ -916,6 +919,6 @@ def test_praat_clips(real_data, path, script, words):
     else:
         assert len(P.story_phones(clip, script=script).events) == 14
         spectrum = L.power_spectrum(
-            clip, real_data / "speech_clips/praatio/mary.wav", how="sum"
+            clip, real_data / "speech_clips/praatio/mary.wav", method="sum"
         ).values
         assert spectrum.shape == (2, 80) and spectrum.max() > 20

@@ -202,14 +202,16 @@ def _filled(x, mask, value):
 # %% ../../nbs/20_align.resample.ipynb #ab66f186
 def story_weights(
     story,  # Story: words and clock
-    how: str = "lanczos",  # 'lanczos', 'average' or 'sum'
+    method: str = "lanczos",  # 'lanczos', 'average' or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
 ) -> np.ndarray:  # (T, N), float64
     """Weights from the mid-points of a story's words to its TRs. Raises ParameterError for an
-    unknown `how`."""
+    unknown `method`."""
     times = (story.words.midpoint, story.clock.times, story.clock.tr)
-    if how == "lanczos":
+    if method == "lanczos":
         return lanczos_weights(*times, preset=preset)
-    if how in ("average", "sum"):
-        return average_weights(*times, total=how == "sum")
-    raise ParameterError("Unknown way of resampling", found=how, expected="lanczos, average, sum")
+    if method in ("average", "sum"):
+        return average_weights(*times, total=method == "sum")
+    raise ParameterError(
+        "Unknown method of resampling", found=method, expected="lanczos, average, sum"
+    )

@@ -33,13 +33,13 @@ from braintune_nb.features.phones import (
 # %% ../../nbs/33_features.lowlevel.ipynb #02cc4e2e
 def word_rate(
     story,  # Story: words and clock
-    how: str = "lanczos",  # 'lanczos' as the features, or 'sum' for the plain count
+    method: str = "lanczos",  # 'lanczos' as the features, or 'sum' for the plain count
     preset: str = "fixed",  # of the Lanczos filter
 ) -> np.ndarray:  # (T, 1) float32, words per TR
-    "Words per TR. Raises ParameterError for an unknown `how`."
-    if how == "average":
-        raise ParameterError("The average of ones is one", found=how, expected="lanczos, sum")
-    return story_weights(story, how, preset).sum(1, keepdims=True).astype(np.float32)
+    "Words per TR. Raises ParameterError for an unknown `method`."
+    if method == "average":
+        raise ParameterError("The average of ones is one", found=method, expected="lanczos, sum")
+    return story_weights(story, method, preset).sum(1, keepdims=True).astype(np.float32)
 
 # %% ../../nbs/33_features.lowlevel.ipynb #5fe45d43
 def sound_power(
@@ -124,26 +124,28 @@ def _frame_blocks(chunks, window, hop):
         raise DataError("The sound is empty", found="0 samples")
 
 # %% ../../nbs/33_features.lowlevel.ipynb #59055c49
-def _mel_filters(rate, n_fft, bands, low, high):
+def _mel_filters(rate, n_fft, bands, fmin, fmax):
     "Triangles (n_fft // 2 + 1, bands) and the centre of each, Hz."
     from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
-    if rate / 2 < high:
+    if rate / 2 < fmax:
         raise DataError(
             "The sound has no such high frequencies",
             found=f"{rate} Hz sampling, so up to {rate / 2:g} Hz",
-            expected=f"{high:g} Hz",
-            next_step=f"pass high={rate / 2:g}, the same for all stories",
+            expected=f"{fmax:g} Hz",
+            next_step=f"pass fmax={rate / 2:g}, the same for all stories",
         )
     centres = mel_to_hertz(
         np.linspace(
-            hertz_to_mel(low, mel_scale="slaney"), hertz_to_mel(high, mel_scale="slaney"), bands + 2
+            hertz_to_mel(fmin, mel_scale="slaney"),
+            hertz_to_mel(fmax, mel_scale="slaney"),
+            bands + 2,
         )[1:-1],
         mel_scale="slaney",
     )
     return (
         mel_filter_bank(
-            n_fft // 2 + 1, bands, low, high, rate, norm=None, mel_scale="slaney"
+            n_fft // 2 + 1, bands, fmin, fmax, rate, norm=None, mel_scale="slaney"
         ).astype(np.float32),
         centres,
     )
@@ -154,12 +156,12 @@ def power_spectrum(
     audio=None,  # sound file, or mono samples (S,) whose first is second 0 of the story
     sampling_rate=None,  # Hz, for samples
     bands: int = 80,  # mel bands
-    low: float = 50.0,  # lower edge of the first band, Hz
-    high: float = 8000.0,  # upper edge of the last band, Hz
+    fmin: float = 50.0,  # lower edge of the first band, Hz
+    fmax: float = 8000.0,  # upper edge of the last band, Hz
     window: float = 0.025,  # s
     hop: float = 0.010,  # s; rounded to whole samples
     floor: float = -80.0,  # dB of full scale; silence is 0 above it
-    how: str = "lanczos",  # or 'sum', which here is the mean over the TR
+    method: str = "lanczos",  # or 'sum', which here is the mean over the TR
     preset: str = "fixed",  # 'fixed' or 'paper', of the Lanczos filter
     block: int = 2000,  # frames in memory at a time; the result does not depend on it
 ) -> FeatureSet:  # (T, bands), dB above the floor
@@ -172,10 +174,10 @@ def power_spectrum(
             place=story.name,
             next_step="pass a sound file or samples, or use features of words and phones",
         )
-    if how not in ("lanczos", "sum") or preset not in ("fixed", "paper"):
+    if method not in ("lanczos", "sum") or preset not in ("fixed", "paper"):
         raise ParameterError(
             "Frames are resampled block by block",
-            found=f"{how}, {preset}",
+            found=f"{method}, {preset}",
             expected="lanczos or sum, with a filter whose rows are not normalised: fixed, paper",
         )
     rate, chunks = _sound_chunks(
@@ -189,7 +191,7 @@ def power_spectrum(
             expected="a window of at least the hop",
         )
     n_fft = 2 ** int(np.ceil(np.log2(2 * width)))
-    filters, centres = _mel_filters(rate, n_fft, bands, low, high)
+    filters, centres = _mel_filters(rate, n_fft, bands, fmin, fmax)
     hann, times, tr = (
         np.hanning(width + 1)[:-1].astype(np.float32),
         story.clock.times,
@@ -206,7 +208,7 @@ def power_spectrum(
         ) / rate  # middle of the frame
         weights = (
             lanczos_weights(at, times, tr, preset=preset, sparse=True)
-            if how == "lanczos"
+            if method == "lanczos"
             else average_weights(at, times, tr, total=True, sparse=True)
         )
         values += weights @ level
@@ -216,7 +218,7 @@ def power_spectrum(
 def letters(
     story,  # Story: words and clock
     vocabulary=None,  # (F,) characters; default for English a to z, else required
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
 ) -> FeatureSet:  # (T, F) letters per TR
     """Letters per TR, at the middle of their word. ParameterError where the characters must be
@@ -241,7 +243,7 @@ def letters(
             elif c.isalnum():
                 left_out[c] = left_out.get(c, 0) + 1
     return FeatureSet(
-        per_tr(story, story.words.midpoint, counts, how, preset), vocabulary, left_out
+        per_tr(story, story.words.midpoint, counts, method, preset), vocabulary, left_out
     )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #512651eb
@@ -252,12 +254,12 @@ def _lengths(story):
 # %% ../../nbs/33_features.lowlevel.ipynb #b5d067f1
 def letter_count(
     story,  # Story: words and clock
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
 ) -> FeatureSet:  # (T, 1) letters per TR
     "Letters, digits or characters per TR."
     return FeatureSet(
-        per_tr(story, story.words.midpoint, _lengths(story)[:, None], how, preset), ("letters",)
+        per_tr(story, story.words.midpoint, _lengths(story)[:, None], method, preset), ("letters",)
     )
 
 # %% ../../nbs/33_features.lowlevel.ipynb #3aff5350
@@ -281,7 +283,7 @@ def word_length_std(
 # %% ../../nbs/33_features.lowlevel.ipynb #a37ac79a
 LOWLEVEL = dict(
     word_rate=lambda story, **settings: FeatureSet(word_rate(story, **settings), ("words",)),
-    sound_power=lambda story, how=None, preset=None, **settings: FeatureSet(
+    sound_power=lambda story, method=None, preset=None, **settings: FeatureSet(
         sound_power(story, **settings), ("dB",)
     ),
     power_spectrum=power_spectrum,
@@ -293,8 +295,8 @@ LOWLEVEL = dict(
     tones=tones,
     letters=letters,
     letter_count=letter_count,
-    word_length=lambda story, how=None, preset=None: word_length(story),
-    word_length_std=lambda story, how=None, preset=None: word_length_std(story),
+    word_length=lambda story, method=None, preset=None: word_length(story),
+    word_length_std=lambda story, method=None, preset=None: word_length_std(story),
     motion_energy=motion_energy,
     orthographic_similarity=orthographic_similarity,
 )
@@ -373,7 +375,7 @@ def lowlevel_sets(
     story,  # Story
     sets=("power_spectrum", "articulation", "word_rate"),  # names in LOWLEVEL
     vocabulary: dict | None = None,  # set -> names of its columns, from `lowlevel_vocabulary`
-    how: str = "lanczos",  # 'lanczos' as the features of a language model, or 'sum'
+    method: str = "lanczos",  # 'lanczos' as the features of a language model, or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     settings: dict | None = None,  # set -> further settings of its function
 ) -> dict:  # set -> FeatureSet (T, F)
@@ -396,7 +398,7 @@ def lowlevel_sets(
     }
     return {
         name: LOWLEVEL[name](
-            story, how=how, preset=preset, **columns.get(name, {}), **settings.get(name, {})
+            story, method=method, preset=preset, **columns.get(name, {}), **settings.get(name, {})
         )
         for name in sets
     }
@@ -405,7 +407,7 @@ def lowlevel_sets(
 def lowlevel_features(
     story,  # Story
     sets=("power_spectrum", "articulation", "word_rate"),  # names in LOWLEVEL
-    **options,  # vocabulary, how, preset, settings of `lowlevel_sets`
+    **options,  # vocabulary, method, preset, settings of `lowlevel_sets`
 ) -> dict:  # set -> (T, F) float32
     """Low-level features of a story as arrays; warns with counts of labels that have no column.
     Raises as `lowlevel_sets`."""

@@ -257,7 +257,7 @@ def motion_energy(
     fps: float = 15,  # frames per second of the analysis
     pool: bool = True,  # mean over positions: 63 columns; else a column a filter
     floor: float = 0.01,  # amplitude at which compression starts, of full contrast
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
 ) -> FeatureSet:  # (T, F), mean log amplitude per TR
     "Motion energy of words shown one at a time. Raises as `render_words`."
@@ -274,7 +274,7 @@ def motion_energy(
         columns.append(level.mean(1, keepdims=True) if pool else level)
     energy = np.concatenate(columns, 1)
     return FeatureSet(
-        per_tr(story, times, energy / np.float32(fps * story.clock.tr), how, preset), names
+        per_tr(story, times, energy / np.float32(fps * story.clock.tr), method, preset), names
     )
 
 # %% ../../nbs/29_features.orthography.ipynb #06f0382f
@@ -323,7 +323,7 @@ def orthographic_similarity(
     events=None,  # (N,) shown words; default: the words of the story
     n_back: int = 3,  # how many words back
     measure: str = "pixels",  # or 'letters'
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     **drawing,  # font, size, font_size of `render_words`
 ) -> FeatureSet:  # (T, 1) summed similarity of the TR's words to those before
@@ -345,6 +345,6 @@ def orthographic_similarity(
         np.bincount(now, minlength=len(events)), 1
     )
     return FeatureSet(
-        per_tr(story, events.midpoint, mean[:, None], how, preset),
+        per_tr(story, events.midpoint, mean[:, None], method, preset),
         (f"{measure} similarity to the last {n_back}",),
     )

@@ -55,18 +55,18 @@ def per_tr(
     times,  # (N,) s, when each event is, any order
     values,  # (N, F) a row for each event, NumPy or scipy sparse
     # 'lanczos' as the features of a language model, or 'sum' over the events of the TR
-    how: str = "lanczos",
+    method: str = "lanczos",
     preset: str = "fixed",  # of the Lanczos filter (chapter 20)
 ) -> np.ndarray:  # (T, F) float32, per TR
-    "Events to TRs through chapter 20; no events give zeros. ParameterError for another `how`."
-    if how not in ("lanczos", "sum"):
-        raise ParameterError("Unknown way of resampling", found=how, expected="lanczos, sum")
+    "Events to TRs through chapter 20; no events give zeros. ParameterError for another `method`."
+    if method not in ("lanczos", "sum"):
+        raise ParameterError("Unknown method of resampling", found=method, expected="lanczos, sum")
     clock = story.clock
     if len(times) == 0:
         return np.zeros((len(clock.times), values.shape[1]), np.float32)
     weights = (
         lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True)
-        if how == "lanczos"
+        if method == "lanczos"
         else average_weights(times, clock.times, clock.tr, total=True, sparse=True)
     )
     rows = weights @ values
@@ -330,7 +330,7 @@ def collect_vocabulary(
     return tuple(sorted(label for label, k in counts.items() if k >= minimum))
 
 # %% ../../nbs/28_features.phones.ipynb #68c9edf6
-def _counted(story, events, vocabulary, how, preset, left_out):
+def _counted(story, events, vocabulary, method, preset, left_out):
     "A column for each label of the vocabulary; other labels are counted in `left_out`."
     vocabulary = tuple(vocabulary)
     if len(set(vocabulary)) < len(vocabulary):
@@ -346,7 +346,7 @@ def _counted(story, events, vocabulary, how, preset, left_out):
     )
     unseen = Counter(label for label in events.text if label not in at)
     return FeatureSet(
-        per_tr(story, events.midpoint[known], values, how, preset),
+        per_tr(story, events.midpoint[known], values, method, preset),
         vocabulary,
         {**left_out, **unseen},
     )
@@ -356,7 +356,7 @@ def phone_counts(
     story,  # Story with a phone tier
     # (F,) phones that get a column; default for English the 39 of ARPAbet, else required
     vocabulary=None,
-    how: str = "lanczos",  # or 'sum' for the plain count
+    method: str = "lanczos",  # or 'sum' for the plain count
     preset: str = "fixed",  # of the Lanczos filter
     **settings,  # of `story_phones`
 ) -> FeatureSet:  # (T, F) phones per TR
@@ -372,13 +372,13 @@ def phone_counts(
             )
         vocabulary = ARPABET
     phones = story_phones(story, **settings)
-    return _counted(story, phones.events, vocabulary, how, preset, phones.left_out)
+    return _counted(story, phones.events, vocabulary, method, preset, phones.left_out)
 
 # %% ../../nbs/28_features.phones.ipynb #3ce4e2b7
 def diphone_counts(
     story,  # Story with a phone tier
     vocabulary,  # (F,) labels such as 'K-AE', from `collect_vocabulary(encoding_stories, n=2)`
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     cross_silence: bool = False,  # join phones over pauses
     **settings,  # of `story_phones`
@@ -386,14 +386,14 @@ def diphone_counts(
     "Pairs of phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
     return _counted(
-        story, ngrams(phones, 2, cross_silence), vocabulary, how, preset, phones.left_out
+        story, ngrams(phones, 2, cross_silence), vocabulary, method, preset, phones.left_out
     )
 
 # %% ../../nbs/28_features.phones.ipynb #802753df
 def triphone_counts(
     story,  # Story with a phone tier
     vocabulary,  # (F,) labels such as 'K-AE-T', from `collect_vocabulary(encoding_stories, n=3)`
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     cross_silence: bool = False,  # join phones over pauses
     **settings,  # of `story_phones`
@@ -401,14 +401,14 @@ def triphone_counts(
     "Triples of phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
     return _counted(
-        story, ngrams(phones, 3, cross_silence), vocabulary, how, preset, phones.left_out
+        story, ngrams(phones, 3, cross_silence), vocabulary, method, preset, phones.left_out
     )
 
 # %% ../../nbs/28_features.phones.ipynb #e510043e
 def articulation(
     story,  # Story with a phone tier
     table: dict | None = None,  # phone -> gestures; default: ARTICULATION
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     # 'fixed' and 'paper': our table; 'released': that of HuthLab/deep-fMRI-dataset, and the
     # released Lanczos filter
     preset: str = "fixed",
@@ -427,21 +427,21 @@ def articulation(
         settings.get("unknown", 0.01),
         "phones of the articulatory table",
     )
-    counts = _counted(story, phones.events, tuple(table), how, preset, phones.left_out)
+    counts = _counted(story, phones.events, tuple(table), method, preset, phones.left_out)
     gestures = np.array([np.isin(names, list(made)) for made in table.values()], np.float32)
     return FeatureSet(counts.values @ gestures, names, counts.left_out)
 
 # %% ../../nbs/28_features.phones.ipynb #e118192e
 def phone_rate(
     story,  # Story with a phone tier
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     **settings,  # of `story_phones`
 ) -> FeatureSet:  # (T, 1) phones per TR
     "Phones per TR. Raises as `story_phones`."
     phones = story_phones(story, **settings)
     return FeatureSet(
-        per_tr(story, phones.events.midpoint, np.ones((len(phones.events), 1)), how, preset),
+        per_tr(story, phones.events.midpoint, np.ones((len(phones.events), 1)), method, preset),
         ("phone rate",),
         phones.left_out,
     )
@@ -498,7 +498,7 @@ def tones(
     # syllables, words or phones that show the tone; default: the phone tier, or the words where it
     # shows none
     events: Events | None = None,
-    how: str = "lanczos",  # or 'sum'
+    method: str = "lanczos",  # or 'sum'
     preset: str = "fixed",  # of the Lanczos filter
     unknown: float = 0.01,  # share of syllables that may lack a tone
 ) -> FeatureSet:  # (T, 5) syllables of each tone per TR
@@ -542,5 +542,5 @@ def tones(
         )
     kept = parts.keep([tone is not None for tone in parts.text])
     return FeatureSet(
-        per_tr(story, kept.midpoint, np.eye(5)[list(kept.text)], how, preset), TONES, dict(bare)
+        per_tr(story, kept.midpoint, np.eye(5)[list(kept.text)], method, preset), TONES, dict(bare)
     )

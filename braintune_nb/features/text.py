@@ -264,7 +264,7 @@ def text_features(
     backbone: Backbone,  # L layers of width H
     layers=None,  # layer numbers; None: 0 to L
     n_words: int = 20,  # words in a full context
-    how: str = "lanczos",  # 'lanczos', 'average' or 'sum' over the words of a TR
+    method: str = "lanczos",  # 'lanczos', 'average' or 'sum' over the words of a TR
     preset: str = "fixed",  # of the Lanczos filter
     batch_size: int = 64,  # contexts at once
     cache: Path | None = None,  # folder for states; core.cache_dir() is a good one
@@ -283,7 +283,7 @@ def text_features(
         states = hidden_states(backbone, inputs, chosen, batch_size, progress)
         if path is not None:
             write_atomic(path, lambda temporary: np.save(temporary, states, allow_pickle=False))
-    weights = story_weights(story, how, preset)
+    weights = story_weights(story, method, preset)
     return np.stack([resample(layer, weights) for layer in states])
 
 # %% ../../nbs/31_features.text.ipynb #870fd5c8

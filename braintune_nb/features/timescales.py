@@ -193,7 +193,7 @@ def timescale_features(
     story: Story,  # N words, T TRs
     states: np.ndarray,  # one row a word, (N, F)
     bands: tuple = timescale_bands(),  # of Band
-    how: str = "lanczos",  # of `story_weights`
+    method: str = "lanczos",  # of `story_weights`
     **settings,  # of `split_timescales`: overlap, causal, short
 ) -> dict:  # band name -> (T, F) float32
     """States of a story by band at its TRs, ready to be bands of a banded ridge; they add up to
@@ -205,7 +205,7 @@ def timescale_features(
             found=f"{len(states)} rows",
             expected=f"{len(story.words)} words",
         )
-    weights = story_weights(story, how)
+    weights = story_weights(story, method)
     return {
         b.name: resample(part, weights).astype(np.float32)
         for b, part in zip(bands, split_timescales(states, bands, **settings))
