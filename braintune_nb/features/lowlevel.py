@@ -8,12 +8,13 @@ __all__ = ['LOWLEVEL', 'VOCABULARY_SETS', 'PAPER_SETS', 'word_rate', 'sound_powe
 
 # %% ../../nbs/33_features.lowlevel.ipynb #a508bb52
 import warnings
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ..align.resample import average_weights, lanczos_weights, story_weights
+from ..align.resample import story_weights
 from ..align.windows import sample_windows
 from ..core import DataError, MissingData, ParameterError
 from ..data.audio import check_samples, read_audio, sound_blocks, sound_format
@@ -23,6 +24,7 @@ from braintune_nb.features.phones import (
     articulation,
     collect_vocabulary,
     diphone_counts,
+    event_weights,
     per_tr,
     phone_counts,
     phone_rate,
@@ -50,19 +52,40 @@ def sound_power(
 ) -> np.ndarray:  # (T, 1) float32, dB of full scale
     """Mean sound power of each TR; outside the file is silence. Raises MissingData without
     audio, DataError for samples that are not mono and finite."""
+    samples, sampling_rate = _mono(story, _audio_of(story, audio), sampling_rate)
+    window = sample_windows(story.clock.times, story.clock.tr, sampling_rate)
+    energy = np.r_[0.0, np.cumsum(samples.astype(np.float64) ** 2)]
+    inside = np.clip(window, 0, len(samples))
+    in_window = np.maximum(energy[inside[:, 1]] - energy[inside[:, 0]], 0)
+    power = in_window / (window[:, 1] - window[:, 0])
+    return (10 * np.log10(power + 10 ** (floor / 10)))[:, None].astype(np.float32)
+
+# %% ../../nbs/33_features.lowlevel.ipynb #a736bcca
+def _audio_of(story, audio):
+    "The sound that was given, or the story's own; MissingData without either."
     audio = story.audio if audio is None else audio
     if audio is None:
         raise MissingData(
             "The story has no audio",
             place=story.name,
-            next_step="pass a sound file or samples, or use word_rate alone",
+            next_step="pass a sound file or samples, or use features of words and phones",
         )
+    return audio
+
+
+def _need_rate(sampling_rate):
+    "ParameterError for samples without their sampling rate."
+    if sampling_rate is None:
+        raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
+
+
+def _mono(story, audio, sampling_rate):
+    "All samples of a file or of an array, one channel of finite numbers, and their rate in Hz."
     if isinstance(audio, (str, Path)):
         samples, sampling_rate = read_audio(audio)
     else:
         samples = np.asarray(audio)
-    if sampling_rate is None:
-        raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
+    _need_rate(sampling_rate)
     if samples.ndim != 1 or not np.isfinite(samples).all():
         raise DataError(
             "Sound must be one channel of finite samples",
@@ -70,13 +93,7 @@ def sound_power(
             found=f"shape {samples.shape}, {int((~np.isfinite(samples)).sum())} not finite",
         )
     check_samples(samples, sampling_rate, place=story.name)
-    window = sample_windows(story.clock.times, story.clock.tr, sampling_rate)
-    energy = np.r_[0.0, np.cumsum(samples.astype(np.float64) ** 2)]
-    inside = np.clip(window, 0, len(samples))
-    power = np.maximum(energy[inside[:, 1]] - energy[inside[:, 0]], 0) / (
-        window[:, 1] - window[:, 0]
-    )
-    return (10 * np.log10(power + 10 ** (floor / 10)))[:, None].astype(np.float32)
+    return samples, sampling_rate
 
 # %% ../../nbs/33_features.lowlevel.ipynb #339ea342
 def _sound_chunks(audio, sampling_rate, n):
@@ -85,43 +102,47 @@ def _sound_chunks(audio, sampling_rate, n):
         rate = sound_format(audio)[0]
         return rate, sound_blocks(audio, length=n(rate))
     samples = np.asarray(audio)
-    if sampling_rate is None:
-        raise ParameterError("Samples need their sampling rate", expected="sampling_rate in Hz")
+    _need_rate(sampling_rate)
     if samples.ndim != 1:
         raise DataError(
             "Sound must be one channel", found=f"shape {samples.shape}", expected="(S,)"
         )
     check_samples(samples, sampling_rate)
-    return sampling_rate, (
-        samples[i : i + n(sampling_rate)] for i in range(0, len(samples), n(sampling_rate))
-    )
+    length = n(sampling_rate)
+    return sampling_rate, (samples[i : i + length] for i in range(0, len(samples), length))
 
 # %% ../../nbs/33_features.lowlevel.ipynb #9e8cdddb
 def _frame_blocks(chunks, window, hop):
     """Yield (number of the first frame, frames (n, window)); frame k is centred on samples k *
     hop to (k + 1) * hop, zeros lie outside the sound."""
-    rest, first, total = (
-        np.zeros((window - hop) // 2, np.float32),
-        0,
-        0,
-    )  # `rest` starts at sample first * hop - (window - hop) // 2
+    # `rest` starts at sample first * hop - (window - hop) // 2
+    rest, first, total = np.zeros((window - hop) // 2, np.float32), 0, 0
     for chunk in chain(chunks, [None]):
         if chunk is None:
-            missing = (
+            left = (
                 -(-total // hop) - first
             )  # frames that hold a sample of the sound in their middle
-            rest = np.r_[
-                rest, np.zeros(max(0, (missing - 1) * hop + window - len(rest)), np.float32)
-            ]
+            rest = _filled(rest, (left - 1) * hop + window)
         else:
-            rest, total, missing = np.r_[rest, chunk.astype(np.float32)], total + len(chunk), np.inf
-        n = int(min((len(rest) - window) // hop + 1, missing)) if len(rest) >= window else 0
-        if n <= 0:
-            continue
-        yield first, np.lib.stride_tricks.sliding_window_view(rest, window)[::hop][:n]
-        rest, first = rest[n * hop :], first + n
+            rest, total, left = np.r_[rest, chunk.astype(np.float32)], total + len(chunk), np.inf
+        n = _whole_frames(len(rest), window, hop, left)
+        if n:
+            yield first, np.lib.stride_tricks.sliding_window_view(rest, window)[::hop][:n]
+            rest, first = rest[n * hop :], first + n
     if total == 0:
         raise DataError("The sound is empty", found="0 samples")
+
+
+def _filled(samples, length):
+    "Samples followed by zeros up to a length."
+    return np.r_[samples, np.zeros(max(0, length - len(samples)), np.float32)]
+
+
+def _whole_frames(n_samples, window, hop, at_most):
+    "How many frames of `window` samples, `hop` apart, so many samples fill."
+    if n_samples < window:
+        return 0
+    return max(0, int(min((n_samples - window) // hop + 1, at_most)))
 
 # %% ../../nbs/33_features.lowlevel.ipynb #59055c49
 def _mel_filters(rate, n_fft, bands, fmin, fmax):
@@ -135,20 +156,48 @@ def _mel_filters(rate, n_fft, bands, fmin, fmax):
             expected=f"{fmax:g} Hz",
             next_step=f"pass fmax={rate / 2:g}, the same for all stories",
         )
-    centres = mel_to_hertz(
-        np.linspace(
-            hertz_to_mel(fmin, mel_scale="slaney"),
-            hertz_to_mel(fmax, mel_scale="slaney"),
-            bands + 2,
-        )[1:-1],
-        mel_scale="slaney",
+    mel = [hertz_to_mel(edge, mel_scale="slaney") for edge in (fmin, fmax)]
+    centres = mel_to_hertz(np.linspace(*mel, bands + 2)[1:-1], mel_scale="slaney")
+    filters = mel_filter_bank(
+        n_fft // 2 + 1, bands, fmin, fmax, rate, norm=None, mel_scale="slaney"
     )
-    return (
-        mel_filter_bank(
-            n_fft // 2 + 1, bands, fmin, fmax, rate, norm=None, mel_scale="slaney"
-        ).astype(np.float32),
-        centres,
-    )
+    return filters.astype(np.float32), centres
+
+# %% ../../nbs/33_features.lowlevel.ipynb #13b20804
+@dataclass(frozen=True)
+class _Framing:
+    "Windows of `width` samples, `step` apart, of sound at `rate` Hz."
+
+    rate: float
+    width: int
+    step: int
+
+    @property
+    def n_fft(self):
+        "Length of the Fourier transform: a power of two, twice the window or more."
+        return 2 ** int(np.ceil(np.log2(2 * self.width)))
+
+    def middles(self, number):
+        "When the middle of these frames is, s."
+        start = number * self.step - (self.width - self.step) // 2
+        return (start + self.width / 2) / self.rate
+
+
+def _hop(hop, rate):
+    "A hop in s as whole samples."
+    return max(1, round(hop * rate))
+
+
+def _framing(rate, window, hop):
+    "Windows and hops in s as whole samples; ParameterError for windows that leave gaps."
+    framing = _Framing(rate, round(window * rate), _hop(hop, rate))
+    if framing.width < framing.step:
+        raise ParameterError(
+            "Windows leave gaps between them",
+            found=f"window {window} s, hop {hop} s",
+            expected="a window of at least the hop",
+        )
+    return framing
 
 # %% ../../nbs/33_features.lowlevel.ipynb #276934c4
 def power_spectrum(
@@ -167,52 +216,41 @@ def power_spectrum(
 ) -> FeatureSet:  # (T, bands), dB above the floor
     """Mel spectrum per TR. MissingData without audio; DataError for sound that is empty, not
     finite, or sampled too slowly."""
-    audio = story.audio if audio is None else audio
-    if audio is None:
-        raise MissingData(
-            "The story has no audio",
-            place=story.name,
-            next_step="pass a sound file or samples, or use features of words and phones",
-        )
+    audio = _audio_of(story, audio)
+    _check_by_block(method, preset)
+    rate, chunks = _sound_chunks(audio, sampling_rate, lambda rate: block * _hop(hop, rate))
+    framing = _framing(rate, window, hop)
+    filters, centres = _mel_filters(rate, framing.n_fft, bands, fmin, fmax)
+    values = np.zeros((len(story.clock.times), bands))
+    for middles, level in _mel_levels(chunks, framing, filters, floor):
+        values += event_weights(story, middles, method, preset) @ level
+    names = tuple(f"{centre:.0f} Hz" for centre in centres)
+    return FeatureSet(values * (framing.step / rate / story.clock.tr), names)
+
+# %% ../../nbs/33_features.lowlevel.ipynb #d713c7c5
+def _check_by_block(method, preset):
+    "ParameterError for a filter that needs all frames at once."
     if method not in ("lanczos", "sum") or preset not in ("fixed", "paper"):
         raise ParameterError(
             "Frames are resampled block by block",
             found=f"{method}, {preset}",
             expected="lanczos or sum, with a filter whose rows are not normalised: fixed, paper",
         )
-    rate, chunks = _sound_chunks(
-        audio, sampling_rate, lambda rate: block * max(1, round(hop * rate))
-    )
-    width, step = round(window * rate), max(1, round(hop * rate))
-    if width < step:
-        raise ParameterError(
-            "Windows leave gaps between them",
-            found=f"window {window} s, hop {hop} s",
-            expected="a window of at least the hop",
-        )
-    n_fft = 2 ** int(np.ceil(np.log2(2 * width)))
-    filters, centres = _mel_filters(rate, n_fft, bands, fmin, fmax)
-    hann, times, tr = (
-        np.hanning(width + 1)[:-1].astype(np.float32),
-        story.clock.times,
-        story.clock.tr,
-    )
-    values = np.zeros((len(times), bands))
-    for first, frames in _frame_blocks(chunks, width, step):
-        power = (
-            2 * np.abs(np.fft.rfft(frames * hann, n_fft)) ** 2 / (n_fft * (hann**2).sum()) @ filters
-        )
-        level = 10 * np.log10(power + 10 ** (floor / 10)) - floor
-        at = (
-            (first + np.arange(len(level))) * step - (width - step) // 2 + width / 2
-        ) / rate  # middle of the frame
-        weights = (
-            lanczos_weights(at, times, tr, preset=preset, sparse=True)
-            if method == "lanczos"
-            else average_weights(at, times, tr, total=True, sparse=True)
-        )
-        values += weights @ level
-    return FeatureSet(values * (step / rate / tr), tuple(f"{centre:.0f} Hz" for centre in centres))
+
+
+def _mel_levels(chunks, framing, filters, floor):
+    "Yield, block by block, when frames are (n,), s, and their bands (n, bands), dB above `floor`."
+    silence = 10 ** (floor / 10)
+    for first, frames in _frame_blocks(chunks, framing.width, framing.step):
+        level = 10 * np.log10(_mel_power(frames, framing.n_fft, filters) + silence) - floor
+        yield framing.middles(first + np.arange(len(level))), level
+
+
+def _mel_power(frames, n_fft, filters):
+    "Power of frames (n, width) in the mel bands (n, bands), of a full-scale square."
+    hann = np.hanning(frames.shape[1] + 1)[:-1].astype(np.float32)
+    spectrum = np.abs(np.fft.rfft(frames * hann, n_fft)) ** 2
+    return 2 * spectrum / (n_fft * (hann**2).sum()) @ filters
 
 # %% ../../nbs/33_features.lowlevel.ipynb #f9344dea
 def letters(
@@ -231,15 +269,12 @@ def letters(
             expected="the characters of the encoding stories",
         )
     vocabulary = tuple("abcdefghijklmnopqrstuvwxyz" if vocabulary is None else vocabulary)
-    at, counts, left_out = (
-        {c: i for i, c in enumerate(vocabulary)},
-        np.zeros((len(story.words), len(vocabulary)), np.float32),
-        {},
-    )
+    column = {c: i for i, c in enumerate(vocabulary)}
+    counts, left_out = np.zeros((len(story.words), len(vocabulary)), np.float32), {}
     for i, word in enumerate(story.words.text):
         for c in word.lower():
-            if c in at:
-                counts[i, at[c]] += 1
+            if c in column:
+                counts[i, column[c]] += 1
             elif c.isalnum():
                 left_out[c] = left_out.get(c, 0) + 1
     return FeatureSet(
@@ -344,17 +379,9 @@ def lowlevel_vocabulary(
         if name not in VOCABULARY_SETS or (english and name in ("phones", "letters")):
             continue
         if name == "letters":
-            chosen[name] = tuple(
-                sorted(
-                    {
-                        c
-                        for story in stories
-                        for word in story.words.text
-                        for c in word.lower()
-                        if c.isalnum()
-                    }
-                )
-            )
+            words = chain.from_iterable(story.words.text for story in stories)
+            characters = set(chain.from_iterable(word.lower() for word in words))
+            chosen[name] = tuple(sorted(c for c in characters if c.isalnum()))
         else:
             chosen[name] = collect_vocabulary(stories, VOCABULARY_SETS[name], minimum, **settings)
     return chosen

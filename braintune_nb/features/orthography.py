@@ -70,23 +70,28 @@ def render_words(
     font = str(font or default_font())
     words = tuple(words)
     _check_glyphs(words, font)
-    letters, images = ImageFont.truetype(font, font_size), np.zeros((len(words), *size), np.float32)
-    for i, word in enumerate(words):
-        left, top, right, bottom = letters.getbbox(word, anchor="mm")
-        if max(-left, right) > size[1] / 2 or max(-top, bottom) > size[0] / 2:
-            raise DataError(
-                "A word does not fit into the frame",
-                place=f"word {word!r}",
-                found=f"{right - left} x {bottom - top} pixels",
-                expected=f"{size[1]} x {size[0]}",
-                next_step="pass a larger `size` or a smaller `font_size`, the same for all stories",
-            )
+    letters = ImageFont.truetype(font, font_size)
+    images = np.zeros((len(words), *size), np.float32)
+    centre = size[1] / 2, size[0] / 2
+    for image, word in zip(images, words):
+        _check_fit(word, letters.getbbox(word, anchor="mm"), size)
         canvas = Image.new("L", (size[1], size[0]))
-        ImageDraw.Draw(canvas).text(
-            (size[1] / 2, size[0] / 2), word, fill=255, font=letters, anchor="mm"
-        )
-        images[i] = np.asarray(canvas, np.float32) / 255
+        ImageDraw.Draw(canvas).text(centre, word, fill=255, font=letters, anchor="mm")
+        image[:] = np.asarray(canvas, np.float32) / 255
     return images
+
+
+def _check_fit(word, box, size):
+    "DataError for a word whose box around the centre (left, top, right, bottom) leaves the frame."
+    left, top, right, bottom = box
+    if max(-left, right) > size[1] / 2 or max(-top, bottom) > size[0] / 2:
+        raise DataError(
+            "A word does not fit into the frame",
+            place=f"word {word!r}",
+            found=f"{right - left} x {bottom - top} pixels",
+            expected=f"{size[1]} x {size[0]}",
+            next_step="pass a larger `size` or a smaller `font_size`, the same for all stories",
+        )
 
 # %% ../../nbs/29_features.orthography.ipynb #c3119bcd
 def gabor_bank(
@@ -95,9 +100,8 @@ def gabor_bank(
     temporal=(0, 2, 4),  # Hz
     directions=(0, 45, 90, 135, 180, 225, 270, 315),  # of drift, degrees: 0 right, 90 up
     spacing: float = 3.5,  # distance of positions, envelopes
-    # of (spatial frequency, temporal frequency, direction, centre x, centre y, envelope), lengths
-    # in
-    # frame heights
+    # of (spatial frequency, temporal frequency, direction, centre x, centre y, envelope),
+    # lengths in frame heights
 ) -> list:
     """Filters that tile the frame as in Nishimoto et al. (2011): still ones in four
     orientations, flickering ones without direction."""
@@ -117,28 +121,26 @@ def gabor_bank(
     return bank
 
 # %% ../../nbs/29_features.orthography.ipynb #7626f412
-def _spatial_gabors(size, frequency, direction, places):
-    """Gabors of a frame at places (x, y, envelope), (height * width, places) complex, scaled to
-    answer 1 to their own grating of contrast 1."""
-    horizontal, vertical = np.meshgrid(
+def _pixel_grid(size):
+    "Places of the pixels of a frame, in frame heights: to the right, and down; (height, width)."
+    return np.meshgrid(
         np.linspace(0, size[1] / size[0], size[1], dtype=np.float32),
         np.linspace(0, 1, size[0], dtype=np.float32),
     )
+
+
+def _spatial_gabors(size, frequency, direction, places):
+    """Gabors of a frame at places (x, y, envelope), (height * width, places) complex, scaled to
+    answer 1 to their own grating of contrast 1."""
+    horizontal, vertical = _pixel_grid(size)
     gabors = []
+    cosine, sine = np.cos(np.deg2rad(direction)), np.sin(np.deg2rad(direction))
     for x, y, envelope in places:
-        gauss = np.exp(-((horizontal - x) ** 2 + (vertical - y) ** 2) / (2 * envelope**2))
-        angle = (
-            2
-            * np.pi
-            * frequency
-            * (
-                -(horizontal - x) * np.cos(np.deg2rad(direction))
-                + (vertical - y) * np.sin(np.deg2rad(direction))
-            )
-        )
-        gabors.append(
-            (gauss * np.exp(-1j * angle) * ((2 if frequency else 1) / gauss.sum())).ravel()
-        )
+        right, down = horizontal - x, vertical - y
+        gauss = np.exp(-(right**2 + down**2) / (2 * envelope**2))
+        angle = 2 * np.pi * frequency * (-right * cosine + down * sine)
+        scale = (2 if frequency else 1) / gauss.sum()
+        gabors.append((gauss * np.exp(-1j * angle) * scale).ravel())
     return np.stack(gabors, 1).astype(np.complex64)
 
 
@@ -158,46 +160,44 @@ def _temporal_gabor(speed, fps):
     )
 
 # %% ../../nbs/29_features.orthography.ipynb #ec812b3f
+def _by_orientation(bank):
+    "(frequency, orientation) -> place (x, y, envelope) -> its filters (speed, direction, number)."
+    groups = {}
+    for i, (frequency, speed, direction, *place) in enumerate(bank):
+        places = groups.setdefault((frequency, direction % 180), {})
+        places.setdefault(tuple(place), []).append((speed, direction, i))
+    return groups
+
+
+def _moving(places):
+    "Yield (speed, direction), columns of the places that have it, and numbers in the bank."
+    found = {}
+    for column, filters in enumerate(places.values()):
+        for speed, direction, i in filters:
+            found.setdefault((speed, direction), []).append((column, i))
+    for motion in sorted(found):
+        columns, numbers = zip(*found[motion])
+        yield motion, list(columns), list(numbers)
+
+# %% ../../nbs/29_features.orthography.ipynb #9e0f871d
 def _energies(images, bank, fps, mixing=None):
     """Yield (positions in the bank, amplitude (K, positions)) for each frequency, direction and
     speed."""
     from scipy.signal import oaconvolve
 
     images = np.asarray(images, np.float32)
-    pixels, frames, groups = (
-        images.reshape(len(images), -1),
-        len(images) if mixing is None else mixing.shape[0],
-        {},
-    )
-    for i, (frequency, speed, direction, *place) in enumerate(bank):
-        groups.setdefault((frequency, direction % 180), {}).setdefault(tuple(place), []).append(
-            (speed, direction, i)
-        )
-    for (frequency, orientation), places in groups.items():
+    pixels = images.reshape(len(images), -1)
+    frames = len(images) if mixing is None else mixing.shape[0]
+    for (frequency, orientation), places in _by_orientation(bank).items():
         gabors = _spatial_gabors(images.shape[1:], frequency, orientation, places)
-        seen = pixels @ gabors.real + 1j * (pixels @ gabors.imag)
+        answer = pixels @ gabors.real + 1j * (pixels @ gabors.imag)
         if mixing is not None:
-            seen = mixing @ seen
-        for speed, direction in sorted(
-            {filter[:2] for filters in places.values() for filter in filters}
-        ):
-            at = [
-                (column, i)
-                for column, filters in enumerate(places.values())
-                for s, d, i in filters
-                if (s, d) == (speed, direction)
-            ]
+            answer = mixing @ answer
+        for (speed, direction), columns, numbers in _moving(places):
             wave = _temporal_gabor(speed, fps)
-            moved = oaconvolve(
-                (
-                    seen[:, [c for c, _ in at]]
-                    if direction < 180
-                    else seen[:, [c for c, _ in at]].conj()
-                ),
-                wave[:, None],
-                axes=0,
-            )
-            yield [i for _, i in at], np.abs(moved[len(wave) // 2 :][:frames])
+            still = answer[:, columns] if direction < 180 else answer[:, columns].conj()
+            moved = oaconvolve(still, wave[:, None], axes=0)
+            yield numbers, np.abs(moved[len(wave) // 2 :][:frames])
 
 # %% ../../nbs/29_features.orthography.ipynb #771806da
 def gabor_energy(
@@ -220,30 +220,41 @@ def frame_mixture(
     events,  # (N,) words with the times at which they stood on the screen, s
     fps: float = 15,  # frames per second
     margin: float = 1.0,  # blank screen before and after, s
-    # words (U,), mixing (K, U) sparse: share of each frame in which each word stood; middle of each
-    # frame (K,) s
+    # words (U,); mixing (K, U) sparse: share of each frame in which each word stood;
+    # middle of each frame (K,), s
 ) -> tuple:
     """The film of shown words as mixtures of its different images. DataError for words that end
     before they start."""
-    if (events.offset < events.onset).any():
-        raise DataError(
-            "A word ends before it starts",
-            place=f"word {int(np.argmax(events.offset < events.onset)) + 1}",
-        )
+    _check_order(events)
     start = events.onset.min() - margin
-    k = int(np.ceil((events.offset.max() + margin - start) * fps))
+    frames = int(np.ceil((events.offset.max() + margin - start) * fps))
     words = tuple(dict.fromkeys(events.text))
-    at = {word: i for i, word in enumerate(words)}
-    a, b = (events.onset - start) * fps, (events.offset - start) * fps
-    n = np.floor(b).astype(int) - np.floor(a).astype(int) + 1
-    word = np.repeat(np.arange(len(events)), n)
-    frame = np.floor(a).astype(int)[word] + np.arange(len(word)) - np.repeat(np.cumsum(n) - n, n)
-    share = np.minimum(b[word], frame + 1) - np.maximum(a[word], frame)
+    column = {word: i for i, word in enumerate(words)}
+    word, frame, share = _frame_shares((events.onset - start) * fps, (events.offset - start) * fps)
     mixing = sp.csr_array(
-        (share.astype(np.float32), (frame, np.array([at[w] for w in events.text])[word])),
-        shape=(k, len(words)),
+        (share.astype(np.float32), (frame, np.array([column[w] for w in events.text])[word])),
+        shape=(frames, len(words)),
     )
-    return words, mixing, start + (np.arange(k) + 0.5) / fps
+    return words, mixing, start + (np.arange(frames) + 0.5) / fps
+
+# %% ../../nbs/29_features.orthography.ipynb #1da3d50e
+def _check_order(events):
+    "DataError for the first word that ends before it starts."
+    if (backwards := events.offset < events.onset).any():
+        raise DataError(
+            "A word ends before it starts", place=f"word {int(np.argmax(backwards)) + 1}"
+        )
+
+
+def _frame_shares(first, last):
+    """Words that stand from `first` to `last` (N,), in frames: word, frame and share of the frame
+    for each frame that a word touches."""
+    touched = np.floor(last).astype(int) - np.floor(first).astype(int) + 1
+    word = np.repeat(np.arange(len(first)), touched)
+    nth = np.arange(len(word)) - np.repeat(np.cumsum(touched) - touched, touched)
+    frame = np.floor(first).astype(int)[word] + nth
+    share = np.minimum(last[word], frame + 1) - np.maximum(first[word], frame)
+    return word, frame, share
 
 # %% ../../nbs/29_features.orthography.ipynb #8f791550
 def motion_energy(
@@ -265,17 +276,19 @@ def motion_energy(
     bank = gabor_bank(size[1] / size[0])
     names, columns = [], []
     for at, amplitude in _energies(render_words(words, font, size, font_size), bank, fps, mixing):
-        frequency, speed, direction = bank[at[0]][:3]
-        kind, level = (
-            f"{frequency} c/h {speed} Hz" + (f" {direction}°" if frequency else ""),
-            np.log1p(amplitude / floor),
-        )
-        names += [kind] if pool else [f"{kind} at {bank[i][3]:.2f}, {bank[i][4]:.2f}" for i in at]
+        level = np.log1p(amplitude / floor)
+        names += _filter_names([bank[i] for i in at], pool)
         columns.append(level.mean(1, keepdims=True) if pool else level)
     energy = np.concatenate(columns, 1)
-    return FeatureSet(
-        per_tr(story, times, energy / np.float32(fps * story.clock.tr), method, preset), names
-    )
+    share = energy / np.float32(fps * story.clock.tr)  # of the TR's mean
+    return FeatureSet(per_tr(story, times, share, method, preset), names)
+
+# %% ../../nbs/29_features.orthography.ipynb #81861700
+def _filter_names(filters, pool):
+    "Names of filters that differ by position alone: one for all of them, or one each."
+    frequency, speed, direction = filters[0][:3]
+    kind = f"{frequency} c/h {speed} Hz" + (f" {direction}°" if frequency else "")
+    return [kind] if pool else [f"{kind} at {x:.2f}, {y:.2f}" for *_, x, y, _ in filters]
 
 # %% ../../nbs/29_features.orthography.ipynb #06f0382f
 def _edits(a, b):
@@ -304,6 +317,12 @@ def word_similarity(
             "Unknown measure of similarity", found=measure, expected="pixels, letters"
         )
     words = tuple(dict.fromkeys((*first, *second)))
+    shape = dict(zip(words, _unit_images(words, **drawing)))
+    return np.array([shape[a] @ shape[b] for a, b in zip(first, second)])
+
+
+def _unit_images(words, **drawing):
+    "Images of words (U, pixels) of mean 0 and length 1; `DataError` for a word without ink."
     images = render_words(words, **drawing).reshape(len(words), -1)
     images -= images.mean(1, keepdims=True)
     if (blank := (images == 0).all(1)).any():
@@ -314,8 +333,7 @@ def word_similarity(
             next_step="drop empty words",
         )
     images /= np.linalg.norm(images, axis=1, keepdims=True)
-    at = {word: i for i, word in enumerate(words)}
-    return np.array([images[at[a]] @ images[at[b]] for a, b in zip(first, second)])
+    return images
 
 # %% ../../nbs/29_features.orthography.ipynb #0874b5e2
 def orthographic_similarity(
@@ -334,17 +352,20 @@ def orthographic_similarity(
             "There must be a word to compare with", found=n_back, expected="n_back >= 1"
         )
     events = story.words if events is None else events
-    now = np.concatenate([np.arange(k, len(events)) for k in range(1, n_back + 1)]).astype(int)
-    back = np.concatenate(
-        [np.arange(0, len(events) - k) for k in range(1, n_back + 1) if k <= len(events)]
-    ).astype(int)
-    pairs = list(dict.fromkeys((events.text[i], events.text[j]) for i, j in zip(now, back)))
-    value = dict(zip(pairs, word_similarity(*zip(*pairs), measure, **drawing))) if pairs else {}
-    alike = np.array([value[events.text[i], events.text[j]] for i, j in zip(now, back)])
-    mean = np.bincount(now, alike, len(events)) / np.maximum(
-        np.bincount(now, minlength=len(events)), 1
-    )
+    now, back = _pairs_back(len(events), n_back)
+    pairs = [(events.text[i], events.text[j]) for i, j in zip(now, back)]
+    once = list(dict.fromkeys(pairs))
+    value = dict(zip(once, word_similarity(*zip(*once), measure, **drawing))) if once else {}
+    total = np.bincount(now, np.array([value[pair] for pair in pairs]), len(events))
+    mean = total / np.maximum(np.bincount(now, minlength=len(events)), 1)
     return FeatureSet(
         per_tr(story, events.midpoint, mean[:, None], method, preset),
         (f"{measure} similarity to the last {n_back}",),
     )
+
+
+def _pairs_back(n, n_back):
+    "Numbers of words (P,) and of the words 1 to `n_back` before each, where there is one."
+    steps = range(1, min(n_back, n) + 1)
+    now = np.concatenate([np.arange(k, n) for k in steps]).astype(int)
+    return now, np.concatenate([np.arange(n - k) for k in steps]).astype(int)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARTICULATION', 'ARPABET', 'GESTURES', 'RELEASED_ARTICULATION', 'ESPEAK_ENGLISH', 'PAUSES', 'TONES', 'FeatureSet',
-           'per_tr', 'phone_script', 'Phones', 'story_phones', 'ngrams', 'collect_vocabulary', 'phone_counts',
-           'diphone_counts', 'triphone_counts', 'articulation', 'phone_rate', 'syllable_tones', 'tones']
+           'event_weights', 'per_tr', 'phone_script', 'Phones', 'story_phones', 'ngrams', 'collect_vocabulary',
+           'phone_counts', 'diphone_counts', 'triphone_counts', 'articulation', 'phone_rate', 'syllable_tones', 'tones']
 
 # %% ../../nbs/28_features.phones.ipynb #7deb2c68
 import re
@@ -50,26 +50,33 @@ class FeatureSet:
         object.__setattr__(self, "names", tuple(self.names))
 
 # %% ../../nbs/28_features.phones.ipynb #9a0961d1
+def event_weights(
+    story,  # Story: its clock gives the TRs
+    times,  # (N,) s, when each event is, any order
+    # 'lanczos' as the features of a language model, or 'sum' over the events of the TR
+    method: str = "lanczos",
+    preset: str = "fixed",  # of the Lanczos filter (chapter 20)
+):  # (T, N) sparse
+    "Weight of every event at every TR. ParameterError for another `method`."
+    if method not in ("lanczos", "sum"):
+        raise ParameterError("Unknown method of resampling", found=method, expected="lanczos, sum")
+    clock = story.clock
+    if method == "lanczos":
+        return lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True)
+    return average_weights(times, clock.times, clock.tr, total=True, sparse=True)
+
+# %% ../../nbs/28_features.phones.ipynb #a7f71de7
 def per_tr(
     story,  # Story: its clock gives the TRs
     times,  # (N,) s, when each event is, any order
     values,  # (N, F) a row for each event, NumPy or scipy sparse
-    # 'lanczos' as the features of a language model, or 'sum' over the events of the TR
-    method: str = "lanczos",
+    method: str = "lanczos",  # of `event_weights`
     preset: str = "fixed",  # of the Lanczos filter (chapter 20)
 ) -> np.ndarray:  # (T, F) float32, per TR
-    "Events to TRs through chapter 20; no events give zeros. ParameterError for another `method`."
-    if method not in ("lanczos", "sum"):
-        raise ParameterError("Unknown method of resampling", found=method, expected="lanczos, sum")
-    clock = story.clock
-    if len(times) == 0:
-        return np.zeros((len(clock.times), values.shape[1]), np.float32)
-    weights = (
-        lanczos_weights(times, clock.times, clock.tr, preset=preset, sparse=True)
-        if method == "lanczos"
-        else average_weights(times, clock.times, clock.tr, total=True, sparse=True)
-    )
-    rows = weights @ values
+    "Events to TRs by `event_weights`; no events give zeros. ParameterError for another `method`."
+    if len(times) == 0 and method in ("lanczos", "sum"):
+        return np.zeros((len(story.clock.times), values.shape[1]), np.float32)
+    rows = event_weights(story, times, method, preset) @ values
     return (rows.toarray() if sp.issparse(rows) else rows).astype(np.float32)
 
 # %% ../../nbs/28_features.phones.ipynb #c86baead
@@ -221,6 +228,10 @@ def story_phones(
     or with too many foreign labels (named, with counts)."""
     _require_phones(story)
     _check_tier(story)
+    if script not in (None, "arpabet", "espeak", "own"):
+        raise ParameterError(
+            "Unknown script of phones", found=repr(script), expected="arpabet, espeak, own"
+        )
     labels = [label.strip() for label in story.phones.text]
     sounds = [_is_sound(label) for label in labels]
     spoken = [label for label, sound in zip(labels, sounds) if sound]
@@ -231,10 +242,6 @@ def story_phones(
             found=dict(Counter(labels)),
             expected="phones",
             next_step="check which tier was read",
-        )
-    if script not in (None, "arpabet", "espeak", "own"):
-        raise ParameterError(
-            "Unknown script of phones", found=repr(script), expected="arpabet, espeak, own"
         )
     script = script or phone_script(spoken, story.language, unknown)
     left_out = _foreign(spoken, script)
@@ -511,36 +518,43 @@ def tones(
             found=story.language,
             expected="zh",
         )
-    tiers = [
-        tier
-        for tier in ((story.phones, story.words) if events is None else (events,))
-        if tier is not None
-    ]
-    read = [[syllable_tones(label) for label in tier.text] for tier in tiers]
-    best = max(
-        range(len(tiers)),
-        key=lambda i: sum(tone is not None for label in read[i] for tone in label),
-    )
-    tier, found = tiers[best], read[best]
-    parts = _split(tier, found, 0.0, {}).events
+    tiers = [tier for tier in (story.phones, story.words) if tier is not None]
+    tier, found = max(map(_read_tones, tiers if events is None else [events]), key=_n_tones)
+    syllables = _split(tier, found, 0.0, {}).events
     bare = Counter(label for label, tone in zip(tier.text, found) if None in tone)
-    if len(parts) - (
-        lacking := sum(tone is None for tone in parts.text)
-    ) == 0 or lacking > unknown * len(parts):
-        raise DataError(
-            "The labels do not show the tones",
-            place=f"story {story.name!r}",
-            found=(
-                f"{lacking} of {len(parts)} syllables without a tone; labels such as"
-                f" {', '.join(map(repr, (list(bare) or list(tier.text))[:4]))}"
-            ),
-            expected="pinyin with numbers (ma3) or marks (mǎ), or tone letters (a˨˩˦)",
-            next_step=(
-                "align with a pinyin or IPA dictionary (Montreal Forced Aligner), or pass timed"
-                " syllables as `events`"
-            ),
-        )
-    kept = parts.keep([tone is not None for tone in parts.text])
-    return FeatureSet(
-        per_tr(story, kept.midpoint, np.eye(5)[list(kept.text)], method, preset), TONES, dict(bare)
+    _check_tones(story, tier, syllables, bare, unknown)
+    kept = syllables.keep([tone is not None for tone in syllables.text])
+    values = np.eye(5)[list(kept.text)]
+    return FeatureSet(per_tr(story, kept.midpoint, values, method, preset), TONES, dict(bare))
+
+# %% ../../nbs/28_features.phones.ipynb #0e518a43
+def _read_tones(tier):
+    "The tier, and for each label the tones that it shows."
+    return tier, [syllable_tones(label) for label in tier.text]
+
+
+def _n_tones(read):
+    "How many tones a tier that `_read_tones` read shows."
+    return sum(tone is not None for label in read[1] for tone in label)
+
+
+def _check_tones(story, tier, syllables, bare, unknown):
+    """DataError where no syllable has a tone, or more than the share `unknown` lack one; `bare`
+    counts the labels without."""
+    lacking = sum(tone is None for tone in syllables.text)
+    if lacking < len(syllables) and lacking <= unknown * len(syllables):
+        return
+    examples = (list(bare) or list(tier.text))[:4]
+    raise DataError(
+        "The labels do not show the tones",
+        place=f"story {story.name!r}",
+        found=(
+            f"{lacking} of {len(syllables)} syllables without a tone; labels such as"
+            f" {', '.join(map(repr, examples))}"
+        ),
+        expected="pinyin with numbers (ma3) or marks (mǎ), or tone letters (a˨˩˦)",
+        next_step=(
+            "align with a pinyin or IPA dictionary (Montreal Forced Aligner), or pass timed"
+            " syllables as `events`"
+        ),
     )

@@ -56,18 +56,26 @@ def band_gains(
 ) -> np.ndarray:  # (B, ...), from 0 to 1, sum 1
     "Gain of every band at these periods."
     _check_bands(bands, overlap)
-    x = np.log2(np.asarray(periods, float))
-
-    def low(edge):
-        if overlap == 0:
-            return (x > np.log2(edge)) + 0.5 * (x == np.log2(edge))
-        return 0.5 + 0.5 * np.sin(np.pi / 2 * np.clip((x - np.log2(edge)) * 2 / overlap, -1, 1))
-
-    steps = [np.ones_like(x), *(low(b.shortest) for b in bands[1:]), np.zeros_like(x)]
-    return np.stack([a - b for a, b in zip(steps, steps[1:])])
+    octave = np.log2(np.asarray(periods, float))
+    lowpass = [_lowpass_gain(octave, b.shortest, overlap) for b in bands[1:]]
+    return _differences([np.ones_like(octave), *lowpass, np.zeros_like(octave)])
 
 # %% ../../nbs/27_features.timescales.ipynb #7b24ca12
+def _lowpass_gain(octave, edge, overlap):
+    "Gain at log2 periods of the low-pass that keeps periods longer than `edge`: a half at it."
+    beyond = octave - np.log2(edge)
+    if overlap == 0:
+        return (beyond > 0) + 0.5 * (beyond == 0)
+    return 0.5 + 0.5 * np.sin(np.pi / 2 * np.clip(beyond * 2 / overlap, -1, 1))
+
+
+def _differences(chain):
+    "Each of a chain of low-passes less the next one, (B, ...)."
+    return np.stack([a - b for a, b in zip(chain, chain[1:])])
+
+
 def _check_bands(bands, overlap=0.0):
+    "ParameterError unless bands adjoin from 2 words to infinity and the overlap is 0 to 1."
     edges = [(b.shortest, b.longest) for b in bands]
     if (
         not edges
@@ -103,26 +111,31 @@ def split_timescales(
         )
     _check_bands(bands, overlap)
     _check_length(len(x), bands, short)
-    if causal:
-        from scipy.signal import butter, sosfilt, sosfilt_zi
+    parts = _causal_bands(x, bands) if causal else _cosine_bands(x, bands, overlap)
+    return parts.astype(x.dtype, copy=False)
 
-        def low(p):
-            sos = butter(2, 2 / p, output="sos")
-            return sosfilt(sos, x, 0, zi=sosfilt_zi(sos)[:, :, None] * x[0])[0]
-
-        steps = [x, *(low(b.shortest) for b in bands[1:])]
-        return np.stack([a - b for a, b in zip(steps, [*steps[1:], np.zeros_like(x)])]).astype(
-            x.dtype, copy=False
-        )
+# %% ../../nbs/27_features.timescales.ipynb #aa4ef869
+def _cosine_bands(x, bands, overlap):
+    "Zero-phase bands (B, N, F): every cosine of the mirrored story shared out by its period."
     with np.errstate(divide="ignore"):
         periods = 2 * len(x) / np.arange(len(x))
     cosines = dct(x, axis=0, norm="ortho")
-    return np.stack(
-        [
-            idct(cosines * g[:, None], axis=0, norm="ortho")
-            for g in band_gains(periods, bands, overlap)
-        ]
-    ).astype(x.dtype, copy=False)
+    gains = band_gains(periods, bands, overlap)
+    return np.stack([idct(cosines * gain[:, None], axis=0, norm="ortho") for gain in gains])
+
+
+def _causal_bands(x, bands):
+    "Bands (B, N, F) that know only the past: differences of low-passes that run forwards."
+    lowpass = [_forward_lowpass(x, b.shortest) for b in bands[1:]]
+    return _differences([x, *lowpass, np.zeros_like(x)])
+
+
+def _forward_lowpass(x, period):
+    "Second-order Butterworth low-pass that keeps longer periods, started at the first word."
+    from scipy.signal import butter, sosfilt, sosfilt_zi
+
+    sections = butter(2, 2 / period, output="sos")
+    return sosfilt(sections, x, 0, zi=sosfilt_zi(sections)[:, :, None] * x[0])[0]
 
 # %% ../../nbs/27_features.timescales.ipynb #e6aa5911
 def _check_length(n, bands, short):
@@ -130,7 +143,7 @@ def _check_length(n, bands, short):
     longest = bands[-1].shortest
     if short not in ("refuse", "mirror"):
         raise ParameterError(
-            "Unknown way with short stories", found=short, expected="refuse, mirror"
+            "Unknown way with short stories", place="short", found=short, expected="refuse, mirror"
         )
     if n >= longest:
         return
@@ -180,13 +193,12 @@ def _blackman_taps(band, n):
     more than the story is mirrored."""
     from scipy.signal import firwin
 
-    low, high = 1 / band.longest, min(1 / band.shortest, 0.5)
-    half = int(min(n, 2 / ((low + high) / 2 if low > 0 else high)))
-    if low == 0:
-        return firwin(2 * half + 1, high, window="blackman", fs=1)
-    return firwin(
-        2 * half + 1, low if high >= 0.5 else (low, high), window="blackman", pass_zero=False, fs=1
-    )
+    fmin, fmax = 1 / band.longest, min(1 / band.shortest, 0.5)  # cycles a word
+    half = int(min(n, 2 / ((fmin + fmax) / 2 if fmin > 0 else fmax)))
+    if fmin == 0:
+        return firwin(2 * half + 1, fmax, window="blackman", fs=1)
+    edges = fmin if fmax >= 0.5 else (fmin, fmax)
+    return firwin(2 * half + 1, edges, window="blackman", pass_zero=False, fs=1)
 
 # %% ../../nbs/27_features.timescales.ipynb #fa59417c
 def timescale_features(
@@ -219,32 +231,39 @@ def band_table(
 ) -> list:  # rows language, band, words_per_second, shortest_s, longest_s, kept
     """What bands in words are in seconds in each language, and the share of their power that
     the Lanczos filter leaves at the TRs."""
-    stories, rows = list(stories.values() if isinstance(stories, dict) else stories), []
+    stories = list(stories.values() if isinstance(stories, dict) else stories)
+    rows = []
     for language in dict.fromkeys(s.language for s in stories):
-        here = [s for s in stories if s.language == language]
-        rate = np.mean([len(s.words) / (s.words.offset[-1] - s.words.onset[0]) for s in here])
-        kept = []
-        for i, s in enumerate(here):
-            noise = np.random.default_rng([seed, i]).standard_normal((len(s.words), 32))
-            inside = (s.clock.times > s.words.onset[0]) & (s.clock.times < s.words.offset[-1])
-            parts, weights = split_timescales(noise, bands, short="mirror"), story_weights(s)
-            kept.append(
-                [
-                    (resample(p, weights)[inside] ** 2).mean()
-                    / (p**2).mean()
-                    / weights[inside].sum(1).mean() ** 2
-                    for p in parts
-                ]
-            )
+        told = [s for s in stories if s.language == language]
+        rate = np.mean([_words_per_second(s) for s in told])
+        kept = np.mean([_power_kept(s, bands, [seed, i]) for i, s in enumerate(told)], 0)
         rows += [
             dict(
                 language=language,
-                band=b.name,
+                band=band.name,
                 words_per_second=rate,
-                shortest_s=b.shortest / rate,
-                longest_s=b.longest / rate,
-                kept=k,
+                shortest_s=band.shortest / rate,
+                longest_s=band.longest / rate,
+                kept=share,
             )
-            for b, k in zip(bands, np.mean(kept, 0))
+            for band, share in zip(bands, kept)
         ]
     return rows
+
+# %% ../../nbs/27_features.timescales.ipynb #0f0478d1
+def _words_per_second(story):
+    "Words over the time from the first to the end of the last."
+    return len(story.words) / (story.words.offset[-1] - story.words.onset[0])
+
+
+def _power_kept(story, bands, seed):
+    "(B,) share of each band's power, of white noise on the words, that is left at the TRs."
+    noise = np.random.default_rng(seed).standard_normal((len(story.words), 32))
+    times, words = story.clock.times, story.words
+    inside = (times > words.onset[0]) & (times < words.offset[-1])
+    weights = story_weights(story)
+    level = weights[inside].sum(1).mean() ** 2
+    return [
+        (resample(part, weights)[inside] ** 2).mean() / (part**2).mean() / level
+        for part in split_timescales(noise, bands, short="mirror")
+    ]
