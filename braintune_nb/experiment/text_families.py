@@ -7,6 +7,7 @@ __all__ = ['SPECIAL', 'CHANGE_COLUMNS', 'text_arms', 'reader_corpus', 'reader_to
            'family_tasks', 'family_arms', 'change_rows']
 
 # %% ../../nbs/98_experiment.text_families.ipynb #59acd8f5
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from ..features.text import span_states
 from ..model.backbone import Backbone, load_backbone
 from ..simulate.experiment import cached_simulation
 from ..simulate.language import TEMPLATES, Lexicon
-from ..simulate.text_model import build_text_model, mask_tokens, token_logits
+from ..simulate.text_model import build_text_model, masked_loss, train_steps
 from ..tasks.probe import Measure, load_arms
 from braintune_nb.tasks.text import (
     concept_contexts,
@@ -151,36 +152,10 @@ def _sentence_batch(rows, batch, longest, rng, tokenizer):
     return ids, ids > 4
 
 
-def _masked_loss(model, ids, text, rng, tokenizer):
-    import torch
-
-    given, target = mask_tokens(ids, text, rng, tokenizer, 0.2)
-    asked = target >= 0
-    logits = token_logits(model, given, ids != tokenizer.pad_token_id, asked)
-    return torch.nn.functional.cross_entropy(logits, torch.as_tensor(target[asked]))
-
-
-def _train_masked(model, draw_loss, steps, learning_rate, progress):
-    "Losses of every step of AdamW on a one-cycle schedule."
-    import torch
-    from tqdm.auto import trange
-
-    weights, log = [p for p in model.parameters() if p.requires_grad], []
-    optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=steps, pct_start=0.1
-    )
-    for step in (bar := trange(steps, disable=not progress)):
-        loss = draw_loss()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        log.append(loss.item())
-        if step % 50 == 49:
-            bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
-    return log
+def _reader_loss(model, rows, batch, longest, rng, tokenizer):
+    "Masked loss of a new batch of sentences, a fifth of their pieces asked for."
+    ids, text = _sentence_batch(rows, batch, longest, rng, tokenizer)
+    return masked_loss(model, ids, ids != tokenizer.pad_token_id, text, rng, tokenizer, 0.2)
 
 # %% ../../nbs/98_experiment.text_families.ipynb #78189148
 def _token_rows(corpus, tokenizer):
@@ -236,12 +211,8 @@ def pretrain_reader(
     tokenizer, rng = reader_tokenizer(corpus, size), np.random.default_rng([seed, 935])
     rows = _token_rows(corpus, tokenizer)
     model = build_text_model(len(tokenizer), width, layers).train()
-
-    def loss():
-        ids, text = _sentence_batch(rows, batch, longest, rng, tokenizer)
-        return _masked_loss(model, ids, text, rng, tokenizer)
-
-    log = _train_masked(model, loss, steps, learning_rate, progress)
+    loss = partial(_reader_loss, model, rows, batch, longest, rng, tokenizer)
+    log = train_steps(model.parameters(), loss, steps, learning_rate, progress=progress)
     _keep_reader(folder, model, tokenizer, parameters, corpus, log)
     return folder
 

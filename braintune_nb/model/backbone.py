@@ -14,6 +14,7 @@ import warnings
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -57,14 +58,14 @@ class Backbone:
 
 # %% ../../nbs/30_model.backbone.ipynb #2c8983c9
 def _need(condition, what: str, **details):
+    "ModelError unless the condition holds."
     if not condition:
         raise ModelError(what, **details)
 
 
 SPEECH_KINDS = ("wav2vec2", "hubert", "wavlm", "whisper")
-SHIPPED = dict(
-    tiny="tiny_text", tiny_speech="tiny_speech"
-)  # name -> folder of weights in the package
+# name -> folder of weights in the package
+SHIPPED = dict(tiny="tiny_text", tiny_speech="tiny_speech")
 
 
 def _find(name: str):
@@ -357,6 +358,11 @@ def _audit(model, tokenizer, info: dict, source) -> list:
     )
     extra = _foreign(model, info, source)
     check_finite(model, source)  # weights of another size, above, were never read
+    return _note_extra(extra)
+
+
+def _note_extra(extra) -> list:
+    "A note on weights without a place, if there are any."
     return [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
 
 
@@ -565,14 +571,7 @@ class SpeechBackbone:
 # %% ../../nbs/30_model.backbone.ipynb #3d312e8a
 def _speech_parts(source, random_weights: bool, extractor):
     "Model, feature extractor and loading info of transformers."
-    from transformers import (
-        AutoConfig,
-        AutoFeatureExtractor,
-        AutoModel,
-        PreTrainedConfig,
-        Wav2Vec2FeatureExtractor,
-        WhisperFeatureExtractor,
-    )
+    from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig
 
     is_config = isinstance(source, PreTrainedConfig)
     config = source if is_config else AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -586,17 +585,22 @@ def _speech_parts(source, random_weights: bool, extractor):
     if extractor is None and not is_config:
         extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False)
     if extractor is None:
-        extractor = (
-            WhisperFeatureExtractor(
-                config.num_mel_bins, chunk_length=config.max_source_positions // 50
-            )
-            if config.model_type == "whisper"
-            else Wav2Vec2FeatureExtractor()
-        )
+        extractor = _default_extractor(config)
     model, info = _weights(source, config, random_weights)
     return model, extractor, info
 
 
+def _default_extractor(config):
+    "The feature extractor of a class of models, by its configuration."
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    if config.model_type != "whisper":
+        return Wav2Vec2FeatureExtractor()
+    return WhisperFeatureExtractor(
+        config.num_mel_bins, chunk_length=config.max_source_positions // 50
+    )
+
+# %% ../../nbs/30_model.backbone.ipynb #33e392d2
 def _audit_speech(model, extractor, info: dict, source) -> list:
     "Refuse what would compute nonsense; return notes on the rest."
     missing = sorted(k for k in info.get("missing_keys", ()) if not k.startswith("decoder."))
@@ -608,20 +612,16 @@ def _audit_speech(model, extractor, info: dict, source) -> list:
         found=f"{len(missing)} missing, such as {[k for k in missing if k not in idle][:3]}",
         next_step="use a complete checkpoint; random weights on purpose are random_weights=True",
     )
-    if model.config.model_type == "whisper":
-        found = (
-            getattr(extractor, "feature_size", None),
-            getattr(extractor, "nb_max_frames", None),
-        )
-        expected = (model.config.num_mel_bins, 2 * model.config.max_source_positions)
-        _need(
-            found == expected,
-            "The feature extractor does not fit its model",
-            file=source,
-            found=f"{found[0]} mel bands, {found[1]} frames",
-            expected=f"{expected[0]} mel bands, {expected[1]} frames",
-        )
-    else:
+    _check_extractor(extractor, model.config, source)
+    extra = _foreign(model, info, source)
+    check_finite(model, source)  # weights of another size, above, were never read
+    notes = [f"{k} was not in the file; only masking in training reads it" for k in idle]
+    return notes + _note_extra(extra)
+
+
+def _check_extractor(extractor, config, source):
+    "Refuse a feature extractor of another model: other mel bands, or none where samples are read."
+    if config.model_type != "whisper":
         _need(
             hasattr(extractor, "do_normalize"),
             "The feature extractor does not fit its model",
@@ -629,10 +629,15 @@ def _audit_speech(model, extractor, info: dict, source) -> list:
             found=type(extractor).__name__,
             expected="one that returns samples, as Wav2Vec2FeatureExtractor",
         )
-    extra = _foreign(model, info, source)
-    check_finite(model, source)  # weights of another size, above, were never read
-    return [f"{k} was not in the file; only masking in training reads it" for k in idle] + (
-        [f"{len(extra)} weights without a place, such as {extra[0]}"] if extra else []
+        return
+    found = getattr(extractor, "feature_size", None), getattr(extractor, "nb_max_frames", None)
+    expected = config.num_mel_bins, 2 * config.max_source_positions
+    _need(
+        found == expected,
+        "The feature extractor does not fit its model",
+        file=source,
+        found=f"{found[0]} mel bands, {found[1]} frames",
+        expected=f"{expected[0]} mel bands, {expected[1]} frames",
     )
 
 # %% ../../nbs/30_model.backbone.ipynb #28be1890
@@ -660,17 +665,17 @@ def load_speech_backbone(
     with _quiet(seed), _our_errors(source):
         model, extractor, info = _speech_parts(source, random_weights, extractor)
         _note_files(folder, None if is_config else source)
-    kind, label = (
-        model.config.model_type,
-        (
-            f"{type(name).__name__} of {model.config.num_hidden_layers} layers"
-            if is_config
-            else str(name)
-        ),
-    )
-    notes = _audit_speech(model, extractor, info, label)
+    config = model.config
+    label = f"{type(name).__name__} of {config.num_hidden_layers} layers" if is_config else name
+    notes = _audit_speech(model, extractor, info, str(label))
     if random_weights:
         notes.append(f"random weights, seed {seed}")
+    return _as_speech_backbone(model, extractor, str(label), folder, notes)
+
+
+def _as_speech_backbone(model, extractor, label, folder, notes):
+    "A loaded model as a SpeechBackbone, Whisper without its decoder."
+    kind = model.config.model_type
     model = (model.encoder if kind == "whisper" else model).eval()
     return SpeechBackbone(
         model,
@@ -690,45 +695,52 @@ def weights_hash(
     model: torch.nn.Module,  # any model
 ) -> str:  # 64 hexadecimal digits
     "Hash of all weights and buffers of a model, by name; about 1 s per 100 million weights."
-    return content_hash(
-        *(
-            part
-            for name, value in model.state_dict().items()
-            for part in (
-                name,
-                str(value.dtype),
-                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(),
-            )
-        )
-    )
+    parts = []
+    for name, value in model.state_dict().items():
+        flat = value.detach().cpu().contiguous().view(-1)
+        parts += [name, str(value.dtype), flat.view(torch.uint8).numpy()]
+    return content_hash(*parts)
 
 # %% ../../nbs/30_model.backbone.ipynb #35b0b0e2
 def _as_conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    return weight, (stride, padding, dilation, groups)
+    "Weight and options of a convolution, however it was called; the options as whole numbers."
+    options = stride, padding, dilation, groups
+    return weight, tuple(n[0] if isinstance(n, (tuple, list)) else n for n in options)
+
+
+def _part(n):
+    "A size, or for very wide layers that of a part with the same tail."
+    return n if n <= 4096 else 2048 + n % 64
+
+
+def _short_conv1d(args, kwargs):
+    "A convolution of two short pieces of sound, that makes 33 frames of each."
+    weight, options = _as_conv1d(*args, **kwargs)
+    stride, _, dilation, groups = options
+    span = (weight.shape[2] - 1) * dilation + 1 + 32 * stride
+    sizes = (2, weight.shape[1] * groups, span), tuple(weight.shape), (len(weight),)
+    return F.conv1d, sizes, options
+
+
+def _short_product(rows, columns):
+    "A linear layer of 33 rows."
+    return F.linear, ((33, columns), (rows, columns), (rows,)), ()
 
 
 def _configuration(function, args, kwargs):
     """What is tried for a call: function, shapes of a short input and of the weights, and
     options. 33 rows, 33 frames of two pieces of sound, or 33 tokens in two heads."""
     first = (*args, *kwargs.values())
-    size = lambda n: (
-        n if n <= 4096 else 2048 + n % 64
-    )  # very wide layers by a part with the same tail
     if function is F.scaled_dot_product_attention:
         return function, ((2, 2, 33, first[0].shape[-1]),) * 3, ()
     if function is F.multi_head_attention_forward:
-        return F.linear, ((33, first[3]), (first[3], first[3]), (first[3],)), ()
+        return _short_product(first[3], first[3])
     if function is F.conv1d:
-        weight, options = _as_conv1d(*args, **kwargs)
-        options = tuple(n[0] if isinstance(n, (tuple, list)) else n for n in options)
-        span = (weight.shape[2] - 1) * options[2] + 1 + 32 * options[0]
-        sizes = (2, weight.shape[1] * options[3], span), tuple(weight.shape), (len(weight),)
-        return function, sizes, options
+        return _short_conv1d(args, kwargs)
     if function is torch.addmm:
-        rows, columns = map(size, first[2].shape)
+        rows, columns = map(_part, first[2].shape)
         return function, ((columns,), (33, rows), (rows, columns)), ()
-    out, within = map(size, first[1].shape)
-    return F.linear, ((33, within), (out, within), (out,)), ()
+    return _short_product(*map(_part, first[1].shape))
 
 
 _WATCHED = (
@@ -775,29 +787,33 @@ def product_is_wrong(
         with torch.autocast(device.type, number if enabled else None, enabled=enabled):
             return tried(*values, *options)
 
-    def exact(*values):
-        return run(False, *values)
-
     key = getattr(tried, "__name__", str(tried)), options, "autocast" if ours is None else "oneDNN"
     r = wrong_product(
-        ours or (lambda *values: run(True, *values)),
-        exact,
+        ours or partial(run, True),
+        partial(run, False),
         sizes,
         number,
         device,
         key,
         gradients or ours is None,
     )
-    said = _SAID.setdefault(product_is_wrong if model is None else model, set())
-    if r is not None and (key, sizes) not in said:
-        said.add((key, sizes))
-        name, shape = _whose(model, tried, sizes, options), " x ".join(map(str, sizes[1]))
-        what = f"{key[0]} of {shape} weights in {str(number).removeprefix('torch.')} ({key[2]})"
-        found = "it gives no numbers" if math.isnan(r) else f"r = {r:.3f} with float32"
-        warnings.warn(
-            f"{name}: {what} is wrong on this machine, {found}; it runs in float32", stacklevel=3
-        )
+    if r is not None:
+        _warn_once(model, tried, key, sizes, number, r)
     return r is not None
+
+
+def _warn_once(model, tried, key, sizes, number, r):
+    "Warn of a wrong product (r NaN: no numbers at all), once per model and configuration."
+    said = _SAID.setdefault(product_is_wrong if model is None else model, set())
+    if (key, sizes) in said:
+        return
+    said.add((key, sizes))
+    name, shape = _whose(model, tried, sizes, key[1]), " x ".join(map(str, sizes[1]))
+    what = f"{key[0]} of {shape} weights in {str(number).removeprefix('torch.')} ({key[2]})"
+    found = "it gives no numbers" if math.isnan(r) else f"r = {r:.3f} with float32"
+    warnings.warn(
+        f"{name}: {what} is wrong on this machine, {found}; it runs in float32", stacklevel=4
+    )
 
 
 def in_float32(
@@ -831,7 +847,7 @@ class CheckedProducts(TorchFunctionMode):
             first = (*args, *kwargs.values())[0]
             device, number = first.device.type, first.dtype
             if torch.is_autocast_enabled(device) and number != torch.float64:
-                low = torch.get_autocast_dtype(device)
-                if product_is_wrong(function, args, kwargs, low, model=self.model):
-                    return in_float32(function, args, kwargs, low)
+                reduced = torch.get_autocast_dtype(device)
+                if product_is_wrong(function, args, kwargs, reduced, model=self.model):
+                    return in_float32(function, args, kwargs, reduced)
         return function(*args, **kwargs)

@@ -70,7 +70,7 @@ ROLES = ("tuning", "validation", "encoding", "test")
 class Size:
     "How large a simulated experiment is."
 
-    participants: int  # how many people listen
+    participants: int  # participants who listen
     tuning: int  # stories that tune the model
     validation: int  # stories that stop it
     encoding: int  # stories that fit the voxelwise models
@@ -120,6 +120,7 @@ def _plan(size, languages, seed):
 
 
 def _story_seed(seed, number, what=0):
+    "Seed of one purpose (text, loudness, tracks) of one story."
     return int(np.random.default_rng([seed, 372, number, what]).integers(2**31))
 
 
@@ -216,6 +217,7 @@ def segment_rows(
 
 # %% ../../nbs/37_simulate.experiment.ipynb #1a2faf2d
 def _check_request(folder, size, languages, layout):
+    "Refuse an experiment that cannot be made, before anything is written."
     if size not in SIZES and not isinstance(size, Size):
         raise ParameterError(
             "Unknown size", found=repr(size), expected=f"one of {tuple(SIZES)} or a Size"
@@ -235,6 +237,7 @@ def _check_request(folder, size, languages, layout):
 
 
 def _story_name(base, language, layout, languages):
+    "Name of a story in one language; without the language where there is only English."
     return base if layout == "lebel2023" and languages == ("en",) else f"{base}_{language}"
 
 # %% ../../nbs/37_simulate.experiment.ipynb #3678f571
@@ -342,7 +345,7 @@ def _record(told, surface, participants, layout, languages, seed, size, knobs, c
         languages=languages,
         seed=seed,
         size=size if isinstance(size, str) else "own",
-        scale=asdict(size if isinstance(size, Size) else SIZES[size]),
+        scale=asdict(_scale(size)),
         knobs=asdict(knobs),
         columns=columns,
         participants=participants,
@@ -350,6 +353,23 @@ def _record(told, surface, participants, layout, languages, seed, size, knobs, c
         parcels=surface.names,
         groups=surface.group,
     )
+
+
+def _scale(size):
+    "The numbers of a size."
+    return size if isinstance(size, Size) else SIZES[size]
+
+
+def _participant_names(n):
+    "sim01, sim02, and so on."
+    return [f"sim{i + 1:02d}" for i in range(n)]
+
+
+def _work_folder(folder):
+    "Where an experiment is made before it gets its name, empty."
+    work = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    return work
 
 
 def _put_in_place(work, folder):
@@ -384,12 +404,10 @@ def simulate_experiment(
     folder = Path(folder)
     languages = tuple([languages] if isinstance(languages, str) else languages)
     _check_request(folder, size, languages, layout)
-    scale = size if isinstance(size, Size) else SIZES[size]
-    work = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
+    scale, work = _scale(size), _work_folder(folder)
     lexicon, surface = make_lexicon(seed), load_surface()
     told = _tell_all(work, lexicon, scale, languages, layout, knobs, seed)
-    participants = [f"sim{i + 1:02d}" for i in range(scale.participants)]
+    participants = _participant_names(scale.participants)
     vertices = surface_columns(surface, columns)
     _scan_all(work, told, lexicon, surface, vertices, participants, knobs, seed, layout)
     _write_truth(work, lexicon, told, knobs)
@@ -420,6 +438,7 @@ class Truth:
 
 # %% ../../nbs/37_simulate.experiment.ipynb #77e2ec8c
 def _read_npz(path):
+    "Arrays of a file; `MissingData` where it is not."
     if not path.exists():
         raise MissingData(
             "A file of the simulated truth is missing",
@@ -431,6 +450,7 @@ def _read_npz(path):
 
 
 def _read_text_truth(name, a):
+    "The Text of a story that `_write_truth` stored."
     return Text(
         name,
         str(a["language"]),

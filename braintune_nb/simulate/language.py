@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['NOUNS', 'VERBS', 'ADJECTIVES', 'TEMPLATES', 'TOPICS', 'N_TEST_TEMPLATES', 'N_TEST_TOPICS', 'CLASS_OF_SLOT', 'Lexicon',
-           'make_lexicon', 'Text', 'fill_template', 'draw_slots', 'topic_concepts', 'write_story', 'translate',
-           'meaning_track', 'topic_track', 'linked_concepts', 'exchangeable_sentences']
+           'make_lexicon', 'function_words', 'Text', 'fill_template', 'draw_slots', 'topic_concepts', 'write_story',
+           'translate', 'meaning_track', 'topic_track', 'linked_concepts', 'exchangeable_sentences']
 
 # %% ../../nbs/34_simulate.language.ipynb #58e8805f
 import re
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -175,6 +176,15 @@ food vehicles tools""".strip().splitlines()
 )
 N_TEST_TEMPLATES, N_TEST_TOPICS = 4, 7
 
+# %% ../../nbs/34_simulate.language.ipynb #a7891f1f
+def function_words(
+    language: str,  # 'en' or 'zh'
+) -> set:  # of str
+    "The words of the templates that name no concept."
+    side = language == "zh"
+    words = {w for pair in TEMPLATES for w in pair[side].split() if w[0] not in "NVA"}
+    return words if side else words | {"an"}
+
 # %% ../../nbs/34_simulate.language.ipynb #b5c70e60
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -273,6 +283,15 @@ def _check_story(lexicon, kind, language):
         )
 
 
+def _sentence_plan(rng, themes, templates, sentences):
+    "Yield, without end, topic segment, theme and template of the next sentence."
+    theme = -1
+    for topic in count():
+        theme = int(rng.choice(themes[themes != theme]))
+        for _ in range(rng.integers(sentences[0], sentences[1] + 1)):
+            yield topic, theme, int(rng.choice(templates))
+
+
 def _sentence(lexicon, language, template, rng, theme, unseen, cue):
     "One sentence of a story; `cue` of the slots of an unseen segment hold seen concepts."
     allowed = topic_concepts(lexicon, theme)
@@ -302,18 +321,13 @@ def write_story(
     rng, mixed = np.random.default_rng([seed, 341]), kind == "mixed"
     themes = _choices(TOPICS, N_TEST_TOPICS, mixed and new_topics)
     templates = _choices(TEMPLATES, N_TEST_TEMPLATES, mixed and new_templates)
-    rows, words, topic, theme = [], [], 0, -1
-    while len(words) < n_words:
-        theme = int(rng.choice(themes[themes != theme]))
+    rows, words = [], []
+    for topic, theme, template in _sentence_plan(rng, themes, templates, sentences):
         unseen = mixed and topic % 2 == 1
-        length = rng.integers(sentences[0], sentences[1] + 1)
-        while length > 0 and len(words) < n_words:
-            template = int(rng.choice(templates))
-            new = _sentence(lexicon, language, template, rng, theme, unseen, cue)
-            _append(words, rows, new, (topic, template, unseen, theme))
-            length -= 1
-        topic += 1
-    return _as_text(name, language, words, rows)
+        new = _sentence(lexicon, language, template, rng, theme, unseen, cue)
+        _append(words, rows, new, (topic, template, unseen, theme))
+        if len(words) >= n_words:
+            return _as_text(name, language, words, rows)
 
 # %% ../../nbs/34_simulate.language.ipynb #d859f34f
 def translate(

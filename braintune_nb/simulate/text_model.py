@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['GATES', 'SHIPPED', 'build_tokenizer', 'build_text_model', 'corpus_ids', 'draw_windows', 'mask_tokens', 'token_logits',
-           'tie_words', 'pretrain_text', 'concept_states', 'mean_states', 'meaning_probe', 'identity_probe',
-           'label_probe', 'translation_similarity', 'masked_perplexity', 'measure_gates', 'check_gates',
+           'tie_words', 'train_steps', 'masked_loss', 'pretrain_text', 'concept_states', 'mean_states',
+           'noun_categories', 'meaning_probe', 'identity_probe', 'label_probe', 'translation_similarity',
+           'masked_perplexity', 'concept_probes', 'other_meanings', 'measure_gates', 'need_gate', 'check_gates',
            'text_model_card', 'model_folder', 'save_text_model', 'toy_backbone', 'linked_backbone', 'link_gates']
 
 # %% ../../nbs/38_simulate.text_model.ipynb #4ba783c0
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +32,9 @@ from braintune_nb.core import (
 )
 from ..model.backbone import Backbone
 from braintune_nb.simulate.language import (
-    TEMPLATES,
     Lexicon,
     exchangeable_sentences,
+    function_words,
     linked_concepts,
     make_lexicon,
 )
@@ -40,9 +42,7 @@ from braintune_nb.simulate.language import (
 # %% ../../nbs/38_simulate.text_model.ipynb #08a0b8e2
 def _known_words(lexicon):
     "All words of both languages and the function words of the templates, sorted."
-    sides = [side for pair in TEMPLATES for side in pair]
-    function = {w for side in sides for w in side.split() if w[0] not in "NVA"}
-    return sorted({*lexicon.words["en"], *lexicon.words["zh"], *function, "an"})
+    return sorted({w for l in ("en", "zh") for w in (*lexicon.words[l], *function_words(l))})
 
 
 def _vocabulary(known):
@@ -244,34 +244,50 @@ def tie_words(
     return len(tied)
 
 # %% ../../nbs/38_simulate.text_model.ipynb #6c0ca006
-def _optimizer(model, learning_rate, steps):
-    "AdamW, and its learning rate over the steps."
-    trained = [p for p in model.parameters() if p.requires_grad]
+def train_steps(
+    weights,  # parameters; those that need gradients are trained
+    draw_loss,  # no arguments -> loss of a new batch, scalar torch
+    steps: int,  # optimiser steps
+    learning_rate: float,  # peak, after 10 % warm-up; then cosine decay
+    scores=None,  # no arguments -> numbers of the batch, asked for after each step
+    names: tuple = ("loss",),  # of the loss and of the scores, for the bar
+    every: int = 50,  # steps between two looks at the bar
+    progress: bool = False,  # show the bar
+) -> np.ndarray:  # (steps, 1 + number of scores)
+    "Train by AdamW on a one-cycle schedule, gradients cut at length 1: the loss of each step."
+    from tqdm.auto import trange
+
+    trained, log = [p for p in weights if p.requires_grad], []
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.01)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.1
     )
+    for step in (bar := trange(steps, disable=not progress)):
+        loss = draw_loss()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        log.append((loss.item(), *(scores() if scores else ())))
+        if (step + 1) % every == 0:
+            bar.set_postfix(dict(zip(names, np.mean(log[-every:], 0).round(3))))
+    return np.array(log)
 
-
-def _masked_loss(model, rows, batch, rng, tokenizer, asked):
-    "Cross-entropy of the tokens that are asked for, in a new batch."
-    ids, attention, text = draw_windows(rows, batch, rng, tokenizer)
+# %% ../../nbs/38_simulate.text_model.ipynb #36f6a197
+def masked_loss(
+    model,  # DistilBertForMaskedLM
+    ids,  # (B, K) int64 token numbers
+    attention,  # (B, K) bool, is it a token
+    text,  # (B, K) bool, tokens that may be asked for
+    rng,  # NumPy generator
+    tokenizer,  # that of the model
+    asked: float = 0.25,  # share of tokens to be named
+):  # scalar torch
+    "Cross-entropy of the tokens that `mask_tokens` asks for."
     given, target = mask_tokens(ids, text, rng, tokenizer, asked)
     logits = token_logits(model, given, attention, target >= 0)
     return torch.nn.functional.cross_entropy(logits, torch.as_tensor(target[target >= 0]))
-
-
-def _step(model, loss, optimizer, schedule):
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-
-
-def _show(bar, step, log):
-    if step % 50 == 49:
-        bar.set_postfix(loss=round(float(np.mean(log[-50:])), 3))
 
 # %% ../../nbs/38_simulate.text_model.ipynb #4cb1a307
 def pretrain_text(
@@ -291,22 +307,20 @@ def pretrain_text(
 ) -> tuple:  # model in eval mode, tokenizer, loss of each step (steps,)
     """Pretrain the tiny text model; cost grows as steps x batch x weights (about 30 ms a step
     on one idle core)."""
-    from tqdm.auto import trange
-
     seed_everything(seed)
-    tokenizer, rng, log = build_tokenizer(lexicon), np.random.default_rng([seed, 382]), []
+    tokenizer, rng = build_tokenizer(lexicon), np.random.default_rng([seed, 382])
     model = build_text_model(len(tokenizer), width, layers)
     rows = corpus_ids(lexicon, tokenizer, entries, seed, dose, link)
     if tie:
         tie_words(model, tokenizer, lexicon, link)
-    optimizer, schedule = _optimizer(model, learning_rate, steps)
     model.train()
-    for step in (bar := trange(steps, disable=not progress)):
-        loss = _masked_loss(model, rows, batch, rng, tokenizer, asked)
-        _step(model, loss, optimizer, schedule)
-        log.append(loss.item())
-        _show(bar, step, log)
-    return model.eval(), tokenizer, np.array(log)
+
+    def loss():
+        ids, attention, text = draw_windows(rows, batch, rng, tokenizer)
+        return masked_loss(model, ids, attention, text, rng, tokenizer, asked)
+
+    log = train_steps(model.parameters(), loss, steps, learning_rate, progress=progress)
+    return model.eval(), tokenizer, log[:, 0]
 
 # %% ../../nbs/38_simulate.text_model.ipynb #34756114
 def _concept_ends(names, words, contexts):
@@ -349,6 +363,13 @@ def mean_states(
     "Mean state of every concept."
     return np.stack([states[concept == c].mean(0) for c in range(concept.max() + 1)])
 
+# %% ../../nbs/38_simulate.text_model.ipynb #0df7cc6b
+def noun_categories(
+    lexicon: Lexicon,  # C concepts
+) -> np.ndarray:  # (C,) str, '' for what is no noun
+    "Category of every noun, as labels for `label_probe`."
+    return np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
+
 # %% ../../nbs/38_simulate.text_model.ipynb #5421d95e
 def meaning_probe(
     concept,  # (K,) int
@@ -363,10 +384,8 @@ def meaning_probe(
     prediction = RidgeCV(np.logspace(-3, 4, 15)).fit(x[~test], y[~test]).predict(x[test])
     standard = lambda a: (a - a.mean(0)) / np.maximum(a.std(0), 1e-12)
     score = (standard(prediction) * standard(y[test])).mean(1)  # one number a held-out concept
-    half = 1.96 * score.std(ddof=1) / np.sqrt(len(score))
-    return dict(
-        r=float(score.mean()), low=float(score.mean() - half), high=float(score.mean() + half)
-    )
+    r, half = score.mean(), 1.96 * score.std(ddof=1) / np.sqrt(len(score))
+    return dict(r=float(r), low=float(r - half), high=float(r + half))
 
 # %% ../../nbs/38_simulate.text_model.ipynb #b73127a7
 def identity_probe(
@@ -397,23 +416,16 @@ def label_probe(
     known = np.flatnonzero(np.asarray(labels) != "")
     x, y = mean_states(concept, states)[known], np.asarray(labels)[known]
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
-    return float(
-        balanced_accuracy_score(
-            y,
-            cross_val_predict(
-                RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced"), x, y, cv=splitter
-            ),
-        )
-    )
+    classifier = RidgeClassifierCV(np.logspace(-3, 4, 8), class_weight="balanced")
+    return float(balanced_accuracy_score(y, cross_val_predict(classifier, x, y, cv=splitter)))
 
 # %% ../../nbs/38_simulate.text_model.ipynb #4462c482
 def translation_similarity(
     english,  # (C, H) mean states of English words
     chinese,  # (C, H) mean states of Chinese words
     lexicon: Lexicon,  # for the word class of the C concepts
-) -> (
-    float
-):  # mean cosine of the two words of a concept minus that of different concepts of the word class
+    # mean cosine of the two words of a concept minus that of different concepts of the word class
+) -> float:
     "How far the model places the two words of a concept together."
     total = []
     for kind in np.unique(lexicon.word_class):
@@ -453,17 +465,27 @@ def masked_perplexity(
     return dict(model=float(loss), unigram=_unigram(rows, len(tokenizer), ids[asked]))
 
 # %% ../../nbs/38_simulate.text_model.ipynb #b8f90cab
-def _layer_gates(concept, states, lexicon, others):
-    "What one layer knows of the concepts in one language."
-    nouns = np.where(lexicon.word_class == "noun", lexicon.category.astype(str), "")
+def concept_probes(
+    concept,  # (K,) int
+    states,  # (K, H) states of one layer
+    lexicon: Lexicon,  # whose words, categories and meanings are probed
+    others: list,  # Lexicons with other draws of meaning
+) -> dict:  # meaning, meaning_draws (mean r over `others`; None without), category, word_class
+    "What one layer knows of the concepts of one language."
     drawn = [meaning_probe(concept, states, other)["r"] for other in others]
     return dict(
         meaning=meaning_probe(concept, states, lexicon),
         meaning_draws=float(np.mean(drawn)) if drawn else None,
-        category=label_probe(concept, states, nouns),
-        identity=identity_probe(concept, states),
+        category=label_probe(concept, states, noun_categories(lexicon)),
         word_class=label_probe(concept, states, lexicon.word_class),
     )
+
+
+def other_meanings(
+    draws: int,  # how many
+) -> list:  # of Lexicon
+    "The lexicon with other draws of meaning: words and categories stay."
+    return [make_lexicon(seed) for seed in range(100, 100 + draws)]
 
 # %% ../../nbs/38_simulate.text_model.ipynb #0152e37f
 def measure_gates(
@@ -473,20 +495,19 @@ def measure_gates(
     contexts: int = 8,  # contexts a concept
     draws: int = 20,  # other draws of meaning over which the score is averaged
     # perplexity, translation_similarity per layer, and per language and layer: meaning,
-    # meaning_draws,
-    # category, identity, word_class
+    # meaning_draws, category, word_class, identity
 ) -> dict:
     "What the model knows: the numbers on its card."
-    from braintune_nb.simulate.language import make_lexicon
-
-    others = [make_lexicon(seed) for seed in range(100, 100 + draws)]
+    others = other_meanings(draws)
     result = dict(perplexity=masked_perplexity(model, tokenizer, lexicon))
     means = {}
     for language in ("en", "zh"):
         concept, states = concept_states(model, tokenizer, lexicon, language, contexts)
         means[language] = [mean_states(concept, h) for h in states]
         result[language] = [
-            dict(layer=layer) | _layer_gates(concept, h, lexicon, others)
+            dict(layer=layer)
+            | concept_probes(concept, h, lexicon, others)
+            | dict(identity=identity_probe(concept, h))
             for layer, h in enumerate(states)
         ]
     result["translation_similarity"] = [
@@ -505,34 +526,51 @@ GATES = dict(
 )
 
 
-def _need(fine, what, found, expected):
-    if not fine:
+def need_gate(
+    passed: bool,  # whether the model is as it must be
+    model: str,  # which model, for the message
+    what: str,  # what was measured, and where
+    found,  # the measure
+    expected: str,  # what it must be
+):
+    "`ModelError` that names a gate which a tiny model does not pass."
+    if not passed:
         raise ModelError(
-            f"The tiny text model fails a gate: {what}",
+            f"The tiny {model} model fails a gate: {what}",
             found=found,
             expected=expected,
             next_step="train it longer, or with dose 0",
         )
 
 
+_need = partial(need_gate, model="text")
+
+
 def _check_layer(language, row):
+    "Refuse a layer that knows meaning, or that does not know words."
     place, limit = f"{language}, layer {row['layer']}: ", GATES["meaning_high"]
     _need(
         row["meaning"]["high"] < limit,
-        place + "meaning of held-out concepts",
-        row["meaning"],
-        f"upper limit below {limit}",
+        what=place + "meaning of held-out concepts",
+        found=row["meaning"],
+        expected=f"upper limit below {limit}",
     )
     draws, limit = row["meaning_draws"], GATES["meaning_draws"]
-    _need((draws or 0) < limit, place + "meaning over other draws", draws, f"below {limit}")
+    _need(
+        (draws or 0) < limit,
+        what=place + "meaning over other draws",
+        found=draws,
+        expected=f"below {limit}",
+    )
     _need(
         row["category"] < GATES["category"],
-        place + "category of unseen nouns",
-        row["category"],
-        f"below {GATES['category']}, chance 0.07",
+        what=place + "category of unseen nouns",
+        found=row["category"],
+        expected=f"below {GATES['category']}, chance 0.07",
     )
     for name in ("identity", "word_class"):
-        _need(row[name] > GATES[name], place + name, row[name], f"above {GATES[name]}")
+        limit = GATES[name]
+        _need(row[name] > limit, what=place + name, found=row[name], expected=f"above {limit}")
 
 # %% ../../nbs/38_simulate.text_model.ipynb #9ea24876
 def check_gates(
@@ -543,9 +581,9 @@ def check_gates(
     perplexity, ratio = gates["perplexity"], GATES["perplexity_ratio"]
     _need(
         perplexity["model"] < ratio * perplexity["unigram"],
-        "perplexity of a masked word",
-        perplexity,
-        f"below {ratio} of unigram",
+        what="perplexity of a masked word",
+        found=perplexity,
+        expected=f"below {ratio} of unigram",
     )
     for language in ("en", "zh"):
         for row in gates[language]:
@@ -589,6 +627,7 @@ Made by `nbs/experiments/pretrain_text.ipynb`; the card is written by the code t
 
 # %% ../../nbs/38_simulate.text_model.ipynb #6b8aa3d0
 def _card_rows(gates):
+    "Rows of the card's table: a language and a layer."
     return [
         f"| {language} | {r['layer']} | {r['meaning']['r']:+.3f} ({r['meaning']['low']:+.3f} to"
         f" {r['meaning']['high']:+.3f}) | {r['meaning_draws']:+.3f} | {r['category']:.3f} |"
