@@ -522,12 +522,12 @@ def spoken_states(
     rng, right = np.random.default_rng([seed, 393]), {v: [] for v in voices}
     found, count = [], np.zeros(len(lexicon), int)
     for voice, words, speech, hidden, times in _hear(model, sentences, language, voices, rng):
-        if heads is not None:
+        if heads:
             right[voice].append(_right(heads, speech, language, hidden[-1], times))
         said = _concepts_said(words, speech.words, lexicon.words[language], times)
         found += _states_of(hidden, said, count, contexts)
     concept, states = zip(*found)
-    score = {k: _mean_right(right, k) for k in ("phone", "word")}
+    score = dict(phone=_mean_right(right, "phone"), word=_mean_right(right, "word"))
     return dict(concept=np.array(concept), states=np.stack(states, 1), **score)
 
 # %% ../../nbs/39_simulate.speech_model.ipynb #02e52374
