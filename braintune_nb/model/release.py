@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'DATASETS', 'DATA_LICENCES', 'PAPERS', 'LIMITS', 'UNHASHED', 'Release', 'read_release', 'model_card',
-           'save_tuner', 'load_tuner', 'push_tuner']
+           'ReleaseNotes', 'save_tuner', 'load_tuner', 'push_tuner']
 
 # %% ../../nbs/44_model.release.ipynb #f58d9534
 import hashlib
@@ -48,13 +48,9 @@ from .tuner import BrainTuner
 def _by_participant(given, outputs, what):
     """participant -> value, from one value for all or a dict; names that the tuner does not
     have are refused."""
-    given = (
-        {}
-        if given is None
-        else dict(given)
-        if isinstance(given, dict)
-        else dict.fromkeys(outputs, given)
-    )
+    if not isinstance(given, dict):
+        given = {} if given is None else dict.fromkeys(outputs, given)
+    given = dict(given)
     if unknown := [p for p in given if p not in outputs]:
         raise DataError(
             f"{what} of a participant without a head",
@@ -65,6 +61,7 @@ def _by_participant(given, outputs, what):
 
 
 def _fits(n, outputs, participant, what, file=None):
+    "DataError for a space or a ceiling of another number of columns than the head."
     if n != outputs[participant]:
         raise DataError(
             f"{what} and head differ in columns",
@@ -143,6 +140,7 @@ def _ceiling(given):
 
 
 def _write_ceilings(folder, ceilings, outputs):
+    "ceilings.npz and ceilings.json: values and definition of each."
     pairs = {p: _ceiling(c) for p, c in ceilings.items()}
     for p, (values, _) in pairs.items():
         _fits(len(values), outputs, p, "Ceiling")
@@ -230,11 +228,8 @@ def _read_parts(folder, facts):
             expected=facts["split"][:12],
             next_step="fetch the folder again",
         )
-    spaces, ceilings, outputs = (
-        _read_spaces(folder),
-        _read_ceilings(folder),
-        dict(facts["settings"]["outputs"]),
-    )
+    spaces, ceilings = _read_spaces(folder), _read_ceilings(folder)
+    outputs = dict(facts["settings"]["outputs"])
     for p, space in spaces.items():
         _fits(len(space), outputs, p, "Space", folder / "space.npz")
     for p, (values, _) in ceilings.items():
@@ -253,12 +248,12 @@ def _read_numbers(folder):
 
 # %% ../../nbs/44_model.release.ipynb #1ce7075d
 FORMAT = 2  # of tuner.json; 2 added the hashes of the files
-DATASETS = dict(
-    lebel2023="ds003020", littleprince="ds003643", narratives="ds002345"
-)  # name here -> OpenNeuro
+# name here -> OpenNeuro
+DATASETS = dict(lebel2023="ds003020", littleprince="ds003643", narratives="ds002345")
+# where a data set states one
 DATA_LICENCES = dict(
     simulated="none needed: simulated", **dict.fromkeys((*DATASETS, *DATASETS.values()), "CC0")
-)  # where a data set states one
+)
 
 # %% ../../nbs/44_model.release.ipynb #8a90d959
 PAPERS = {
@@ -279,94 +274,100 @@ PAPERS = {
 def _table(rows):
     "Markdown table of dictionaries; numbers with four digits, nothing where there is none."
     names = list(dict.fromkeys(k for row in rows for k in row))
-    cell = lambda v: (
-        ""
-        if v is None
-        else f"{v:.4g}"
-        if isinstance(v, float)
-        else str(v).replace("|", "/").replace("\n", " ")
-    )
-    return "\n".join(
-        [
-            "| " + " | ".join(names) + " |",
-            "|---" * len(names) + "|",
-            *("| " + " | ".join(cell(row.get(n)) for n in names) + " |" for row in rows),
-        ]
-    )
+    lines = [" | ".join(names)]
+    lines += [" | ".join(map(_cell, map(row.get, names))) for row in rows]
+    header, *body = (f"| {line} |" for line in lines)
+    return "\n".join([header, "|---" * len(names) + "|", *body])
+
+
+def _cell(value):
+    "A value as text that breaks no table."
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "/").replace("\n", " ")
 
 
 def _tuned_part(facts):
     "Sentences: what was tuned, and how it is read."
     b, s = facts["backbone"], facts["settings"]
+    pooling = f", pooling over frames: {s['pooling']}" if facts["modality"] == "speech" else ""
     lines = [
-        (
-            f"`{b['name']}` ({b['model_type']}, {b['layers']} layers, {b['width']} wide,"
-            f" {b['parameters']:,} weights), {facts['modality']}."
-        ),
+        f"`{b['name']}` ({b['model_type']}, {b['layers']} layers, {b['width']} wide,"
+        f" {b['parameters']:,} weights), {facts['modality']}.",
         f"Layer {s['layer']} is read, delays of {', '.join(map(str, s['delays']))} TRs, heads:"
-        f" {s['heads']}"
-        + (f", pooling over frames: {s['pooling']}" if facts["modality"] == "speech" else "")
-        + ".",
+        f" {s['heads']}{pooling}.",
     ]
     if a := facts.get("adapter"):
         lines.append(
             f"Tuned by low-rank adapters (rank {a['rank']}, alpha {a['alpha']:g}, dropout"
             f" {a['dropout']:g}), folded into the weights here: no adapter library is needed."
         )
-    lines.append(
-        "Read with " + ", ".join(f"{k} {v}" for k, v in sorted(facts["inputs"].items())) + "."
-        if facts.get("inputs")
-        else (
-            "How stories were cut into inputs (words of context, seconds of sound) was not"
-            " recorded."
-        )
-    )
+    lines.append(_inputs_line(facts))
     if facts.get("training"):
-        lines.append(
-            "Settings: " + ", ".join(f"{k} {v}" for k, v in sorted(facts["training"].items())) + "."
-        )
+        lines.append(f"Settings: {_listed(facts['training'])}.")
     return "\n".join(lines)
 
 
+def _listed(settings):
+    "Settings in the order of their names."
+    return ", ".join(f"{k} {v}" for k, v in sorted(settings.items()))
+
+
+def _inputs_line(facts):
+    "A sentence: how stories were cut into inputs."
+    if facts.get("inputs"):
+        return f"Read with {_listed(facts['inputs'])}."
+    return "How stories were cut into inputs (words of context, seconds of sound) was not recorded."
+
+# %% ../../nbs/44_model.release.ipynb #d997d005
 def _data_part(r):
     "Sentences: whose responses, which stories, which licence."
     d, outputs = r.facts["data"], dict(r.facts["settings"]["outputs"])
+    heads = ", ".join(f"{p} ({v:,} columns)" for p, v in outputs.items())
     lines = [
-        (
-            f"Responses: {d['name'] or 'the data set was not recorded'}. Licence of the data:"
-            f" {d['licence'] or 'not recorded; ask before you pass this model on'}."
-        ),
-        f"Participants with a head ({len(outputs)}): "
-        + ", ".join(f"{p} ({v:,} columns)" for p, v in outputs.items())
-        + ".",
+        f"Responses: {d['name'] or 'the data set was not recorded'}. Licence of the data:"
+        f" {d['licence'] or 'not recorded; ask before you pass this model on'}.",
+        f"Participants with a head ({len(outputs)}): {heads}.",
+        _split_line(r.split),
+        *_space_lines(r.spaces),
+        *(_ceiling_line(p, *ceiling) for p, ceiling in r.ceilings.items()),
     ]
-    if r.split is None:
-        lines.append(
+    return "\n".join(lines)
+
+
+def _split_line(split):
+    "A sentence: which stories had which role."
+    if split is None:
+        return (
             "Which stories tuned it was not recorded, so nobody can say which stories are new"
             " to it."
         )
-    else:
-        lines += [
-            f"Split `{r.split.hash[:16]}`: "
-            + "; ".join(
-                f"{role} {', '.join(getattr(r.split, role)) or 'none'}"
-                for role in ("tuning", "validation", "encoding", "test")
-            )
-            + "."
-        ]
-    for name, whose in {
-        s.name: [p for p in r.spaces if r.spaces[p].name == s.name] for s in r.spaces.values()
-    }.items():
-        lines.append(f"Columns of {', '.join(whose)}: {name} (`space.npz`).")
-    if not r.spaces:
-        lines.append("What the columns of the heads are was not recorded.")
-    for p, (v, c) in r.ceilings.items():
-        lines.append(
-            f"Ceiling of {p}: {c['name']}, story {c['story']}, repeats"
-            f" {', '.join(map(str, c['repeats']))}; {int(np.isfinite(v).sum()):,} of {len(v):,}"
-            " columns have one."
-        )
-    return "\n".join(lines)
+    roles = [
+        f"{role} {', '.join(getattr(split, role)) or 'none'}"
+        for role in ("tuning", "validation", "encoding", "test")
+    ]
+    return f"Split `{split.hash[:16]}`: {'; '.join(roles)}."
+
+
+def _space_lines(spaces):
+    "Sentences: what the columns of the heads are."
+    if not spaces:
+        return ["What the columns of the heads are was not recorded."]
+    whose = {}
+    for participant, space in spaces.items():
+        whose.setdefault(space.name, []).append(participant)
+    return [f"Columns of {', '.join(p)}: {name} (`space.npz`)." for name, p in whose.items()]
+
+
+def _ceiling_line(participant, values, definition):
+    "A sentence: which ceiling, and how many columns have one."
+    repeats = ", ".join(map(str, definition["repeats"]))
+    return (
+        f"Ceiling of {participant}: {definition['name']}, story {definition['story']}, repeats"
+        f" {repeats}; {int(np.isfinite(values).sum()):,} of {len(values):,} columns have one."
+    )
 
 # %% ../../nbs/44_model.release.ipynb #d3ead121
 def _numbers_part(rows):
@@ -378,33 +379,32 @@ def _numbers_part(rows):
         for row in rows
         if row.get("low") is None or row.get("high") is None
     ]
-    return (
-        _table(rows)
-        + "\n\n`low` and `high` are the ends of the interval that was computed."
-        + (f" Without an interval: {', '.join(bare)}." if bare else "")
-    )
+    lacking = f" Without an interval: {', '.join(bare)}." if bare else ""
+    ends = "`low` and `high` are the ends of the interval that was computed."
+    return f"{_table(rows)}\n\n{ends}{lacking}"
 
 
 def _use_part(facts):
     "How to load it, with and without this package."
     whisper = facts["backbone"]["model_type"] == "whisper"
-    note = (
-        "\nOnly the encoder was tuned and is here: take `model.encoder`; the decoder that"
-        " `AutoModel` puts beside it has random weights."
-        if whisper
-        else ""
-    )
-    return (
-        "```python\nfrom transformers import AutoModel\nmodel ="
-        ' AutoModel.from_pretrained("FOLDER/backbone")   # plain, without braintune_nb\nfrom'
-        " braintune_nb.model.release import BrainTuner\ntuner ="
-        ' BrainTuner.from_pretrained("FOLDER")          # with heads: predicts responses to a'
-        " story, no fMRI needed\n```" + note
-    )
+    return _USE + (_USE_WHISPER if whisper else "")
+
+
+_USE = """\
+```python
+from transformers import AutoModel
+model = AutoModel.from_pretrained("FOLDER/backbone")   # plain, without braintune_nb
+from braintune_nb.model.release import BrainTuner
+tuner = BrainTuner.from_pretrained("FOLDER")          # with heads: predicts responses to a \
+story, no fMRI needed
+```"""
+_USE_WHISPER = """
+Only the encoder was tuned and is here: take `model.encoder`; the decoder that `AutoModel` puts \
+beside it has random weights."""
 
 
 LIMITS = (
-    "The heads predict the people named above; for anyone else fit a new read-out.",
+    "The heads predict the participants named above; for anyone else fit a new read-out.",
     "Responses are to stories that are listened to; nothing is known about other tasks.",
     (
         "A prediction of a brain response is not a measurement of one, and tells nothing about a"
@@ -417,29 +417,7 @@ def model_card(
     release: Release,  # everything but the weights
 ) -> str:  # README.md with the header of the Hugging Face Hub
     "Write the model card from the record."
-    from huggingface_hub import ModelCardData
-
     f = release.facts
-    header = ModelCardData(
-        library_name="transformers",
-        license=f["licence"],
-        language=f["language"] or None,
-        base_model=f["base_model"],
-        tags=[
-            "braintune_nb",
-            "brain-tuning",
-            "fmri",
-            f["modality"],
-            *f["datasets"],
-            *f["data"]["labels"],
-        ],
-    ).to_yaml()
-    labels = (
-        f"**{', '.join(f['data']['labels'])}**: read the numbers below as statements about the"
-        " method, not about people.\n\n"
-        if f["data"]["labels"]
-        else ""
-    )
     parts = {
         "What was tuned": _tuned_part(f),
         "On what": _data_part(release),
@@ -452,9 +430,32 @@ def model_card(
         ),
         "Cite": "```bibtex\n" + "\n".join(PAPERS.values()) + "\n```",
     }
+    title = f"{f['backbone']['name'].rpartition('/')[2]}, brain-tuned"
+    body = "\n\n".join(f"## {k}\n\n{v}" for k, v in parts.items())
+    return f"---\n{_card_header(f)}\n---\n\n# {title}\n\n{_labels_line(f)}{body}\n"
+
+
+def _card_header(facts):
+    "The header that the Hub reads, YAML."
+    from huggingface_hub import ModelCardData
+
+    about = [facts["modality"], *facts["datasets"], *facts["data"]["labels"]]
+    return ModelCardData(
+        library_name="transformers",
+        license=facts["licence"],
+        language=facts["language"] or None,
+        base_model=facts["base_model"],
+        tags=["braintune_nb", "brain-tuning", "fmri", *about],
+    ).to_yaml()
+
+
+def _labels_line(facts):
+    "A warning above the card of a model that was tuned on what is no measured brain."
+    if not facts["data"]["labels"]:
+        return ""
     return (
-        f"---\n{header}\n---\n\n# {f['backbone']['name'].rpartition('/')[2]},"
-        f" brain-tuned\n\n{labels}" + "\n\n".join(f"## {k}\n\n{v}" for k, v in parts.items()) + "\n"
+        f"**{', '.join(facts['data']['labels'])}**: read the numbers below as statements about the"
+        " method, not about brains.\n\n"
     )
 
 # %% ../../nbs/44_model.release.ipynb #9c4b9a5f
@@ -470,18 +471,7 @@ def _write_backbone(folder, backbone):
     chatter.disable_progress_bar()
     try:
         if speech and backbone.kind == "whisper":
-            config = type(backbone.model.config).from_dict(
-                backbone.model.config.to_dict() | dict(architectures=["WhisperModel"])
-            )
-            config.save_pretrained(folder)
-            weights = {
-                f"encoder.{k}": v.detach().cpu().contiguous()
-                for k, v in backbone.model.state_dict().items()
-            }
-            write_atomic(
-                folder / "model.safetensors",
-                lambda path: save_file(weights, path, metadata={"format": "pt"}),
-            )
+            _write_whisper(folder, backbone.model)
         else:
             backbone.model.save_pretrained(folder)
     finally:
@@ -491,75 +481,114 @@ def _write_backbone(folder, backbone):
     respect_umask(folder)
 
 
+def _write_whisper(folder, encoder):
+    "Whisper's encoder under the names that its weights have in the whole model."
+    whole = encoder.config.to_dict() | dict(architectures=["WhisperModel"])
+    type(encoder.config).from_dict(whole).save_pretrained(folder)
+    weights = {
+        f"encoder.{k}": v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()
+    }
+    write_atomic(
+        folder / "model.safetensors",
+        lambda path: save_file(weights, path, metadata={"format": "pt"}),
+    )
+
+
 def _heads_of(tuner):
+    "Weights of a tuner that are not the backbone's."
     return {
         k: v.detach().cpu().contiguous()
         for k, v in tuner.state_dict().items()
         if not k.startswith("model.")
     }
 
+# %% ../../nbs/44_model.release.ipynb #863242de
+@dataclass(frozen=True)
+class ReleaseNotes:
+    "What is known of a tuned model and cannot be read off it."
 
-def _facts(
-    tuner,
-    backbone,
-    split,
-    data,
-    data_licence,
-    labels,
-    licence,
-    base_model,
-    language,
-    limits,
-    training,
-    inputs,
-):
-    "What tuner.json says."
-    config, settings = (
-        backbone.model.config,
-        dict(
-            outputs=list(tuner.outputs.items()),
-            layer=tuner.layer,
-            delays=tuner.delays,
-            heads=tuner.kind,
-            dropout=tuner.dropout.p,
-            memory_gb=tuner.memory_gb,
-            standardise=tuner.standardise,
-            pooling=tuner.pool.kind,
-            head_rank=tuner.head_rank,
-            groups=tuner.groups,
-        ),
+    data: str = ""  # the data set, such as 'ds003020' or `Dataset.source`
+    data_licence: str | None = None  # its licence; None: known ones are filled in
+    # how the model was read: arguments of section_inputs or speech_inputs, such as
+    # dict(mode='windows', window=10.0, delays=[0])
+    inputs: dict | None = None
+    labels: tuple = ()  # 'simulated', 're-voiced': stands in the first line of the card
+    training: object = None  # TuneSettings or a dictionary: how it was tuned
+    licence: str | None = None  # of the weights, as the Hub abbreviates it ('apache-2.0')
+    base_model: str | None = None  # Hub id of the backbone
+    language: tuple = ()  # 'en', 'zh'
+    limits: tuple = ()  # sentences for the card, before the general ones
+
+    def __post_init__(self):
+        for name in ("labels", "language"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, str) else tuple(value)
+            object.__setattr__(self, name, value)
+
+# %% ../../nbs/44_model.release.ipynb #c09e41f5
+def _settings_of(tuner):
+    "Arguments that build the tuner again."
+    return dict(
+        outputs=list(tuner.outputs.items()),
+        layer=tuner.layer,
+        delays=tuner.delays,
+        heads=tuner.kind,
+        dropout=tuner.dropout.p,
+        memory_gb=tuner.memory_gb,
+        standardise=tuner.standardise,
+        pooling=tuner.pool.kind,
+        head_rank=tuner.head_rank,
+        groups=tuner.groups,
     )
-    name = (
-        Path(backbone.name).name if Path(backbone.name).is_dir() else backbone.name
-    )  # a path on this machine is nobody's business
-    known = next((v for k, v in DATA_LICENCES.items() if k in f"{data} {' '.join(labels)}"), "")
+
+
+def _backbone_facts(backbone):
+    "Name, sizes and hash of the backbone; a path on this machine is nobody's business."
+    local = Path(backbone.name).is_dir()
+    return dict(
+        name=Path(backbone.name).name if local else backbone.name,
+        model_type=backbone.model.config.model_type,
+        layers=backbone.layers,
+        width=backbone.width,
+        parameters=sum(p.numel() for p in backbone.model.parameters()),
+        weights=weights_hash(backbone.model),
+    )
+
+
+def _data_facts(notes):
+    "Data set, its licence and the labels of what is no measured brain."
+    told = f"{notes.data} {' '.join(notes.labels)}"
+    known = next((v for k, v in DATA_LICENCES.items() if k in told), "")
+    licence = notes.data_licence or known
+    return dict(name=notes.data, licence=licence, labels=list(notes.labels))
+
+
+def _datasets(notes):
+    "OpenNeuro numbers of the measured data."
+    if "simulated" in notes.labels:
+        return []
+    return [d for name, d in DATASETS.items() if d in notes.data or name in notes.data]
+
+
+def _facts(tuner, split, notes):
+    "What tuner.json says."
+    training = notes.training
     return to_plain(
         dict(
             format=FORMAT,
-            modality="speech" if isinstance(backbone, SpeechBackbone) else "text",
-            settings=settings,
+            modality="speech" if isinstance(tuner.backbone, SpeechBackbone) else "text",
+            settings=_settings_of(tuner),
             adapter=asdict(tuner.adapter) if tuner.adapter else None,
-            backbone=dict(
-                name=name,
-                model_type=config.model_type,
-                layers=backbone.layers,
-                width=backbone.width,
-                parameters=sum(p.numel() for p in backbone.model.parameters()),
-                weights=weights_hash(backbone.model),
-            ),
+            backbone=_backbone_facts(tuner.backbone),
             split=split.hash if split else None,
-            data=dict(name=data, licence=data_licence or known, labels=list(labels)),
+            data=_data_facts(notes),
             training=asdict(training) if is_dataclass(training) else training,
-            inputs=inputs,
-            licence=licence,
-            base_model=base_model,
-            language=list(language),
-            datasets=[
-                d
-                for name, d in DATASETS.items()
-                if (d in data or name in data) and "simulated" not in labels
-            ],
-            limits=list(limits),
+            inputs=notes.inputs,
+            licence=notes.licence,
+            base_model=notes.base_model,
+            language=list(notes.language),
+            datasets=_datasets(notes),
+            limits=list(notes.limits),
         )
     )
 
@@ -615,83 +644,58 @@ def save_tuner(
     ceilings=None,  # participant -> Ceiling, or participant -> (values (V,), definition)
     split: Split | None = None,  # roles of stories and participants
     numbers=None,  # results: rows as dictionaries (what, value, low, high, ...), or a DataFrame
-    data: str = "",  # the data set, such as 'ds003020' or `Dataset.source`
-    data_licence=None,  # its licence; None: known ones are filled in
-    # how the model was read: arguments of section_inputs or speech_inputs, such as
-    # dict(mode='windows', window=10.0, delays=[0])
-    inputs=None,
-    labels=(),  # 'simulated', 're-voiced': stands in the first line of the card
-    training=None,  # TuneSettings or a dictionary: how it was tuned
-    licence=None,  # of the weights, as the Hub abbreviates it ('apache-2.0')
-    base_model=None,  # Hub id of the backbone
-    language=(),  # 'en', 'zh'
-    limits=(),  # sentences for the card, before the general ones
+    **notes,  # of `ReleaseNotes`: data, data_licence, inputs, labels, training, licence, ...
 ) -> Path:  # the folder
     """Write the release: merged backbone, heads, record and model card; DataError where spaces
     or ceilings do not fit the heads."""
-    folder, labels, language = (
-        Path(folder),
-        ([labels] if isinstance(labels, str) else labels),
-        ([language] if isinstance(language, str) else language),
-    )
-    rows = to_plain(
-        numbers.to_dict("records") if hasattr(numbers, "to_dict") else list(numbers or ())
-    )
-    spaces, ceilings = (
-        _by_participant(space, tuner.outputs, "A space"),
-        _by_participant(ceilings, tuner.outputs, "A ceiling"),
-    )
-    if ceilings:
-        [_ceiling(c) for c in ceilings.values()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (
-        "tuner.json",
-        "space.npz",
-        "space.json",
-        "ceilings.npz",
-        "ceilings.json",
-        "split.json",
-        "numbers.json",
-        "README.md",
-    ):
-        (folder / old).unlink(missing_ok=True)
-    backbone = tuner.backbone
+    folder, notes = Path(folder), ReleaseNotes(**notes)
+    rows = _rows_of(numbers)
+    spaces = _by_participant(space, tuner.outputs, "A space")
+    ceilings = _by_participant(ceilings, tuner.outputs, "A ceiling")
+    defined = {p: _ceiling(c) for p, c in ceilings.items()}
+    _clear(folder)
     _write_spaces(folder, spaces, tuner.outputs)
     _write_ceilings(folder, ceilings, tuner.outputs)
-    _write_backbone(folder / "backbone", backbone)
+    _write_backbone(folder / "backbone", tuner.backbone)
     write_atomic(folder / "heads.safetensors", lambda path: save_file(_heads_of(tuner), path))
     if split:
         split.save(folder / "split.json")
+    _write_numbers(folder, rows)
+    facts = _facts(tuner, split, notes)
+    card = model_card(Release(facts, spaces, defined, split, tuple(rows)))
+    write_atomic(folder / "README.md", card)
+    _write_record(folder, facts)
+    return folder
+
+
+def _rows_of(numbers):
+    "Results as rows, from rows or a DataFrame."
+    rows = numbers.to_dict("records") if hasattr(numbers, "to_dict") else list(numbers or ())
+    return to_plain(rows)
+
+
+def _write_numbers(folder, rows):
+    "numbers.json, where there are any; columns in the order in which they come up."
     if rows:
-        write_json(
-            folder / "numbers.json",
-            dict(columns=list(dict.fromkeys(k for row in rows for k in row)), rows=rows),
-        )
-    facts = _facts(
-        tuner,
-        backbone,
-        split,
-        data,
-        data_licence,
-        labels,
-        licence,
-        base_model,
-        language,
-        limits,
-        training,
-        inputs,
-    )
-    write_atomic(
-        folder / "README.md",
-        model_card(
-            Release(
-                facts, spaces, {p: _ceiling(c) for p, c in ceilings.items()}, split, tuple(rows)
-            )
-        ),
-    )
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        write_json(folder / "numbers.json", dict(columns=columns, rows=rows))
+
+
+def _write_record(folder, facts):
+    "tuner.json, last of all: the facts, the hash of every file, and a hash of both."
     facts["files"] = _hashes(folder)
     write_json(folder / "tuner.json", facts | dict(record=content_hash(facts)))
-    return folder
+
+
+def _clear(folder):
+    "Make the folder; what an earlier release says goes first."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tuner.json").unlink(missing_ok=True)
+    for old in ("space", "ceilings"):
+        (folder / f"{old}.npz").unlink(missing_ok=True)
+        (folder / f"{old}.json").unlink(missing_ok=True)
+    for old in ("split.json", "numbers.json", "README.md"):
+        (folder / old).unlink(missing_ok=True)
 
 
 BrainTuner.save_pretrained = save_tuner
@@ -729,6 +733,28 @@ def _local(source, revision):
         ) from error
 
 
+def _architecture(model_type, layers, width):
+    "A sentence that tells two architectures apart."
+    return f"{model_type}, {layers} layers, {width} wide"
+
+
+def _check_architecture(inner, recorded):
+    "ModelError where the checkpoint is not of the architecture of the record."
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(inner, trust_remote_code=False)
+    found = _architecture(config.model_type, config.num_hidden_layers, config.hidden_size)
+    expected = _architecture(recorded["model_type"], recorded["layers"], recorded["width"])
+    if found != expected:
+        raise ModelError(
+            "The checkpoint is of another architecture",
+            file=inner / "config.json",
+            found=found,
+            expected=expected,
+            next_step="fetch the folder again; heads belong to one backbone",
+        )
+
+
 def _load_whole(folder, facts):
     "The backbone, audited against the record."
     b, inner = facts["backbone"], folder / "backbone"
@@ -739,31 +765,9 @@ def _load_whole(folder, facts):
             found="no config.json",
             next_step="fetch the folder again",
         )
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(inner, trust_remote_code=False)
-    found, expected = [
-        (c["model_type"], c["layers"], c["width"])
-        for c in (
-            dict(
-                model_type=config.model_type,
-                layers=config.num_hidden_layers,
-                width=config.hidden_size,
-            ),
-            b,
-        )
-    ]
-    if found != expected:
-        raise ModelError(
-            "The checkpoint is of another architecture",
-            file=inner / "config.json",
-            found="{}, {} layers, {} wide".format(*found),
-            expected="{}, {} layers, {} wide".format(*expected),
-            next_step="fetch the folder again; heads belong to one backbone",
-        )
-    backbone = (load_speech_backbone if facts["modality"] == "speech" else load_backbone)(
-        str(inner)
-    )
+    _check_architecture(inner, b)
+    load = load_speech_backbone if facts["modality"] == "speech" else load_backbone
+    backbone = load(str(inner))
     if extra := [n for n in backbone.notes if "without a place" in n]:
         raise ModelError(
             "The checkpoint holds weights that the model has no place for",

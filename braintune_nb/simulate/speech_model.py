@@ -519,16 +519,16 @@ def spoken_states(
 ) -> dict:
     "Hidden states of every concept spoken in exchangeable sentences at the speed of stories."
     sentences = probe_sentences(lexicon, language, contexts, seed)
-    rng, right = np.random.default_rng([seed, 393]), {v: [] for v in voices}
+    rng, right = np.random.default_rng([seed, 393]), {voice: [] for voice in voices}
     found, count = [], np.zeros(len(lexicon), int)
     for voice, words, speech, hidden, times in _hear(model, sentences, language, voices, rng):
         if heads:
-            right[voice].append(_right(heads, speech, language, hidden[-1], times))
+            right[voice] += [_right(heads, speech, language, hidden[-1], times)]
         said = _concepts_said(words, speech.words, lexicon.words[language], times)
         found += _states_of(hidden, said, count, contexts)
     concept, states = zip(*found)
     score = dict(phone=_mean_right(right, "phone"), word=_mean_right(right, "word"))
-    return dict(concept=np.array(concept), states=np.stack(states, 1), **score)
+    return score | dict(concept=np.array(concept), states=np.stack(states, 1))
 
 # %% ../../nbs/39_simulate.speech_model.ipynb #02e52374
 def _hear(model, sentences, language, voices, rng):
