@@ -527,8 +527,7 @@ def spoken_states(
         said = _concepts_said(words, speech.words, lexicon.words[language], times)
         found += _states_of(hidden, said, count, contexts)
     concept, states = zip(*found)
-    score = dict(phone=_mean_right(right, "phone"), word=_mean_right(right, "word"))
-    return score | dict(concept=np.array(concept), states=np.stack(states, 1))
+    return _mean_right(right) | dict(concept=np.array(concept), states=np.stack(states, 1))
 
 # %% ../../nbs/39_simulate.speech_model.ipynb #02e52374
 def _hear(model, sentences, language, voices, rng):
@@ -562,14 +561,15 @@ def _concepts_said(words, events, names, times):
             yield number[w], inside
 
 
-def _mean_right(right, k):
-    "Voice -> share of frames right over its passages."
-    share = {}
-    for voice, rows in right.items():
-        if rows:
+def _mean_right(right):
+    "Phone, word -> voice -> share of frames right over its passages."
+    heard = {voice: rows for voice, rows in right.items() if rows}
+    score = dict(phone={}, word={})
+    for k, share in score.items():
+        for voice, rows in heard.items():
             frames = [r["frames"] for r in rows]
             share[voice] = float(np.average([r[k] for r in rows], weights=frames))
-    return share
+    return score
 
 # %% ../../nbs/39_simulate.speech_model.ipynb #8d284085
 def nearest_concept(
