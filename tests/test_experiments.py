@@ -273,7 +273,7 @@ def test_tune_text_keeps_the_contract_of_summary_json(tuned):
         assert set(leads) == {"pretrained", "permuted", "shared_subspace", "matched_data_ridge"}
         assert found["mean"] == min(leads.values()) == leads[found["against"]]
         assert found["missing"] == [] and set(found["beaten"] + found["open"]) == set(leads)
-    assert "tuning " in said and "its smallest lead" in said
+    assert "tuning beats" in said and "its smallest lead" in said
     assert run["parameters"]["epochs"] == 1 and run["parameters"]["size"] == "smoke"
     assert str(folder / "report.html") in said and sorted(
         p.name for p in folder.parent.iterdir()

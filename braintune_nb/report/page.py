@@ -156,16 +156,17 @@ def headline_sentences(
     if not found:
         return []
     place, against = f"the {roi.replace('_', ' ')} region", CONTROL_NAMES[found["against"]]
-    beats = "does not beat every control" if found["open"] else "beats every control"
-    if found["missing"] and not found["open"]:
-        beats = "beats the controls that were run"
-    said = f"In {place} tuning {beats}: its smallest lead, over {against},"
-    said += f" is {_difference(found)} of r"
-    if found["open"]:
-        said += f"; not beaten: {_listed(found['open'])}"
+    run = len(found["beaten"]) + len(found["open"])
+    beats = f"{len(found['beaten']) or 'none'} of its {run} controls" if found["open"] else ""
+    every = "the controls that were run" if found["missing"] else "every control"
+    said = f"In {place} tuning beats {beats or every}: its smallest lead, over {against},"
+    said += f" is {_difference(found)} of r."
+    for control in found["open"]:
+        leaf = summary["over"][control][roi]["raw"]
+        said += f" Over {CONTROL_NAMES[control]} it is {_difference(leaf)}; {_says(leaf)}."
     if found["missing"]:
-        said += f"; not run: {_listed(found['missing'])}"
-    return [f"{said}."]
+        said += f" Not run: {_listed(found['missing'])}."
+    return [said]
 
 # %% ../../nbs/97_report.page.ipynb #6539f215
 def _levels(summary, roi):
