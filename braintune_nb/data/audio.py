@@ -325,6 +325,12 @@ def _at_rate_note(path, found, channels, channel, target, rate):
     return f"{what} (kept as {target.name})"
 
 
+def _kept_as(path, rate, folder, channel):
+    "File that holds a sound at a rate, named by its content."
+    key = file_key(path, rate) if channel is None else file_key(path, rate, channel)
+    return folder / f"{Path(path).stem}_{key[:24]}.au"
+
+
 def sound_at(
     path,  # sound file of any rate and number of channels
     rate: int = SPEECH_RATE,  # Hz
@@ -339,8 +345,7 @@ def sound_at(
         return Path(path), ""
     folder = Path(folder or cache_dir() / "sound")
     folder.mkdir(parents=True, exist_ok=True)
-    key = file_key(path, rate) if channel is None else file_key(path, rate, channel)
-    target = folder / f"{Path(path).stem}_{key[:24]}.au"
+    target = _kept_as(path, rate, folder, channel)
     record = target.with_suffix(".json")
     if not is_kept(target, record):
         require_room(folder, int(4 * seconds * rate), "a resampled sound")
