@@ -1216,7 +1216,9 @@ def read_finished(
     summary, record = read_record(folder / "summary.json"), read_record(folder / "run.json")
     if "record_hash" not in record:
         warnings.warn(f"{folder / 'run.json'} holds no hash: nobody can say whether it was changed")
-        return summary, record
+        number = (int, float)
+        kinds = dict(parameters=dict, seconds=number, peak_memory_mb=number)
+        return summary, read_record(folder / "run.json", **kinds)
     rest = {k: v for k, v in record.items() if k != "record_hash"}
     found = dict(record_hash=content_hash(rest), summary_hash=content_hash(summary))
     files = dict(record_hash="run.json", summary_hash="summary.json")

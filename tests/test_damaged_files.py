@@ -3,6 +3,7 @@ or the right numbers and a word about what is odd."""
 
 import gzip
 import json
+import struct
 import warnings
 
 import h5py
@@ -10,7 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from braintune_nb.core import BraintuneError, DataError, ModelError, read_json, write_arrays
+from braintune_nb.core import (
+    BraintuneError,
+    DataError,
+    ModelError,
+    read_finished,
+    read_json,
+    write_arrays,
+)
+from braintune_nb.data.audio import read_audio
 from braintune_nb.data.files import require_table
 from braintune_nb.data.images import image_values, labels_on, open_image, read_gifti
 from braintune_nb.data.parcels import vertex_labels
@@ -116,7 +125,9 @@ def surface(path, **changes):
     [
         ('Version="1.0"', 'Version="2"', "version '2'"),
         ('Endian="LittleEndian"', 'Endian="big"', "orders of bytes"),
-        ('Endian="LittleEndian"', "", "orders of bytes"),
+        ('Endian="LittleEndian"', "", "0 times Endian"),
+        ('Encoding="GZipBase64Binary"', "", "0 times Encoding"),
+        ('Dim0="3"', 'Dim0="-1"', "a size of"),
         ("<GIFTI", '<!DOCTYPE GIFTI [<!ENTITY a "b">]><GIFTI', "words of its own"),
     ],
 )
@@ -152,6 +163,14 @@ def test_voxels_without_a_size_are_refused(tmp_path):
     content[80:84] = np.float32(np.nan).tobytes()  # pixdim[1]
     (tmp_path / "a.nii").write_bytes(content)
     with pytest.raises(DataError, match="no size"):
+        open_image(tmp_path / "a.nii")
+
+
+def test_one_file_with_the_header_of_two_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.ones((2, 3, 4), np.float32), AFFINE), tmp_path / "a.nii")
+    content = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii").write_bytes(content[:344] + b"ni1\0" + content[348:])
+    with pytest.raises(DataError, match="two files"):
         open_image(tmp_path / "a.nii")
 
 
@@ -265,3 +284,40 @@ def test_zero_bytes_and_endless_numbers_in_a_table(tmp_path):
         path.write_text(good.replace(old, new))
         with pytest.raises(DataError, match="words.csv"):
             read_word_table(path)
+
+
+def wav(path, samples, bits=16, kind=1, counted=None):
+    "A WAV file field by field; `counted`: samples by its chunk `fact`."
+    about = struct.pack("<HHIIHH", kind, 1, 8000, 8000 * samples.itemsize, samples.itemsize, bits)
+    parts = {b"fmt ": about, b"data": samples.tobytes()}
+    if counted is not None:
+        parts[b"fact"] = struct.pack("<I", counted)
+    body = b"".join(name + struct.pack("<I", len(part)) + part for name, part in parts.items())
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body)
+    return path
+
+
+def test_odd_headers_of_sound_are_told(tmp_path):
+    whole = (np.sin(np.arange(4000) / 9) * 12000).astype("<i2")
+    floats = (whole / 2.0**15).astype("<f4")
+    for made, words in (
+        (wav(tmp_path / "a.wav", whole), ""),
+        (wav(tmp_path / "b.wav", whole, bits=12), "samples of 12 bits"),
+        (wav(tmp_path / "c.wav", floats, 32, 3, counted=4000), ""),
+        (wav(tmp_path / "d.wav", floats, 32, 3, counted=4100), "4100 samples by its header, 4000"),
+    ):
+        (samples, rate, *_), said = heard(lambda made=made: read_audio(made))
+        assert rate == 8000 and np.allclose(np.ravel(samples), floats, atol=1e-6)
+        assert words in said if words else not said, said
+
+
+def test_a_record_of_a_run_without_a_hash_still_holds_its_parameters(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    old = dict(parameters=dict(seed=3), seconds=7.5, peak_memory_mb=90)
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    (_, record), said = heard(lambda: read_finished(tmp_path))
+    assert record == old and "holds no hash" in said
+    for key in old:
+        (tmp_path / "run.json").write_text(json.dumps({k: v for k, v in old.items() if k != key}))
+        with pytest.raises(DataError, match=key), pytest.warns(UserWarning, match="no hash"):
+            read_finished(tmp_path)

@@ -47,17 +47,35 @@ def _chunks(f, end):
 
 
 def _check_wav_format(path, about):
-    "Bytes of a block of samples; sizes in the format of a WAV file must follow from each other."
+    """Kind of the samples and bytes of a block of them; sizes in the format of a WAV file must
+    follow from each other."""
     if len(about) < 16:
         _refuse(path, "A WAV file has no format", f"{len(about)} bytes", "16", "chunk 'fmt '")
-    _, channels, rate, speed, block, bits = struct.unpack("<HHIIHH", about[:16])
+    kind, channels, rate, speed, block, bits = struct.unpack("<HHIIHH", about[:16])
     whole = bits % 8 == 0 and bits > 0
     if whole and (block, speed) != (channels * bits // 8, rate * channels * bits // 8):
         found = (
             f"{channels} channels of {bits} bits, blocks of {block} bytes, {speed} bytes a second"
         )
         _refuse(path, "The header of a WAV file contradicts itself", found, "sizes that agree")
-    return max(block, 1)
+    if not whole and kind in (1, 3):  # plain numbers; those that are coded may have any size
+        warnings.warn(f"{path}: samples of {bits} bits by its header", stacklevel=6)
+    return kind, max(block, 1)
+
+
+def _wav_parts(f, path, end):
+    "Place and length of the sound, kind and block of its samples, samples told, end of the chunks."
+    data, last, kind, block, counted = (0, 0), 12, 1, 1, None
+    for name, first, length in _chunks(f, end):
+        f.seek(first)
+        if name == b"fmt ":
+            kind, block = _check_wav_format(path, f.read(min(length, 40)))
+        if name == b"fact" and length >= 4:
+            counted = int.from_bytes(f.read(4), "little")
+        if name == b"data":
+            data = first, length
+        last = first + length if name.isascii() and name.isalnum() | (b" " in name) else np.inf
+    return data, kind, block, counted, last
 
 
 def _wav_layout(path, end):
@@ -67,14 +85,10 @@ def _wav_layout(path, end):
         head = f.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
             return None
-        data, block, last = (0, 0), 1, 12
-        for name, first, length in _chunks(f, end):
-            f.seek(first)
-            if name == b"fmt ":
-                block = _check_wav_format(path, f.read(min(length, 40)))
-            if name == b"data":
-                data = first, length
-            last = first + length if name.isascii() and name.isalnum() | (b" " in name) else np.inf
+        data, kind, block, counted, last = _wav_parts(f, path, end)
+    found = data[1] // block
+    if kind == 3 and counted not in (None, found):  # floats
+        warnings.warn(f"{path}: {counted} samples by its header, {found} in the file", stacklevel=5)
     return struct.unpack("<I", head[4:8])[0] + 8, data, block, last
 
 

@@ -561,6 +561,7 @@ def main(words=None):
     settings = dict(commit=commit_of(options.root), seed=options.seed)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         prepare(options.root, folder)
+        import nilearn.image  # noqa: F401  a slow import that readers put off: not the input's time
         import seeds as seed_files
         import targets
         from tqdm import tqdm

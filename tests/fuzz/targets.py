@@ -357,7 +357,8 @@ def form_gifti(draft, found, wanted, base):
     return found, dict(labels=wanted["labels"]) if "labels" in found else wanted
 
 
-NO_PARCEL = re.compile(r"\?\?\?|unknown|medial.?wall|background|corpus.?callosum", re.I)
+NO_PARCEL = r"\?\?\?|unknown|medial[\W_]?wall|background|corpus[\W_]?callosum"
+NO_PARCEL = re.compile(NO_PARCEL, re.I)
 
 
 def form_annot(draft, found, wanted, base):
