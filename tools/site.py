@@ -61,6 +61,11 @@ EXTENSIONS = [
 STYLE = """
 .bd-main .bd-content .bd-article-container { max-width: 66rem; }
 div.highlight pre { font-size: 0.75rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.bd-article td, .bd-article th { font-size: 0.85rem; padding: 0.3rem 0.4rem; }
+.bd-article td code { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  .bd-article td, .bd-article th { font-size: 0.72rem; padding: 0.2rem; overflow-wrap: anywhere; }
+}
 .bd-article h1 { font-size: 2rem; } .bd-article h2 { font-size: 1.5rem; } .bd-article h3 { font-size: 1.15rem; }
 """
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
