@@ -68,7 +68,7 @@ def start(command, out, cache):
 
 
 def kill(process, whom):
-    "SIGKILL to the command, to its kernel, or to both; the kernel first, so that it cannot clean up."
+    "SIGKILL to the command, its kernel, or both; the kernel first, so that it cannot clean up."
     children = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -120,11 +120,14 @@ def content(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def files_of(folder):
+    "Name -> path of every file of a folder."
+    return {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+
+
 def differences(one, other, caches):
     "Names of files, or parts of run.json, that differ between two finished runs."
-    files = [
-        {p.relative_to(f).as_posix(): p for p in f.rglob("*") if p.is_file()} for f in (one, other)
-    ]
+    files = [files_of(one), files_of(other)]
     wrong = sorted(set(files[0]) ^ set(files[1]))
     for name in sorted(set(files[0]) & set(files[1]) - APART):
         if content(files[0][name]) != content(files[1][name]):
@@ -243,7 +246,8 @@ def write_table(path, rows):
         table.writerows([row for row in kept if row[0] not in commands] + rows)
 
 
-def main():
+def arguments():
+    "What the command line asks for."
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("commands", nargs="*", default=list(COMMANDS), help=", ".join(COMMANDS))
     parser.add_argument("--kills", type=int, default=5, help="of each command")
@@ -252,7 +256,11 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--table", type=Path, help="CSV file for moments and outcomes")
     parser.add_argument("--work", type=Path, help="folder to work in [default: a temporary one]")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    asked = arguments()
     work, rows = asked.work or Path(tempfile.mkdtemp(prefix="braintune-kill-")), []
     for number, command in enumerate(asked.commands):
         (work / command).mkdir(parents=True, exist_ok=True)

@@ -367,37 +367,37 @@ def test_a_second_run_into_the_same_folder_is_refused(tuned, monkeypatch, capsys
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-def test_a_run_that_is_killed_twice_goes_on_and_ends_with_the_same_bits(tuned, tmp_path):
-    finished, _, cache = tuned
-    process = start(tmp_path / "again", cache, *TUNE)
-    state = tmp_path / "again" / "result.partial" / "state.json"
+def kill_between_arms(process, partial):
+    "SIGKILL to the process that computes, when one arm is done and the next is not."
+    state = partial / "state.json"
     while process.poll() is None and not (state.exists() and "tuned_seed0" in state.read_text()):
         time.sleep(0.02)
-    now = json.loads(state.read_text())
-    assert (
-        process.poll() is None
-        and "tuned_seed0" in now["stages"]
-        and "permuted_shift1_seed0" not in now["stages"]
-    )
-    owner = json.loads(state.with_name(".lock.json").read_text())
-    os.kill(owner["pid"], signal.SIGKILL)  # the process that computes
+    stages = json.loads(state.read_text())["stages"]
+    assert process.poll() is None and "permuted_shift1_seed0" not in stages
+    os.kill(json.loads((partial / ".lock.json").read_text())["pid"], signal.SIGKILL)
     code, _, err = ended(process)
-    assert (
-        code == 1 and "repeat the command" in err and not (tmp_path / "again" / "result").exists()
-    )
-    stored = state.parent / "scores" / "tuned_seed0.npz"
-    before = stored.stat().st_mtime_ns
-    result = tmp_path / "again" / "result"
-    process = start(tmp_path / "again", cache, *TUNE)
+    assert code == 1 and "repeat the command" in err
+
+
+def kill_before_the_report(process, result):
+    "SIGKILL to a command whose run is finished, and to its kernel."
     while process.poll() is None and not (result / "run.json").exists():
         time.sleep(0.02)
-    kill.kill(process, "both")  # it is finished, and its report is not made
+    kill.kill(process, "both")
     assert not (result / "report.html").exists()
-    code, out, err = ended(start(tmp_path / "again", cache, *TUNE))
+
+
+def test_a_run_that_is_killed_twice_goes_on_and_ends_with_the_same_bits(tuned, tmp_path):
+    finished, _, cache = tuned
+    folder = tmp_path / "again"
+    result, partial = folder / "result", folder / "result.partial"
+    kill_between_arms(start(folder, cache, *TUNE), partial)
+    assert not result.exists()
+    before = (partial / "scores/tuned_seed0.npz").stat().st_mtime_ns
+    kill_before_the_report(start(folder, cache, *TUNE), result)
+    code, out, err = ended(start(folder, cache, *TUNE))
     assert code == 0 and "finished, but for" in out, err[-3000:]
-    assert (
-        result / "scores" / "tuned_seed0.npz"
-    ).stat().st_mtime_ns == before  # not computed again
+    assert (result / "scores/tuned_seed0.npz").stat().st_mtime_ns == before  # not computed again
     assert kill.differences(finished, result, (cache, cache)) == []
     assert len(json.loads((result / "run.json").read_text())["sessions"]) == 2
 

@@ -256,8 +256,8 @@ class _ChannelFacts:
 
 # %% ../../nbs/07_data.audio.ipynb #85f22378
 def _require_channel(path, channel, channels):
-    "Refuse (`ParameterError`) anything but a number from 0 to `channels` - 1."
-    if isinstance(channel, (bool, float)) or channel not in range(channels):
+    "Refuse (`ParameterError`) anything but None or a number from 0 to `channels` - 1."
+    if isinstance(channel, (bool, float)) or channel not in (None, *range(channels)):
         raise ParameterError(
             "There is no such channel",
             file=path,
@@ -271,8 +271,8 @@ def _mixed(path, channel):
     "Sentence about how the channels of a file become one; `DataError` where they cannot."
     with open_sound(path) as sound:
         channels, rate = sound.channels, sound.samplerate
+    _require_channel(path, channel, channels)
     if channel is not None:
-        _require_channel(path, channel, channels)
         return f"channel {channel} of {channels}" if channels > 1 else ""
     if channels == 1:
         return ""
@@ -353,8 +353,7 @@ def sound_at(
 ) -> tuple:  # (path of one channel at `rate`, sentence about what was done or '')
     "One channel at the asked rate, converted once."
     found, channels, seconds = sound_format(path)
-    if channel is not None:
-        _require_channel(path, channel, channels)
+    _require_channel(path, channel, channels)
     if (found, channels) == (rate, 1):
         return Path(path), ""
     folder = Path(folder or cache_dir() / "sound")

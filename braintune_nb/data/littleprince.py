@@ -325,8 +325,7 @@ def load_littleprince(
         for section, path in runs.items():
             _check_rows(path, participant, section)
     for code, heard in _heard(there).items():
-        sound = sampling_rate, cache, channel
-        more, said = _prince_stories(folder, code, heard, sound)
+        more, said = _prince_stories(folder, code, heard, (sampling_rate, cache, channel))
         stories, notes = stories | more, notes + said
     for participant, runs in there.items():
         recordings[participant], said = _prince_recordings(
