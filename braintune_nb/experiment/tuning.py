@@ -22,7 +22,6 @@ from braintune_nb.analyses.alignment import (
     encode_arm,
     repeat_ceiling,
     shared_subspace_model,
-    stacked_responses,
     story_designs,
 )
 from ..core import ParameterError, seed_everything
@@ -37,6 +36,7 @@ from ..loss import get_loss
 from ..model.release import BrainTuner  # a tuner that can be stored
 from ..model.speech_inputs import speech_inputs
 from ..model.text_inputs import section_inputs
+from ..model.tuner import section_targets
 from braintune_nb.train.conditions import (
     TUNED_ARMS,
     Arm,
@@ -102,11 +102,9 @@ def brain_targets(
     participants=None,  # names; None: all who tune
 ) -> dict:  # participant -> (T, V) float32
     "Responses of the tuning participants who heard the section, in the columns that tune."
-    return {
-        p: stacked_responses(plan.dataset, p, [section])[:, plan_voxel_mask(plan, p)]
-        for p in participants or plan.tuning_participants
-        if section.story.name in plan.dataset.recordings[p]
-    }
+    whose = participants or plan.tuning_participants
+    heard = section_targets(section, plan.dataset.recordings, whose)
+    return {p: y.numpy()[:, plan_voxel_mask(plan, p)] for p, y in heard.items()}
 
 # %% ../../nbs/91_experiment.tuning.ipynb #daa0a7e2
 def stacked_targets(

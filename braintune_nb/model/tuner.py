@@ -42,7 +42,9 @@ def section_targets(
         if section.story.name in recordings[p]
     }
     return {
-        p: torch.as_tensor(np.asarray(zscore(x) if standardise else x, np.float32))
+        p: torch.as_tensor(
+            np.asarray(zscore(np.asarray(x, np.float64)) if standardise else x, np.float32)
+        )
         for p, x in rows.items()
     }
 
