@@ -16,15 +16,8 @@ def slow_lanczos(source, target, scale, a, normalise):
     for j, u in enumerate(target):
         for i, t in enumerate(source):
             x = scale * (u - t)
-            W[j, i] = (
-                1.0
-                if x == 0
-                else (
-                    a * np.sin(np.pi * x) * np.sin(np.pi * x / a) / (np.pi * x) ** 2
-                    if abs(x) < a
-                    else 0.0
-                )
-            )
+            near = a * np.sin(np.pi * x) * np.sin(np.pi * x / a) / (np.pi * x) ** 2 if x else 1.0
+            W[j, i] = near if abs(x) < a else 0.0
         if normalise and W[j].sum() > 0:
             W[j] /= W[j].sum()
     return W

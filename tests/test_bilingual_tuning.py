@@ -79,17 +79,16 @@ def language_of(sections):
 
 def test_an_epoch_holds_as_many_steps_and_trs_of_either_language(plan):
     sections = in_languages(plan, "en,zh").rounds[0].tuning
-    trs = {l: sum(len(s) for s in sections if s.story.language == l) for l in ("en", "zh")}
+    trs = dict.fromkeys(("en", "zh"), 0)
+    for section in sections:
+        trs[section.story.language] += len(section)
     assert (
         trs["en"] == trs["zh"] == min(tuning_rows(plan).values())
         and tuning_rows(plan)["en"] != tuning_rows(plan)["zh"]
     )
     for epoch in range(3):
-        seen = [
-            sections[i].story.language
-            for step in epoch_steps([(s.name, ("p",)) for s in sections], epoch=epoch)
-            for i, _ in step
-        ]
+        steps = epoch_steps([(s.name, ("p",)) for s in sections], epoch=epoch)
+        seen = [sections[i].story.language for step in steps for i, _ in step]
         assert seen.count("en") == seen.count("zh") == 4
 
 
@@ -137,29 +136,33 @@ def test_every_participant_and_language_has_a_head_that_learns(plan, tiny, tmp_p
     } == set(shared.outputs)
 
 
-@pytest.mark.parametrize("heads, n", [("shared", 2), ("individual", 6), ("nonlinear", 2)])
-def test_a_head_is_shared_by_the_readers_of_a_language(plan, tiny, tmp_path, heads, n):
-    both = in_languages(plan, "en,zh")
-    tuner, _ = tune_arm(
-        both,
-        0,
-        tiny,
-        choose_preset(tiny, epochs=1, heads=heads, language_heads=True),
-        progress=False,
-    )
-    assert len(tuner.heads) == n and tuner.groups == {
-        f"sim0{i}:{l}": l for i in (1, 2) for l in ("en", "zh")
-    }
+@pytest.fixture(scope="module", params=[("shared", 2), ("individual", 6), ("nonlinear", 2)])
+def of_both_languages(plan, tiny, request):
+    "Kind of heads, how many there are, the tuner after an epoch in both languages, what it reads."
+    heads, n = request.param
+    preset = choose_preset(tiny, epochs=1, heads=heads, language_heads=True)
+    tuner, _ = tune_arm(in_languages(plan, "en,zh"), 0, tiny, preset, progress=False)
     x = torch.randn(7, tiny.width * 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         y = tuner.read_out(x, list(tuner.outputs))
-    assert not torch.allclose(y["sim01:en"], y["sim01:zh"]) and torch.equal(
-        y["sim01:zh"], y["sim02:zh"]
-    ) == (heads != "individual")
+    return heads, n, tuner, x, y
+
+
+def test_a_head_is_shared_by_the_readers_of_a_language(of_both_languages):
+    heads, n, tuner, _, y = of_both_languages
+    groups = {f"sim0{i}:{l}": l for i in (1, 2) for l in ("en", "zh")}
+    assert len(tuner.heads) == n and tuner.groups == groups
+    assert not torch.allclose(y["sim01:en"], y["sim01:zh"])
+    assert torch.equal(y["sim01:zh"], y["sim02:zh"]) == (heads != "individual")
+
+
+def test_heads_of_languages_survive_a_release(of_both_languages, tmp_path):
+    *_, tuner, x, y = of_both_languages
     tuner.save_pretrained(tmp_path / "release")
     again = BrainTuner.from_pretrained(tmp_path / "release")
     with torch.no_grad():
-        assert all(torch.equal(v, y[p]) for p, v in again.read_out(x, list(again.outputs)).items())
+        read = again.read_out(x, list(again.outputs))
+    assert all(torch.equal(v, y[p]) for p, v in read.items())
 
 
 def test_a_section_is_predicted_by_heads_of_its_language_only(plan, tiny):
@@ -217,29 +220,20 @@ def test_a_translation_in_the_encoding_stories_is_refused(plan):
 def test_each_quadrant_is_predicted_by_the_model_of_its_language(plan, tiny):
     four, within = in_languages(plan, "en", encode="all"), in_languages(plan, "en")
     features = plan_features(within, tiny, [2], choose_preset(tiny))
-    a, b = (
-        arm_predictions(four, [features])[0]["sim03"],
-        arm_predictions(within, [features])[0]["sim03"],
-    )
+    a, b = (arm_predictions(p, [features])[0]["sim03"] for p in (four, within))
     same = four.quadrants[:, 0] == four.quadrants[:, 1]
     assert np.array_equal(a[same], b) and not np.allclose(a[~same][: len(b) // 2], b[: len(b) // 2])
-    own = plan_summary(
-        within,
-        dict(
-            pretrained=[
-                {
-                    p: x * 0 + np.random.default_rng(1).standard_normal(x.shape)
-                    for p, x in scored_responses(within).items()
-                }
-            ],
-            tuned=[scored_responses(within)],
-        ),
-    )
-    assert (
-        own["by_language"]["zh"]["alignment"]["tuned"]["language"]["raw"]["mean"]
-        == pytest.approx(1)
-        and "by_quadrant" not in own
-    )
+
+
+def test_what_is_scored_within_languages_has_no_quadrants(plan):
+    within = in_languages(plan, "en")
+    noise = {
+        p: x * 0 + np.random.default_rng(1).standard_normal(x.shape)
+        for p, x in scored_responses(within).items()
+    }
+    own = plan_summary(within, dict(pretrained=[noise], tuned=[scored_responses(within)]))
+    aligned = own["by_language"]["zh"]["alignment"]["tuned"]["language"]["raw"]["mean"]
+    assert aligned == pytest.approx(1) and "by_quadrant" not in own
 
 
 # ---- readers of one language
@@ -274,14 +268,12 @@ def test_readers_of_one_language_tune_and_readers_of_the_other_are_scored(plan, 
     assert language_of(apart.rounds[0].tuning) == {"zh"} and all(
         language_of(t) == {"en"} for _, t in apart.rounds[0].folds
     )
-    summary = plan_summary(
-        apart,
-        {
-            arm: [{p: y + i for p, y in scored_responses(apart).items()}]
-            for i, arm in enumerate(("pretrained", "tuned"))
-        },
-        block_length=8,
-    )
+    scored = scored_responses(apart)
+    arms = {
+        "pretrained": [{p: y + 0 for p, y in scored.items()}],
+        "tuned": [{p: y + 1 for p, y in scored.items()}],
+    }
+    summary = plan_summary(apart, arms, block_length=8)
     assert list(summary["by_group"]) == ["new participants"] and {
         r["language"] for r in language_rows(apart, summary)
     } == {"en"}
@@ -291,34 +283,32 @@ def test_readers_of_one_language_tune_and_readers_of_the_other_are_scored(plan, 
     }  # though they are not scored
 
 
+def two_arms(plan):
+    "Predictions that hold 0.2 and 0.5 of the responses, with the same noise."
+    rng, scored = np.random.default_rng(0), scored_responses(plan)
+    noise = {p: rng.standard_normal(y.shape) for p, y in scored.items()}
+    made = lambda k: {p: k * y + noise[p] for p, y in scored.items()}
+    return {"pretrained": made(0.2), "tuned": made(0.5)}
+
+
 def test_bilingual_newcomers_count_as_readers_of_one_language(plan, tiny):
     """English responses of a simulated bilingual know nothing of Chinese: the untuned language
     of new participants is the gain of monolingual readers."""
     apart, english = readers_apart(plan, "en", "zh"), in_languages(plan, "en")
-    rng = np.random.default_rng(0)
-    noise = {p: rng.standard_normal(y.shape) for p, y in scored_responses(english).items()}
-    arms = {
-        arm: {p: k * y + noise[p] for p, y in scored_responses(english).items()}
-        for arm, k in (("pretrained", 0.2), ("tuned", 0.5))
-    }
-    rows = english.quadrants[:, 1] == "zh"
-    part = {
-        arm: [{p: y[rows] for p, y in x.items() if p in apart.participants}]
-        for arm, x in arms.items()
-    }
-    one, two = (
-        plan_summary(english, {a: [x] for a, x in arms.items()})["by_language"]["zh"]["by_group"][
-            "new participants"
-        ],
-        plan_summary(apart, part),
-    )
-    assert one["gain"]["language"]["raw"]["mean"] == pytest.approx(
-        two["gain"]["language"]["raw"]["mean"]
-    )
-    assert all(
-        np.array_equal(a["sim01"], b["sim01"])
-        for a, b in zip(*(arm_targets(x, x.rounds[0].tuning, "tuned") for x in (apart, english)))
-    )
+    rows, whole, part = english.quadrants[:, 1] == "zh", {}, {}
+    for arm, predicted in two_arms(english).items():
+        whole[arm] = [predicted]
+        part[arm] = [{p: y[rows] for p, y in predicted.items() if p in apart.participants}]
+    in_chinese = plan_summary(english, whole)["by_language"]["zh"]
+    one, two = in_chinese["by_group"]["new participants"], plan_summary(apart, part)
+    gain, wanted = (x["gain"]["language"]["raw"]["mean"] for x in (one, two))
+    assert gain == pytest.approx(wanted)
+
+
+def test_readers_of_one_language_tune_on_what_bilinguals_tune_on(plan):
+    apart, english = readers_apart(plan, "en", "zh"), in_languages(plan, "en")
+    one, other = (arm_targets(x, x.rounds[0].tuning, "tuned") for x in (apart, english))
+    assert all(np.array_equal(a["sim01"], b["sim01"]) for a, b in zip(one, other))
 
 
 def test_mixed_readers_share_what_they_have_read(plan):
@@ -353,30 +343,31 @@ def test_a_voxel_set_tunes_and_is_scored(plan):
 # ---- linked backbones
 
 
+def link_weights(backbone):
+    return backbone.model.embeddings.word_embeddings.weight.detach().clone()
+
+
+def assert_links_differ(none, half, whole):
+    "Weights and gates of three links: the more link, the more alike are translations."
+    assert not torch.allclose(link_weights(whole), link_weights(half))
+    assert not torch.allclose(link_weights(half), link_weights(none))
+    gates = [link_gates(b) for b in (none, half, whole)]
+    found = [g["translation_similarity"] for g in gates]
+    assert found[0] < found[1] < found[2] and all(g["meaning_high"] < 0.3 for g in gates)
+
+
 def test_linked_backbones_are_made_once_and_differ(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BRAINTUNE_CACHE", str(tmp_path))
-    weights = lambda b: b.model.embeddings.word_embeddings.weight.detach().clone()
     whole = linked_backbone(1.0, steps=3)
     assert "translation_similarity" in capsys.readouterr().out
     file = whole.folder / "model.safetensors"
     before = file.stat().st_mtime_ns
-    again, half, none = (
-        linked_backbone(1.0, steps=3),
-        linked_backbone(0.5, steps=3),
-        linked_backbone(),
-    )
-    assert (
-        file.stat().st_mtime_ns == before
-        and torch.equal(weights(whole), weights(again))
-        and len(list((tmp_path / "backbones").iterdir())) == 2
-    )
-    assert not torch.allclose(weights(whole), weights(half)) and not torch.allclose(
-        weights(half), weights(none)
-    )
-    found = [link_gates(b)["translation_similarity"] for b in (none, half, whole)]
-    assert found[0] < found[1] < found[2] and all(
-        link_gates(b)["meaning_high"] < 0.3 for b in (none, half, whole)
-    )
+    again, half = linked_backbone(1.0, steps=3), linked_backbone(0.5, steps=3)
+    none = linked_backbone()
+    assert file.stat().st_mtime_ns == before
+    assert torch.equal(link_weights(whole), link_weights(again))
+    assert len(list((tmp_path / "backbones").iterdir())) == 2
+    assert_links_differ(none, half, whole)
     assert none.folder == load_backbone("tiny").folder  # no link: the shipped weights
     with pytest.raises(ParameterError, match="no tiny model"):
         load_any_backbone("tiny:lin=1")
@@ -390,61 +381,47 @@ def test_sizes_may_be_six_numbers():
 # ---- one tuning, several brains
 
 
-def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(plan, tiny, tmp_path):
-    english, preset = (
-        only_regions(in_languages(plan, "en"), ("language",)),
-        choose_preset(tiny, epochs=1),
-    )
-    changed = lambda which: replace(
-        english,
-        dataset=replace(
-            english.dataset,
-            recordings={
-                p: {
-                    n: (
-                        replace(
-                            r,
-                            responses=r.responses[::-1],
-                            repeats=None if r.repeats is None else r.repeats[:, ::-1],
-                        )
-                        if which(n)
-                        else r
-                    )
-                    for n, r in by.items()
-                }
-                for p, by in english.dataset.recordings.items()
-            },
-        ),
-    )
-    run = Run.start(tmp_path / "run", dict(seed=0))
-    rows = shared_tuning_rows(
-        SubRun(run, "a"),
-        {1.0: english, 0.0: changed(lambda n: n.endswith("zh"))},
-        tiny,
-        preset,
-        [2],
-        link=0.5,
-    )
+def backwards(recording):
+    "A recording whose responses run backwards."
+    repeats = None if recording.repeats is None else recording.repeats[:, ::-1]
+    return replace(recording, responses=recording.responses[::-1], repeats=repeats)
+
+
+def with_backward_stories(plan, language):
+    "The plan with the responses to all stories of one language turned round."
+    turned = lambda by: {n: backwards(r) for n, r in by.items() if n.endswith(language)}
+    recordings = {p: by | turned(by) for p, by in plan.dataset.recordings.items()}
+    return replace(plan, dataset=replace(plan.dataset, recordings=recordings))
+
+
+@pytest.fixture(scope="module")
+def english_language_areas(plan):
+    return only_regions(in_languages(plan, "en"), ("language",))
+
+
+def tuned_once(folder, plans, tiny, **more):
+    "Rows of several brains and one tuning."
+    run = SubRun(Run.start(folder, dict(seed=0)), "a")
+    return shared_tuning_rows(run, plans, tiny, choose_preset(tiny, epochs=1), [2], **more)
+
+
+def test_one_tuning_serves_all_brains_that_differ_in_what_is_scored_only(
+    english_language_areas, tiny, tmp_path
+):
+    english = english_language_areas
+    plans = {1.0: english, 0.0: with_backward_stories(english, "zh")}
+    rows = tuned_once(tmp_path / "run", plans, tiny, link=0.5)
     gain = lambda sharing, language: [
         r["value"] for r in rows if (r["sharing"], r["language"]) == (sharing, language)
     ]
-    assert (
-        gain(1.0, "en") == gain(0.0, "en")
-        and gain(1.0, "zh") != gain(0.0, "zh")
-        and {r["link"] for r in rows} == {0.5}
-    )
-    assert {r["subset"] for r in rows} == {
-        "all",
-        "seen",
-        "unseen",
-        "tuning participants",
-        "new participants",
-    }
+    assert gain(1.0, "en") == gain(0.0, "en") and gain(1.0, "zh") != gain(0.0, "zh")
+    assert {r["link"] for r in rows} == {0.5}
+    groups = {"tuning participants", "new participants"}
+    assert {r["subset"] for r in rows} == {"all", "seen", "unseen"} | groups
+
+
+def test_brains_that_differ_in_what_tunes_are_refused(english_language_areas, tiny, tmp_path):
+    english = english_language_areas
     with pytest.raises(DataError, match="responses that tune"):
-        shared_tuning_rows(
-            SubRun(run, "b"),
-            {1.0: english, 0.0: changed(lambda n: n.endswith("en"))},
-            tiny,
-            preset,
-            [2],
-        )
+        plans = {1.0: english, 0.0: with_backward_stories(english, "en")}
+        tuned_once(tmp_path / "run", plans, tiny)

@@ -38,7 +38,8 @@ print("in", os.getcwd(), flush=True)
 if not run.done("one"):
     with run.stage("one"): run.path("one.txt").write_text(sys.executable)
     print("stage one", flush=True)
-if label == "bad" and not os.path.exists("mended"): raise DataError("The file is broken", file="a.txt", next_step="mend it")
+if label == "bad" and not os.path.exists("mended"):
+    raise DataError("The file is broken", file="a.txt", next_step="mend it")
 if label == "late": raise ParameterError("No such label", place="label")
 if label == "full": raise OSError(28, "No space left on device", "scores.npz")
 if label == "rust": raise RuntimeError("IoError(Os { code: 28, kind: StorageFull })")
@@ -520,20 +521,19 @@ def test_data_that_change_between_two_tries_are_refused_by_name(here):
     assert list(json.loads((here / "r/run.json").read_text())["inputs"]) == [str(here / "data.txt")]
 
 
-def test_a_run_that_lacks_only_its_report_gets_it(here, monkeypatch, capsys):
+@pytest.fixture
+def unreported(here, monkeypatch, capsys):
+    "A finished run without its report, the folders that got one, and the command."
     import braintune_nb.report.page as page
-    from braintune_nb.cli import check_parameters
     from braintune_nb.core import Run
 
     shown = dict(seed=7, rate=0.5, layers=[1, 2], label=None, motion=True)
     leaf = {"language": {"raw": {"mean": 0.25, "ci_low": None}}}
     summary = dict(gain=leaf, gain_permuted=leaf, alignment={"tuned": leaf})
-    assert check_parameters(here / "tiny.ipynb", {"seed": "7"}) == {"seed": 7}
     Run.start(here / "r", shown).finish(summary)
     made = []
-    monkeypatch.setattr(
-        page, "report", lambda f: made.append(f) or (f / "report.html").write_text("x") and f
-    )
+    write = lambda f: made.append(f) or (f / "report.html").write_text("x") and f
+    monkeypatch.setattr(page, "report", write)
     monkeypatch.setattr(page, "sentences", lambda *a: [])
     monkeypatch.chdir(here)
 
@@ -542,21 +542,32 @@ def test_a_run_that_lacks_only_its_report_gets_it(here, monkeypatch, capsys):
             main(["run", "tiny.ipynb", *words, "--out", "r"])
         return stop.value.code or 0, *capsys.readouterr()
 
+    return here / "r", made, call
+
+
+def test_a_run_that_lacks_only_its_report_gets_it(unreported):
+    folder, made, call = unreported
     code, _, err = call("-p", "seed", "8")
     assert code == 1 and "braintune report" in err and not made
-    (here / "r/.command.json").write_text("{}")  # left by the command that was killed
+    (folder / ".command.json").write_text("{}")  # left by the command that was killed
     code, out, _ = call("-p", "seed", "7")
-    assert code == 0 and made == [here / "r"] and "+0.250" in out and "but for notebook" in out
-    assert "seed = 7" in (here / "r/notebook.ipynb").read_text()
+    assert code == 0 and made == [folder] and "+0.250" in out and "but for notebook" in out
+    assert "seed = 7" in (folder / "notebook.ipynb").read_text()
     names = ["notebook.ipynb", "report.html", "run.json", "summary.json"]
-    assert sorted(p.name for p in (here / "r").iterdir()) == names
+    assert sorted(p.name for p in folder.iterdir()) == names
     for left in (".command.json", ".report.html.0123456789ab.html"):  # killed in the last step
-        (here / "r" / left).write_text("{}")
+        (folder / left).write_text("{}")
     code, out, _ = call("-p", "seed", "7")
-    assert code == 0 and "but for its last step" in out and made == [here / "r"]
-    assert sorted(p.name for p in (here / "r").iterdir()) == names
+    assert code == 0 and "but for its last step" in out and made == [folder]
+    assert sorted(p.name for p in folder.iterdir()) == names
     code, _, err = call("-p", "seed", "7")
-    assert code == 1 and "never overwritten" in err and made == [here / "r"]
+    assert code == 1 and "never overwritten" in err and made == [folder]
+
+
+def test_parameters_of_the_command_are_read_as_those_of_the_notebook(here):
+    from braintune_nb.cli import check_parameters
+
+    assert check_parameters(here / "tiny.ipynb", {"seed": "7"}) == {"seed": 7}
 
 
 def test_a_file_that_is_no_notebook_is_a_parameter_error(here):

@@ -81,77 +81,55 @@ def test_circular_shift_keeps_its_distance_both_ways(n, least):
 
 def test_weight_noise_keeps_norms_and_nothing_else():
     torch.manual_seed(0)
-    pretrained = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.LayerNorm(30))
-    tuned = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.LayerNorm(30))
-    noisy, again, other = (
-        weight_noise(pretrained, tuned, 1),
-        weight_noise(pretrained, tuned, 1),
-        weight_noise(pretrained, tuned, 2),
+    pretrained, tuned = (
+        torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.LayerNorm(30)) for _ in range(2)
     )
-    for p, t, n, a, o in zip(*(m.parameters() for m in (pretrained, tuned, noisy, again, other))):
-        assert torch.allclose((n - p).norm(), (t - p).norm(), rtol=1e-4, atol=1e-7) and torch.equal(
-            n, a
-        )
-        if not torch.equal(p, t):
-            assert not torch.equal(n, o)
-    change, noise = (
-        (m[0].weight - pretrained[0].weight).detach().flatten() for m in (tuned, noisy)
-    )
+    noisy, again, other = (weight_noise(pretrained, tuned, seed) for seed in (1, 1, 2))
+    models = (pretrained, tuned, noisy, again, other)
+    for p, t, n, a, o in zip(*(m.parameters() for m in models)):
+        assert torch.allclose((n - p).norm(), (t - p).norm(), rtol=1e-4, atol=1e-7)
+        assert torch.equal(n, a)
+        assert torch.equal(p, t) or not torch.equal(n, o)
+    start = pretrained[0].weight
+    change, noise = ((m[0].weight - start).detach().flatten() for m in (tuned, noisy))
     assert abs(float(torch.cosine_similarity(change, noise, dim=0))) < 0.12
+
+
+def test_weight_noise_needs_models_of_one_shape():
+    small, large = torch.nn.Linear(4, 3), torch.nn.Linear(40, 30)
     with pytest.raises(ModelError, match="0.weight"):
-        weight_noise(pretrained, torch.nn.Sequential(torch.nn.Linear(4, 3)))
+        weight_noise(torch.nn.Sequential(large, torch.nn.LayerNorm(30)), torch.nn.Sequential(small))
 
 
 # ---- the list of arms
 
 
+REQUIRED = """pretrained matched_data_ridge all_layers head_only shared_subspace group_average
+temporal_filter permuted other_story word_codes weight_noise stimulus_tuned joint lm_tuned
+speech_target""".split()
+ABLATIONS = """single_participant averaged_losses averaged_responses separate_heads nonlinear_head
+shared_response lora""".split()
+TRAINED = {"backbone", "heads", "filter", "noise", "nothing", "low-rank adapters"}
+
+
 def test_every_arm_says_what_it_rules_out_and_the_required_ones_are_there():
-    required = {
-        "pretrained",
-        "matched_data_ridge",
-        "all_layers",
-        "head_only",
-        "shared_subspace",
-        "group_average",
-        "temporal_filter",
-        "permuted",
-        "other_story",
-        "word_codes",
-        "weight_noise",
-        "stimulus_tuned",
-        "joint",
-        "lm_tuned",
-        "speech_target",
-    }
-    ablations = {
-        "single_participant",
-        "averaged_losses",
-        "averaged_responses",
-        "separate_heads",
-        "nonlinear_head",
-        "shared_response",
-        "lora",
-    }
-    assert required | ablations < set(ARMS) and all(name == arm.name for name, arm in ARMS.items())
+    assert set(REQUIRED + ABLATIONS) < set(ARMS)
+    assert all(name == arm.name for name, arm in ARMS.items())
     assert all(arm.rules_out for name, arm in ARMS.items() if name != "tuned")
-    assert {arm.trained for arm in ARMS.values()} == {
-        "backbone",
-        "heads",
-        "filter",
-        "noise",
-        "nothing",
-        "low-rank adapters",
-    }
-    assert all(
-        (arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in ARMS.values()
-    )  # what is trained is trained on something
-    assert {arm.kind for arm in ARMS.values()} == {"tuned", "encoding", "weights", "reference"}
-    assert all((arm.stops != "") == (arm.kind == "tuned") for arm in ARMS.values())
-    assert len({arm.colour for arm in ARMS.values() if arm.colour}) == 4
     table = arms_table(["joint", "tuned"])
     assert list(table.name) == ["joint", "tuned"] and "own objective" in table.targets[0]
     with pytest.raises(ParameterError, match="Unknown arm"):
         arms_table(["tuned", "tuned2"])
+
+
+def test_facts_of_the_arms_fit_together():
+    arms = ARMS.values()
+    assert {arm.trained for arm in arms} == TRAINED
+    # what is trained is trained on something
+    assert all((arm.targets == "none") == (arm.trained in ("nothing", "noise")) for arm in arms)
+    assert {arm.kind for arm in arms} == {"tuned", "encoding", "weights", "reference"}
+    assert all((arm.stops != "") == (arm.kind == "tuned") for arm in arms)
+    assert len({arm.colour for arm in arms if arm.colour}) == 4
 
 
 # ---- the temporal filter
@@ -167,10 +145,11 @@ def brains(kernel, widths=WIDTHS, stories=4, H=5, T=150, noise=1.0, seed=0):
     late = lambda y: sum(
         k * np.vstack([np.zeros((i, y.shape[1])), y[: len(y) - i]]) for i, k in enumerate(kernel)
     )
-    return x, {
-        n: {p: late(f) @ m + noise * rng.normal(size=(T, m.shape[1])) for p, m in maps.items()}
-        for n, f in x.items()
-    }
+    y = {n: {} for n in x}
+    for n, f in x.items():
+        for p, m in maps.items():
+            y[n][p] = late(f) @ m + noise * rng.normal(size=(T, m.shape[1]))
+    return x, y
 
 
 @pytest.mark.parametrize("kernel", [[0, 0, 1, 0], [0.1, 0.5, 1, -0.3]])
@@ -178,15 +157,17 @@ def test_filter_finds_the_response_and_its_error_is_the_noise(kernel):
     x, y = brains(kernel)
     found, log = fit_temporal_filter(x, y, taps=4, shared=True, penalty=1e-4)
     assert np.allclose(found.taps.detach().numpy()[:, 0], kernel, atol=0.05)
-    share = sum(a.size for its in y.values() for a in its.values()) / sum(
-        (a**2).sum() for its in y.values() for a in its.values()
-    )
+    responses = [a for its in y.values() for a in its.values()]
+    share = sum(a.size for a in responses) / sum((a**2).sum() for a in responses)
     assert abs(log[-1] - share) < 0.05 * share and np.diff(log).max() < 1e-3
+
+
+@pytest.mark.parametrize("kernel", [[0, 0, 1, 0], [0.1, 0.5, 1, -0.3]])
+def test_filters_of_each_feature_find_the_response(kernel):
+    x, y = brains(kernel)
     each, _ = fit_temporal_filter(x, y, taps=4, penalty=1e-4)
-    assert (
-        each.taps.shape == (4, 5)
-        and np.mean([np.corrcoef(each.taps[:, h].detach(), kernel)[0, 1] for h in range(5)]) > 0.97
-    )
+    r = [np.corrcoef(each.taps[:, h].detach(), kernel)[0, 1] for h in range(5)]
+    assert each.taps.shape == (4, 5) and np.mean(r) > 0.97
 
 
 def test_filter_is_causal_within_the_story_and_differentiable():
@@ -202,14 +183,9 @@ def test_filter_is_causal_within_the_story_and_differentiable():
     assert torch.allclose(filtered(later)[:12], y[:12]) and not torch.allclose(
         filtered(later)[12:], y[12:]
     )
-    by_hand = np.array(
-        [
-            [
-                sum(filtered.taps[k, h].item() * x[t - k, h].item() for k in range(4) if t >= k)
-                for h in range(3)
-            ]
-            for t in range(20)
-        ]
+    by_hand = sum(
+        filtered.taps[k].detach().numpy() * np.pad(x.numpy(), ((k, 0), (0, 0)))[:20]
+        for k in range(4)
     )
     assert np.allclose(filtered.transform(x.numpy()), by_hand, atol=1e-5)
 

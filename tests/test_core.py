@@ -222,32 +222,26 @@ def test_arrays_never_pickle(tmp_path):
         read_arrays(tmp_path / "y.npz")
 
 
-def test_hash_depends_on_content_and_boundaries(tmp_path):
+def test_hash_depends_on_content_and_place(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "sub" / "f").write_text("x")
     assert content_hash(tmp_path / "one") == content_hash(tmp_path / "two")
     (tmp_path / "two" / "sub" / "f").rename(tmp_path / "two" / "f")
-    assert content_hash(tmp_path / "one") != content_hash(
-        tmp_path / "two"
-    )  # same bytes, another place in the folder
-    keys = [
-        content_hash(*p)
-        for p in (
-            (1, 2),
-            (12,),
-            ("1", 2),
-            ([1, 2],),
-            (b"1", b"2"),
-            (b"12",),
-            (np.array([1, 2]),),
-            (np.array([1.0, 2.0]),),
-            (np.array([[1, 2]]),),
-        )
-    ]
-    assert len(set(keys)) == len(keys)
+    # same bytes, another place in the folder
+    assert content_hash(tmp_path / "one") != content_hash(tmp_path / "two")
+
+
+def test_hash_depends_on_boundaries_and_types():
+    arrays = (np.array([1, 2]), np.array([1.0, 2.0]), np.array([[1, 2]]))
+    values = ((1, 2), (12,), ("1", 2), ([1, 2],), (b"1", b"2"), (b"12",), *((a,) for a in arrays))
+    keys = [content_hash(*v) for v in values]
+    assert len(keys) == 9 and len(set(keys)) == len(keys)
     with pytest.raises(ParameterError):
         content_hash(np.array([object()]))
+
+
+def test_hash_is_the_same_in_another_process():
     code = (
         "from braintune_nb.core import content_hash; print(content_hash({'b': 1, 'a': [2, None]}))"
     )
@@ -281,38 +275,50 @@ def test_every_error_is_ours():
 # ---- a run and its data, its place, its lock
 
 
-def test_inputs_that_change_between_two_sessions_are_refused_by_name(tmp_path):
+@pytest.fixture
+def session(tmp_path):
+    "A run that has read two files and done one stage: its folder and the files."
     data, folder = tmp_path / "data", tmp_path / "r"
-    for name in ("UTS01.hf5", "story.wav"):
-        write_atomic(data / name, name * 1000)
+    files = data / "UTS01.hf5", data / "story.wav"
+    for path in files:
+        write_atomic(path, path.name * 1000)
     run = Run.start(folder, {"seed": 1})
-    note_read(data / "UTS01.hf5")
+    note_read(files[0])
     with run.stage("pretrained"):
-        note_read(data / "story.wav")
-    assert set(read_json(tmp_path / "r.partial/state.json")["inputs"]) == {
-        str(data / "UTS01.hf5"),
-        str(data / "story.wav"),
-    }
-    os.utime(data / "story.wav")  # the same content at another time is the same input
+        note_read(files[1])
+    return folder, *files
+
+
+def test_inputs_are_recorded_and_may_be_touched(session):
+    folder, brain, sound = session
+    inputs = read_json(folder.with_name("r.partial") / "state.json")["inputs"]
+    assert set(inputs) == {str(brain), str(sound)}
+    os.utime(sound)  # the same content at another time is the same input
     assert Run.start(folder, {"seed": 1}).resumed
-    old = (data / "UTS01.hf5").stat()
-    write_atomic(data / "UTS01.hf5", "uts01.hf5" * 1000)  # as long as before
-    os.utime(data / "UTS01.hf5", ns=(old.st_atime_ns, old.st_mtime_ns))  # and as old
+
+
+def test_inputs_that_change_between_two_sessions_are_refused_by_name(session):
+    folder, brain, _ = session
+    old = brain.stat()
+    write_atomic(brain, "uts01.hf5" * 1000)  # as long as before
+    os.utime(brain, ns=(old.st_atime_ns, old.st_mtime_ns))  # and as old
     with pytest.raises(RunError, match="changed since") as caught:
         Run.start(folder, {"seed": 1})
-    assert Path(caught.value.file) == data / "UTS01.hf5" and caught.value.next_step
-    (data / "UTS01.hf5").unlink()
+    assert Path(caught.value.file) == brain and caught.value.next_step
+    brain.unlink()
     with pytest.raises(RunError, match="is gone"):
         Run.start(folder, {"seed": 1})
-    write_atomic(data / "UTS01.hf5", "UTS01.hf5" * 1000)
+
+
+def test_inputs_that_are_added_in_a_later_session_are_refused(session):
+    folder, *files = session
     run = Run.start(folder, {"seed": 1})
-    write_atomic(data / "UTS02.hf5", "more")
+    more = files[0].with_name("UTS02.hf5")
+    write_atomic(more, "more")
     with pytest.raises(RunError, match="was added"):
-        note_read(data / "UTS02.hf5")
+        note_read(more)
     record = read_json(run.finish({}) / "run.json")
-    assert record["inputs"] == {
-        str(p): content_hash(p) for p in (data / "UTS01.hf5", data / "story.wav")
-    }
+    assert record["inputs"] == {str(p): content_hash(p) for p in files}
 
 
 def test_before_a_stage_is_done_the_data_may_be_mended(tmp_path):
@@ -345,8 +351,12 @@ RACER = """
     print("ready", flush=True); sys.stdin.readline()
     began = time.time()
     try:
-        run = Run.start(sys.argv[1], {"a": 1}); time.sleep(1.5); run.finish({"v": 1}); print("finished")
-    except BraintuneError as e: print("typed", time.time() - began < 1, str(e).replace(chr(10), " "))
+        run = Run.start(sys.argv[1], {"a": 1})
+        time.sleep(1.5)
+        run.finish({"v": 1})
+        print("finished")
+    except BraintuneError as e:
+        print("typed", time.time() - began < 1, str(e).replace(chr(10), " "))
 """
 
 
@@ -431,35 +441,54 @@ def test_a_kill_at_the_end_leaves_a_finished_run(tmp_path, monkeypatch):
     ]
 
 
-def test_a_disk_that_is_full_or_read_only_is_a_run_error(tmp_path, monkeypatch):
-    def fails(number):
-        def write(path):
-            raise OSError(number, os.strerror(number), str(path))
+def fails(number):
+    "A writer that the system stops."
 
-        return write
+    def write(path):
+        raise OSError(number, os.strerror(number), str(path))
 
-    for number, message in (
+    return write
+
+
+@pytest.mark.parametrize(
+    "number, message",
+    [
         (errno.ENOSPC, "full"),
         (errno.EDQUOT, "quota"),
         (errno.EROFS, "only be read"),
         (errno.EACCES, "Permission"),
-    ):
-        with pytest.raises(RunError, match=message) as caught:
-            write_atomic(tmp_path / "a.txt", fails(number))
-        assert caught.value.file == tmp_path / "a.txt" and caught.value.next_step
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_a_run_error(tmp_path, number, message):
+    with pytest.raises(RunError, match=message) as caught:
+        write_atomic(tmp_path / "a.txt", fails(number))
+    assert caught.value.file == tmp_path / "a.txt" and caught.value.next_step
+
+
+def test_other_errors_of_the_disk_stay_what_they_are(tmp_path):
     with pytest.raises(OSError, match="Input/output"):
         write_atomic(tmp_path / "a.txt", fails(errno.EIO))
+
+
+@pytest.mark.parametrize(
+    "error, kind, words",
+    [
+        (OSError(28, "No space"), RunError, "full"),
+        (RuntimeError("HDF5: errno = 28, no room"), RunError, "full"),
+        (
+            PermissionError(13, "Permission denied", "data.hf5"),
+            RunError,
+            "Permission.*\n.*data.hf5",
+        ),
+        # a matter of the code, not of the disk
+        (FileExistsError(17, "File exists", "x"), FileExistsError, "File exists"),
+    ],
+)
+def test_a_full_disk_in_a_stage_is_a_run_error(tmp_path, error, kind, words):
     run = Run.start(tmp_path / "r", {})
-    for error in (OSError(28, "No space"), RuntimeError("HDF5: errno = 28, no room")):
-        with pytest.raises(RunError, match="full"):
-            with run.stage("features"):
-                raise error
-    with pytest.raises(RunError, match="Permission.*\n.*data.hf5"):
+    with pytest.raises(kind, match=words):
         with run.stage("features"):
-            raise PermissionError(13, "Permission denied", "data.hf5")
-    with pytest.raises(FileExistsError):  # a matter of the code, not of the disk
-        with run.stage("features"):
-            raise FileExistsError(17, "File exists", "x")
+            raise error
     assert not run.done("features")
 
 

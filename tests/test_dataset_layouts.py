@@ -31,50 +31,37 @@ TINY = Size(2, 1, 1, 1, 1, 260)
 TEXTS = dict(en=("people", "are", "don't", '"raised"'), zh=("人们", "长大", "了", "银行"))
 
 
+def made_story(rng, layout, base, language, n, k):
+    "A story of 120 words; the second is longer by one TR."
+    onset = np.sort(rng.uniform(0, 60, 120)).round(3) + 0.01 * np.arange(120)
+    words = Events(onset, onset + 0.009, TEXTS[language] * 30)
+    phones = Events(onset, onset + 0.004, ("AA1",) * 120)
+    clock = regular_clock(n + k, 2.0045, 11.0 + 0.017 * k)
+    if layout == "lebel2023":
+        clock = lebel_clock(n + k + 20)
+    return Story(f"{base}_{language}", language, words, clock, phones, identity=base)
+
+
+def made_recording(rng, participant, story):
+    "Responses of four vertices; of one story with its repeats."
+    r = rng.standard_normal((3, len(story.clock), 4)).astype(np.float32)
+    rois = dict(language=np.array([1, 0, 0, 1], bool))
+    space = Space("fsaverage5", "vertex", np.array([1, 4, 9, 16]), rois, ("a", "b", "b", "a"))
+    repeats = r if story.identity == "smoke" else None
+    motion = rng.standard_normal((len(story.clock), 6)).astype(np.float32)
+    return Recording(participant, story, r.mean(0), space, repeats, motion)
+
+
 def make(layout, seed=0, n=23):
     "Two stories (one with repeats) in two languages, two participants."
-    rng, stories = np.random.default_rng(seed), {}
+    rng, stories, recordings = np.random.default_rng(seed), {}, {}
     for language in ("en", "zh"):
         for k, base in enumerate(("souls", "smoke")):
-            onset = np.sort(rng.uniform(0, 60, 120)).round(3) + 0.01 * np.arange(120)
-            words = Events(onset, onset + 0.009, TEXTS[language] * 30)
-            clock = (
-                lebel_clock(n + k + 20)
-                if layout == "lebel2023"
-                else regular_clock(n + k, 2.0045, 11.0 + 0.017 * k)
-            )
-            stories[f"{base}_{language}"] = Story(
-                f"{base}_{language}",
-                language,
-                words,
-                clock,
-                Events(onset, onset + 0.004, ("AA1",) * 120),
-                identity=base,
-            )
-
-    def recording(p, s):
-        r = rng.standard_normal((3, len(s.clock), 4)).astype(np.float32)
-        space = Space(
-            "fsaverage5",
-            "vertex",
-            np.array([1, 4, 9, 16]),
-            dict(language=np.array([1, 0, 0, 1], bool)),
-            ("a", "b", "b", "a"),
-        )
-        return Recording(
-            p,
-            s,
-            r.mean(0),
-            space,
-            r if s.identity == "smoke" else None,
-            rng.standard_normal((len(s.clock), 6)).astype(np.float32),
-        )
-
-    return Dataset(
-        "toy",
-        stories,
-        {p: {n: recording(p, s) for n, s in stories.items()} for p in ("UTS01", "UTS02")},
-    )
+            story = made_story(rng, layout, base, language, n, k)
+            stories[story.name] = story
+    for p in ("UTS01", "UTS02"):
+        recordings[p] = {name: made_recording(rng, p, s) for name, s in stories.items()}
+    return Dataset("toy", stories, recordings)
 
 
 LAYOUTS = dict(
@@ -83,35 +70,34 @@ LAYOUTS = dict(
 )
 
 
+def same_story(s, t):
+    assert (s.language, s.identity, s.words.text) == (t.language, t.identity, t.words.text)
+    for x, y in (
+        (s.words.onset, t.words.onset),
+        (s.words.offset, t.words.offset),
+        (s.phones.onset, t.phones.onset),
+        (s.clock.times, t.clock.times),
+    ):
+        assert np.allclose(x, y, atol=2e-6)
+    assert s.phones.text == t.phones.text and abs(s.clock.tr - t.clock.tr) < 1e-7
+
+
+def same_recording(r, q):
+    assert np.allclose(r.responses, q.responses, atol=1e-6)
+    assert np.array_equal(r.motion, q.motion) and q.responses.dtype == np.float32
+    assert (r.repeats is None) == (q.repeats is None)
+    assert r.repeats is None or np.array_equal(r.repeats, q.repeats)
+    assert np.array_equal(r.space.columns, q.space.columns) and r.space.labels == q.space.labels
+    assert np.array_equal(r.space.rois["language"], q.space.rois["language"])
+
+
 def same(a, b):
     assert set(a.stories) == set(b.stories) and set(a.recordings) == set(b.recordings)
     for name, s in a.stories.items():
-        t = b.stories[name]
-        assert (s.language, s.identity, s.words.text) == (t.language, t.identity, t.words.text)
-        for x, y in (
-            (s.words.onset, t.words.onset),
-            (s.words.offset, t.words.offset),
-            (s.phones.onset, t.phones.onset),
-            (s.clock.times, t.clock.times),
-        ):
-            assert np.allclose(x, y, atol=2e-6)
-        assert s.phones.text == t.phones.text and abs(s.clock.tr - t.clock.tr) < 1e-7
+        same_story(s, b.stories[name])
     for p, its in a.recordings.items():
         for name, r in its.items():
-            q = b.recordings[p][name]
-            assert (
-                np.allclose(r.responses, q.responses, atol=1e-6)
-                and np.array_equal(r.motion, q.motion)
-                and q.responses.dtype == np.float32
-            )
-            assert (r.repeats is None) == (q.repeats is None) and (
-                r.repeats is None or np.array_equal(r.repeats, q.repeats)
-            )
-            assert (
-                np.array_equal(r.space.columns, q.space.columns)
-                and r.space.labels == q.space.labels
-                and np.array_equal(r.space.rois["language"], q.space.rois["language"])
-            )
+            same_recording(r, b.recordings[p][name])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

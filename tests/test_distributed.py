@@ -253,6 +253,24 @@ def same(folder, a, b):
     return a == b
 
 
+PAIRS = (
+    ("joint 2", "joint 1"),
+    ("turns 2", "turns 1"),
+    ("sharded 2", "joint 1"),
+    ("speech 2", "speech 1"),
+    ("lora 2", "lora 1"),
+    ("joint 2 then 1", "joint 1"),
+)
+
+
+def assert_two_processes(runs, way):
+    "Both know of each other, talk by gloo and tell the same log."
+    first, second = (log(runs, way, rank) for rank in (0, 1))
+    assert [s["world"] for s in (first, second)] == [2, 2], way
+    assert [s["backend"] for s in (first, second)] == ["gloo", "gloo"], way
+    assert first["log"] == second["log"], way
+
+
 def test_two_processes_train_as_one_and_survive_sigkill(tmp_path):
     """One test, since all of it needs the same four starts: world size and backend, numbers,
     bits after a kill, another number of processes."""
@@ -260,27 +278,13 @@ def test_two_processes_train_as_one_and_survive_sigkill(tmp_path):
     runs = trained(tmp_path)
     assert log(runs, "joint 1")["world"] == 1
     for way in ("joint 2", "turns 2", "sharded 2", "speech 2", "lora 2", "joint 2 killed"):
-        seen = [log(runs, way, rank) for rank in (0, 1)]
-        assert (
-            [s["world"] for s in seen] == [2, 2]
-            and [s["backend"] for s in seen] == ["gloo", "gloo"]
-            and seen[0]["log"] == seen[1]["log"]
-        ), way
-    for two, one in (
-        ("joint 2", "joint 1"),
-        ("turns 2", "turns 1"),
-        ("sharded 2", "joint 1"),
-        ("speech 2", "speech 1"),
-        ("lora 2", "lora 1"),
-        ("joint 2 then 1", "joint 1"),
-    ):
+        assert_two_processes(runs, way)
+    for two, one in PAIRS:
         losses, weights, idle = apart(runs, two, one)
         assert losses < 1e-6 and weights < 1e-6 and idle < 1e-4, (two, losses, weights, idle)
-    assert len(
-        {round(row["train_loss"], 3) for row in log(runs, "joint 1")["log"]}
-    ) == 2 and not same(runs, "joint 2", "turns 2")  # and something happened
+    # and something happened
+    losses = {round(row["train_loss"], 3) for row in log(runs, "joint 1")["log"]}
+    assert len(losses) == 2 and not same(runs, "joint 2", "turns 2")
     for n in (1, 2):  # killed in the middle of an epoch: bit for bit, log and all
-        assert (
-            same(runs, f"joint {n} killed", f"joint {n}")
-            and log(runs, f"joint {n} killed")["log"] == log(runs, f"joint {n}")["log"]
-        ), n
+        assert same(runs, f"joint {n} killed", f"joint {n}"), n
+        assert log(runs, f"joint {n} killed")["log"] == log(runs, f"joint {n}")["log"], n

@@ -71,6 +71,19 @@ def test_explainable_variance_agrees_with_the_tutorials_formula():
     np.testing.assert_allclose(ceiling.explainable_variance(y), expected - (1 - expected) / 3)
 
 
+def ceilings_of(y):
+    "Name -> ceiling of the mean over the repeats."
+    z = (y - y.mean(1, keepdims=True)) / y.std(1, keepdims=True)
+    halves = ceiling.split_half(y)
+    return {
+        "ccmax": ceiling.ccmax(z),
+        "measured power": ceiling.ccmax(3 * y, zscored=False),
+        "split half": np.sqrt(ceiling.spearman_brown(halves)),
+        "odd repeats": ceiling.expected_correlation(ceiling.explainable_variance(y[::2]), len(y)),
+        "people": ceiling.average_ceiling(y, n=20),
+    }
+
+
 @pytest.mark.parametrize("rho", [0.1, 0.3])
 @pytest.mark.parametrize("R", [4, 10])
 def test_every_ceiling_finds_the_truth(rho, R):
@@ -78,20 +91,10 @@ def test_every_ceiling_finds_the_truth(rho, R):
     signal = rng.standard_normal((300, 800))
     y = rho**0.5 * signal + (1 - rho) ** 0.5 * rng.standard_normal((R, 300, 800))
     truth = np.sqrt(R * rho / (1 + (R - 1) * rho))
-    z = (y - y.mean(1, keepdims=True)) / y.std(1, keepdims=True)
-    names = {
-        "ccmax": ceiling.ccmax(z),
-        "measured power": ceiling.ccmax(3 * y, zscored=False),
-        "split half": np.sqrt(ceiling.spearman_brown(ceiling.split_half(y))),
-        "odd repeats": ceiling.expected_correlation(ceiling.explainable_variance(y[::2]), R),
-        "people": ceiling.average_ceiling(y, n=20),
-    }
-    for name, got in names.items():
-        print(
-            f"rho {rho} R {R} {name}: bias {np.nanmean(got) - truth:+.3f} spread"
-            f" {np.nanstd(got):.3f} undefined {np.isnan(got).mean():.2f}"
-        )
-        assert abs(np.nanmean(got) - truth) < 0.03, name
+    for name, got in ceilings_of(y).items():
+        bias, spread, undefined = np.nanmean(got) - truth, np.nanstd(got), np.isnan(got).mean()
+        print(f"{rho=} {R=} {name}: {bias=:+.3f} {spread=:.3f} {undefined=:.2f}")
+        assert abs(bias) < 0.03, name
 
 
 def test_ceilings_are_nan_where_undefined():
@@ -211,32 +214,37 @@ def test_block_permutation_moves_whole_blocks_within_stories():
     )
 
 
-def test_bootstrap_is_the_same_for_the_same_seed_and_honours_masks_seeds_and_ceilings():
+@pytest.fixture(scope="module")
+def drawn():
+    "Sums of three participants by block, the story of each block, regions, and two bootstraps."
     rng = np.random.default_rng(10)
     labels, owner = inference.block_labels(np.repeat([0, 1], 60), 12)
-    y = rng.standard_normal((3, 120, 8))
-    sums = [
-        inference.block_sums(
-            np.stack([x + rng.standard_normal(x.shape) for _ in range(2)]), x, labels
-        )
-        for x in y
-    ]
+    sums = []
+    for x in rng.standard_normal((3, 120, 8)):
+        predicted = np.stack([x + rng.standard_normal(x.shape) for _ in range(2)])
+        sums.append(inference.block_sums(predicted, x, labels))
     rois = {"a": np.arange(8) < 3, "b": np.arange(8) >= 3}
     limits = np.where(np.arange(8) == 0, np.nan, 0.8)
-    one, two = (
-        inference.crossed_bootstrap(
-            sums, rois=[rois] * 3, ceilings=limits, stories=owner, n=200, seed=5
-        )
-        for _ in range(2)
-    )
+    again = dict(rois=[rois] * 3, ceilings=limits, stories=owner, n=200, seed=5)
+    return sums, owner, rois, [inference.crossed_bootstrap(sums, **again) for _ in range(2)]
+
+
+def test_bootstrap_is_the_same_for_the_same_seed(drawn):
+    *_, (one, two) = drawn
     assert one == two
+
+
+def test_bootstrap_honours_masks_seeds_and_ceilings(drawn):
+    sums, *_, (one, _) = drawn
     r = np.stack([inference.correlation_from_sums(s.sum(1)).mean(0) for s in sums])
-    assert np.isclose(one["a"]["raw"]["mean"], r[:, :3].mean()) and np.isclose(
-        one["a"]["normalized"]["mean"], r[:, 1:3].mean() / 0.8
-    )
-    assert (
-        one["a"]["raw"]["n"] == 3
-        and one["b"]["raw"]["ci_low"] < one["b"]["raw"]["mean"] < one["b"]["raw"]["ci_high"]
-    )
+    raw, normalized = one["a"]["raw"], one["a"]["normalized"]
+    assert np.isclose(raw["mean"], r[:, :3].mean())
+    assert np.isclose(normalized["mean"], r[:, 1:3].mean() / 0.8)
+    other = one["b"]["raw"]
+    assert raw["n"] == 3 and other["ci_low"] < other["mean"] < other["ci_high"]
+
+
+def test_bootstrap_of_one_participant_covers_stimuli(drawn):
+    sums, owner, rois, _ = drawn
     alone = inference.crossed_bootstrap(sums[:1], rois=rois, stories=owner, n=200)["a"]["raw"]
     assert alone["covers"] == "stimuli" and alone["n"] == 1 and np.isfinite(alone["ci_low"])

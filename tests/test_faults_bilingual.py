@@ -97,14 +97,11 @@ def made(columns=(4, 4), space=None, lengths=(("souls", 20), ("smoke", 23))):
             r if s.identity == "smoke" else None,
         )
 
-    return Dataset(
-        "toy",
-        stories,
-        {
-            f"subject0{k + 1}": {n: recording(f"subject0{k + 1}", V, s) for n, s in stories.items()}
-            for k, V in enumerate(columns)
-        },
-    )
+    recordings = {}
+    for k, V in enumerate(columns):
+        who = f"subject0{k + 1}"
+        recordings[who] = {n: recording(who, V, s) for n, s in stories.items()}
+    return Dataset("toy", stories, recordings)
 
 
 @pytest.fixture
@@ -313,6 +310,16 @@ def test_log_and_responses_of_different_stories(folder):
     )
 
 
+OTHER_STORY = {"souls": "smoke", "smoke": "souls"}
+
+
+def swap(reports):
+    "The logs of two stories under each other's names."
+    (reports / "souls.report").rename(reports / "x")
+    (reports / "smoke.report").rename(reports / "souls.report")
+    (reports / "x").rename(reports / "smoke.report")
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_log_of_another_story_of_the_same_length(tmp_path, language):
     "Rows and triggers agree, so only the printed words can tell."
@@ -323,10 +330,7 @@ def test_log_of_another_story_of_the_same_length(tmp_path, language):
             folder / language / f"reports/{base}.report", data.stories[f"{base}_{language}"].words
         )
     assert len(load(folder).stories) == 4
-    reports = folder / language / "reports"
-    (reports / "souls.report").rename(reports / "x")
-    (reports / "smoke.report").rename(reports / "souls.report")
-    (reports / "x").rename(reports / "smoke.report")
+    swap(folder / language / "reports")
     error = refused(
         lambda: load(folder),
         ClockError,
@@ -335,14 +339,9 @@ def test_log_of_another_story_of_the_same_length(tmp_path, language):
         place=f"_{language}",
         next_step="of another story",
     )
-    first = TEXTS[language][error.place.split("_")[0]]
-    assert (
-        " ".join(first[:6]) in error.expected
-        and " ".join(
-            TEXTS[language][{"souls": "smoke", "smoke": "souls"}[error.place.split("_")[0]]][:3]
-        )
-        in error.found
-    )
+    base = error.place.split("_")[0]
+    wanted, found = TEXTS[language][base], TEXTS[language][OTHER_STORY[base]]
+    assert " ".join(wanted[:6]) in error.expected and " ".join(found[:3]) in error.found
 
 
 def test_log_of_the_other_language(folder):
@@ -453,6 +452,20 @@ def test_rows_trimmed_twice_and_a_table_of_the_wrong_shape(folder):
 # ---- one story on two sides of a split
 
 
+def write_both_modalities(folder):
+    "Stories that one participant has read and heard in two languages."
+    rng, stories, recordings = np.random.default_rng(1), {}, {}
+    for mode in MODALITIES:
+        for s in made().stories.values():
+            name = f"{s.identity}_{mode}_{s.language}"
+            stories[name] = Story(name, s.language, s.words, s.clock, s.phones, identity=s.identity)
+    for n, s in stories.items():
+        y = rng.standard_normal((len(s.clock), 3)).astype(np.float32)
+        recordings[n] = Recording("subject01", s, y, Space("s", "voxel", np.arange(3)))
+    write_bilingual(folder, Dataset("x", stories, {"subject01": recordings}), MODALITIES)
+    return stories
+
+
 @pytest.mark.parametrize(
     "a, b",
     [
@@ -466,30 +479,7 @@ def test_rows_trimmed_twice_and_a_table_of_the_wrong_shape(folder):
     [("tuning", "test"), ("tuning", "encoding"), ("validation", "test"), ("encoding", "test")],
 )
 def test_the_same_story_in_another_language_or_modality(tmp_path, a, b, roles):
-    rng, stories = np.random.default_rng(1), {}
-    for mode in MODALITIES:
-        for s in made().stories.values():
-            name = f"{s.identity}_{mode}_{s.language}"
-            stories[name] = Story(name, s.language, s.words, s.clock, s.phones, identity=s.identity)
-    write_bilingual(
-        tmp_path,
-        Dataset(
-            "x",
-            stories,
-            {
-                "subject01": {
-                    n: Recording(
-                        "subject01",
-                        s,
-                        rng.standard_normal((len(s.clock), 3)).astype(np.float32),
-                        Space("s", "voxel", np.arange(3)),
-                    )
-                    for n, s in stories.items()
-                }
-            },
-        ),
-        MODALITIES,
-    )
+    stories = write_both_modalities(tmp_path)
     (tmp_path / "braintune.json").unlink()  # the releases have no such file
     data = load_bilingual(tmp_path, modality=MODALITIES)
     assert set(data.stories) == set(stories) and check_bilingual(tmp_path) == []

@@ -86,13 +86,10 @@ def folder(tmp_path):
     it (no file of ours says what the sound is)."""
     space, where = Space("voxels", "voxel", np.arange(3)), tmp_path / "ds003020"
     stories = {n: toy_story(n, sound(tmp_path / "raw" / f"{n}.wav")) for n in ("souls", "legacy")}
-    recordings = {
-        p: {
-            n: Recording(p, s, RNG.standard_normal((TRS, 3)).astype(np.float32), space)
-            for n, s in stories.items()
-        }
-        for p in ("P1", "P2")
-    }
+    recordings = {}
+    for p in ("P1", "P2"):
+        y = {n: RNG.standard_normal((TRS, 3)).astype(np.float32) for n in stories}
+        recordings[p] = {n: Recording(p, s, y[n], space) for n, s in stories.items()}
     write_lebel2023(where, Dataset("toy", stories, recordings))
     (where / "braintune.json").unlink()
     return where

@@ -162,35 +162,22 @@ def test_a_connection_that_breaks_is_tried_again(get, server):
     assert tree(get([BIG])) == {BIG: FILES[BIG]} and server.asked == [BIG] * 3
 
 
-@pytest.mark.parametrize(
-    "fault, kind, words, found",
-    [
-        (
-            FILES[BIG][:-1] + b"!",
-            DataError,
-            "another content",
-            hashlib.md5(FILES[BIG][:-1] + b"!").hexdigest(),
-        ),
-        (FILES[BIG][:-9], DataError, "arrived short", str(len(FILES[BIG]) - 9)),
-        (FILES[BIG] + b"more", DataError, "longer than it is", str(len(FILES[BIG]) + 4)),
-        (
-            b"/annex/objects/MD5E-s179200--00aa.hf5\n",
-            DataError,
-            "git-annex or git-lfs pointer",
-            "MD5E-s179200",
-        ),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n",
-            DataError,
-            "git-annex or git-lfs pointer",
-            "git-lfs",
-        ),
-        (b"<!doctype html><title>Log in</title>", DataError, "a web page", "36 bytes"),
-        (404, MissingData, "does not hand out", "HTTP 404"),
-        (403, MissingData, "does not hand out", "HTTP 403"),
-    ],
-    ids=["hash", "short", "long", "annex", "lfs", "page", "404", "403"],
-)
+OTHER = FILES[BIG][:-1] + b"!"
+POINTER = "git-annex or git-lfs pointer"
+LFS = b"version https://git-lfs.github.com/spec/v1\n"
+WRONG = {  # what comes, the error, its words, and what it says was found
+    "hash": (OTHER, DataError, "another content", hashlib.md5(OTHER).hexdigest()),
+    "short": (FILES[BIG][:-9], DataError, "arrived short", str(len(FILES[BIG]) - 9)),
+    "long": (FILES[BIG] + b"more", DataError, "longer than it is", str(len(FILES[BIG]) + 4)),
+    "annex": (b"/annex/objects/MD5E-s179200--00aa.hf5\n", DataError, POINTER, "MD5E-s179200"),
+    "lfs": (LFS, DataError, POINTER, "git-lfs"),
+    "page": (b"<!doctype html><title>Log in</title>", DataError, "a web page", "36 bytes"),
+    "404": (404, MissingData, "does not hand out", "HTTP 404"),
+    "403": (403, MissingData, "does not hand out", "HTTP 403"),
+}
+
+
+@pytest.mark.parametrize("fault, kind, words, found", WRONG.values(), ids=WRONG)
 def test_what_a_server_may_do_wrong(get, server, tmp_path, fault, kind, words, found):
     server.faults[BIG] = fault
     with pytest.raises(kind, match=words) as error:
@@ -300,28 +287,32 @@ def test_verified_files_are_not_read_again_until_they_change(get, table, tmp_pat
     assert list(plan_fetch(table, data_dir=tmp_path).wrong) == [BIG]
 
 
+def other_bytes(path):
+    "Another content of the same size and age."
+    old = path.stat()
+    path.write_bytes(FILES[BIG][:-1] + b"!")
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
 def test_a_record_is_no_evidence(get, server, table, tmp_path):
     "Neither one that came with a copy of the folder, nor one that is older than the file."
     folder = get()
-    record, old = json.loads((folder / RECORD).read_text()), (folder / BIG).stat()
-    (folder / BIG).write_bytes(FILES[BIG][:-1] + b"!")
-    os.utime(folder / BIG, ns=(old.st_atime_ns, old.st_mtime_ns))
-    assert plan_fetch(table, data_dir=tmp_path).wrong == {
-        BIG: f"MD5 {hashlib.md5(FILES[BIG][:-1] + b'!').hexdigest()}"
-    }
+    wrong = lambda: plan_fetch(table, data_dir=tmp_path).wrong
+    record = json.loads((folder / RECORD).read_text())
+    other_bytes(folder / BIG)
+    assert wrong() == {BIG: f"MD5 {hashlib.md5(FILES[BIG][:-1] + b'!').hexdigest()}"}
     about, right = (folder / BIG).stat(), hashlib.md5(FILES[BIG]).hexdigest()
-    for told in (
+    entries = (
         [about.st_size, about.st_mtime_ns, right],
         {"key": record[BIG]["key"], "md5": right},
         {"md5": right},
         "verified",
         None,
-    ):
-        (folder / RECORD).write_text(json.dumps({**record, BIG: told}))
-        assert list(plan_fetch(table, data_dir=tmp_path).wrong) == [BIG], told
-    for told in ("[]", "3", "null", '{"a": 1, "a": 2}'):
-        (folder / RECORD).write_text(told)
-        assert list(plan_fetch(table, data_dir=tmp_path).wrong) == [BIG], told
+    )
+    records = [json.dumps({**record, BIG: told}) for told in entries]
+    for text in (*records, "[]", "3", "null", '{"a": 1, "a": 2}'):
+        (folder / RECORD).write_text(text)
+        assert list(wrong()) == [BIG], text
 
 
 def test_a_download_stops_at_the_registered_size(get, server, tmp_path):
@@ -666,26 +657,24 @@ def test_conversion_takes_the_memory_of_a_block(tmp_path):
     assert extra < 12, extra  # MB, for a file of 64 MB: a block of 4 MB and its half in float32
 
 
+def assert_made_once(folder, made):
+    "The same file is there when it is asked for again."
+    first = made.stat().st_mtime_ns
+    assert sound_at(folder / "x.wav", folder=folder)[0].stat().st_mtime_ns == first
+
+
 @pytest.mark.parametrize("rate, channels", [(44100, 2), (22050, 1), (16000, 2), (8000, 1)])
 def test_any_sound_becomes_16_khz_mono(tmp_path, rate, channels):
-    t = np.arange(2 * rate) / rate
-    soundfile.write(
-        tmp_path / "x.wav",
-        np.stack([(1 + c) * 0.2 * np.sin(2 * np.pi * 300 * t) for c in range(channels)], 1),
-        rate,
-    )
+    tone = lambda rate: np.sin(2 * np.pi * 300 * np.arange(2 * rate) / rate)
+    loudness = [0.2, 0.4][:channels]
+    soundfile.write(tmp_path / "x.wav", np.stack([a * tone(rate) for a in loudness], 1), rate)
     path, note = sound_at(tmp_path / "x.wav", folder=tmp_path)
     samples, found = soundfile.read(path)
-    assert (
-        found == 16000
-        and samples.shape == (32000,)
-        and f"{rate} Hz" in note
-        and path.suffix == ".au"
-    )
-    wanted = np.mean([0.2, 0.4][:channels]) * np.sin(2 * np.pi * 300 * np.arange(32000) / 16000)
+    assert found == 16000 and samples.shape == (32000,)
+    assert f"{rate} Hz" in note and path.suffix == ".au"
+    wanted = np.mean(loudness) * tone(16000)
     assert np.abs(samples - wanted)[500:-500].max() < 2e-3
-    first = path.stat().st_mtime_ns
-    assert sound_at(tmp_path / "x.wav", folder=tmp_path)[0].stat().st_mtime_ns == first
+    assert_made_once(tmp_path, path)
 
 
 def test_sound_that_ends_early_or_is_no_sound(tmp_path, monkeypatch):

@@ -261,12 +261,8 @@ def numbers():
 
 
 def star_imports(path):
-    return [
-        ast.unparse(n)
-        for _, t in trees(path)
-        for n in ast.walk(t)
-        if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)
-    ]
+    nodes = [n for _, t in trees(path) for n in ast.walk(t) if isinstance(n, ast.ImportFrom)]
+    return [ast.unparse(n) for n in nodes if n.names[0].name == "*"]
 
 
 def upward_imports(path, known):
@@ -401,39 +397,45 @@ def is_dataclass(node):
     return any("dataclass" in ast.unparse(d) for d in node.decorator_list)
 
 
+def fields_of(node):
+    "(name, first line, last line) of the public fields of a data class."
+    if not is_dataclass(node):
+        return []
+    fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+    public = [n for n in fields if not n.target.id.startswith("_")]
+    return [(n.target.id, n.lineno, n.end_lineno) for n in public]
+
+
+def undocumented_function(source, node, name, docstring=True):
+    "What a function lacks."
+    wrong = [f"{name}: no docstring"] if docstring and not ast.get_docstring(node) else []
+    return wrong + [f"{name}: no comment on {p}" for p in without_comment(source, arguments(node))]
+
+
+def undocumented_class(source, node):
+    "What a class, its fields, its public methods and its `__init__` lack."
+    wrong = [] if ast.get_docstring(node) else [f"{node.name}: no docstring"]
+    bare = without_comment(source, fields_of(node))
+    wrong += [f"{node.name}: no comment on {p}" for p in bare]
+    for method in node.body:
+        if not isinstance(method, FUNCTIONS):
+            continue
+        name, first = f"{node.name}.{method.name}", method.name == "__init__"
+        if first or not method.name.startswith("_"):
+            wrong += undocumented_function(source, method, name, docstring=not first)
+    return wrong
+
+
 def undocumented(source, tree):
     """Public functions, methods, classes and data class fields of a cell that lack a docstring
     or a parameter comment."""
     wrong = []
-
-    def function(node, name, docstring=True):
-        if docstring and not ast.get_docstring(node):
-            wrong.append(f"{name}: no docstring")
-        wrong.extend(f"{name}: no comment on {p}" for p in without_comment(source, arguments(node)))
-
     for node in tree.body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith(
-            "_"
-        ):
-            function(node, node.name)
-        if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
-            continue
-        if not ast.get_docstring(node):
-            wrong.append(f"{node.name}: no docstring")
-        fields = [
-            (n.target.id, n.lineno, n.end_lineno)
-            for n in node.body
-            if isinstance(n, ast.AnnAssign) and not n.target.id.startswith("_")
-        ]
-        if is_dataclass(node):
-            wrong.extend(f"{node.name}: no comment on {p}" for p in without_comment(source, fields))
-        for method in node.body:
-            if not isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                continue
-            if method.name == "__init__":
-                function(method, f"{node.name}.__init__", docstring=False)
-            elif not method.name.startswith("_"):
-                function(method, f"{node.name}.{method.name}")
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
+                wrong += undocumented_class(source, node)
+            else:
+                wrong += undocumented_function(source, node, node.name)
     return wrong
 
 
@@ -741,10 +743,8 @@ def test_nothing_reads_a_pickle():
         str(p.relative_to(ROOT)): pickle_readers(ast.parse(p.read_text(encoding="utf8")))
         for p in scripts
     }
-    found |= {
-        p.stem: [w for _, tree in trees(p) for w in pickle_readers(tree)]
-        for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]
-    }
+    for p in [*LIBRARY, *TUTORIALS, *EXPERIMENTS]:
+        found[p.stem] = [w for _, tree in trees(p) for w in pickle_readers(tree)]
     assert {k: v for k, v in found.items() if v} == {}
 
 
@@ -804,18 +804,9 @@ def requirements():
         if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
     }
     core = ast.literal_eval(lists["core"].func.value).split("\n")
-    return {
-        canonical(e)
-        for e in [
-            *core,
-            *(
-                c.value
-                for name in ("docs", "dev")
-                for c in ast.walk(lists[name])
-                if isinstance(c, ast.Constant)
-            ),
-        ]
-    }
+    extras = [c for name in ("docs", "dev") for c in ast.walk(lists[name])]
+    names = core + [c.value for c in extras if isinstance(c, ast.Constant)]
+    return {canonical(e) for e in names}
 
 
 def test_every_requirement_is_pinned():

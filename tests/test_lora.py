@@ -106,33 +106,37 @@ def stir(model, scale=0.05):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_family_starts_as_it_was_is_reached_and_folds_in(kind):
+def test_every_family_starts_as_it_was_and_is_reached(kind):
     model, x = made(kind)
-    before, cls, names = out(model, x).detach(), type(model), list(model.state_dict())
+    before, cls = out(model, x).detach(), type(model)
     n = add_adapter(model, Adapter())
-    assert type(model) is cls and n == sum(
-        p.numel() for name, p in model.named_parameters() if "lora_" in name
-    ) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    own = [p for name, p in model.named_parameters() if "lora_" in name]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert type(model) is cls
+    assert n == sum(p.numel() for p in own) == sum(p.numel() for p in trained)
     torch.testing.assert_close(out(model, x), before, atol=1e-5, rtol=0)
     stir(model)
-    loss = out(model, x).square().mean()
-    loss.backward()
+    out(model, x).square().mean().backward()
     for name, p in model.named_parameters():
-        assert (
-            (p.grad is not None and p.grad.abs().max() > 0) if "lora_" in name else p.grad is None
-        ), name
+        if "lora_" in name:
+            assert p.grad is not None and p.grad.abs().max() > 0, name
+        else:
+            assert p.grad is None, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_family_folds_in(kind):
+    model, x = made(kind)
+    before, names = out(model, x).detach(), list(model.state_dict())
+    add_adapter(model, Adapter())
+    stir(model)
     changed, plain = out(model, x).detach(), merged(model)
     assert (changed - before).abs().max() > 1e-3
     torch.testing.assert_close(out(plain, x), changed, atol=1e-5, rtol=0)
-    assert (
-        list(plain.state_dict()) == names
-        and not has_adapter(plain)
-        and has_adapter(model)
-        and all(p.requires_grad for p in plain.parameters())
-    )
-    assert not any(type(m).__module__.startswith("peft") for m in plain.modules()) and not hasattr(
-        plain, "peft_config"
-    )
+    assert list(plain.state_dict()) == names and not has_adapter(plain) and has_adapter(model)
+    assert all(p.requires_grad for p in plain.parameters())
+    assert not any(type(m).__module__.startswith("peft") for m in plain.modules())
+    assert not hasattr(plain, "peft_config")
 
 
 def test_the_formula():
@@ -306,20 +310,22 @@ def test_a_block_without_known_names_lists_its_layers():
     assert len(adapter_targets(model, ("strange",))) == 2
 
 
+def fresh(seed):
+    model, x = made("wavlm")
+    add_adapter(model, Adapter(), seed=seed)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0), x
+
+
+def step(model, optimizer, x):
+    optimizer.zero_grad()
+    out(model, x).square().mean().backward()
+    optimizer.step()
+
+
 def test_a_checkpoint_of_the_adapted_model_goes_round(tmp_path):
     "The loop's checkpoint holds names and tensors; optimiser and weights come back bit for bit."
     from braintune_nb.train.checkpoint import load_checkpoint, save_checkpoint
-
-    def fresh(seed):
-        model, x = made("wavlm")
-        add_adapter(model, Adapter(), seed=seed)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        return model, optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 1.0), x
-
-    def step(model, optimizer, x):
-        optimizer.zero_grad()
-        out(model, x).square().mean().backward()
-        optimizer.step()
 
     model, optimizer, scheduler, x = fresh(1)
     for _ in range(3):
@@ -364,59 +370,50 @@ def test_without_peft_the_message_names_it(monkeypatch):
         add_adapter(made("bert")[0], Adapter())
 
 
+def adapter_pairs(backbone, words):
+    "Inputs of three stories and random responses to them."
+    from braintune_nb.clock import regular_clock
+    from braintune_nb.data.splits import whole_story
+    from braintune_nb.data.stories import Events, Story
+    from braintune_nb.model.text_inputs import section_inputs
+
+    draw, pairs, onset = np.random.default_rng(0), [], np.arange(0, 40, 1.0)
+    for i in range(3):
+        text = [words[k] for k in draw.integers(12, size=40)]
+        clock = regular_clock(20, 2.0, first=1.0)
+        story = Story(f"s{i}", "en", Events(onset, onset + 0.5, text), clock)
+        inputs = section_inputs(whole_story(story), backbone, n_words=4)
+        pairs.append((inputs, {"P1": torch.tensor(draw.normal(size=(20, 5))).float()}))
+    return pairs
+
+
+def two_epochs(backbone, pairs, folder):
+    "A tuner with an adapter after two epochs, or as the folder has it."
+    from braintune_nb.loss import get_loss
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.train.loop import TuneSettings, tune
+
+    tuner = BrainTuner(backbone, {"P1": 5}, seed=1, adapter=Adapter(rank=2))
+    settings = TuneSettings(epochs=2, learning_rate=1e-2, device="cpu", patience=0)
+    given = dict(folder=folder, progress=False)
+    tune(tuner, pairs[:2], pairs[2:], get_loss("mse"), settings, **given)
+    return tuner
+
+
 def test_the_loop_moves_the_adapter_and_heads_and_nothing_else(tmp_path):
     """Two epochs on a text tuner: base weights stay the pretrained ones, corrections move, and
     the finished run is read back bit for bit."""
-    from braintune_nb.clock import regular_clock
     from braintune_nb.core import content_hash
-    from braintune_nb.data.splits import whole_story
-    from braintune_nb.data.stories import Events, Story
-    from braintune_nb.loss import get_loss
-    from braintune_nb.model.text_inputs import section_inputs
-    from braintune_nb.model.tuner import BrainTuner
     from braintune_nb.simulate.text_model import toy_backbone
-    from braintune_nb.train.loop import TuneSettings, tune
 
-    words, draw = [f"w{i}" for i in range(12)], np.random.default_rng(0)
-    backbone, pairs = toy_backbone(words, width=16), []
-    for i in range(3):
-        onset = np.arange(0, 40, 1.0)
-        story = Story(
-            f"s{i}",
-            "en",
-            Events(onset, onset + 0.5, [words[k] for k in draw.integers(12, size=40)]),
-            regular_clock(20, 2.0, first=1.0),
-        )
-        pairs.append(
-            (
-                section_inputs(whole_story(story), backbone, n_words=4),
-                {"P1": torch.tensor(draw.normal(size=(20, 5))).float()},
-            )
-        )
-
-    def run(folder, epochs, tuner=None):
-        tuner = tuner or BrainTuner(backbone, {"P1": 5}, seed=1, adapter=Adapter(rank=2))
-        tune(
-            tuner,
-            pairs[:2],
-            pairs[2:],
-            get_loss("mse"),
-            TuneSettings(epochs=epochs, learning_rate=1e-2, device="cpu", patience=0),
-            folder=folder,
-            progress=False,
-        )
-        return tuner
-
-    tuner = run(tmp_path / "a", 2)
-    base = {
-        k.replace(".base_layer", ""): v
-        for k, v in tuner.model.state_dict().items()
-        if "lora_" not in k
-    }
-    assert base.keys() == backbone.model.state_dict().keys() and all(
-        torch.equal(v, backbone.model.state_dict()[k]) for k, v in base.items()
-    )
-    assert any(v.abs().max() > 0 for k, v in tuner.model.state_dict().items() if "lora_B" in k)
-    assert content_hash(
-        {k: v.tolist() for k, v in run(tmp_path / "a", 2).state_dict().items()}
-    ) == content_hash({k: v.tolist() for k, v in tuner.state_dict().items()})  # finished: read back
+    words = [f"w{i}" for i in range(12)]
+    backbone = toy_backbone(words, width=16)
+    pairs, start = adapter_pairs(backbone, words), backbone.model.state_dict()
+    tuner = two_epochs(backbone, pairs, tmp_path)
+    now = tuner.model.state_dict()
+    base = {k.replace(".base_layer", ""): v for k, v in now.items() if "lora_" not in k}
+    assert base.keys() == start.keys() and all(torch.equal(v, start[k]) for k, v in base.items())
+    assert any(v.abs().max() > 0 for k, v in now.items() if "lora_B" in k)
+    hashed = lambda t: content_hash({k: v.tolist() for k, v in t.state_dict().items()})
+    # finished: read back
+    assert hashed(two_epochs(backbone, pairs, tmp_path)) == hashed(tuner)

@@ -4,6 +4,7 @@ registry from a clone."""
 import hashlib
 import os
 import threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -35,26 +36,30 @@ def mask():
     return nibabel.Nifti1Image(inside, AFFINE)
 
 
+def write_words(folder, story):
+    "50 words, one that was not found, and one in quotes."
+    grid = folder / narratives_told(story)[0]
+    grid.parent.mkdir(parents=True, exist_ok=True)
+    words = [f"It's,it's,{1.2 * k + 0.25:.2f},{1.2 * k + 0.9:.2f}" for k in range(50)]
+    grid.write_text("\n".join([*words, "gone,gone,,", '"Well, no",well,60.5,61.0']))
+
+
 def write(folder, who, story="black", rows=60, start=12.0, tr=1.5, seed=0):
     values = np.random.default_rng([seed, rows]).standard_normal((4, 4, 3, rows)).astype(np.float32)
     events, image = (folder / p for p in narratives_run(who, story))
     for p in (events, image):
         p.parent.mkdir(parents=True, exist_ok=True)
     events.write_text(
-        f"onset\tduration\ttrial_type\tstim_file\n{start - 3}\t1.0\tfixation\tn/a\n{start}\t60.0\tstory\t{story}_audio.wav\n{start + 20}\t9.0\tstory\t{story}_audio.wav\n"
+        "onset\tduration\ttrial_type\tstim_file\n"
+        f"{start - 3}\t1.0\tfixation\tn/a\n"
+        f"{start}\t60.0\tstory\t{story}_audio.wav\n"
+        f"{start + 20}\t9.0\tstory\t{story}_audio.wav\n"
     )
     nii = nibabel.Nifti1Image(values, AFFINE)
     nii.header.set_zooms((3, 3, 3, tr))
     nii.header.set_xyzt_units("mm", "sec")
     nibabel.save(nii, image)
-    grid = folder / narratives_told(story)[0]
-    grid.parent.mkdir(parents=True, exist_ok=True)
-    grid.write_text(
-        "\n".join(
-            [f"It's,it's,{1.2 * k + 0.25:.2f},{1.2 * k + 0.9:.2f}" for k in range(50)]
-            + ["gone,gone,,", '"Well, no",well,60.5,61.0']
-        )
-    )
+    write_words(folder, story)
     return values
 
 
@@ -221,12 +226,13 @@ def test_hemispheres_must_have_one_length(tmp_path):
         surface_table([tmp_path / "L.func.gii", tmp_path / "R.func.gii"], tmp_path)
 
 
-def test_fetched_with_the_registry_of_a_clone(tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    source, clone = tmp_path / "source", tmp_path / "clone"
-    write(source, "sub-256")
-    (source / "stimuli/black_audio.wav").write_bytes(b"sound")
-    for p in [p for p in source.rglob("*") if p.is_file()]:
+def files_in(folder):
+    return [p for p in folder.rglob("*") if p.is_file()]
+
+
+def clone_of(source, clone):
+    "The tables as they are; everything else as links of git-annex."
+    for p in files_in(source):
         there = clone / p.relative_to(source)
         there.parent.mkdir(parents=True, exist_ok=True)
         if p.suffix == ".tsv":
@@ -234,34 +240,44 @@ def test_fetched_with_the_registry_of_a_clone(tmp_path, monkeypatch):
             continue
         key = f"MD5E-s{p.stat().st_size}--{hashlib.md5(p.read_bytes()).hexdigest()}{p.suffix}"
         there.symlink_to(f"../.git/annex/objects/a/b/{key}/{key}")
-    assert (
-        registry_of_clone(clone, tmp_path / "ds002345.csv") == 0
-        and len(read_registry(tmp_path / "ds002345.csv")) == 4
-    )
+    return clone
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=source))
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def served(folder):
+    "The address of a server of a folder."
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        settings = dict(
-            data_dir=tmp_path / "data",
-            base_url=f"http://127.0.0.1:{server.server_port}",
-            progress=False,
-        )
-        folder = fetch_narratives(tmp_path / "ds002345.csv", ["sub-256"], ["black"], **settings)
-        assert folder == tmp_path / "data/ds002345" and all(
-            (folder / p.relative_to(source)).read_bytes() == p.read_bytes()
-            for p in source.rglob("*")
-            if p.is_file()
-        )
-        with pytest.raises(ParameterError, match="not in the registry"):
-            fetch_narratives(tmp_path / "ds002345.csv", ["sub-300"], ["black"], **settings)
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_fetched_with_the_registry_of_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    source, registry = tmp_path / "source", tmp_path / "ds002345.csv"
+    write(source, "sub-256")
+    (source / "stimuli/black_audio.wav").write_bytes(b"sound")
+    assert registry_of_clone(clone_of(source, tmp_path / "clone"), registry) == 0
+    assert len(read_registry(registry)) == 4
+    with served(source) as address:
+        settings = dict(data_dir=tmp_path / "data", base_url=address, progress=False)
+        folder = fetch_narratives(registry, ["sub-256"], ["black"], **settings)
+        assert folder == tmp_path / "data/ds002345"
+        for p in files_in(source):
+            assert (folder / p.relative_to(source)).read_bytes() == p.read_bytes()
+        with pytest.raises(ParameterError, match="not in the registry"):
+            fetch_narratives(registry, ["sub-300"], ["black"], **settings)
+
+
+def test_a_clone_without_sizes_and_md5_is_refused(tmp_path):
     (tmp_path / "sha").mkdir()
     os.symlink(".git/annex/objects/x/SHA256E-s5--00.wav", tmp_path / "sha/a.wav")
     with pytest.raises(DataError, match="no sizes and MD5"):

@@ -114,85 +114,80 @@ def moved(tuner, objective, inputs, steps=3):
 # ---- text
 
 
-def test_a_causal_model_is_asked_for_the_next_token_only_and_cannot_see_it(tmp_path, story):
-    "Against cross-entropy written out; a later token changes no earlier prediction (D-02)."
-    config = tf.GPT2Config(
-        vocab_size=30,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        n_positions=40,
-        bos_token_id=2,
-        eos_token_id=3,
-        resid_pdrop=0,
-        embd_pdrop=0,
-        attn_pdrop=0,
-    )
-    torch.manual_seed(0)
-    whole = tf.GPT2LMHeadModel(config).eval()
-    whole.save_pretrained(tmp_path)
+CAUSAL = dict(
+    vocab_size=30,
+    n_embd=16,
+    n_layer=2,
+    n_head=2,
+    n_positions=40,
+    bos_token_id=2,
+    eos_token_id=3,
+    resid_pdrop=0,
+    embd_pdrop=0,
+    attn_pdrop=0,
+)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory):
+    "A causal model with random weights in a folder, with the tokenizer of twelve words."
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    raw = Tokenizer(
-        models.WordLevel(
-            {
-                w: i
-                for i, w in enumerate("[PAD] [UNK] [BOS] [EOS] the dog saw a cat and ran".split())
-            },
-            unk_token="[UNK]",
-        )
-    )
+    folder = tmp_path_factory.mktemp("causal")
+    torch.manual_seed(0)
+    whole = tf.GPT2LMHeadModel(tf.GPT2Config(**CAUSAL)).eval()
+    whole.save_pretrained(folder)
+    words = "[PAD] [UNK] [BOS] [EOS] the dog saw a cat and ran".split()
+    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tf.PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="[UNK]", pad_token="[PAD]", bos_token="[BOS]"
-    ).save_pretrained(tmp_path)
-    backbone = load_backbone(tmp_path)
-    inputs, tuner = (
-        section_inputs(whole_story(story), backbone),
-        BrainTuner(backbone, {"P": 2}, dropout=0.0).eval(),
-    )
+    special = dict(unk_token="[UNK]", pad_token="[PAD]", bos_token="[BOS]")
+    tf.PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return whole, load_backbone(folder)
+
+
+def test_a_causal_model_is_asked_for_the_next_token_only(causal, story):
+    "Against cross-entropy written out."
+    whole, backbone = causal
+    inputs = section_inputs(whole_story(story), backbone)
+    tuner = BrainTuner(backbone, {"P": 2}, dropout=0.0).eval()
     own = own_objective(backbone, stride=7)
-    assert own.note == "next token; head of the checkpoint" and not list(
-        own.parameters()
-    )  # the head is the tied embeddings
+    assert own.note == "next token; head of the checkpoint"
+    assert not list(own.parameters())  # the head is the tied embeddings
     ids, mask = inputs.token_ids[::7], inputs.attention_mask[::7]
     with torch.no_grad():
         logits = whole(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
         asked = mask[:, 1:] == 1
         expected = -logits.gather(-1, ids[:, 1:, None])[..., 0][asked].mean()
         assert torch.allclose(own.loss(tuner, inputs), expected, atol=1e-5)
-        other = ids.clone()
-        other[:, -1] = 5
-        assert torch.allclose(
-            whole(input_ids=other).logits[:, :-1], whole(input_ids=ids).logits[:, :-1], atol=1e-5
-        )
+
+
+def test_a_causal_model_cannot_see_the_next_token(causal, story):
+    "A later token changes no earlier prediction (D-02)."
+    whole, backbone = causal
+    ids = section_inputs(whole_story(story), backbone).token_ids[::7]
+    other = ids.clone()
+    other[:, -1] = 5
+    with torch.no_grad():
+        one, two = (whole(input_ids=x).logits[:, :-1] for x in (other, ids))
+    assert torch.allclose(one, two, atol=1e-5)
 
 
 def test_masked_text_follows_the_tuner_and_its_tied_embeddings(story):
     backbone = load_backbone("tiny")
-    inputs, tuner = (
-        section_inputs(whole_story(story), backbone),
-        BrainTuner(backbone, {"P": 2}, dropout=0.0),
-    )
-    own, whole = (
-        OwnText(backbone, stride=1),
-        tf.AutoModelForMaskedLM.from_pretrained(backbone.folder).eval(),
-    )
+    inputs = section_inputs(whole_story(story), backbone)
+    tuner, own = BrainTuner(backbone, {"P": 2}, dropout=0.0), OwnText(backbone, stride=1)
+    whole = tf.AutoModelForMaskedLM.from_pretrained(backbone.folder).eval()
     with torch.no_grad():
         for p in tuner.model.parameters():
             p.add_(0.01 * torch.randn_like(p))
-        whole.distilbert.load_state_dict(
-            tuner.model.state_dict()
-        )  # embeddings and, through the tie, the output layer
+        # embeddings and, through the tie, the output layer
+        whole.distilbert.load_state_dict(tuner.model.state_dict())
         torch.manual_seed(0)
         given, target = own._asked(inputs.token_ids, inputs.attention_mask)
         torch.manual_seed(0)
         np.random.seed(0)
-        assert torch.allclose(
-            own.loss(tuner.eval(), inputs),
-            whole(input_ids=given, attention_mask=inputs.attention_mask, labels=target).loss,
-            atol=1e-5,
-        )
+        ready = dict(input_ids=given, attention_mask=inputs.attention_mask, labels=target)
+        assert torch.allclose(own.loss(tuner.eval(), inputs), whole(**ready).loss, atol=1e-5)
     change = moved(tuner, own, inputs)
     assert min(v for n, v in change.items() if "position" not in n) > 0
     names = {n for n, _ in own.named_parameters()}
@@ -385,36 +380,32 @@ def test_clusters_stay_those_of_the_pretrained_model_and_chance_is_log_of_their_
         own.loss(tuner, replace(inputs, name="t"))
 
 
-def test_the_tiny_models_own_loss_is_that_of_its_pretraining(story, sound):
-    from braintune_nb.simulate.speech_model import (
-        pretraining_heads,
-        pretraining_loss,
-    )
+def pretraining_losses(backbone, inputs, story):
+    "The loss of pretraining in each window."
+    from braintune_nb.simulate.speech_model import pretraining_heads, pretraining_loss
 
+    heads, losses = pretraining_heads(backbone.folder), []
+    for start in inputs.starts:
+        sound = torch.from_numpy(inputs.sound[start : start + inputs.samples])
+        states = backbone.model(sound[None]).last_hidden_state[0]
+        frames = backbone.frame_grid.times(len(states), 16000) * 16000
+        times = (inputs.begin + start + frames) / 16000
+        labels = heads.labels(story.words, story.phones, "en", times)
+        losses.append(pretraining_loss(heads, states, labels))
+    return losses
+
+
+def test_the_tiny_models_own_loss_is_that_of_its_pretraining(story, sound):
     backbone = load_speech_backbone("tiny_speech")
     inputs = speech_inputs(
         whole_story(story), backbone, window=2.0, audio=sound, sampling_rate=16000
     )
-    own, tuner = (
-        own_objective(backbone, stories={"s": story}, pieces=None),
-        BrainTuner(backbone, {"P": 2}, dropout=0.0).eval(),
-    )
+    own = own_objective(backbone, stories={"s": story}, pieces=None)
+    tuner = BrainTuner(backbone, {"P": 2}, dropout=0.0).eval()
     assert isinstance(own, FrameLabels)
-    heads, losses = pretraining_heads(backbone.folder), []
     with torch.no_grad():
-        for start in inputs.starts:
-            states = backbone.model(
-                torch.from_numpy(inputs.sound[start : start + inputs.samples])[None]
-            ).last_hidden_state[0]
-            times = (
-                inputs.begin + start + backbone.frame_grid.times(len(states), 16000) * 16000
-            ) / 16000
-            losses.append(
-                pretraining_loss(
-                    heads, states, heads.labels(story.words, story.phones, "en", times)
-                )
-            )
-        assert abs(own.loss(tuner, inputs) - torch.stack(losses).mean()) < 0.02
+        wanted = torch.stack(pretraining_losses(backbone, inputs, story)).mean()
+        assert abs(own.loss(tuner, inputs) - wanted) < 0.02
     with pytest.raises(ParameterError, match="no phones"):
         own.loss(tuner, replace(inputs, name="t"))
 

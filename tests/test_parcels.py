@@ -51,9 +51,10 @@ def cortex(each=3):
     as many without a parcel."""
     rng = np.random.default_rng(0)
     short = np.repeat(["", *NAMES], each)
-    labels = np.concatenate(
-        [[f"{s}_{n}_ROI" if n else "???" for n in rng.permutation(short)] for s in "LR"]
-    )
+    labels = []
+    for side in "LR":
+        names = rng.permutation(short)
+        labels += [f"{side}_{n}_ROI" if n else "???" for n in names]
     return make_parcels(labels, np.repeat(["L", "R"], len(short)), "made up")
 
 
@@ -156,35 +157,31 @@ def test_empty_and_contradicting_names_are_refused():
 # ---- files
 
 
-def test_every_kind_of_file_gives_the_same_parcels(tmp_path):
+def files_of_parcels(folder):
+    "The same parcels of eight vertices in files of five kinds, each as it is loaded."
     numbers, names = {"L": [1, 2, 0, 3], "R": [0, 3, 3, 1]}, ["???", "A1", "TE2p", "p9-46v"]
     for side, x in numbers.items():
-        write_annot(
-            tmp_path / f"{side}.annot", x, [n if n == "???" else f"{side}_{n}_ROI" for n in names]
-        )
-        write_gifti(tmp_path / f"{side}.label.gii", x, names)
+        own = [n if n == "???" else f"{side}_{n}_ROI" for n in names]
+        write_annot(folder / f"{side}.annot", x, own)
+        write_gifti(folder / f"{side}.label.gii", x, names)
     both = np.array(numbers["L"] + numbers["R"])
     table = pd.DataFrame({"parcel": np.array(names)[both], "side": list("LLLLRRRR")})
-    table.to_csv(tmp_path / "t.csv", index=False)
-    np.savetxt(tmp_path / "n.csv", both, fmt="%d")
-    found = [
-        load_parcels(tmp_path / "L.annot", tmp_path / "R.annot"),
-        load_parcels(tmp_path / "L.label.gii", tmp_path / "R.label.gii"),
-        parcels_from_table(tmp_path / "t.csv"),
+    table.to_csv(folder / "t.csv", index=False)
+    np.savetxt(folder / "n.csv", both, fmt="%d")
+    return [
+        load_parcels(folder / "L.annot", folder / "R.annot"),
+        load_parcels(folder / "L.label.gii", folder / "R.label.gii"),
+        parcels_from_table(folder / "t.csv"),
         parcels_from_table(table),
-        parcels_from_table(tmp_path / "n.csv", dict(enumerate(names))),
+        parcels_from_table(folder / "n.csv", dict(enumerate(names))),
     ]
+
+
+def test_every_kind_of_file_gives_the_same_parcels(tmp_path):
+    found = files_of_parcels(tmp_path)
+    labels = ["A1", "TE2p", "", "p9-46v", "", "p9-46v", "p9-46v", "A1"]
     for p in found:
-        assert p.labels.tolist() == [
-            "A1",
-            "TE2p",
-            "",
-            "p9-46v",
-            "",
-            "p9-46v",
-            "p9-46v",
-            "A1",
-        ] and p.outside == {"???": 2}
+        assert p.labels.tolist() == labels and p.outside == {"???": 2}
     for p in found[:4]:
         assert "".join(p.side) == "LLLLRRRR"
     assert "".join(found[4].side) == "" and len(parcel_group(found[4], "A1")) == 8

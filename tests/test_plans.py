@@ -88,10 +88,9 @@ def of_people(dataset, languages, missing=()):
 @pytest.fixture(scope="module")
 def real(made, roles, tmp_path_factory):
     "(folder like ds003020 in which UTS02 missed a tuning story, split file)"
-    top, english = (
-        tmp_path_factory.mktemp("real"),
-        {role: [n for n in names if n.endswith("_en")] for role, names in roles.items()},
-    )
+    top, english = tmp_path_factory.mktemp("real"), {}
+    for role, names in roles.items():
+        english[role] = [n for n in names if n.endswith("_en")]
     folder = write_lebel2023(
         top / "ds003020",
         of_people(load_simulated(made)[0], ("en",), {("UTS02", english["tuning"][0])}),
@@ -161,18 +160,24 @@ def test_a_tuning_story_may_be_missing_for_one_but_not_for_all(real):
         check_participants(only, Split.load(split))
 
 
-def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_path):
-    folder, split = real
-    plan, preset = load_plan("lebel2023", str(folder), str(split)), choose_preset(tiny, epochs=1)
-    run = Run.start(tmp_path / "run", dict(seed=0))
+def all_predictions(run, plan, tiny, preset):
+    "Of the encoding arms, and of two that are tuned."
     _, predictions, _ = run_encoding_arms(run, plan, tiny, preset, [2])
     for arm in ("tuned", "permuted"):
         predictions[arm] = [run_arm(run, plan, tiny, preset, arm, 0, [2])[0]]
     run_arm(run, plan, tiny, preset, "single_participant:UTS02", 0, [2])
+    return predictions
+
+
+def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_path):
+    folder, split = real
+    plan, preset = load_plan("lebel2023", str(folder), str(split)), choose_preset(tiny, epochs=1)
+    run = Run.start(tmp_path / "run", dict(seed=0))
+    predictions = all_predictions(run, plan, tiny, preset)
     maps = map_scores(plan, predictions)
-    assert {name: parts[1]["tuned"].shape for name, parts in maps.items()} == {
-        f"maps_{p}": (1, n) for p, n in LENGTHS.items()
-    }
+    maps = map_scores(plan, predictions)
+    shapes = {name: parts[1]["tuned"].shape for name, parts in maps.items()}
+    assert shapes == {f"maps_{p}": (1, n) for p, n in LENGTHS.items()}
     for name, parts in maps.items():
         save_maps(run.path(f"scores/{name}.npz"), *parts)
     release_model(run, plan, preset, plan_summary(plan, predictions), tiny)
@@ -219,49 +224,42 @@ def test_a_bilingual_folder_gives_a_plan_in_both_modalities(made, roles, tmp_pat
         load_plan("bilingual", str(tmp_path / "gin"), str(tmp_path / "split.json"), modality=other)
 
 
-def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
-    folder, split = real
-    (tmp_path / "mappers").mkdir()
+def write_mappers(folder):
+    "Random mappers to 30 vertices; vertex i is not covered in person i."
+    folder.mkdir()
     rng = np.random.default_rng(2)
     for i, (p, n) in enumerate(LENGTHS.items()):
-        weights = sparse.csr_array(
-            rng.uniform(size=(30, n))
-            * (rng.uniform(size=(30, n)) < 0.2)
-            * (np.arange(30) != i)[:, None]
-        )  # vertex i is not covered in person i
-        save_mapper(
-            Mapper(weights.astype(np.float32), "toy", np.arange(30)),
-            tmp_path / "mappers" / f"{p}_mappers.npz",
-        )
-    native = load_plan("lebel2023", str(folder), str(split))
-    with pytest.raises(ParameterError, match="same columns"):
-        tune_arm(native, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False)
+        size = (30, n)
+        weights = rng.uniform(size=size) * (rng.uniform(size=size) < 0.2)
+        weights = sparse.csr_array(weights * (np.arange(30) != i)[:, None])
+        mapper = Mapper(weights.astype(np.float32), "toy", np.arange(30))
+        save_mapper(mapper, folder / f"{p}_mappers.npz")
+    return folder
+
+
+def on_the_surface(folder, split, mappers, out):
+    "The plan of the data that the command has brought to the surface."
     with pytest.raises(SystemExit) as left:
-        main(
-            [
-                "surface",
-                str(folder),
-                str(tmp_path / "surface"),
-                "--mappers",
-                str(tmp_path / "mappers"),
-            ]
-        )
+        main(["surface", str(folder), str(out), "--mappers", str(mappers)])
     assert left.value.code in (0, None)
-    plan = load_plan("lebel2023", str(tmp_path / "surface"), str(split))
-    assert {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()} == {
-        27
-    } and list(plan.rois["UTS01"]) == ["all"]
-    before, after = (
-        d.recordings["UTS02"]["encode01_en"].responses for d in (native.dataset, plan.dataset)
-    )
-    np.testing.assert_allclose(
-        after,
-        before @ load_mapper(tmp_path / "mappers/UTS02_mappers.npz").weights.toarray()[3:].T,
-        atol=1e-4,
-    )
-    tuner, log = tune_arm(
-        plan, 0, tiny, choose_preset(tiny, epochs=1, heads="shared"), progress=False
-    )
+    return load_plan("lebel2023", str(out), str(split))
+
+
+def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
+    folder, split = real
+    mappers = write_mappers(tmp_path / "mappers")
+    native = load_plan("lebel2023", str(folder), str(split))
+    shared = choose_preset(tiny, epochs=1, heads="shared")
+    with pytest.raises(ParameterError, match="same columns"):
+        tune_arm(native, 0, tiny, shared, progress=False)
+    plan = on_the_surface(folder, split, mappers, tmp_path / "surface")
+    sizes = {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()}
+    assert sizes == {27} and list(plan.rois["UTS01"]) == ["all"]
+    heard = [d.recordings["UTS02"]["encode01_en"] for d in (native.dataset, plan.dataset)]
+    before, after = (r.responses for r in heard)
+    weights = load_mapper(mappers / "UTS02_mappers.npz").weights.toarray()[3:]
+    np.testing.assert_allclose(after, before @ weights.T, atol=1e-4)
+    tuner, log = tune_arm(plan, 0, tiny, shared, progress=False)
     assert len(tuner.heads) == 1 and np.isfinite(log[-1]["train_loss"])
 
 

@@ -78,20 +78,32 @@ def sound(kind):
 # ---- out and back
 
 
+def assert_settings_of_speech(tuner, kind, adapter):
+    "What was asked for, with the adapter folded in."
+    assert (tuner.standardise, tuner.delays, tuner.kind) == (False, (0,), "shared")
+    assert (tuner.pool.kind, tuner.layer) == ("attention", 2)
+    assert not has_adapter(tuner.model)
+    assert tuner.backbone.kind == kind and tuner.backbone.sampling_rate == 16000
+    told = dict(rank=2, alpha=32, dropout=0.1, targets=[]) if adapter else None
+    assert tuner.release.facts["adapter"] == told
+
+
+def assert_plain_transformers_reads(folder, kind, x, states):
+    "The states are those that the library gives without us."
+    plain, info = tf.AutoModel.from_pretrained(folder, output_loading_info=True)
+    missing = {k.split(".")[0] for k in info["missing_keys"]}
+    assert not info["unexpected_keys"] and missing <= ({"decoder"} if kind == "whisper" else set())
+    encoder = plain.encoder if kind == "whisper" else plain
+    with torch.no_grad():
+        assert torch.equal(encoder.eval()(x).last_hidden_state, states)
+    assert tf.AutoFeatureExtractor.from_pretrained(folder).sampling_rate == 16000
+
+
 @pytest.mark.parametrize("adapter", [None, Adapter(rank=2)], ids=["whole", "lora"])
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_speech_backbones_go_round_and_plain_transformers_reads_them(kind, adapter, tmp_path):
-    tuner = stirred(
-        BrainTuner(
-            speech(kind),
-            {"P1": 3, "P2": 3},
-            heads="shared",
-            delays=(0,),
-            standardise=False,
-            pooling="attention",
-            adapter=adapter,
-        )
-    )
+    settings = dict(heads="shared", delays=(0,), standardise=False, pooling="attention")
+    tuner = stirred(BrainTuner(speech(kind), {"P1": 3, "P2": 3}, **settings, adapter=adapter))
     folder = tuner.save_pretrained(tmp_path / "out")
     again = BrainTuner.from_pretrained(folder)
     x = sound(kind)
@@ -100,30 +112,8 @@ def test_speech_backbones_go_round_and_plain_transformers_reads_them(kind, adapt
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
     assert adapter is not None or torch.equal(after, before)
     assert torch.equal(again.pool.query, tuner.pool.query) and again.pool.query.abs().max() > 0
-    assert (again.standardise, again.delays, again.kind, again.pool.kind, again.layer) == (
-        False,
-        (0,),
-        "shared",
-        "attention",
-        2,
-    )
-    assert (
-        not has_adapter(again.model)
-        and again.backbone.kind == kind
-        and again.backbone.sampling_rate == 16000
-    )
-    assert again.release.facts["adapter"] == (
-        dict(rank=2, alpha=32, dropout=0.1, targets=[]) if adapter else None
-    )
-    plain, info = tf.AutoModel.from_pretrained(folder / "backbone", output_loading_info=True)
-    assert not info["unexpected_keys"] and {k.split(".")[0] for k in info["missing_keys"]} <= (
-        {"decoder"} if kind == "whisper" else set()
-    )
-    with torch.no_grad():
-        assert torch.equal(
-            (plain.encoder if kind == "whisper" else plain).eval()(x).last_hidden_state, after
-        )
-    assert tf.AutoFeatureExtractor.from_pretrained(folder / "backbone").sampling_rate == 16000
+    assert_settings_of_speech(again, kind, adapter)
+    assert_plain_transformers_reads(folder / "backbone", kind, x, after)
 
 
 @pytest.mark.parametrize("heads", ["participant", "shared", "individual", "nonlinear", "ridge"])
@@ -228,32 +218,35 @@ def test_a_loaded_tuner_can_be_tuned_further_with_a_new_adapter(tmp_path):
     assert all(p.shape[0] == 4 for name, p in fresh.model.named_parameters() if "lora_A" in name)
 
 
-@pytest.mark.parametrize("kind", ["tiny_speech", "wavlm", "whisper"])
-def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp_path):
-    """The whole road from sound, with an adapter, pooled windows and no fMRI anywhere; and what
-    is tuned is the adapter."""
+def heard_by(backbone):
+    "Five windows of noise, without any fMRI."
     from braintune_nb.clock import regular_clock
     from braintune_nb.data.splits import whole_story
     from braintune_nb.data.stories import Events, Story
     from braintune_nb.model.speech_inputs import speech_inputs
 
-    backbone = load_speech_backbone(kind) if kind == "tiny_speech" else speech(kind)
     story = Story("s", "en", Events([0.5], [1.0], ("once",)), regular_clock(5, 2.0, first=1.0))
-    hear = lambda b: speech_inputs(
-        whole_story(story),
-        b,
-        delays=(0,),
-        window=2.0,
-        audio=0.1 * np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32),
-        sampling_rate=16000,
-    )
-    tuner = stirred(
-        BrainTuner(backbone, {"P1": 3}, delays=(0,), pooling="max", adapter=Adapter(rank=2))
-    )
+    noise = 0.1 * np.random.default_rng(0).normal(size=11 * 16000).astype(np.float32)
+    given = dict(delays=(0,), window=2.0, audio=noise, sampling_rate=16000)
+    return speech_inputs(whole_story(story), backbone, **given)
+
+
+@pytest.fixture(params=["tiny_speech", "wavlm", "whisper"])
+def adapted(request):
+    "A tuner with an adapter and pooled windows."
+    kind = request.param
+    backbone = load_speech_backbone(kind) if kind == "tiny_speech" else speech(kind)
+    adapter = Adapter(rank=2)
+    return stirred(BrainTuner(backbone, {"P1": 3}, delays=(0,), pooling="max", adapter=adapter))
+
+
+def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(adapted, tmp_path):
+    "The whole road from sound, with an adapter, pooled windows and no fMRI anywhere."
+    tuner = adapted
     with torch.no_grad():
-        before, untouched = tuner(hear(tuner.backbone))["P1"], tuner.backbone
+        before, untouched = tuner(heard_by(tuner.backbone))["P1"], tuner.backbone
     again = BrainTuner.from_pretrained(tuner.save_pretrained(tmp_path / "x"))
-    old, new = hear(untouched), hear(again.backbone)
+    old, new = heard_by(untouched), heard_by(again.backbone)
     with torch.no_grad():
         states, heard, x = old.read(tuner), new.read(again), tuner.features(old)
         assert torch.equal(again.read_out(x, ["P1"])["P1"], tuner.read_out(x, ["P1"])["P1"])
@@ -263,86 +256,88 @@ def test_what_a_released_model_predicts_for_sound_is_what_it_predicted(kind, tmp
         spread = float(states.std(0, correction=0).min())
         torch.testing.assert_close(heard, states, atol=rounding, rtol=0)
         torch.testing.assert_close(again(new)["P1"], before, atol=rounding / spread, rtol=0)
-    tuner(hear(untouched))["P1"].square().mean().backward()
-    assert all(
-        p.grad is not None and p.grad.abs().max() > 0
-        for name, p in tuner.model.named_parameters()
-        if "lora_" in name
-    )
-    assert not any(
-        p.grad is not None for name, p in tuner.model.named_parameters() if "lora_" not in name
-    )
+
+
+def test_what_is_tuned_of_a_released_model_is_the_adapter(adapted, tmp_path):
+    untouched = adapted.backbone
+    adapted.save_pretrained(tmp_path / "x")
+    adapted(heard_by(untouched))["P1"].square().mean().backward()
+    for name, p in adapted.model.named_parameters():
+        if "lora_" in name:
+            assert p.grad is not None and p.grad.abs().max() > 0, name
+        else:
+            assert p.grad is None, name
 
 
 # ---- the record
 
 
+def two_spaces():
+    "Three vertices with regions, and two regions of a participant of its own."
+    rois = dict(language=np.array([True, False, True]), auditory=np.array([False, True, False]))
+    surface = Space("fsaverage5 part", "vertex", np.array([3, 5, 9]), rois)
+    return surface, Space("P3 regions", "region", np.arange(2), {}, ("左 A", "b"))
+
+
+def ceiling_of_repeats():
+    "Of three vertices in a story that was heard six times."
+    draw = np.random.default_rng(0)
+    signal = draw.normal(size=(1, 60, 3))
+    repeats = (signal + draw.normal(size=(6, 60, 3))).astype(np.float32)
+    return story_ceiling(repeats, "test story", used=(0, 2, 4), scored=3)
+
+
+TOLD = dict(
+    data="ds003020, LeBel et al. 2023",
+    labels=("re-voiced",),
+    language=["en", "zh"],
+    numbers=[
+        dict(what="gain", region="language", value=np.float32(0.25), low=0.125, high=0.5),
+        dict(what="gain", region="auditory", value=float("nan")),
+    ],
+    training=dict(epochs=30, loss="mse"),
+    inputs=dict(mode="windows", window=10.0),
+    licence="apache-2.0",
+    base_model="facebook/hubert-base-ls960",
+    limits=["One test story."],
+)
+SPLIT = Split(
+    tuning=("s1", "s2"),
+    validation=("s3",),
+    encoding=("s4",),
+    test=("test story",),
+    tuning_participants=("P1", "P2", "P3"),
+)
+
+
 @pytest.fixture
 def released(tmp_path):
-    draw = np.random.default_rng(0)
+    "A tuner, the folder of its release, the spaces, the ceilings and the split in it."
     tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3, "P2": 3, "P3": 2})
-    surface, native = (
-        Space(
-            "fsaverage5 part",
-            "vertex",
-            np.array([3, 5, 9]),
-            dict(language=np.array([True, False, True]), auditory=np.array([False, True, False])),
-        ),
-        Space("P3 regions", "region", np.arange(2), {}, ("左 A", "b")),
-    )
-    signal = draw.normal(size=(1, 60, 3))
-    ceilings = {
-        "P1": story_ceiling(
-            (signal + draw.normal(size=(6, 60, 3))).astype(np.float32),
-            "test story",
-            used=(0, 2, 4),
-            scored=3,
-        )
-    }
-    split = Split(
-        tuning=("s1", "s2"),
-        validation=("s3",),
-        encoding=("s4",),
-        test=("test story",),
-        tuning_participants=("P1", "P2", "P3"),
-    )
-    folder = tuner.save_pretrained(
-        tmp_path / "release",
-        space={"P1": surface, "P2": surface, "P3": native},
-        ceilings=ceilings,
-        split=split,
-        data="ds003020, LeBel et al. 2023",
-        labels=("re-voiced",),
-        language=["en", "zh"],
-        numbers=[
-            dict(what="gain", region="language", value=np.float32(0.25), low=0.125, high=0.5),
-            dict(what="gain", region="auditory", value=float("nan")),
-        ],
-        training=dict(epochs=30, loss="mse"),
-        inputs=dict(mode="windows", window=10.0),
-        licence="apache-2.0",
-        base_model="facebook/hubert-base-ls960",
-        limits=["One test story."],
-    )
-    return tuner, folder, surface, native, ceilings, split
+    (surface, native), ceilings = two_spaces(), {"P1": ceiling_of_repeats()}
+    space = {"P1": surface, "P2": surface, "P3": native}
+    more = dict(space=space, ceilings=ceilings, split=SPLIT, **TOLD)
+    folder = tuner.save_pretrained(tmp_path / "release", **more)
+    return tuner, folder, surface, native, ceilings, SPLIT
 
 
-def test_spaces_ceilings_split_and_numbers_come_back(released):
-    tuner, folder, surface, native, ceilings, split = released
-    r = read_release(folder)
-    assert (
-        list(r.spaces) == ["P1", "P2", "P3"]
-        and r.spaces["P1"] is r.spaces["P2"]
-        and r.spaces["P3"].labels == ("左 A", "b")
-    )
+def test_spaces_come_back(released):
+    _, folder, surface, *_ = released
+    spaces = read_release(folder).spaces
+    assert list(spaces) == ["P1", "P2", "P3"] and spaces["P1"] is spaces["P2"]
+    assert spaces["P3"].labels == ("左 A", "b")
     for name, mask in surface.rois.items():
-        np.testing.assert_array_equal(r.spaces["P2"].rois[name], mask)
-    np.testing.assert_array_equal(r.spaces["P1"].columns, [3, 5, 9])
+        np.testing.assert_array_equal(spaces["P2"].rois[name], mask)
+    np.testing.assert_array_equal(spaces["P1"].columns, [3, 5, 9])
+
+
+def test_ceilings_split_and_numbers_come_back(released):
+    _, folder, *_, ceilings, split = released
+    r = read_release(folder)
     values, definition = r.ceilings["P1"]
     np.testing.assert_array_equal(values, ceilings["P1"].values)
-    back = Ceiling(
-        values, **{**definition, "repeats": tuple(definition["repeats"])}
-    )  # chapter 71 takes it again, with its guard
+    # the chapter of ceilings takes it again, with its guard
+    back = Ceiling(values, **{**definition, "repeats": tuple(definition["repeats"])})
     np.testing.assert_array_equal(back.normalise(np.ones(3), "test story", (1, 3, 5)), 1 / values)
     assert r.split == split and r.facts["split"] == split.hash
     assert r.numbers[0]["value"] == 0.25 and r.numbers[1]["value"] is None
@@ -460,57 +455,39 @@ def one_bit(weights):
     next(iter(weights.values())).view(-1)[0] += 1e-6
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        (lambda f: edit(f / "backbone/model.safetensors", one_bit), "not those that were released"),
-        (
-            lambda f: edit(
-                f / "backbone/model.safetensors",
-                lambda w: w.pop("encoder.layer.0.attention.self.key.bias"),
-            ),
-            "lacks weights",
-        ),
-        (
-            lambda f: edit(
-                f / "backbone/model.safetensors",
-                lambda w: w.update({"encoder.layer.7.extra": torch.ones(2)}),
-            ),
-            "no place for",
-        ),
-        (lambda f: (f / "backbone/model.safetensors").unlink(), "no weights"),
-        (lambda f: (f / "backbone/config.json").unlink(), "no backbone"),
-        (
-            lambda f: edit(f / "heads.safetensors", lambda w: w.pop("heads.1.bias")),
-            "heads.1.bias: missing",
-        ),
-        (
-            lambda f: edit(
-                f / "heads.safetensors", lambda w: w.update({"heads.7.bias": torch.ones(2)})
-            ),
-            "for nothing",
-        ),
-        (
-            lambda f: edit(
-                f / "heads.safetensors", lambda w: w.update({"heads.0.bias": torch.ones(9)})
-            ),
-            r"\(9,\) for \(3,\)",
-        ),
-        (lambda f: (f / "heads.safetensors").unlink(), "no heads.safetensors"),
-        (
-            lambda f: (f / "split.json").write_text(
-                (f / "split.json").read_text().replace("s4", "s9")
-            ),
-            "not the one of the release",
-        ),
-        (
-            lambda f: (f / "tuner.json").write_text(
-                (f / "tuner.json").read_text().replace('"format": 2', '"format": 3')
-            ),
-            "another format",
-        ),
-    ],
-)
+def edit_backbone(change):
+    return lambda f: edit(f / "backbone/model.safetensors", change)
+
+
+def edit_heads(change):
+    return lambda f: edit(f / "heads.safetensors", change)
+
+
+def replace_in(name, old, new):
+    return lambda f: (f / name).write_text((f / name).read_text().replace(old, new))
+
+
+def remove(name):
+    return lambda f: (f / name).unlink()
+
+
+BIAS = "encoder.layer.0.attention.self.key.bias"
+CHANGES = [
+    (edit_backbone(one_bit), "not those that were released"),
+    (edit_backbone(lambda w: w.pop(BIAS)), "lacks weights"),
+    (edit_backbone(lambda w: w.update({"encoder.layer.7.extra": torch.ones(2)})), "no place for"),
+    (remove("backbone/model.safetensors"), "no weights"),
+    (remove("backbone/config.json"), "no backbone"),
+    (edit_heads(lambda w: w.pop("heads.1.bias")), "heads.1.bias: missing"),
+    (edit_heads(lambda w: w.update({"heads.7.bias": torch.ones(2)})), "for nothing"),
+    (edit_heads(lambda w: w.update({"heads.0.bias": torch.ones(9)})), r"\(9,\) for \(3,\)"),
+    (remove("heads.safetensors"), "no heads.safetensors"),
+    (replace_in("split.json", "s4", "s9"), "not the one of the release"),
+    (replace_in("tuner.json", '"format": 2', '"format": 3'), "another format"),
+]
+
+
+@pytest.mark.parametrize("change, words", CHANGES)
 def test_what_was_changed_is_refused(released, change, words):
     folder = released[1]
     change(folder)
@@ -569,7 +546,9 @@ def test_the_hash_is_of_the_merged_weights(tmp_path):
 # ---- the Hub, by a stand-in for the client
 
 
-def test_push_to_hub_hands_over_a_whole_release(tmp_path, monkeypatch):
+@pytest.fixture
+def hub(monkeypatch):
+    "What is handed to the hub, call by call; of an upload the files and what the release predicts."
     import huggingface_hub
 
     calls = []
@@ -579,35 +558,32 @@ def test_push_to_hub_hands_over_a_whole_release(tmp_path, monkeypatch):
 
     def upload(self, **more):
         folder = Path(more["folder_path"])
-        calls.append(
-            (
-                "upload",
-                more["repo_id"],
-                more,
-                sorted(p.name for p in folder.iterdir()),
-                BrainTuner.from_pretrained(folder).outputs,
-            )
-        )
+        files = sorted(p.name for p in folder.iterdir())
+        outputs = BrainTuner.from_pretrained(folder).outputs
+        calls.append(("upload", more["repo_id"], more, files, outputs))
         return "commit"
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    return calls
+
+
+def test_push_to_hub_hands_over_a_whole_release(hub):
     tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3})
-    assert (
-        tuner.push_to_hub("someone/model", private=True, data="ds003020", revision="next")
-        == "commit"
-    )
-    assert calls[0] == ("create", "someone/model", dict(private=True, exist_ok=True))
-    assert (
-        calls[1][1] == "someone/model"
-        and calls[1][2]["revision"] == "next"
-        and calls[1][4] == {"P1": 3}
-        and {"README.md", "tuner.json", "backbone", "heads.safetensors"} <= set(calls[1][3])
-    )
-    assert not Path(calls[1][2]["folder_path"]).exists()  # the temporary folder is gone
+    more = dict(private=True, data="ds003020", revision="next")
+    assert tuner.push_to_hub("someone/model", **more) == "commit"
+    created, (_, name, given, files, outputs) = hub
+    assert created == ("create", "someone/model", dict(private=True, exist_ok=True))
+    assert name == "someone/model" and given["revision"] == "next" and outputs == {"P1": 3}
+    assert {"README.md", "tuner.json", "backbone", "heads.safetensors"} <= set(files)
+    assert not Path(given["folder_path"]).exists()  # the temporary folder is gone
+
+
+def test_push_to_hub_takes_a_folder_that_is_there(hub, tmp_path):
+    tuner = BrainTuner(toy_backbone(WORDS), {"P1": 3})
     folder = tuner.save_pretrained(tmp_path / "saved")
     tuner.push_to_hub("someone/model", folder=folder)
-    assert calls[3][2]["folder_path"] == str(folder) and folder.exists()
+    assert hub[1][2]["folder_path"] == str(folder) and folder.exists()
     with pytest.raises(ParameterError, match="written already"):
         tuner.push_to_hub("someone/model", folder=folder, data="ds003020")
     with pytest.raises(ModelError, match="no tuner.json"):

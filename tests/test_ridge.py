@@ -45,46 +45,48 @@ def quiet():
         yield
 
 
+def by_himalaya(X, Y, folds, intercept, scoring):
+    "The fitted ridge of the other library."
+    from himalaya.ridge import RidgeCV as Himalaya
+    from himalaya.scoring import correlation_score, r2_score
+
+    score = dict(r2=r2_score, correlation=correlation_score)[scoring]
+    settings = dict(fit_intercept=intercept, solver_params=dict(score_func=score))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Himalaya(alphas=ALPHAS, cv=folds, **settings).fit(X, Y)
+
+
+def assert_same_model(ours, same, theirs, X, Y):
+    "The same weights and predictions of the columns that have the same penalty."
+    a, b = ours.coef_[:, same], np.asarray(theirs.coef_)[:, same]
+    np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(theirs.coef_).max())
+    a, b = ours.predict(X)[:, same], np.asarray(theirs.predict(X))[:, same]
+    np.testing.assert_allclose(a, b, atol=2e-3 * Y.std())
+
+
+def own_scores_at_their_penalties(theirs, ours):
+    "Our score of each column at the penalty that the other library chose."
+    row = np.searchsorted(ALPHAS, np.asarray(theirs.best_alphas_) * 0.999)
+    return ours.cv_table_[row, range(30)]
+
+
 @pytest.mark.parametrize("F", [40, 150, 300])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("scoring", ["r2", "correlation"])
 @pytest.mark.parametrize("gap", [0, 5])
 def test_agrees_with_himalaya(F, intercept, scoring, gap):
-    from himalaya.ridge import RidgeCV as Himalaya
-    from himalaya.scoring import correlation_score, r2_score
-
     X, Y, _ = problem(F=F)
     folds = block_folds(len(X), 5, gap)
     ours = RidgeCV(ALPHAS, folds, scoring, intercept, **EXACT).fit(X, Y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = Himalaya(
-            alphas=ALPHAS,
-            cv=folds,
-            fit_intercept=intercept,
-            solver_params=dict(
-                score_func=dict(r2=r2_score, correlation=correlation_score)[scoring]
-            ),
-        ).fit(X, Y)
+    theirs = by_himalaya(X, Y, folds, intercept, scoring)
     assert ours.design_.dual == (F > len(X))
-    table = ours.cv_table_[
-        np.searchsorted(ALPHAS, np.asarray(theirs.best_alphas_) * 0.999), np.arange(30)
-    ]
-    np.testing.assert_allclose(
-        table, theirs.cv_scores_, atol=5e-4
-    )  # the same score at its penalty ...
+    table = own_scores_at_their_penalties(theirs, ours)
+    # the same score at its penalty, and where ours is another, a tie
+    np.testing.assert_allclose(table, theirs.cv_scores_, atol=5e-4)
     same = np.isclose(ours.best_alphas_, theirs.best_alphas_, rtol=1e-3)
-    assert (
-        same.mean() > 0.85 and (ours.cv_scores_ - table).max() < 5e-4
-    )  # ... and where ours is another, a tie
-    np.testing.assert_allclose(
-        ours.coef_[:, same],
-        np.asarray(theirs.coef_)[:, same],
-        atol=1e-3 * np.abs(theirs.coef_).max(),
-    )
-    np.testing.assert_allclose(
-        ours.predict(X)[:, same], np.asarray(theirs.predict(X))[:, same], atol=2e-3 * Y.std()
-    )
+    assert same.mean() > 0.85 and (ours.cv_scores_ - table).max() < 5e-4
+    assert_same_model(ours, same, theirs, X, Y)
 
 
 @pytest.mark.parametrize("F", [60, 500])
@@ -238,22 +240,22 @@ def test_planted_weights_are_recovered_and_noise_takes_the_largest_penalty():
     assert np.abs(model.score(X[:200], Y[:200])[:20]).min() > 0.95
 
 
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda X, Y, g: RidgeCV([0, 1]).fit(X, Y), "must be positive"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y, g * 0), "at least two groups"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y[None], g), "share T"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y[:-1], g), "share T"),
-        (lambda X, Y, g: RidgeCV().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y * np.nan, g), "no voxel can be fitted"),
-        (lambda X, Y, g: RidgeCV(cv=30).fit(X, Y), "too few rows for the folds"),
-        (lambda X, Y, g: RidgeCV(cv=[(range(10), range(9, 20))]).fit(X, Y), "1 in both"),
-        (lambda X, Y, g: RidgeCV(memory=1e4).fit(X, Y), "does not fit in memory"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y, g).predict(X[:, :3]), "do not match"),
-        (lambda X, Y, g: RidgeCV().fit(X, Y, g[:-1]), "one label a TR"),
-    ],
-)
+FAULTS = [
+    (lambda X, Y, g: RidgeCV([0, 1]).fit(X, Y), "must be positive"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y, g * 0), "at least two groups"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y[None], g), "share T"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y[:-1], g), "share T"),
+    (lambda X, Y, g: RidgeCV().fit(np.where(X == X[0, 0], np.nan, X), Y, g), "not finite"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y * np.nan, g), "no voxel can be fitted"),
+    (lambda X, Y, g: RidgeCV(cv=30).fit(X, Y), "too few rows for the folds"),
+    (lambda X, Y, g: RidgeCV(cv=[(range(10), range(9, 20))]).fit(X, Y), "1 in both"),
+    (lambda X, Y, g: RidgeCV(memory=1e4).fit(X, Y), "does not fit in memory"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y, g).predict(X[:, :3]), "do not match"),
+    (lambda X, Y, g: RidgeCV().fit(X, Y, g[:-1]), "one label a TR"),
+]
+
+
+@pytest.mark.parametrize("call, message", FAULTS)
 def test_faults_are_named(call, message):
     with pytest.raises((ParameterError, DataError), match=message):
         call(*problem(T=40, F=5, V=3))
@@ -297,11 +299,13 @@ def test_memory_stays_within_the_plan():
 import numpy as np, resource
 from braintune_nb.encode.ridge import RidgeCV
 rng = np.random.default_rng(0)
-X, Y = rng.standard_normal((1200, 600), dtype=np.float32), rng.standard_normal((1200, 6000), dtype=np.float32)
+X = rng.standard_normal((1200, 600), dtype=np.float32)
+Y = rng.standard_normal((1200, 6000), dtype=np.float32)
 RidgeCV([1., 10.]).fit(X[:50, :5], Y[:50, :3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 plan = RidgeCV(np.logspace(0, 6, 15), 5).fit(X, Y).plan_
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, sum(plan.parts.values()))
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024, sum(plan.parts.values()))
 """
     used, planned = map(
         float,

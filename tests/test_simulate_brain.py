@@ -171,20 +171,18 @@ def test_parts_have_the_variance_of_the_knobs(world):
     assert all((p[:, group == "rest"] == 0).all() for p in parts.values())
 
 
+def topic_map(world, n, seed, share):
+    "Weights of a person in language columns."
+    made = person(world, n, seed, map_share=share, misregistration=0)
+    return made.weights["topic"][:, LANGUAGE]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_map_share_is_the_correlation_of_maps(world, share):
-    a, b = (
-        np.concatenate(
-            [
-                person(world, n, seed, map_share=share, misregistration=0).weights["topic"][
-                    :, LANGUAGE
-                ]
-                for seed in range(3)
-            ],
-            1,
-        )
-        for n in (0, 1)
-    )
+    def maps(n):
+        return np.concatenate([topic_map(world, n, seed, share) for seed in range(3)], 1)
+
+    a, b = maps(0), maps(1)
     assert abs((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum()) - share) < 0.12
 
 
@@ -216,13 +214,8 @@ def test_implied_ceiling_agrees_with_repeats(world):
     brain = person(world, repeats=8)
     y, _, parts = presentations(brain, world[0], 8, 2.0, knobs, 3)
     implied = analytic_ceiling(brain, sum(parts[k] for k in brain.weights), 8, knobs)
-    r = np.mean(
-        [
-            (zscore(y[h].mean(0)) * zscore(y[~h].mean(0))).mean(0)
-            for h in (np.isin(np.arange(8), c) for c in ((0, 1, 2, 3), (0, 2, 4, 6), (0, 3, 5, 6)))
-        ],
-        0,
-    )
+    halves = [np.isin(np.arange(8), c) for c in ((0, 1, 2, 3), (0, 2, 4, 6), (0, 3, 5, 6))]
+    r = np.mean([(zscore(y[h].mean(0)) * zscore(y[~h].mean(0))).mean(0) for h in halves], 0)
     inside = brain.parcel >= 0
     assert (
         abs(np.sqrt(np.clip(2 * r / (1 + r), 0, None))[inside].mean() - implied[inside].mean())
@@ -259,6 +252,18 @@ def test_segment_rows_by_hand():
     )
 
 
+def stacked_oracle(truth, dataset, names, which):
+    "Delayed z-scored features of an oracle, story by story."
+    each = [zscore(oracle_features(truth, dataset.stories[n], which)) for n in names]
+    return np.concatenate([delay(x) for x in each]).astype(np.float32)
+
+
+def language_responses(recordings, names):
+    "Responses of language columns, story by story."
+    heard = [recordings[n] for n in names]
+    return np.concatenate([r.responses[:, r.space.rois["language"]] for r in heard])
+
+
 def fit_and_score(folder, participants, which="meaning", language="en"):
     """Mean r in language columns of an oracle, refitted for each participant on all but the
     test stories."""
@@ -266,39 +271,13 @@ def fit_and_score(folder, participants, which="meaning", language="en"):
 
     dataset, truth = load_simulated(folder)
     chosen = lambda role: [n for n in truth.roles[role] if dataset.stories[n].language == language]
-    train, test, scores = (
-        chosen("tuning") + chosen("encoding") + chosen("validation"),
-        chosen("test"),
-        [],
-    )
-    x, tx = (
-        np.concatenate(
-            [delay(zscore(oracle_features(truth, dataset.stories[n], which))) for n in names]
-        ).astype(np.float32)
-        for names in (train, test)
-    )
+    train, test = chosen("tuning") + chosen("encoding") + chosen("validation"), chosen("test")
+    x, tx = (stacked_oracle(truth, dataset, names, which) for names in (train, test))
+    scores = []
     for p in participants:
-        y, ty = (
-            np.concatenate(
-                [
-                    dataset.recordings[p][n].responses[
-                        :, dataset.recordings[p][n].space.rois["language"]
-                    ]
-                    for n in names
-                ]
-            )
-            for names in (train, test)
-        )
-        scores.append(
-            (
-                zscore(
-                    RidgeCV(alphas=np.logspace(1, 5, 6), solver_params=dict(warn=False))
-                    .fit(x, y)
-                    .predict(tx)
-                )
-                * zscore(ty)
-            ).mean()
-        )
+        y, ty = (language_responses(dataset.recordings[p], names) for names in (train, test))
+        model = RidgeCV(alphas=np.logspace(1, 5, 6), solver_params=dict(warn=False)).fit(x, y)
+        scores.append((zscore(model.predict(tx)) * zscore(ty)).mean())
     return float(np.mean(scores))
 
 

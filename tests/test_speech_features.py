@@ -2,6 +2,7 @@
 model, and everything that must not change them."""
 
 import csv
+import functools
 import sys
 
 import numpy as np
@@ -185,38 +186,47 @@ def test_coarser_strides_keep_windows():
     assert np.allclose(times, at[2::3]) and abs(coarse - fine[:, 2::3]).max() <= 1e-5
 
 
+@pytest.fixture(scope="module")
+def frames_of():
+    "Name -> a model, its states every .2 s of windows of .5 s, and their times."
+
+    @functools.cache
+    def of(name):
+        made, cut = model(name), dict(window=0.5, stride=0.4, every=0.2, batch_size=3)
+        return made, *window_states(made, sound(), RATE, **cut)
+
+    return of
+
+
 @every_model
-def test_several_frames_of_a_window(name):
-    backbone, audio = model(name), sound()
-    found, times = window_states(
-        backbone, audio, RATE, window=0.5, stride=0.4, every=0.2, batch_size=3
-    )
-    last, ends = window_states(backbone, audio, RATE, window=0.5, stride=0.4)
-    assert (
-        np.allclose(times, [0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
-        and np.allclose(ends, [0.4, 0.8, 1.2])
-        and abs(found[:, 1::2] - last).max() <= 2e-5
-    )
-    piece = audio[
-        round(0.2 * RATE) : round(0.8 * RATE)
-    ]  # the window that ends at .8 s; its frame .2 s earlier is 10 frames before the last
+def test_several_frames_of_a_window(name, frames_of):
+    backbone, found, times = frames_of(name)
+    last, ends = window_states(backbone, sound(), RATE, window=0.5, stride=0.4)
+    assert np.allclose(times, [0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
+    assert np.allclose(ends, [0.4, 0.8, 1.2]) and abs(found[:, 1::2] - last).max() <= 2e-5
+
+
+@every_model
+def test_a_frame_of_a_window_is_the_library_s_own(name, frames_of):
+    "The window that ends at .8 s; its frame .2 s earlier is 10 frames before the last."
+    backbone, found, _ = frames_of(name)
+    piece = sound()[round(0.2 * RATE) : round(0.8 * RATE)]
     ready = backbone.extractor(piece, sampling_rate=RATE, return_tensors="pt")
     values = ready["input_features" if backbone.kind == "whisper" else "input_values"]
     with torch.no_grad():
         states = backbone.model(values, output_hidden_states=True).hidden_states
     end = 29 if backbone.kind == "whisper" else states[0].shape[1] - 1
     assert abs(found[:, 2] - torch.stack([s[0, end - 10] for s in states]).numpy()).max() <= 2e-5
+
+
+@every_model
+def test_features_are_frames_at_the_rate_of_the_scanner(name, frames_of):
+    backbone, found, times = frames_of(name)
     options = dict(window=0.5, stride=0.4, every=0.2, layers=[2], batch_size=3)
+    given = dict(audio=sound(), sampling_rate=RATE, cache=None)
+    features = speech_features(story(), backbone, **given, **options)[0]
     weights = lanczos_weights(times, story().clock.times, 0.4)
-    assert (
-        abs(
-            speech_features(
-                story(), backbone, audio=audio, sampling_rate=RATE, cache=None, **options
-            )[0]
-            - weights @ found[2]
-        ).max()
-        <= 2e-5
-    )
+    assert abs(features - weights @ found[2]).max() <= 2e-5
 
 
 def test_frames_before_the_first_are_left_out():
@@ -340,30 +350,34 @@ def test_features_are_the_resampled_states():
         )
 
 
-def test_cache_depends_on_everything(tmp_path, monkeypatch):
+CHANGES = [
+    dict(layers=[2]),
+    dict(window=0.4),
+    dict(stride=0.2),
+    dict(chunk=0.2),
+    dict(stride=0.2, every=0.1),
+    dict(precision="bfloat16"),
+    dict(preset="released"),
+]
+
+
+def test_cache_depends_on_everything(tmp_path):
     backbone, audio = model("hubert"), sound()
     options = dict(layers=[1], window=0.5, audio=audio, sampling_rate=RATE, cache=tmp_path)
-    first = speech_features(story(), backbone, **options)
     other_clock = Story("tones", "en", story().words, regular_clock(6, 0.4, -0.3))
-    for i, (s, change) in enumerate(
-        [
-            (story(), dict(layers=[2])),
-            (story(), dict(window=0.4)),
-            (story(), dict(stride=0.2)),
-            (story(), dict(chunk=0.2)),
-            (story(), dict(stride=0.2, every=0.1)),
-            (story(), dict(precision="bfloat16")),
-            (story(), dict(audio=audio * 1.01)),
-            (story(), dict(preset="released")),
-            (other_clock, {}),
-        ]
-    ):
+    changes = [(story(), change) for change in ({}, *CHANGES, dict(audio=audio * 1.01))]
+    for i, (s, change) in enumerate([*changes, (other_clock, {})]):
         speech_features(s, backbone, **options | change)
-        assert len(list(tmp_path.glob("*.npy"))) == i + 2, change
+        assert len(list(tmp_path.glob("*.npy"))) == i + 1, change
+
+
+def test_cache_is_read_until_the_weights_change(tmp_path, monkeypatch):
+    backbone = model("hubert")
+    options = dict(layers=[1], window=0.5, audio=sound(), sampling_rate=RATE, cache=tmp_path)
+    first = speech_features(story(), backbone, **options)
     monkeypatch.setattr(speech, "_run", None)  # from here on nothing can be computed
-    assert np.array_equal(
-        speech_features(story(), backbone, **options | dict(batch_size=9, progress=True)), first
-    )
+    again = speech_features(story(), backbone, **options, batch_size=9, progress=True)
+    assert np.array_equal(again, first)
     with torch.no_grad():
         backbone.blocks[2].feed_forward.output_dense.bias[1] += 1e-4
     with pytest.raises(TypeError):
@@ -395,22 +409,27 @@ def test_default_cache_folder(tmp_path, monkeypatch):
     assert len(list((tmp_path / "speech").glob("*.npy"))) == 1
 
 
-def test_sound_files(tmp_path):
+def test_sound_files_give_the_features_of_their_sound(tmp_path):
     import soundfile
 
     audio, backbone = sound(), model("hubert")
     path = tmp_path / "told.wav"
     soundfile.write(path, audio, RATE, subtype="FLOAT")
     options = dict(layers=[2], window=0.5, cache=None)
-    assert np.array_equal(
-        speech_features(story(audio=path), backbone, **options),
-        speech_features(story(), backbone, audio=audio, sampling_rate=RATE, **options),
-    )
+    given = speech_features(story(), backbone, audio=audio, sampling_rate=RATE, **options)
+    assert np.array_equal(speech_features(story(audio=path), backbone, **options), given)
+    soundfile.write(path, np.stack([audio, -audio / 2], axis=1), 22050, subtype="FLOAT")
+    with pytest.raises(ParameterError, match=r"22050 Hz(.|\n)*16000 Hz"):
+        speech_features(story(audio=path), backbone, **options)
+
+
+def test_sound_files_are_read_and_resampled(tmp_path):
+    import soundfile
+
+    audio, path = sound(), tmp_path / "told.wav"
     soundfile.write(path, np.stack([audio, -audio / 2], axis=1), 22050, subtype="FLOAT")
     samples, rate = read_audio(path)
     assert rate == 22050 and np.allclose(samples, audio / 4, atol=1e-6)
-    with pytest.raises(ParameterError, match=r"22050 Hz(.|\n)*16000 Hz"):
-        speech_features(story(audio=path), backbone, **options)
     samples, rate = read_audio(path, sampling_rate=16000)
     assert rate == 16000 and abs(len(samples) - len(audio) * 16000 / 22050) <= 1
     with pytest.raises(MissingData):
@@ -468,45 +487,60 @@ def test_sound_that_does_not_fit_its_story():
 # ---- loading
 
 
-def test_saved_models_load_and_damaged_ones_do_not(tmp_path):
+KINDS = ("wav2vec2", "hubert", "wavlm", "whisper")
+
+
+def saved_model(kind, folder):
+    "A random model in a folder, without its feature extractor."
+    whole = tf.AutoModel.from_config(config(kind))
+    whole.save_pretrained(folder)
+    return whole.encoder if kind == "whisper" else whole
+
+
+def add_extractor(kind, folder):
+    load_speech_backbone(config(kind), random_weights=True).extractor.save_pretrained(folder)
+
+
+def edit_weights(folder, keep):
+    "Only the weights whose names are kept."
     from safetensors.torch import load_file, save_file
 
-    for kind in ("wav2vec2", "hubert", "wavlm", "whisper"):
-        folder, whole = tmp_path / kind, tf.AutoModel.from_config(config(kind))
-        whole.save_pretrained(folder)
-        with pytest.raises(ModelError, match="cannot be loaded"):
-            load_speech_backbone(folder)  # no feature extractor beside it
-        load_speech_backbone(config(kind), random_weights=True).extractor.save_pretrained(folder)
-        found = load_speech_backbone(folder)
-        assert (
-            weights_hash(found.model) == weights_hash(whole.encoder if kind == "whisper" else whole)
-            and found.kind == kind
-            and found.folder == folder
-        )
-        weights = load_file(folder / "model.safetensors")
-        spare = {
-            k: v
-            for k, v in weights.items()
-            if not k.endswith("masked_spec_embed") and "decoder." not in k
-        }
-        save_file(spare, folder / "model.safetensors", metadata={"format": "pt"})
-        notes = load_speech_backbone(folder).notes
-        assert any("masked_spec_embed" in n for n in notes) == (kind != "whisper")
-        gone = next(k for k in spare if "layers.2" in k)
-        save_file(
-            {k: v for k, v in spare.items() if k != gone},
-            folder / "model.safetensors",
-            metadata={"format": "pt"},
-        )
-        with pytest.raises(ModelError, match="lacks weights"):
-            load_speech_backbone(folder)
-        (folder / "model.safetensors").unlink()
-        (folder / "pytorch_model.bin").write_bytes(b"a program")
-        with pytest.raises(ModelError, match="pickles are never read"):
-            load_speech_backbone(folder)
-        assert load_speech_backbone(folder, random_weights=True).notes == (
-            "random weights, seed 0",
-        )
+    path = folder / "model.safetensors"
+    spare = {k: v for k, v in load_file(path).items() if keep(k)}
+    save_file(spare, path, metadata={"format": "pt"})
+    return list(spare)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_models_load(kind, tmp_path):
+    saved = saved_model(kind, tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_speech_backbone(tmp_path)  # no feature extractor beside it
+    add_extractor(kind, tmp_path)
+    found = load_speech_backbone(tmp_path)
+    assert weights_hash(found.model) == weights_hash(saved)
+    assert found.kind == kind and found.folder == tmp_path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_models_do_not_load(kind, tmp_path):
+    saved_model(kind, tmp_path)
+    add_extractor(kind, tmp_path)
+    # some weights may be missing
+    spare = lambda k: not k.endswith("masked_spec_embed") and "decoder." not in k
+    kept = edit_weights(tmp_path, spare)
+    notes = load_speech_backbone(tmp_path).notes
+    assert any("masked_spec_embed" in n for n in notes) == (kind != "whisper")
+    gone = next(k for k in kept if "layers.2" in k)
+    edit_weights(tmp_path, lambda k: k != gone)
+    with pytest.raises(ModelError, match="lacks weights"):
+        load_speech_backbone(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a program")
+    with pytest.raises(ModelError, match="pickles are never read"):
+        load_speech_backbone(tmp_path)
+    random = load_speech_backbone(tmp_path, random_weights=True)
+    assert random.notes == ("random weights, seed 0",)
 
 
 def test_refused_names(monkeypatch, tmp_path):

@@ -92,28 +92,26 @@ def slow_states(backbone, piece):
 # ---- windows
 
 
+def slow_window(backbone, s, t):
+    "States of all layers of the window that ends with TR t, silence before the story."
+    padded = np.concatenate([np.zeros(2 * RATE, np.float32), sound()])
+    end = round((s.clock.times[t] + 0.2) * RATE) + 2 * RATE
+    return slow_states(backbone, padded[end - round(0.8 * RATE) : end])
+
+
 @every_model
 def test_windows_are_the_library_s_own_hidden_states(name):
     backbone, s = model(name), story()
     inputs = inputs_of(block(range(4, 12), s), backbone, delays=(1, 3))
-    padded = np.concatenate([np.zeros(2 * RATE, np.float32), sound()])
+    windows = [slow_window(backbone, s, t) for t in range(1, 12)]
     for layer in range(LAYERS + 1):
-        expected = []
-        for t in range(1, 12):
-            end = round((s.clock.times[t] + 0.2) * RATE) + 2 * RATE
-            expected.append(
-                slow_states(backbone, padded[end - round(0.8 * RATE) : end])[layer].mean(0)
-            )
+        expected = torch.stack([states[layer].mean(0) for states in windows])
         with torch.no_grad():
             found = inputs.read(tuner(backbone, layer))
         assert found.shape == (11, 16) and found.dtype == torch.float32
-        assert (found - torch.stack(expected)).abs().max() <= 2e-5, layer
-    assert (
-        inputs.weights is None
-        and inputs.first == 1
-        and inputs.keep.tolist() == list(range(3, 11))
-        and len(inputs) == 8
-    )
+        assert (found - expected).abs().max() <= 2e-5, layer
+    assert inputs.weights is None and inputs.first == 1 and len(inputs) == 8
+    assert inputs.keep.tolist() == list(range(3, 11))
 
 
 def test_the_pool_gets_frames_and_mask():
@@ -192,9 +190,14 @@ def test_before_the_story_there_is_silence():
 def test_real_clocks_give_windows_of_one_length(tr):
     """A-07: with real scanner times the released program makes windows of another length every
     220 TRs and fails."""
-    edges = ending_windows(-9.026 + tr * np.arange(363), tr, RATE)
+    times = -9.026 + tr * np.arange(363)
+    edges = ending_windows(times, tr, RATE)
     assert set(edges[:, 1] - edges[:, 0]) == {160000}
-    assert abs(edges[:, 1] / RATE - (-9.026 + tr * np.arange(363) + tr / 2)).max() <= 0.5 / RATE
+    assert abs(edges[:, 1] / RATE - (times + tr / 2)).max() <= 0.5 / RATE
+
+
+@pytest.mark.parametrize("tr", (2.0, 2.0045, 1.5))
+def test_states_of_real_clocks_are_those_of_their_windows(tr):
     backbone, s = model("wav2vec2"), story(40, tr, -tr / 2 - 0.013, 40 * tr - 3)
     audio = sound(40 * tr)
     inputs = speech_inputs(
@@ -203,35 +206,80 @@ def test_real_clocks_give_windows_of_one_length(tr):
     end = round((s.clock.times[30] + tr / 2) * RATE)
     expected = slow_states(backbone, audio[end - round(2 * tr * RATE) : end])[3].mean(0)
     with torch.no_grad():
-        assert (
-            inputs.read(tuner(backbone))[2] - expected
-        ).abs().max() <= 2e-5 and inputs.keep.tolist() == [2, 3, 4]
+        found = inputs.read(tuner(backbone))[2]
+    assert (found - expected).abs().max() <= 2e-5 and inputs.keep.tolist() == [2, 3, 4]
+
+
+def read_section(audio, **more):
+    "States of eight TRs of a section, read by wav2vec2."
+    backbone = model("wav2vec2")
+    inputs = inputs_of(block(range(4, 12)), backbone, delays=(0,), audio=audio, **more)
+    return inputs.read(tuner(backbone)).detach()
 
 
 def test_normalisation_is_per_window():
     """A-09: the state of a window must not depend on its neighbours in the batch; the released
     way is there by name."""
-    backbone, audio = model("wav2vec2"), sound() / 8  # room for a stretch fifty times as loud
+    audio = sound() / 8  # room for a stretch fifty times as loud
     loud = audio.copy()
     loud[: round(1.5 * RATE)] *= 50
-    read = lambda audio, **more: (
-        inputs_of(block(range(4, 12)), backbone, delays=(0,), audio=audio, **more)
-        .read(tuner(backbone))
-        .detach()
-    )
-    assert torch.equal(read(audio)[-1], read(loud)[-1])
-    assert (
-        read(audio, normalise="batch")[-1] - read(loud, normalise="batch")[-1]
-    ).abs().max() > 1e-3
+    assert torch.equal(read_section(audio)[-1], read_section(loud)[-1])
+    quiet, noisy = (read_section(a, normalise="batch")[-1] for a in (audio, loud))
+    assert (quiet - noisy).abs().max() > 1e-3
+
+
+def test_the_released_normalisation_is_per_batch():
+    backbone, audio = model("wav2vec2"), sound() / 8
     edges = ending_windows(story().clock.times[4:12], 0.4, RATE, 0.8)
     batch = audio_windows(audio, edges, RATE)
     together = torch.from_numpy((batch - batch.mean()) / np.sqrt(batch.var() + 1e-7))
     with torch.no_grad():
         expected = backbone.model(together).last_hidden_state.mean(1)
-    assert (read(audio, normalise="batch") - expected).abs().max() <= 2e-5
+    assert (read_section(audio, normalise="batch") - expected).abs().max() <= 2e-5
 
 
 # ---- chunks
+
+
+def frame_middle(backbone):
+    "Middle of the first frame, in samples."
+    return 0.0 if backbone.kind == "whisper" else 199.5
+
+
+def frames_between(backbone, begin, end):
+    "Frames whose middle lies between two samples."
+    middle = frame_middle(backbone)
+    return [g for g in range(-100, 1000) if begin <= g * 320 + middle < end]
+
+
+def slow_chunks(backbone, frames):
+    "States of the frames in chunks of at most 1 s (3.6 s: four equal ones), 0.2 s on both sides."
+    silence = np.zeros(RATE, np.float32)
+    padded, each, states = np.concatenate([silence, sound(), silence]), -(-len(frames) // 4), []
+    for i in range(0, len(frames), each):
+        start = (frames[i] - 10) * 320 + RATE
+        length = 320 * (each + 20) if backbone.kind == "whisper" else 320 * (each + 19) + 400
+        found = slow_states(backbone, padded[start : start + length])[2]
+        states += list(found[10 : 10 + min(each, len(frames) - i)])
+    return torch.stack(states)
+
+
+def seconds_of(backbone, frames):
+    "Where the middle of each frame stands."
+    return np.array([(g * 320 + frame_middle(backbone)) / RATE for g in frames])
+
+
+def assert_means_of_frames(inputs, times, seconds):
+    "The weights of each TR are those of the mean over the frames whose middle it holds."
+    for weights, time in zip(inputs.weights, times, strict=True):
+        inside = (time - 0.2 <= seconds) & (seconds < time + 0.2)
+        assert np.allclose(weights, inside / inside.sum(), atol=1e-7)
+
+
+@every_model
+def test_frames_of_each_model(name):
+    grid = model(name, normalised=False).frame_grid
+    assert (grid.hop, grid.centre) == (320, frame_middle(model(name)))
 
 
 @every_model
@@ -239,45 +287,16 @@ def test_normalisation_is_per_window():
 def test_chunks(name, cache, tmp_path):
     """Each frame once, in order of time, from a chunk with context on both sides; TRs are means
     of the frames whose middle they hold."""
-    backbone, s, rows = model(name, normalised=False), story(first=-0.305), np.arange(3, 12)
-    inputs = inputs_of(
-        block(range(4, 12), s),
-        backbone,
-        delays=(1,),
-        mode="chunks",
-        chunk=1.0,
-        context=0.2,
-        cache=tmp_path if cache else None,
-    )
-    grid, middle = backbone.frame_grid, 0.0 if backbone.kind == "whisper" else 199.5
-    assert (grid.hop, grid.centre) == (320, middle)
-    begin, end = (s.clock.times[3] - 0.2) * RATE, (s.clock.times[11] + 0.2) * RATE
-    frames = [g for g in range(-100, 1000) if begin <= g * 320 + middle < end]
+    backbone, s = model(name, normalised=False), story(first=-0.305)
+    cut = dict(mode="chunks", chunk=1.0, context=0.2, cache=tmp_path if cache else None)
+    inputs = inputs_of(block(range(4, 12), s), backbone, delays=(1,), **cut)
+    times = s.clock.times[3:12]
+    frames = frames_between(backbone, *((times[[0, -1]] + (-0.2, 0.2)) * RATE))
     with torch.no_grad():
         states = inputs.read(tuner(backbone, 2))
     assert states.shape == (len(frames), 16) and tuple(inputs.weights.shape) == (9, len(frames))
-    padded, each, expected = (
-        np.concatenate([np.zeros(RATE, np.float32), sound(), np.zeros(RATE, np.float32)]),
-        -(-len(frames) // 4),
-        [],
-    )
-    for i in range(0, len(frames), each):  # 3.6 s in chunks of at most 1 s: four equal ones
-        start = (frames[i] - 10) * 320 + RATE
-        length = 320 * (each + 20) if backbone.kind == "whisper" else 320 * (each + 19) + 400
-        expected += list(
-            slow_states(backbone, padded[start : start + length])[2][
-                10 : 10 + min(each, len(frames) - i)
-            ]
-        )
-    assert (states - torch.stack(expected)).abs().max() <= 3e-5
-    for row, t in enumerate(rows):
-        inside = np.array(
-            [
-                s.clock.times[t] - 0.2 <= (g * 320 + middle) / RATE < s.clock.times[t] + 0.2
-                for g in frames
-            ]
-        )
-        assert np.allclose(inputs.weights[row], inside / inside.sum(), atol=1e-7)
+    assert (states - slow_chunks(backbone, frames)).abs().max() <= 3e-5
+    assert_means_of_frames(inputs, times, seconds_of(backbone, frames))
 
 
 def test_chunk_settings_are_checked():
@@ -303,22 +322,34 @@ def gradients(backbone, inputs, layer, **more):
     return {k: p.grad.clone() for k, p in backbone.model.named_parameters() if p.grad is not None}
 
 
+def of_front_end(key):
+    "Whether a weight stands before the blocks."
+    return "feature_extractor" in key or key.startswith(("conv1", "conv2", "embed_positions"))
+
+
+def block_number(key):
+    "The number of the block that a weight belongs to."
+    if "layers." not in key or "conv_layers" in key:
+        return None
+    return int(key.split("layers.")[1].split(".")[0])
+
+
+def largest_relative_difference(found, plain):
+    "Among gradients that are not tiny."
+    largest = {k: g.abs().max() for k, g in plain.items()}
+    return max(
+        (found[k] - plain[k]).abs().max() / (top + 1e-9) for k, top in largest.items() if top > 1e-4
+    )
+
+
 @every_model
 @pytest.mark.parametrize("mode", ("windows", "chunks"))
 def test_gradients_reach_the_blocks_and_not_the_front_end(name, mode, tmp_path):
     backbone = model(name)
     section, more = block(range(6, 12)), dict(delays=(0,), mode=mode, chunk=1.0, context=0.2)
     plain = gradients(backbone, inputs_of(section, backbone, **more), 2)
-    number = lambda key: (
-        int(key.split("layers.")[1].split(".")[0])
-        if "layers." in key and "conv_layers" not in key
-        else None
-    )
-    assert not any(
-        "feature_extractor" in k or k.startswith(("conv1", "conv2", "embed_positions"))
-        for k in plain
-    )
-    assert {number(k) for k in plain} - {None} == {0, 1}
+    assert not any(map(of_front_end, plain))
+    assert {block_number(k) for k in plain} - {None} == {0, 1}
     assert backbone.kind == "whisper" or any(k.startswith("feature_projection") for k in plain)
     for again in (
         inputs_of(section, backbone, **more, cache=tmp_path),
@@ -327,14 +358,19 @@ def test_gradients_reach_the_blocks_and_not_the_front_end(name, mode, tmp_path):
         for memory_gb in (0, 2.0):
             found = gradients(backbone, again, 2, memory_gb=memory_gb)
             assert found.keys() == plain.keys()
-            assert (
-                max(
-                    (found[k] - plain[k]).abs().max() / (plain[k].abs().max() + 1e-9)
-                    for k in plain
-                    if plain[k].abs().max() > 1e-4
-                )
-                <= 1e-3
-            )
+            assert largest_relative_difference(found, plain) <= 1e-3
+
+
+def library_states(s, backbone):
+    "States of the last layer by the library's own forward pass."
+    edges = ending_windows(s.clock.times[[9, 10]], 0.4, RATE, 0.8)
+    ready = backbone.extractor(
+        list(audio_windows(sound(), edges, RATE)), sampling_rate=RATE, return_tensors="pt"
+    )
+    return backbone.model(
+        ready["input_features" if backbone.kind == "whisper" else "input_values"],
+        output_hidden_states=True,
+    ).hidden_states[-1]
 
 
 @every_model
@@ -344,14 +380,7 @@ def test_gradients_are_those_of_the_library_s_forward_pass(name):
     found = gradients(backbone, inputs, LAYERS)
     for p in backbone.model.parameters():
         p.grad = None
-    edges = ending_windows(s.clock.times[[9, 10]], 0.4, RATE, 0.8)
-    ready = backbone.extractor(
-        list(audio_windows(sound(), edges, RATE)), sampling_rate=RATE, return_tensors="pt"
-    )
-    hidden = backbone.model(
-        ready["input_features" if backbone.kind == "whisper" else "input_values"],
-        output_hidden_states=True,
-    ).hidden_states[-1]
+    hidden = library_states(s, backbone)
     states = hidden[:, : inputs.frames].mean(1)
     (states * torch.linspace(-1, 1, states.numel()).view(states.shape)).sum().backward()
     plain = {k: p.grad for k, p in backbone.model.named_parameters() if p.grad is not None}
@@ -390,26 +419,34 @@ def test_no_masking_and_no_layerdrop_in_training():
         )
 
 
-def test_products_and_their_gradients(monkeypatch):
-    if chapter42._onednn is None:
-        pytest.skip("PyTorch without oneDNN")
-    generator = torch.Generator().manual_seed(0)
-    x, w, b, g = (
-        torch.randn(s, generator=generator) for s in ((3, 50, 40), (30, 40), (30,), (3, 50, 30))
-    )
+needs_onednn = pytest.mark.skipif(chapter42._onednn is None, reason="PyTorch without oneDNN")
+
+
+def random_product():
+    "Inputs, weights, biases of a layer, and the gradient of what it gives."
+    generator, sizes = torch.Generator().manual_seed(0), ((3, 50, 40), (30, 40), (30,), (3, 50, 30))
+    return [torch.randn(s, generator=generator) for s in sizes]
+
+
+@needs_onednn
+def test_products_and_their_gradients():
+    *given, g = random_product()
     results = []
     for mode in (chapter42.fast_products(), chapter42.nullcontext()):
-        leaves = [t.clone().requires_grad_() for t in (x, w, b)]
+        leaves = [t.clone().requires_grad_() for t in given]
         with mode:
             y = torch.nn.functional.linear(*leaves)
         y.backward(g)
         results.append([y.detach(), *(t.grad for t in leaves)])
     for a, c in zip(*results):
         assert (a - c).abs().max() <= 1e-5 * c.abs().max()
-    called = []
-    monkeypatch.setattr(
-        text_inputs, "_onednn", lambda *a, op=text_inputs._onednn: called.append(1) or op(*a)
-    )
+
+
+@needs_onednn
+def test_fast_products_are_taken_only_where_they_are_right(monkeypatch):
+    x, w, *_ = random_product()
+    called, op = [], text_inputs._onednn
+    monkeypatch.setattr(text_inputs, "_onednn", lambda *a: called.append(1) or op(*a))
     frozen = torch.nn.Linear(40, 30).requires_grad_(False)
     with chapter42.fast_products():
         leaf = x.clone().requires_grad_()
@@ -443,25 +480,39 @@ def test_autocast_is_close(name, cached, tmp_path):
 # ---- the cache
 
 
+def assert_planned_size(backbone, section, folder, stored):
+    "One file in the cache, as large as planned."
+    (file,) = folder.iterdir()
+    size = plan_cache([section], backbone, window=0.8, cache=folder, stored=stored)
+    assert 0 <= file.stat().st_size - size <= 256
+
+
+STORED = dict(float32=1e-5, float16=5e-3, bfloat16=5e-2)  # number format -> relative error
+
+
+def states_alike(fresh, backbone, kept, stored):
+    "States of both inputs differ by rounding only; those that were kept."
+    with torch.no_grad():
+        a, b = fresh.read(tuner(backbone)), kept.read(tuner(backbone))
+    assert (a - b).abs().max() <= STORED[stored] * a.abs().max()
+    return b
+
+
 @every_model
-@pytest.mark.parametrize("stored", ("float32", "float16", "bfloat16"))
+@pytest.mark.parametrize("stored", STORED)
 def test_cached_is_computed(name, stored, tmp_path, monkeypatch):
     backbone, section = model(name), block(range(2, 12))
     fresh = inputs_of(section, backbone)
     kept = inputs_of(section, backbone, cache=tmp_path, stored=stored)
-    assert kept.sound is None and len(list(tmp_path.iterdir())) == 1
-    size = plan_cache([section], backbone, window=0.8, cache=tmp_path, stored=stored)
-    assert 0 <= next(tmp_path.iterdir()).stat().st_size - size <= 256
-    with torch.no_grad():
-        a, b = fresh.read(tuner(backbone)), kept.read(tuner(backbone))
-    assert (a - b).abs().max() <= dict(float32=1e-5, float16=5e-3, bfloat16=5e-2)[
-        stored
-    ] * a.abs().max()
-    monkeypatch.setattr(chapter42, "_fill", None)  # from here on nothing can be computed
-    monkeypatch.setattr(chapter42, "_front", None)
+    assert_planned_size(backbone, section, tmp_path, stored)
+    assert kept.sound is None
+    b = states_alike(fresh, backbone, kept, stored)
+    for what in ("_fill", "_front"):  # from here on nothing can be computed
+        monkeypatch.setattr(chapter42, what, None)
     again = inputs_of(section, backbone, cache=tmp_path, stored=stored)
     with torch.no_grad():
-        assert torch.equal(again.read(tuner(backbone)), b) and again.key() == kept.key()
+        assert torch.equal(again.read(tuner(backbone)), b)
+    assert again.key() == kept.key()
     with pytest.raises(TypeError):
         inputs_of(block(range(2, 11)), backbone, cache=tmp_path, stored=stored)
 
@@ -503,12 +554,13 @@ def test_one_pass_over_the_story_serves_all_windows(tmp_path):
     )
 
 
+def plain_key(backbone, rows=range(4, 12), **more):
+    return inputs_of(block(rows), backbone, **more).key()
+
+
 def test_keys_depend_on_everything(tmp_path):
-    backbone, section, first = (
-        model("hubert"),
-        block(range(4, 12)),
-        inputs_of(block(range(4, 12)), model("hubert")),
-    )
+    backbone = model("hubert")
+    first = plain_key(backbone)
     changes = [
         dict(window=0.7),
         dict(delays=(1,)),
@@ -518,31 +570,25 @@ def test_keys_depend_on_everything(tmp_path):
         dict(normalise="batch"),
         dict(audio=sound() * np.float32(1.001)),
         dict(cache=tmp_path, stored="float16"),
+        dict(rows=range(4, 11)),
     ]
-    keys = [inputs_of(section, backbone, **c).key() for c in changes]
-    keys += [
-        inputs_of(block(range(4, 11)), backbone).key(),
-        inputs_of(block(range(4, 12), story(first=-0.2)), backbone).key(),
-        inputs_of(section, model("wav2vec2")).key(),
-        inputs_of(section, model("hubert", False)).key(),
-    ]
+    keys = [plain_key(backbone, **change) for change in changes]
+    keys.append(inputs_of(block(range(4, 12), story(first=-0.2)), backbone).key())
+    keys += [plain_key(other) for other in (model("wav2vec2"), model("hubert", False))]
     with torch.no_grad():
         next(backbone.model.feature_extractor.parameters())[0] += 0.1
-    keys.append(inputs_of(section, backbone).key())
-    assert len({first.key(), *keys}) == len(keys) + 1
+    keys.append(plain_key(backbone))
+    assert len({first, *keys}) == len(keys) + 1
+
+
+def test_keys_do_not_depend_on_the_tuned_part_or_how_it_is_computed(tmp_path):
     backbone = model("hubert")
+    first = plain_key(backbone)
     with torch.no_grad():
-        backbone.blocks[
-            0
-        ].feed_forward.output_dense.bias += (
-            1  # the model itself is not part of it: tuning changes it
-        )
-    assert (
-        inputs_of(section, backbone).key()
-        == inputs_of(section, backbone, cache=tmp_path).key()
-        == inputs_of(section, backbone, batch=3, progress=True).key()
-        == first.key()
-    )
+        # the model itself is not part of it: tuning changes it
+        backbone.blocks[0].feed_forward.output_dense.bias += 1
+    for more in (dict(), dict(cache=tmp_path), dict(batch=3, progress=True)):
+        assert plain_key(backbone, **more) == first
 
 
 def test_a_changed_front_end_is_refused(tmp_path):
@@ -642,29 +688,37 @@ def test_default_cache_folder(tmp_path, monkeypatch):
 # ---- sound that does not fit
 
 
-def test_a_stereo_file_at_another_rate_is_resampled_and_says_so(tmp_path):
+@pytest.fixture
+def stereo(tmp_path):
+    "A stereo file at 44,100 Hz, and its first channel."
     import soundfile
     import soxr
 
-    backbone, path = model("hubert"), tmp_path / "stereo.wav"
-    high = soxr.resample(sound(), RATE, 44100, quality="VHQ")
+    high, path = soxr.resample(sound(), RATE, 44100, quality="VHQ"), tmp_path / "stereo.wav"
     soundfile.write(path, np.stack([high, 0.5 * high], axis=1), 44100, subtype="FLOAT")
-    s = story(audio=path)
+    return path, high
+
+
+def test_a_stereo_file_at_another_rate_is_resampled_and_says_so(stereo):
+    backbone, (path, high), told = model("hubert"), stereo, dict(window=0.8)
     with pytest.warns(UserWarning, match=r"stereo.wav: 44100 Hz, 2 channel\(s\).*16000 Hz"):
-        inputs = speech_inputs(block(range(6, 12), s), backbone, (0,), window=0.8)
-    told = speech_inputs(
-        block(range(6, 12)), backbone, (0,), window=0.8, audio=0.75 * sound(), sampling_rate=RATE
-    )
+        inputs = speech_inputs(block(range(6, 12), story(audio=path)), backbone, (0,), **told)
+    mono = dict(audio=0.75 * sound(), sampling_rate=RATE)
+    right = speech_inputs(block(range(6, 12)), backbone, (0,), **told, **mono)
     with torch.no_grad():
-        assert (inputs.read(tuner(backbone)) - told.read(tuner(backbone))).abs().max() < 0.05
+        assert (inputs.read(tuner(backbone)) - right.read(tuner(backbone))).abs().max() < 0.05
     with pytest.warns(UserWarning, match="44100 Hz to 16000 Hz"):
-        speech_inputs(block([6]), backbone, window=0.8, audio=high, sampling_rate=44100)
-    soundfile.write(tmp_path / "right.wav", sound(), RATE, subtype="FLOAT")
+        speech_inputs(block([6]), backbone, **told, audio=high, sampling_rate=44100)
+
+
+def test_a_mono_file_at_the_right_rate_is_taken_as_it_is(tmp_path):
+    import soundfile
+
+    backbone, path = model("hubert"), tmp_path / "right.wav"
+    soundfile.write(path, sound(), RATE, subtype="FLOAT")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        right = speech_inputs(
-            block(range(6, 12), story(audio=tmp_path / "right.wav")), backbone, (0,), window=0.8
-        )
+        right = speech_inputs(block(range(6, 12), story(audio=path)), backbone, (0,), window=0.8)
     assert right.key() == inputs_of(block(range(6, 12)), backbone, delays=(0,)).key()
 
 
@@ -716,44 +770,46 @@ def test_to_moves_what_the_tuner_uses():
 # ---- in the tuner and the loop
 
 
-@pytest.mark.parametrize("name", ("wav2vec2", "whisper"))
-@pytest.mark.parametrize("mode", ("windows", "chunks"))
-def test_in_the_tuner(name, mode, tmp_path):
-    """Tuned with gradients through the blocks, the same with and without the cache; the front
-    end and the pretrained model stay as they were."""
-    from braintune_nb.loss import get_loss
-    from braintune_nb.model.tuner import BrainTuner
-    from braintune_nb.train.loop import TuneSettings, tune
-
-    backbone, section, logs = model(name), block(range(4, 12)), []
-    target = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+def switch_dropout_off(backbone):
     for module in backbone.model.modules():
         for what in ("p", "dropout", "attention_dropout", "activation_dropout"):
             if isinstance(getattr(module, what, None), float):
                 setattr(module, what, 0.0)
-    for cache in (None, tmp_path):
-        tuner = BrainTuner(
-            backbone, {"P1": 5}, delays=(0,) if mode == "windows" else (1, 2), seed=3, dropout=0.0
-        )
-        inputs = inputs_of(
-            section, backbone, delays=tuner.delays, mode=mode, chunk=1.0, context=0.2, cache=cache
-        )
-        before = {k: v.clone() for k, v in tuner.model.state_dict().items()}
-        log = tune(
-            tuner,
-            [(inputs, {"P1": target})],
-            None,
-            get_loss("mse"),
-            TuneSettings(epochs=8, learning_rate=1e-4, head_learning_rate=1e-2),
-            progress=False,
-        )
-        logs.append([row["train_loss"] for row in log])
-        moved = {k for k, v in tuner.model.state_dict().items() if not torch.equal(v, before[k])}
-        assert any("layers.2." in k for k in moved) and not any(
-            "feature_extractor" in k or k.startswith(("conv1", "conv2", "embed_positions"))
-            for k in moved
-        )
-        assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
+
+
+def assert_only_blocks_moved(own, before, backbone):
+    "Blocks of the tuned model, nothing of the model that it was made of."
+    moved = {k for k, v in own.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert any("layers.2." in k for k in moved) and not any(map(of_front_end, moved))
+    assert all(torch.equal(v, before[k]) for k, v in backbone.model.state_dict().items())
+
+
+def tuned_losses(backbone, mode, cache):
+    "Losses of eight epochs; the front end and the pretrained model stay as they were."
+    from braintune_nb.loss import get_loss
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.train.loop import TuneSettings, tune
+
+    delays = (0,) if mode == "windows" else (1, 2)
+    own = BrainTuner(backbone, {"P1": 5}, delays=delays, seed=3, dropout=0.0)
+    cut = dict(mode=mode, chunk=1.0, context=0.2, cache=cache)
+    inputs = inputs_of(block(range(4, 12)), backbone, delays=own.delays, **cut)
+    target = torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
+    before = {k: v.clone() for k, v in own.model.state_dict().items()}
+    settings = TuneSettings(epochs=8, learning_rate=1e-4, head_learning_rate=1e-2)
+    pairs = [(inputs, {"P1": target})]
+    log = tune(own, pairs, None, get_loss("mse"), settings, progress=False)
+    assert_only_blocks_moved(own, before, backbone)
+    return [row["train_loss"] for row in log]
+
+
+@pytest.mark.parametrize("name", ("wav2vec2", "whisper"))
+@pytest.mark.parametrize("mode", ("windows", "chunks"))
+def test_in_the_tuner(name, mode, tmp_path):
+    "Tuned with gradients through the blocks, the same with and without the cache."
+    backbone = model(name)
+    switch_dropout_off(backbone)
+    logs = [tuned_losses(backbone, mode, cache) for cache in (None, tmp_path)]
     assert logs[0][-1] < logs[0][0] and np.allclose(*logs, atol=1e-4)
 
 

@@ -56,37 +56,28 @@ def random_mapper(vertices, n, seed=0, **more):
 # ---- one product, in blocks
 
 
+def assert_dense_product(mapper, covered, y, x, heard):
+    "Where voxels reach, the responses and repeats are the product with the weights."
+    product = lambda x: (x.astype(np.float32) @ mapper.weights.toarray().T)[..., covered]
+    np.testing.assert_allclose(y.responses[:, covered], product(x), atol=1e-5)
+    np.testing.assert_allclose(y.repeats[..., covered], product(heard.repeats), atol=1e-5)
+
+
 @pytest.mark.parametrize("block_gb", [1e-8, 1e-6, 1.0])
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_any_block_gives_the_dense_product(block_gb, on_disk, tmp_path):
     draw = np.random.default_rng(1)
     mapper, x = random_mapper(30, 50), draw.normal(size=(40, 50))
-    heard = recording(
-        x,
-        repeats=draw.normal(size=(3, 40, 50)).astype(np.float32),
-        motion=draw.normal(size=(40, 6)),
-        source="a.hf5",
-    )
+    repeats, motion = draw.normal(size=(3, 40, 50)).astype(np.float32), draw.normal(size=(40, 6))
+    heard = recording(x, repeats=repeats, motion=motion, source="a.hf5")
     y = apply_mapper(heard, mapper, block_gb=block_gb, out=tmp_path / "y.npy" if on_disk else None)
     covered = mapper.covered
     assert (~covered).sum() == 2
-    np.testing.assert_allclose(
-        y.responses[:, covered],
-        (x.astype(np.float32) @ mapper.weights.toarray().T)[:, covered],
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        y.repeats[..., covered],
-        (heard.repeats @ mapper.weights.toarray().T)[..., covered],
-        atol=1e-5,
-    )
+    assert_dense_product(mapper, covered, y, x, heard)
     assert (
-        np.isnan(y.responses[:, ~covered]).all()
-        and y.motion is heard.motion
-        and y.participant == "P1"
-        and "a.hf5" in y.source
-        and isinstance(y.responses, np.memmap) == on_disk
+        np.isnan(y.responses[:, ~covered]).all() and isinstance(y.responses, np.memmap) == on_disk
     )
+    assert y.motion is heard.motion and y.participant == "P1" and "a.hf5" in y.source
 
 
 def test_a_round_trip_gives_back_the_voxels():
@@ -186,78 +177,76 @@ def test_regions_come_with_a_space():
 # ---- files
 
 
-def test_files_of_three_makers(tmp_path):
-    mapper = random_mapper(40, 12)
-    parts = lambda m: dict(data=m.data, indices=m.indices, indptr=m.indptr, shape=np.array(m.shape))
-    with h5py.File(tmp_path / "S01_mappers.hdf", "w") as f:
-        for k, v in parts(mapper.weights).items():
+def parts_of(matrix):
+    "The arrays of a sparse matrix, as mapper files have them."
+    return dict(
+        data=matrix.data, indices=matrix.indices, indptr=matrix.indptr, shape=np.array(matrix.shape)
+    )
+
+
+def write_hdf(mapper, path):
+    "In the layout of one maker."
+    with h5py.File(path, "w") as f:
+        for k, v in parts_of(mapper.weights).items():
             f[f"voxel_to_fsaverage_{k}"] = v
         f["roi_mask_AC"] = np.zeros(3)
-    volume = np.zeros((40, 5, 3, 2), np.float32)
-    mask = np.zeros((5, 3, 2), bool)
+    return path
+
+
+def write_sides(mapper, path):
+    "In the layout of another one, which keeps all voxels of the image; the mask of those used."
+    volume, mask = np.zeros((40, 5, 3, 2), np.float32), np.zeros((5, 3, 2), bool)
     mask.ravel()[np.random.default_rng(0).permutation(30)[:12]] = True
     volume[:, mask] = mapper.weights.toarray()
-    left, right = (
-        sparse.csr_array(volume.reshape(40, -1)[s]) for s in (slice(15), slice(15, None))
-    )
-    np.savez(
-        tmp_path / "line_nearest.npz",
-        shape=np.array(mask.shape),
-        **{
-            f"{side}_{k}": v
-            for side, m in (("left", left), ("right", right))
-            for k, v in parts(m).items()
-        },
-    )
+    rows, arrays = volume.reshape(40, -1), {}
+    for side, half in (("left", rows[:15]), ("right", rows[15:])):
+        arrays |= {f"{side}_{k}": v for k, v in parts_of(sparse.csr_array(half)).items()}
+    np.savez(path, shape=np.array(mask.shape), **arrays)
+    return mask
+
+
+def test_files_of_three_makers(tmp_path):
+    mapper = random_mapper(40, 12)
+    mask = write_sides(mapper, tmp_path / "line_nearest.npz")
+    sides = load_mapper(tmp_path / "line_nearest.npz", mask=mask)
+    np.testing.assert_array_equal(sides.voxels, np.flatnonzero(mask))
     for read in (
-        load_mapper(tmp_path / "S01_mappers.hdf"),
-        load_mapper(tmp_path / "line_nearest.npz", mask=mask),
+        load_mapper(write_hdf(mapper, tmp_path / "S01_mappers.hdf")),
+        sides,
         load_mapper(save_mapper(mapper, tmp_path / "own.npz")),
     ):
         np.testing.assert_array_equal(read.weights.toarray(), mapper.weights.toarray())
-    np.testing.assert_array_equal(
-        load_mapper(tmp_path / "line_nearest.npz", mask=mask).voxels, np.flatnonzero(mask)
-    )
 
 
-def test_broken_files_say_so(tmp_path):
+# what a pickle begins like
+PICKLE = b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
+
+
+def test_files_that_are_no_mappers_say_so(tmp_path):
     with pytest.raises(MissingData, match="no such mapper"):
         load_mapper(tmp_path / "absent.npz")
     (tmp_path / "x.hdf").write_bytes(b"not hdf")
     (tmp_path / "x.npz").write_bytes(b"not npz")
+    (tmp_path / "p.npz").write_bytes(PICKLE)
     with pytest.raises(DataError, match="not a mapper file"):
         load_mapper(tmp_path / "x.hdf")
     with pytest.raises(DataError, match="broken"):
         load_mapper(tmp_path / "x.npz")
-    m = random_mapper(6, 4).weights
-    for change in (
-        dict(shape=np.array([6, 2])),
-        dict(indptr=m.indptr[:-1]),
-        dict(indices=m.indices + 9),
-    ):
-        np.savez(
-            tmp_path / "bad.npz",
-            **(
-                dict(data=m.data, indices=m.indices, indptr=m.indptr, shape=np.array(m.shape))
-                | change
-            ),
-        )
-        with pytest.raises(DataError, match="do not fit together"):
-            load_mapper(tmp_path / "bad.npz")
-    np.savez(
-        tmp_path / "nan.npz",
-        data=m.data * np.nan,
-        indices=m.indices,
-        indptr=m.indptr,
-        shape=np.array(m.shape),
-    )
-    with pytest.raises(DataError, match="no numbers"):
-        load_mapper(tmp_path / "nan.npz")
-    (tmp_path / "p.npz").write_bytes(
-        b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
-    )  # what a pickle begins like
     with pytest.raises(DataError):
         load_mapper(tmp_path / "p.npz")
+
+
+def test_broken_files_say_so(tmp_path):
+    m = random_mapper(6, 4).weights
+    for words, change in (
+        ("do not fit together", dict(shape=np.array([6, 2]))),
+        ("do not fit together", dict(indptr=m.indptr[:-1])),
+        ("do not fit together", dict(indices=m.indices + 9)),
+        ("no numbers", dict(data=m.data * np.nan)),
+    ):
+        np.savez(tmp_path / "bad.npz", **(parts_of(m) | change))
+        with pytest.raises(DataError, match=words):
+            load_mapper(tmp_path / "bad.npz")
 
 
 def test_sums_and_means_are_told_apart():
@@ -368,31 +357,37 @@ def test_a_vertex_with_less_than_half_of_its_weight_is_not_made_up():
     assert ((share > 0) & (share < 0.5)).sum() > 50
 
 
-def test_balls_of_a_radius_and_own_surfaces(tmp_path):
-    from nilearn.datasets import load_fsaverage
-
+def test_balls_of_a_radius():
     image = nibabel.Nifti1Image(millimetres().astype(np.float32), AFFINE)
     pial = np.concatenate([np.asarray(o.coordinates) for _, o in surface_meshes()])
     for kind in ("ball", "line"):
         assert np.abs(volume_to_surface(image, kind=kind, radius=2.0)[0].T - pial).max() < 1.5
-    files = {}
-    for side in ("left", "right"):
-        files[side] = []
-        for part in ("white_matter", "pial"):
-            m = load_fsaverage("fsaverage5")[part].parts[side]
-            data = [
-                nibabel.gifti.GiftiDataArray(
-                    np.asarray(m.coordinates, np.float32), intent="NIFTI_INTENT_POINTSET"
-                ),
-                nibabel.gifti.GiftiDataArray(
-                    np.asarray(m.faces, np.int32), intent="NIFTI_INTENT_TRIANGLE"
-                ),
-            ]
-            files[side].append(str(tmp_path / f"{side}_{part}.gii"))
-            nibabel.save(nibabel.gifti.GiftiImage(darrays=data), files[side][-1])
-    np.testing.assert_allclose(
-        volume_to_surface(image, files)[0], volume_to_surface(image)[0], atol=1e-4
+
+
+def save_mesh(mesh, path):
+    "A surface as a GIFTI file."
+    points = nibabel.gifti.GiftiDataArray(
+        np.asarray(mesh.coordinates, np.float32), intent="NIFTI_INTENT_POINTSET"
     )
+    faces = nibabel.gifti.GiftiDataArray(
+        np.asarray(mesh.faces, np.int32), intent="NIFTI_INTENT_TRIANGLE"
+    )
+    nibabel.save(nibabel.gifti.GiftiImage(darrays=[points, faces]), path)
+    return str(path)
+
+
+def test_own_surfaces(tmp_path):
+    from nilearn.datasets import load_fsaverage
+
+    image = nibabel.Nifti1Image(millimetres().astype(np.float32), AFFINE)
+    meshes, files = load_fsaverage("fsaverage5"), {}
+    for side in ("left", "right"):
+        files[side] = [
+            save_mesh(meshes[part].parts[side], tmp_path / f"{side}_{part}.gii")
+            for part in ("white_matter", "pial")
+        ]
+    own, standard = volume_to_surface(image, files)[0], volume_to_surface(image)[0]
+    np.testing.assert_allclose(own, standard, atol=1e-4)
 
 
 def test_what_is_no_image_or_elsewhere(tmp_path, monkeypatch):
@@ -411,38 +406,37 @@ def test_what_is_no_image_or_elsewhere(tmp_path, monkeypatch):
         surface_meshes("fsaverage7")
 
 
+def write_prince(folder, rows):
+    "One run of random images and the word table of its section; the file and a mask of all voxels."
+    from braintune_nb.data.littleprince import prince_runs
+
+    affine, grid = AFFINE * np.array([[2, 2, 2, 1]] * 3 + [[1, 1, 1, 1]]), (16, 19, 16)
+    values = np.random.default_rng(0).normal(size=(*grid, rows)).astype(np.float32)
+    path = folder / prince_runs()["sub-EN057"][5]
+    path.parent.mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    (folder / "annotation/EN").mkdir(parents=True)
+    lines = [f"once,{1.5 * k},{1.5 * k + 1},5" for k in range(300)]
+    table = "\n".join(["word,onset,offset,section", *lines])
+    (folder / "annotation/EN/lppEN_word_information.csv").write_text(table)
+    return path, nibabel.Nifti1Image(np.ones(grid, np.int8), affine)
+
+
 def test_the_little_princes_layout_goes_to_the_surface(tmp_path):
     """Images written in the layout of ds003643 with the published number of volumes, loaded as
     that chapter does, mapped, against nilearn on the image."""
     from braintune_nb.data.images import labels_on
-    from braintune_nb.data.littleprince import (
-        PRINCE_ROWS,
-        load_littleprince,
-        prince_runs,
-    )
+    from braintune_nb.data.littleprince import PRINCE_ROWS, load_littleprince
 
     rows = PRINCE_ROWS["EN"][4]
-    affine, grid = AFFINE * np.array([[2, 2, 2, 1]] * 3 + [[1, 1, 1, 1]]), (16, 19, 16)
-    values = np.random.default_rng(0).normal(size=(*grid, rows)).astype(np.float32)
-    path = tmp_path / prince_runs()["sub-EN057"][5]
-    path.parent.mkdir(parents=True)
-    nibabel.save(nibabel.Nifti1Image(values, affine), path)
-    (tmp_path / "annotation/EN").mkdir(parents=True)
-    (tmp_path / "annotation/EN/lppEN_word_information.csv").write_text(
-        "\n".join(
-            ["word,onset,offset,section", *(f"once,{1.5 * k},{1.5 * k + 1},5" for k in range(300))]
-        )
-    )
-    mask = nibabel.Nifti1Image(np.ones(grid, np.int8), affine)
-    heard = load_littleprince(
-        tmp_path, ["sub-EN057"], mask=mask, cache=tmp_path / "cache"
-    ).recordings["sub-EN057"]["lppEN_section5"]
+    path, mask = write_prince(tmp_path, rows)
+    data = load_littleprince(tmp_path, ["sub-EN057"], mask=mask, cache=tmp_path / "cache")
     mapper = surface_mapper(labels_on(mask, path))
+    heard = data.recordings["sub-EN057"]["lppEN_section5"]
     y = apply_mapper(heard, mapper, out=tmp_path / "y.npy")
     direct = volume_to_surface(nibabel.load(path).slicer[..., :9])[0]
-    np.testing.assert_allclose(
-        y.responses[:9, mapper.covered], direct[:, mapper.covered], atol=1e-4
-    )
+    found, expected = y.responses[:9, mapper.covered], direct[:, mapper.covered]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert y.space.name == "fsaverage5" and y.responses.shape == (rows, 20_484)
 
 
@@ -460,67 +454,87 @@ def test_real_images_of_ds003643(real_data):
 # ---- simulated people on a surface
 
 
-def test_people_with_other_voxels_share_a_head_after_mapping():
-    """Simulated responses on fsaverage5, seen through 3,000 and 3,700 voxels of their own; on
-    the surface both are near the truth, and one head serves both."""
+def mean_of_nearest(tree_of, at, vertices):
+    "A mapper: each vertex is the mean of the three voxels nearest to it."
     from scipy.spatial import cKDTree
 
-    from braintune_nb.model.tuner import BrainTuner
+    nearest = cKDTree(at).query(tree_of, k=3)[1]
+    weights = np.full(nearest.size, 1 / 3, np.float32)
+    places = np.repeat(np.arange(len(vertices)), 3), nearest.ravel()
+    matrix = sparse.csr_array((weights, places), shape=(len(vertices), len(at)))
+    return Mapper(matrix, "fsaverage5", vertices)
+
+
+@pytest.fixture(scope="module")
+def mapped():
+    "Smooth responses on the surface, mappers of two people, and what they give for their voxels."
+    from scipy.spatial import cKDTree
+
     from braintune_nb.simulate.brain import load_surface, surface_columns
-    from braintune_nb.simulate.text_model import toy_backbone
 
     surface = load_surface()
     vertices, draw = surface_columns(surface), np.random.default_rng(5)
-    tree_of, smooth = (
-        surface.sphere[vertices],
-        draw.normal(size=(40, 6))
-        @ np.cos(draw.normal(size=(6, 3)) @ surface.sphere[vertices].T / 25),
-    )  # what everybody's cortex does
-    people = {}
+    tree_of = surface.sphere[vertices]
+    # what everybody's cortex does
+    smooth = draw.normal(size=(40, 6)) @ np.cos(draw.normal(size=(6, 3)) @ tree_of.T / 25)
+    mappers, found = {}, {}
     for who, n in dict(P1=3000, P2=3700).items():
         at = tree_of[draw.integers(len(vertices), size=n)] + draw.normal(size=(n, 3)) * 2
         native = smooth[:, cKDTree(tree_of).query(at)[1]]
-        nearest = cKDTree(at).query(tree_of, k=3)[1]
-        mapper = Mapper(
-            sparse.csr_array(
-                (
-                    np.full(nearest.size, 1 / 3, np.float32),
-                    (np.repeat(np.arange(len(vertices)), 3), nearest.ravel()),
-                ),
-                shape=(len(vertices), n),
-            ),
-            "fsaverage5",
-            vertices,
-        )
-        people[who] = apply_mapper(recording(native, who), mapper)
-        r = [np.corrcoef(a, b)[0, 1] for a, b in zip(people[who].responses.T, smooth.T)]
-        assert mapper.normalised and np.median(r) > 0.98 and np.min(r) > 0.5
+        mappers[who] = mean_of_nearest(tree_of, at, vertices)
+        found[who] = apply_mapper(recording(native, who), mappers[who])
+    return smooth, mappers, found
+
+
+def test_people_with_other_voxels_are_near_the_truth_on_the_surface(mapped):
+    "Simulated responses on fsaverage5, seen through 3,000 and 3,700 voxels of their own."
+    smooth, mappers, found = mapped
+    for who, own in found.items():
+        r = [np.corrcoef(a, b)[0, 1] for a, b in zip(own.responses.T, smooth.T)]
+        assert mappers[who].normalised and np.median(r) > 0.98 and np.min(r) > 0.5
+    for who, other in dict(P1=3700, P2=3000).items():
         with pytest.raises(DataError, match="3,[07]00 voxels in the recording"):
-            apply_mapper(recording(np.ones((40, 6700 - n)), who), mapper)
-    np.testing.assert_array_equal(people["P1"].space.columns, people["P2"].space.columns)
-    tuner = BrainTuner(
-        toy_backbone(["a", "b"]), {p: len(r.space) for p, r in people.items()}, heads="shared"
-    )
-    assert len(list(tuner.heads)) == 1 and tuner.heads[0].out_features == len(vertices)
+            apply_mapper(recording(np.ones((40, other)), who), mappers[who])
+
+
+def test_people_with_other_voxels_share_a_head_after_mapping(mapped):
+    from braintune_nb.model.tuner import BrainTuner
+    from braintune_nb.simulate.text_model import toy_backbone
+
+    _, mappers, found = mapped
+    np.testing.assert_array_equal(found["P1"].space.columns, found["P2"].space.columns)
+    sizes = {p: len(r.space) for p, r in found.items()}
+    tuner = BrainTuner(toy_backbone(["a", "b"]), sizes, heads="shared")
+    assert len(list(tuner.heads)) == 1 and tuner.heads[0].out_features == len(mappers["P1"].covered)
 
 
 # ---- which vertices
 
 
-def test_parcel_masks_follow_names_on_any_part_of_the_mesh():
+@pytest.fixture(scope="module")
+def toy_parcels():
+    "Six parcels a hemisphere, their names, and those among them whose columns tune."
     names = ["A1", "44", "V1", "A4", "PGi", "???"]
-    parcels = make_parcels(names * 2, ["L"] * 6 + ["R"] * 6, "toy")
     known = {n for g in TUNING_PARCELS for n in PARCEL_GROUPS[g]}
+    parcels = make_parcels(names * 2, ["L"] * 6 + ["R"] * 6, "toy")
+    return names, parcels, [n for n in names if n in known]
+
+
+def test_parcel_masks_follow_names_on_any_part_of_the_mesh(toy_parcels):
+    names, parcels, wanted = toy_parcels
     everything = Space("toy", "vertex", np.arange(12))
-    wanted = [n for n in names if n in known]
     mask = parcel_mask(everything, parcels, wanted)
-    assert mask.tolist() == [n in known for n in names] * 2 and hemisphere_counts(
-        everything, parcels, mask
-    ) == dict(L=4, R=4)
+    assert mask.tolist() == [n in wanted for n in names] * 2
+    assert hemisphere_counts(everything, parcels, mask) == dict(L=4, R=4)
     part = Space("toy", "vertex", np.array([11, 8, 3, 0]))
     assert parcel_mask(part, parcels, wanted).tolist() == [False, False, True, True]
+
+
+def test_columns_without_parcels_are_refused(toy_parcels):
+    _, parcels, wanted = toy_parcels
     with pytest.raises(ParameterError, match="no parcel"):
-        parcel_mask(everything, parcels)  # the groups have parcels that this toy lacks
+        # the groups have parcels that this toy lacks
+        parcel_mask(Space("toy", "vertex", np.arange(12)), parcels)
     with pytest.raises(DataError, match="12 in all"):
         parcel_mask(Space("x", "vertex", np.array([12])), parcels, wanted)
     with pytest.raises(DataError, match="region"):
@@ -546,29 +560,38 @@ def test_real_labels_paper_b_counts_are_not_those_of_its_list(real_data):
 # ---- ceilings
 
 
-def test_the_choice_remembers_its_repeats_and_warns():
-    from braintune_nb.encode.ceiling import story_ceiling
-
+@pytest.fixture(scope="module")
+def noisy_repeats():
+    "Ten times a story in 60 voxels, the later ones with more signal."
     draw = np.random.default_rng(0)
     signal = draw.normal(size=(1, 200, 60)) * np.linspace(0, 1, 60)
-    repeats = (signal + draw.normal(size=(10, 200, 60))).astype(np.float32)
-    chosen = ceiling_mask(story_ceiling(repeats, "smoke", used=range(0, 10, 2), scored=5), 0.4)
-    assert (
-        chosen.story == "smoke"
-        and chosen.repeats == (0, 2, 4, 6, 8)
-        and chosen.mask[40:].all()
-        and chosen.mask[:4].sum() <= 1
-        and "repeats 0, 2, 4, 6, 8" in str(chosen)
-    )
+    return (signal + draw.normal(size=(10, 200, 60))).astype(np.float32)
+
+
+def test_the_choice_remembers_its_repeats_and_warns(noisy_repeats):
+    from braintune_nb.encode.ceiling import story_ceiling
+
+    ceiling = story_ceiling(noisy_repeats, "smoke", used=range(0, 10, 2), scored=5)
+    chosen = ceiling_mask(ceiling, 0.4)
+    assert chosen.story == "smoke" and chosen.repeats == (0, 2, 4, 6, 8)
+    assert chosen.mask[40:].all() and chosen.mask[:4].sum() <= 1
+    assert "repeats 0, 2, 4, 6, 8" in str(chosen)
     for scored in (None, (4, 5)):
         with pytest.warns(UserWarning, match="'smoke', which is scored"):
             assert chosen.warn("smoke", scored)
-    with pytest.warns(UserWarning, match="too high"):
-        ceiling_mask(story_ceiling(repeats, "smoke", scored=10), scored="smoke")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not chosen.warn("smoke", (1, 3)) and not chosen.warn("life")
-        ceiling_mask(story_ceiling(repeats, "smoke"), scored=("life",))
+
+
+def test_a_choice_by_what_is_scored_warns_and_one_without_provenance_is_refused(noisy_repeats):
+    from braintune_nb.encode.ceiling import story_ceiling
+
+    with pytest.warns(UserWarning, match="too high"):
+        ceiling_mask(story_ceiling(noisy_repeats, "smoke", scored=10), scored="smoke")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ceiling_mask(story_ceiling(noisy_repeats, "smoke"), scored=("life",))
     for bad in (np.ones(3), (np.ones(3), dict(name="x")), None):
         with pytest.raises(ParameterError, match="provenance"):
             ceiling_mask(bad)

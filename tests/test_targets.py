@@ -75,40 +75,33 @@ def test_a_word_reaches_its_target_after_the_peak_whatever_the_tr(lag):
 # ---- other models
 
 
-def test_speech_and_text_states_become_targets_alike():
-    story = told("s", 30)
-    tiny = load_backbone("tiny")
+def test_text_states_become_targets():
+    story, tiny = told("s", 30), load_backbone("tiny")
     y = representation_targets([story], tiny, layers=[0, 2])["s"]
-    assert (
-        y.shape == (len(story.clock), 2 * tiny.width)
-        and y.dtype == np.float32
-        and np.abs(y.mean(0)).max() < 1e-4
-    )
-    config = tf.HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-    )
-    speech = load_speech_backbone(config, random_weights=True, seed=2)
-    sound = (
-        np.random.default_rng(0).normal(size=int(16000 * (story.duration + 1))).astype(np.float32)
-        * 0.1
-    )
+    assert y.shape == (len(story.clock), 2 * tiny.width)
+    assert y.dtype == np.float32 and np.abs(y.mean(0)).max() < 1e-4
+
+
+SMALL_HUBERT = dict(
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=32,
+    conv_dim=[8] * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+)
+
+
+def test_speech_states_become_targets():
+    story, draw = told("s", 30), np.random.default_rng(0)
+    speech = load_speech_backbone(tf.HubertConfig(**SMALL_HUBERT), random_weights=True, seed=2)
+    sound = draw.normal(size=int(16000 * (story.duration + 1))).astype(np.float32) * 0.1
     options = dict(window=1.0, stride=0.5, chunk=0.5, audio=sound, sampling_rate=16000, cache=None)
-    x = speech_features(story, speech, [1, 3], **options)
+    x = np.concatenate(speech_features(story, speech, [1, 3], **options), 1)
     y = representation_targets([story], speech, layers=[1, 3], **options)["s"]
-    assert np.allclose(
-        y,
-        zscore(
-            response_weights(story.clock.times, story.clock.times).astype(np.float32)
-            @ np.concatenate(x, 1)
-        ),
-        atol=1e-3,
-    )
+    weights = response_weights(story.clock.times, story.clock.times).astype(np.float32)
+    assert np.allclose(y, zscore(weights @ x), atol=1e-3)
 
 
 def test_components_are_one_basis_for_all_stories_and_hold_most_of_the_variance():
@@ -181,28 +174,34 @@ def test_ar1_noise_is_stationary(rho):
 # ---- other stories
 
 
+def assert_one_road_through_the_source(b, length, source):
+    "As many rows as the story has, in order, from the start again where the source is shorter."
+    assert len(b.index) == length and b.index.min() >= 0 and b.index.max() < source
+    steps = np.diff(b.index)
+    assert set(steps) <= {1, 1 - source} and (steps != 1).sum() == b.seams
+    assert b.seams == 0 or source < length and b.index[0] == 0
+
+
+def random_stories(rng):
+    "Eight stories of random lengths, two of each identity."
+    return [
+        told(f"s{i}", int(n), i, identity=f"s{i // 2}")
+        for i, n in enumerate(rng.integers(100, 400, 8))
+    ]
+
+
 def test_stories_are_exchanged_one_for_one_over_many_draws():
     rng = np.random.default_rng(0)
     for seed in range(30):
-        stories = [
-            told(f"s{i}", int(n), i, identity=f"s{i // 2}")
-            for i, n in enumerate(rng.integers(100, 400, 8))
-        ]
+        stories = random_stories(rng)
         plan, length = other_stories(stories, seed), {s.name: len(s.clock) for s in stories}
         identity = {s.name: s.identity for s in stories}
-        assert sorted(b.source for b in plan.values()) == sorted(length) and all(
-            identity[n] != identity[b.source] for n, b in plan.items()
-        )
+        assert sorted(b.source for b in plan.values()) == sorted(length)
+        assert all(identity[n] != identity[b.source] for n, b in plan.items())
         for name, b in plan.items():
-            assert (
-                len(b.index) == length[name]
-                and b.index.min() >= 0
-                and b.index.max() < length[b.source]
-            )
-            steps = np.diff(b.index)
-            assert set(steps) <= {1, 1 - length[b.source]} and (steps != 1).sum() == b.seams
-            assert b.seams == 0 or length[b.source] < length[name] and b.index[0] == 0
-    assert len({tuple(b.source for b in other_stories(stories, s).values()) for s in range(20)}) > 3
+            assert_one_road_through_the_source(b, length[name], length[b.source])
+    sources = lambda seed: tuple(b.source for b in other_stories(stories, seed).values())
+    assert len({sources(seed) for seed in range(20)}) > 3
 
 
 def test_a_story_much_longer_than_its_source_is_given_it_several_times():
@@ -232,32 +231,25 @@ def test_other_stories_keep_the_response_and_break_the_link():
 # ---- the group
 
 
-def dataset(people=3, v=12, shift=0, seed=0, n_words=500):
-    rng = np.random.default_rng(seed)
-    stories = {n: told(n, n_words, i) for i, n in enumerate(("s1", "s2", "s3"))}
-    signal = {
+def words_in_columns(stories, v):
+    "Responses that hold the words of each story."
+    return {
         n: zscore(response_weights(s.words.midpoint, s.clock.times) @ word_codes(s.words.text, v))
         for n, s in stories.items()
     }
+
+
+def dataset(people=3, v=12, shift=0, seed=0, n_words=500):
+    rng = np.random.default_rng(seed)
+    stories = {n: told(n, n_words, i) for i, n in enumerate(("s1", "s2", "s3"))}
+    signal = words_in_columns(stories, v)
     space = Space("line", "vertex", np.arange(v))
-    return Dataset(
-        "d",
-        stories,
-        {
-            f"P{p}": {
-                n: Recording(
-                    f"P{p}",
-                    stories[n],
-                    (np.roll(y, p * shift, 1) + rng.normal(size=y.shape) + 3 * p).astype(
-                        np.float32
-                    ),
-                    space,
-                )
-                for n, y in signal.items()
-            }
-            for p in range(people)
-        },
-    )
+    noisy = lambda y, p: np.roll(y, p * shift, 1) + rng.normal(size=y.shape) + 3 * p
+    recordings = {}
+    for p in range(people):
+        made = {n: noisy(y, p).astype(np.float32) for n, y in signal.items()}
+        recordings[f"P{p}"] = {n: Recording(f"P{p}", stories[n], y, space) for n, y in made.items()}
+    return Dataset("d", stories, recordings)
 
 
 def test_the_scored_person_never_enters_the_average():
@@ -294,7 +286,8 @@ def test_averaging_is_over_people_with_equal_columns_in_numpy_and_torch():
 
 
 def recordings(d, names=("s1", "s2")):
-    return {p: {n: r[n].responses for n in names} for p, r in d.recordings.items()}
+    chosen = lambda r: {n: r[n].responses for n in names}
+    return {p: chosen(r) for p, r in d.recordings.items()}
 
 
 def test_maps_are_orthonormal_the_error_never_rises_and_the_seed_is_kept():
@@ -312,6 +305,11 @@ def test_as_many_time_courses_as_columns_lose_nothing():
     assert np.allclose(model.inverse("P1", model.transform("P1", y)), zscore(y), atol=1e-4)
 
 
+def mean_agreement(y, pairs):
+    "Mean r of the columns of pairs of participants."
+    return np.mean([np.mean(zscore(y[a]) * zscore(y[b])) for a, b in pairs])
+
+
 def test_shared_time_courses_of_a_held_out_story_agree_where_columns_do_not():
     """Chen et al. 2015: fitted on some data, matched on other data; also for a person who was
     added afterwards."""
@@ -319,20 +317,10 @@ def test_shared_time_courses_of_a_held_out_story_agree_where_columns_do_not():
     its = recordings(d)
     model = SharedResponse(12).fit({p: its[p] for p in ("P0", "P1", "P2")}).add("P3", its["P3"])
     y = {p: r["s3"].responses for p, r in d.recordings.items()}
-    pairs = [(a, b) for a in y for b in y if a < b]
-    columns = np.mean([np.mean(zscore(y[a]) * zscore(y[b])) for a, b in pairs])
-    shared = np.mean(
-        [
-            np.mean(zscore(model.transform(a, y[a])) * zscore(model.transform(b, y[b])))
-            for a, b in pairs
-        ]
-    )
-    new = np.mean(
-        [
-            np.mean(zscore(model.transform("P3", y["P3"])) * zscore(model.transform(b, y[b])))
-            for b in ("P0", "P1", "P2")
-        ]
-    )
+    columns = mean_agreement(y, [(a, b) for a in y for b in y if a < b])
+    common = {p: model.transform(p, responses) for p, responses in y.items()}
+    shared = mean_agreement(common, [(a, b) for a in y for b in y if a < b])
+    new = mean_agreement(common, [("P3", p) for p in ("P0", "P1", "P2")])
     print(f"columns {columns:.3f}, shared {shared:.3f}, new {new:.3f}")
     assert abs(columns) < 0.1 and shared > 0.35 and new > 0.3
 

@@ -24,80 +24,61 @@ def events(words):
     return Events(0.4 * np.arange(len(words)), 0.4 * np.arange(len(words)) + 0.3, tuple(words))
 
 
+def word_pieces(family):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    raw, special = (
+        Tokenizer(models.WordPiece(unk_token="[UNK]")),
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+    )
+    raw.normalizer = normalizers.BertNormalizer()
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=130, special_tokens=special)
+    names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    return raw, trainer, names, ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"])
+
+
+def pairs_of_letters(family):
+    "With an end token that must not be used."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=130, special_tokens=["<unk>", "<s>", "</s>"])
+    names = dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    return raw, trainer, names, ("<s> $A </s>", ["<s>", "</s>"])
+
+
+def pairs_of_bytes(family):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special, frame = ["<|endoftext|>"], None
+    names = dict(bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    if family == "roberta":
+        special, frame = ["<s>", "<pad>", "</s>"], ("<s> $A </s>", ["<s>", "</s>"])
+        names = dict(pad_token="<pad>", cls_token="<s>", sep_token="</s>")
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special, initial_alphabet=alphabet)
+    return raw, trainer, names, frame
+
+
 def tokenizer_of(family):
     "A small trained tokenizer with the habits of its family."
-    from tokenizers import (
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-        trainers,
-    )
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    corpus = [" ".join(ENGLISH), "".join(CHINESE)] * 3
+    kind = pairs_of_letters if family == "llama" else pairs_of_bytes
     if "bert" in family and family != "roberta":
-        raw, special = (
-            Tokenizer(models.WordPiece(unk_token="[UNK]")),
-            [
-                "[PAD]",
-                "[UNK]",
-                "[CLS]",
-                "[SEP]",
-            ],
-        )
-        raw.normalizer, raw.pre_tokenizer = (
-            normalizers.BertNormalizer(),
-            pre_tokenizers.BertPreTokenizer(),
-        )
-        trainer = trainers.WordPieceTrainer(vocab_size=130, special_tokens=special)
-        names = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
-        frame = ("[CLS] $A [SEP]", ["[CLS]", "[SEP]"])
-    elif family == "llama":
-        raw, special = (
-            Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False)),
-            [
-                "<unk>",
-                "<s>",
-                "</s>",
-            ],
-        )
-        raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-        trainer = trainers.BpeTrainer(vocab_size=130, special_tokens=special)
-        names, frame = (
-            dict(unk_token="<unk>", bos_token="<s>", eos_token="</s>"),
-            (
-                "<s> $A </s>",
-                ["<s>", "</s>"],
-            ),
-        )  # an end token that must not be used
-    else:
-        roberta = family == "roberta"
-        raw, special = (
-            Tokenizer(models.BPE()),
-            (["<s>", "<pad>", "</s>"] if roberta else ["<|endoftext|>"]),
-        )
-        raw.pre_tokenizer, raw.decoder = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-            decoders.ByteLevel(),
-        )
-        trainer = trainers.BpeTrainer(
-            vocab_size=330,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        )
-        names = (
-            dict(pad_token="<pad>", cls_token="<s>", sep_token="</s>")
-            if roberta
-            else dict(bos_token="<|endoftext|>", eos_token="<|endoftext|>")
-        )
-        frame = ("<s> $A </s>", ["<s>", "</s>"]) if roberta else None
-    raw.train_from_iterator(corpus, trainer)
+        kind = word_pieces
+    raw, trainer, names, frame = kind(family)
+    raw.train_from_iterator([" ".join(ENGLISH), "".join(CHINESE)] * 3, trainer)
     if frame:
+        single, around = frame
         raw.post_processor = processors.TemplateProcessing(
-            single=frame[0], special_tokens=[(t, raw.token_to_id(t)) for t in frame[1]]
+            single=single, special_tokens=[(t, raw.token_to_id(t)) for t in around]
         )
     return PreTrainedTokenizerFast(tokenizer_object=raw, **names)
 
@@ -166,6 +147,20 @@ def test_loading_knows_layers_width_length_and_direction(backbone):
     assert len(transformer_blocks(backbone.model)) == 3 and not backbone.model.training
 
 
+def decoded(backbone, ids):
+    "The text of tokens without blanks and marks of pieces."
+    text = backbone.tokenizer.decode(ids, skip_special_tokens=True)
+    return text.replace("##", "").replace(" ", "")
+
+
+def assert_text_of_context(backbone, ids, at, word, words, i, n_words):
+    "The context up to the word, whole, and nothing after it."
+    text = decoded(backbone, ids[: at + 1])
+    assert text.endswith(word), (text, word)
+    # the whole context, and nothing after the word
+    assert text == "".join(words[max(0, i + 1 - n_words) : i + 1])
+
+
 @pytest.mark.parametrize("words, language", [(ENGLISH, "en"), (CHINESE, "zh")])
 @pytest.mark.parametrize("n_words", [1, 4, 20])
 def test_C02_the_state_read_is_that_of_the_current_word(backbone, words, language, n_words):
@@ -173,21 +168,13 @@ def test_C02_the_state_read_is_that_of_the_current_word(backbone, words, languag
     is never seen."""
     inputs = text_inputs(events(words), backbone, n_words, language)
     special = set(backbone.tokenizer.all_special_ids)
+    end = [] if backbone.causal else [backbone.tokenizer.sep_token_id]  # decoders: no end token
     for i, word in enumerate(words):
         ids, at = inputs.token_ids[i].tolist(), int(inputs.position[i])
         assert inputs.attention_mask[i, at] == 1 and ids[at] not in special
-        text = (
-            backbone.tokenizer.decode(ids[: at + 1], skip_special_tokens=True)
-            .replace(" ##", "")
-            .replace("##", "")
-        )
-        assert text.replace(" ", "").endswith(word), (text, word)
-        expected = "".join(words[max(0, i + 1 - n_words) : i + 1])
-        assert text.replace(" ", "") == expected  # the whole context, and nothing after the word
-        after = [k for k in ids[at + 1 : int(inputs.attention_mask[i].sum())]]
-        assert after == (
-            [] if backbone.causal else [backbone.tokenizer.sep_token_id]
-        )  # decoders: no end token
+        assert_text_of_context(backbone, ids, at, word, words, i, n_words)
+        after = ids[at + 1 : int(inputs.attention_mask[i].sum())]
+        assert after == end
 
 
 def test_C02_changing_the_current_word_changes_its_state_and_only_later_ones(backbone):
@@ -241,27 +228,27 @@ def test_states_come_from_the_token_sequence_of_the_tokenizer_itself(backbone):
         np.testing.assert_allclose(layer[-1], state[0, at].numpy(), atol=2e-6)
 
 
-def test_layers_by_number_and_read_states_with_gradients(backbone):
+def test_layers_by_number(backbone):
     inputs = text_inputs(events(ENGLISH), backbone, 5)
     every = hidden_states(backbone, inputs)
     assert every.shape == (4, len(ENGLISH), 24) and every.dtype == np.float32
     np.testing.assert_array_equal(hidden_states(backbone, inputs, [-1, 0, 2]), every[[3, 0, 2]])
+    read = (inputs.token_ids, inputs.attention_mask, inputs.position)
     for layer in (0, 1, 3, -1, -2):
-        state = read_states(
-            backbone.model, inputs.token_ids, inputs.attention_mask, inputs.position, layer
-        )
+        state = read_states(backbone.model, *read, layer)
         np.testing.assert_allclose(state.detach().numpy(), every[layer], atol=2e-6)
-    read_states(
-        backbone.model, inputs.token_ids, inputs.attention_mask, inputs.position, 2
-    ).square().sum().backward()
-    reached = [
-        any(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
-        for block in transformer_blocks(backbone.model)
-    ]
-    backbone.model.zero_grad(set_to_none=True)
-    assert reached == [True, True, False]
     with pytest.raises(ModelError, match="no such layer"):
         hidden_states(backbone, inputs, [4])
+
+
+def test_gradients_reach_the_blocks_below_a_layer(backbone):
+    inputs = text_inputs(events(ENGLISH), backbone, 5)
+    read = (inputs.token_ids, inputs.attention_mask, inputs.position)
+    read_states(backbone.model, *read, 2).square().sum().backward()
+    moved = lambda p: p.grad is not None and p.grad.abs().sum() > 0
+    reached = [any(map(moved, b.parameters())) for b in transformer_blocks(backbone.model)]
+    backbone.model.zero_grad(set_to_none=True)
+    assert reached == [True, True, False]
 
 
 def test_long_contexts_lose_their_oldest_pieces_and_say_so(backbone):
@@ -317,32 +304,35 @@ def test_words_that_leave_no_token_are_refused(backbone):
             text_inputs(events(["the", "cat", bad, "saw"]), backbone)
 
 
-def test_a_story_at_the_rate_of_the_scanner_and_its_cache(backbone, tmp_path):
-    story = Story("toy", "en", events(ENGLISH), regular_clock(6, 2.0, first=1.0))
-    features = text_features(story, backbone, [1, -1], 4, cache=tmp_path)
+def toy_story():
+    return Story("toy", "en", events(ENGLISH), regular_clock(6, 2.0, first=1.0))
+
+
+def test_a_story_at_the_rate_of_the_scanner(backbone):
+    story = toy_story()
+    features = text_features(story, backbone, [1, -1], 4, cache=None)
     assert features.shape == (2, 6, 24) and features.dtype == np.float32
     states = hidden_states(backbone, text_inputs(story.words, backbone, 4), [1, -1])
     u = (story.clock.times[:, None] - story.words.midpoint) / 2.0
-    np.testing.assert_allclose(
-        features,
-        np.einsum("tn,lnf->ltf", np.where(abs(u) <= 3, np.sinc(u) * np.sinc(u / 3), 0), states),
-        atol=1e-4,
-    )
+    lanczos = np.where(abs(u) <= 3, np.sinc(u) * np.sinc(u / 3), 0)
+    np.testing.assert_allclose(features, np.einsum("tn,lnf->ltf", lanczos, states), atol=1e-4)
+
+
+def test_features_of_a_story_are_kept_until_the_weights_change(backbone, tmp_path):
+    made = lambda: text_features(toy_story(), backbone, [1, -1], 4, cache=tmp_path)
+    features = made()
     (stored,) = tmp_path.glob("*.npy")
     stamp = stored.stat().st_mtime_ns
-    np.testing.assert_array_equal(
-        text_features(story, backbone, [1, -1], 4, cache=tmp_path), features
-    )
+    np.testing.assert_array_equal(made(), features)
     assert stored.stat().st_mtime_ns == stamp
+    weights = next(backbone.model.parameters())
     with torch.no_grad():
-        next(backbone.model.parameters()).mul_(1.5)
+        weights.mul_(1.5)
     try:
-        moved = text_features(
-            story, backbone, [1, -1], 4, cache=tmp_path
-        )  # other weights, other key
+        moved = made()  # other weights, other key
     finally:
         with torch.no_grad():
-            next(backbone.model.parameters()).div_(1.5)
+            weights.div_(1.5)
     assert np.abs(moved - features).max() > 1e-3 and len(list(tmp_path.glob("*.npy"))) == 2
 
 

@@ -146,32 +146,38 @@ def test_the_masked_loss_is_that_of_the_model_class(tiny, lexicon):
     )
 
 
+def write_pairs(folder):
+    "50 pairs of random sentences with a similarity, in the layout of the real ones."
+    folder = folder / "stsb-multi-mt" / "data"
+    folder.mkdir(parents=True)
+    rng, words = np.random.default_rng(1), "dog cat horse cow sun moon".split()
+    said = lambda: " ".join(rng.choice(words, 3))
+    rows = [(said(), said(), rng.integers(0, 6)) for _ in range(50)]
+    with open(folder / "stsb-en-test.csv", "w", encoding="utf8", newline="") as f:
+        csv.writer(f).writerows(rows)
+    return rows
+
+
+def cosines(a, b):
+    "Of each row of one with the row of the other."
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
 def test_similarity_is_spearman(tiny, tmp_path):
     "The mean over items is the rank correlation itself."
     from scipy.stats import spearmanr
 
     from braintune_nb.features.text import span_states
 
-    folder = tmp_path / "stsb-multi-mt" / "data"
-    folder.mkdir(parents=True)
-    rng, words = np.random.default_rng(1), "dog cat horse cow sun moon".split()
-    rows = [
-        (" ".join(rng.choice(words, 3)), " ".join(rng.choice(words, 3)), rng.integers(0, 6))
-        for _ in range(50)
-    ]
-    with open(folder / "stsb-en-test.csv", "w", encoding="utf8", newline="") as f:
-        csv.writer(f).writerows(rows)
+    rows = write_pairs(tmp_path)
     table = similarity_measure(tmp_path, "en", 50).score(tiny, [1])
     order = np.sort(np.random.default_rng([0, 933]).permutation(50))
-    a, b = (span_states(tiny, [rows[i][k] for i in order], layers=[1])[0] for k in (0, 1))
+    chosen = [rows[i] for i in order]
+    a, b = (span_states(tiny, texts, layers=[1])[0] for texts in list(zip(*chosen))[:2])
     mean = np.r_[a, b].mean(0)
-    cosine = [
-        (x - mean) @ (y - mean) / np.linalg.norm(x - mean) / np.linalg.norm(y - mean)
-        for x, y in zip(a, b)
-    ]
-    assert (table.score * table.weight).sum() == pytest.approx(
-        spearmanr(cosine, [rows[i][2] for i in order]).statistic, abs=1e-6
-    )
+    cosine = cosines(a - mean, b - mean)
+    r = spearmanr(cosine, [row[2] for row in chosen]).statistic
+    assert (table.score * table.weight).sum() == pytest.approx(r, abs=1e-6)
 
 
 # ---- what is apart, and what cannot be read
@@ -186,39 +192,33 @@ def sentence(words, labels):
     )
 
 
-def test_a_sentence_is_never_in_training_and_test(tiny):
+@pytest.fixture
+def bank():
+    "60 sentences of five random words, and the generator that drew them."
     rng = np.random.default_rng(2)
-    bank = [
-        sentence(
-            list(rng.choice("dog cat saw heard big red".split(), 5)),
-            list(rng.choice(["NOUN", "VERB"], 5)),
-        )
-        for _ in range(60)
-    ]
+    words, tags = "dog cat saw heard big red".split(), ["NOUN", "VERB"]
+    return [sentence(list(rng.choice(words, 5)), list(rng.choice(tags, 5))) for _ in range(60)], rng
+
+
+def test_a_sentence_is_never_in_training_and_test(bank):
+    sentences, rng = bank
+    # the second: a file that is its own test
     for task in (
-        pos_task("en", bank, n_train=30, n_test=20),
-        pos_task("en", bank, bank, 30, 30),
-    ):  # a file that is its own test
+        pos_task("en", sentences, n_train=30, n_test=20),
+        pos_task("en", sentences, sentences, 30, 30),
+    ):
         check_task(task)
+        texts = np.array(task.spans.texts)
         for train, tests in task.folds:
-            assert not set(np.array(task.spans.texts)[task.items[train]]) & set(
-                np.array(task.spans.texts)[task.items[tests[""]]]
-            )
-    assert balanced(
-        logistic_probe(
-            np.eye(2)[task.labels] + 0.01 * rng.standard_normal((len(task.labels), 2)), task
-        )[""],
-        task,
-    ) == pytest.approx(1)
-    assert (
-        max(
-            len(t)
-            for t in pos_task(
-                "en", [*bank, sentence(["word"] * 60, ["NOUN"] * 60)], n_train=40, n_test=20
-            ).spans.texts
-        )
-        < 200
-    )
+            assert not set(texts[task.items[train]]) & set(texts[task.items[tests[""]]])
+    features = np.eye(2)[task.labels] + 0.01 * rng.standard_normal((len(task.labels), 2))
+    assert balanced(logistic_probe(features, task)[""], task) == pytest.approx(1)
+
+
+def test_long_sentences_are_left_out(bank):
+    long = sentence(["word"] * 60, ["NOUN"] * 60)
+    task = pos_task("en", [*bank[0], long], n_train=40, n_test=20)
+    assert max(map(len, task.spans.texts)) < 200
 
 
 @pytest.mark.parametrize(
@@ -305,74 +305,71 @@ def test_a_random_move_changes_layers_like_random_moves(tiny, lexicon):
 # ---- the reader and its texts
 
 
+WORDS = dict(
+    en="dog cat sun moon tree".split(),
+    zh=list("狗猫日月木"),
+    de="Hund Katze Sonne Mond Baum".split(),
+    fr="chien chat soleil lune arbre".split(),
+)
+
+
+def joined(said, language):
+    return ("" if language == "zh" else " ").join(said)
+
+
+def write_tatoeba(folder, say):
+    "Pairs with English; the last two English sentences are the same."
+    for l, code in dict(zh="cmn", de="deu", fr="fra").items():
+        for c, k in (("eng", "en"), (code, l)):
+            lines = [say(k) for _ in range(19)] + ["twice" if k == "en" else say(k)] * 2
+            path = folder / f"tatoeba_laser/tatoeba.{code}-eng.{c}"
+            path.write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+def write_ntrex_and_stsb(folder, say, rng):
+    "Documents of five sentences, and pairs with a similarity, in four languages."
+    for l, name in dict(en="src.eng", zh="ref.zho-CN", de="ref.deu", fr="ref.fra").items():
+        lines = [f"{l}{i} {say(l)}" for i in range(30)]
+        path = folder / f"ntrex/NTREX-128/newstest2019-{name}.txt"
+        path.write_text("\n".join(lines) + "\n", encoding="utf8")
+        for part in ("train", "test"):
+            path = folder / f"stsb-multi-mt/data/stsb-{l}-{part}.csv"
+            with open(path, "w", encoding="utf8", newline="") as f:
+                csv.writer(f).writerows([(say(l), say(l), rng.integers(6)) for _ in range(30)])
+    names = [f"doc{i // 5}" for i in range(30)]
+    (folder / "ntrex/DOCUMENT_IDS.tsv").write_text("\n".join(names) + "\n", encoding="utf8")
+
+
+def treebank_sentence(said, language):
+    "As treebanks write it: text, then a line a word with its part of speech."
+    lines = [f"# text = {joined(said, language)}"]
+    for i, w in enumerate(said):
+        tag = "NOUN" if w in WORDS[language][:3] else "VERB"
+        space = "SpaceAfter=No" if language == "zh" or i == 5 else "_"
+        lines.append("\t".join([f"{i + 1}", w, "_", tag, *["_"] * 5, space]))
+    return "\n".join(lines) + "\n\n"
+
+
+def write_treebank(path, language, n, rng):
+    rows = [treebank_sentence(rng.choice(WORDS[language], 6), language) for _ in range(n)]
+    path.write_text("".join(rows), encoding="utf8")
+
+
 @pytest.fixture
 def texts(tmp_path):
     "A folder in the layout of the real texts, with a few made-up sentences."
-    rng, words = (
-        np.random.default_rng(3),
-        dict(
-            en="dog cat sun moon tree".split(),
-            zh=list("狗猫日月木"),
-            de="Hund Katze Sonne Mond Baum".split(),
-            fr="chien chat soleil lune arbre".split(),
-        ),
-    )
-    say = lambda l: ("" if l == "zh" else " ").join(rng.choice(words[l], 6))
-    for d in (
-        "tatoeba_laser",
-        "ntrex/NTREX-128",
-        "stsb-multi-mt/data",
-        "ud_ewt",
-        "ud_gsdsimp",
-        "ud_pud",
-    ):
-        (tmp_path / d).mkdir(parents=True)
-    for l, code in dict(zh="cmn", de="deu", fr="fra").items():
-        for c, k in (("eng", "en"), (code, l)):
-            (tmp_path / f"tatoeba_laser/tatoeba.{code}-eng.{c}").write_text(
-                "\n".join([say(k) for _ in range(19)] + ["twice" if k == "en" else say(k)] * 2)
-                + "\n",
-                encoding="utf8",
-            )
-    for l, name in dict(en="src.eng", zh="ref.zho-CN", de="ref.deu", fr="ref.fra").items():
-        (tmp_path / f"ntrex/NTREX-128/newstest2019-{name}.txt").write_text(
-            "\n".join(f"{l}{i} {say(l)}" for i in range(30)) + "\n", encoding="utf8"
-        )
-        for part in ("train", "test"):
-            with open(
-                tmp_path / f"stsb-multi-mt/data/stsb-{l}-{part}.csv",
-                "w",
-                encoding="utf8",
-                newline="",
-            ) as f:
-                csv.writer(f).writerows([(say(l), say(l), rng.integers(6)) for _ in range(30)])
-    (tmp_path / "ntrex/DOCUMENT_IDS.tsv").write_text(
-        "\n".join(f"doc{i // 5}" for i in range(30)) + "\n", encoding="utf8"
-    )
-
-    def bank(path, l, n):
-        rows = []
-        for _ in range(n):
-            said = rng.choice(words[l], 6)
-            rows.append(
-                "# text = "
-                + ("" if l == "zh" else " ").join(said)
-                + "\n"
-                + "".join(
-                    f"{i + 1}\t{w}\t_\t{'NOUN' if w in words[l][:3] else 'VERB'}\t"
-                    + "\t".join(["_"] * 5)
-                    + f"\t{'SpaceAfter=No' if l == 'zh' or i == 5 else '_'}\n"
-                    for i, w in enumerate(said)
-                )
-                + "\n"
-            )
-        (tmp_path / path).write_text("".join(rows), encoding="utf8")
-
+    rng = np.random.default_rng(3)
+    say = lambda l: joined(rng.choice(WORDS[l], 6), l)
+    corpora = ("tatoeba_laser", "ntrex/NTREX-128", "stsb-multi-mt/data")
+    for folder in (*corpora, "ud_ewt", "ud_gsdsimp", "ud_pud"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_tatoeba(tmp_path, say)
+    write_ntrex_and_stsb(tmp_path, say, rng)
     for part in ("dev", "test"):
-        bank(f"ud_ewt/en_ewt-ud-{part}.conllu", "en", 40)
-        bank(f"ud_gsdsimp/zh_gsdsimp-ud-{part}.conllu", "zh", 40)
-    for l in words:
-        bank(f"ud_pud/{l}_pud-ud-test.conllu", l, 310)
+        write_treebank(tmp_path / f"ud_ewt/en_ewt-ud-{part}.conllu", "en", 40, rng)
+        write_treebank(tmp_path / f"ud_gsdsimp/zh_gsdsimp-ud-{part}.conllu", "zh", 40, rng)
+    for l in WORDS:
+        write_treebank(tmp_path / f"ud_pud/{l}_pud-ud-test.conllu", l, 310, rng)
     return tmp_path
 
 
@@ -391,39 +388,33 @@ def test_the_reader_never_reads_a_test_document(texts):
         tatoeba_pairs(texts / "no", "zh")
 
 
-def test_the_same_texts_make_the_same_reader_and_all_tasks_are_made(texts, lexicon, capsys):
-    corpus = reader_corpus(texts)
+def small_reader(texts, name):
+    "A tiny reader of the texts, pretrained for three steps."
     small = dict(steps=3, width=16, layers=1, size=300, batch=4, progress=False)
-    first, second = (
-        load_backbone(pretrain_reader(corpus, folder=texts / n, **small)) for n in ("a", "b")
-    )
-    assert all(
-        torch.equal(p, q) for p, q in zip(first.model.parameters(), second.model.parameters())
-    )
-    tasks = family_tasks(first, lexicon, texts, n_sentences=20, n_pairs=20)
-    names = pd.Series([t.name for t in tasks]).value_counts().to_dict()
-    assert {
-        k: names[k]
-        for k in ("category", "pos", "tatoeba", "ntrex", "similarity", "loss_masked_real")
-    } == dict(category=2, pos=4, tatoeba=3, ntrex=3, similarity=4, loss_masked_real=4)
-    kept, _ = readable(
-        first,
-        [
-            t
-            for t in tasks
-            if t.name in ("pos", "tatoeba", "ntrex", "similarity", "loss_masked_real")
-        ],
-    )
-    table = task_table(text_items(dict(pretrained=first), kept, progress=False))
-    assert (
-        set(table.unit) >= {"sentences", "documents", "pairs", "passages"}
-        and table.score.notna().all()
-    )
-    assert (table[table.task == "pos"].chance == 0.5).all() and table[table.task == "ntrex"].n.eq(
-        2
-    ).all()
-    assert (
-        real_texts(str(texts)) == texts
-        and real_texts(str(texts / "ud_pud")) is None
-        and "left out" in capsys.readouterr().out
-    )
+    return load_backbone(pretrain_reader(reader_corpus(texts), folder=texts / name, **small))
+
+
+def test_the_same_texts_make_the_same_reader(texts):
+    first, second = (small_reader(texts, name) for name in ("a", "b"))
+    pairs = zip(first.model.parameters(), second.model.parameters())
+    assert all(torch.equal(p, q) for p, q in pairs)
+
+
+REAL = dict(pos=4, tatoeba=3, ntrex=3, similarity=4, loss_masked_real=4)  # tasks of each kind
+
+
+def test_all_tasks_are_made(texts, lexicon):
+    reader = small_reader(texts, "a")
+    tasks = family_tasks(reader, lexicon, texts, n_sentences=20, n_pairs=20)
+    names = pd.Series([t.name for t in tasks]).value_counts()
+    assert names[["category", *REAL]].to_dict() == dict(category=2) | REAL
+    kept, _ = readable(reader, [t for t in tasks if t.name in REAL])
+    table = task_table(text_items(dict(pretrained=reader), kept, progress=False))
+    assert set(table.unit) >= {"sentences", "documents", "pairs", "passages"}
+    assert table.score.notna().all() and (table[table.task == "pos"].chance == 0.5).all()
+    assert table[table.task == "ntrex"].n.eq(2).all()
+
+
+def test_folders_without_real_texts_are_left_out(texts, capsys):
+    assert real_texts(str(texts)) == texts and real_texts(str(texts / "ud_pud")) is None
+    assert "left out" in capsys.readouterr().out

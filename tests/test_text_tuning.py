@@ -125,20 +125,29 @@ def slow_features(states, weights, first, rows, delays):
     part = x[first : max(rows) + 1]
     part = (part - part.mean(0)) / (part.std(0, unbiased=True) + 1e-6)
     zero = torch.zeros(x.shape[1], dtype=x.dtype)
-    return torch.stack(
-        [torch.cat([part[r - d - first] if r - d >= first else zero for d in delays]) for r in rows]
-    )
+    delayed = lambda r: torch.cat([part[r - d - first] if r - d >= first else zero for d in delays])
+    return torch.stack([delayed(r) for r in rows])
+
+
+def slow_correlation(p, y):
+    "r of two columns."
+    a, b = p - p.mean(), y - y.mean()
+    return (a * b).sum() / (a.norm() * b.norm())
+
+
+def slow_contrast(p, y):
+    "Of predictions with responses, those of the two rows before and after left out."
+    alike = lambda i, j: p[i] @ y[j] / (p[i].norm() * y[j].norm()) / 0.5
+    terms = []
+    for i in range(len(p)):
+        s = torch.stack([alike(i, j) for j in range(len(y)) if j == i or abs(i - j) > 2])
+        terms.append(torch.log(torch.exp(s).sum()) - alike(i, i))
+    return torch.stack(terms).mean()
 
 
 def slow_loss(name, p, y):
     "The four losses of paper C as formulas."
-    r = torch.stack(
-        [
-            ((p[:, v] - p[:, v].mean()) * (y[:, v] - y[:, v].mean())).sum()
-            / ((p[:, v] - p[:, v].mean()).norm() * (y[:, v] - y[:, v].mean()).norm())
-            for v in range(p.shape[1])
-        ]
-    )
+    r = torch.stack([slow_correlation(p[:, v], y[:, v]) for v in range(p.shape[1])])
     square = ((p - y) ** 2).sum() / p.numel()
     if name == "mse":
         return square
@@ -146,19 +155,7 @@ def slow_loss(name, p, y):
         return 1 - r.mean()
     if name == "hybrid_over_time":
         return 0.5 * (1 - r.mean()) + 0.5 * square
-    terms = []
-    for i in range(len(p)):
-        s = torch.stack(
-            [
-                p[i] @ y[j] / (p[i].norm() * y[j].norm()) / 0.5
-                for j in range(len(y))
-                if j == i or abs(i - j) > 2
-            ]
-        )
-        terms.append(
-            torch.log(torch.exp(s).sum()) - p[i] @ y[i] / (p[i].norm() * y[i].norm()) / 0.5
-        )
-    return torch.stack(terms).mean()
+    return slow_contrast(p, y)
 
 
 LOSSES = dict(
@@ -167,6 +164,22 @@ LOSSES = dict(
     hybrid_over_time=dict(weight=0.5),
     ntxent_over_time=dict(temperature=0.5, mask_within=2),
 )
+
+
+def slow_prediction(slow, backbone, story, rows, n_words, delays, over):
+    "Of the rows of a section, every word's window read for itself."
+    states = slow_states(slow.model, backbone, story, n_words, slow.layer)
+    first = 0 if over == "story" else max(0, min(rows) - max(delays))
+    last = len(story.clock) - 1 if over == "story" else max(rows)
+    lanczos = slow_lanczos(story, 1 / story.clock.tr)
+    x = slow_features(states, lanczos, first, list(range(first, last + 1)), delays)
+    return x[[r - first for r in rows]] @ slow.heads[0].weight.T + slow.heads[0].bias
+
+
+def gradient(tuner):
+    "Of all weights, in one row; 0 where there is none."
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in tuner.parameters()]
+    return torch.cat([g.flatten().double() for g in grads])
 
 
 def both_roads(
@@ -195,21 +208,9 @@ def both_roads(
 
     slow = copy.deepcopy(tuner).double()
     slow.zero_grad()
-    states = slow_states(slow.model, backbone, story, n_words, tuner.layer)
-    first = 0 if over == "story" else max(0, min(rows) - max(delays))
-    last = len(story.clock) - 1 if over == "story" else max(rows)
-    x = slow_features(
-        states, slow_lanczos(story, 1 / story.clock.tr), first, list(range(first, last + 1)), delays
-    )[[r - first for r in rows]]
-    theirs = x @ slow.heads[0].weight.T + slow.heads[0].bias
+    theirs = slow_prediction(slow, backbone, story, rows, n_words, delays, over)
     slow_loss(loss, theirs, target).backward()
-    grads = lambda t: torch.cat(
-        [
-            (torch.zeros_like(p) if p.grad is None else p.grad).flatten().double()
-            for p in t.parameters()
-        ]
-    )
-    return ours.detach().double(), theirs.detach(), grads(tuner), grads(slow)
+    return ours.detach().double(), theirs.detach(), gradient(tuner), gradient(slow)
 
 
 def same(ours, theirs, g, h):
@@ -344,31 +345,37 @@ def test_blocks_of_a_story_are_steps_and_stories_can_be_gathered():
     )  # gathered, and the released one step an epoch (C-03)
 
 
-def test_gathered_sections_give_the_mean_of_their_gradients(monkeypatch):
-    backbone, seen = made(), {}
-    pairs = pairs_of(backbone, [whole_story(told(i, 16)) for i in range(3)])
+def tuner_without_dropout(backbone):
     tuner = BrainTuner(backbone, {"P1": 4}, dropout=0.0, seed=1)
     for m in tuner.modules():
         if isinstance(m, torch.nn.Dropout):
             m.p = 0.0
+    return tuner
+
+
+def gradients_apart(pairs, tuner):
+    "Gradients of each section alone."
     apart = []
     for inputs, targets in pairs:
         tuner.zero_grad()
         get_loss("mse")(tuner(inputs)["P1"], targets["P1"]).backward()
         apart.append([None if p.grad is None else p.grad.clone() for p in tuner.parameters()])
+    return apart
+
+
+def keep_gradients(optimizer, seen):
+    "The gradients that a step would use, by the identity of their weights."
+    weights = [p for g in optimizer.param_groups for p in g["params"]]
+    seen |= {id(p): p.grad.clone() for p in weights if p.grad is not None}
+
+
+def test_gathered_sections_give_the_mean_of_their_gradients(monkeypatch):
+    backbone, seen = made(), {}
+    pairs = pairs_of(backbone, [whole_story(told(i, 16)) for i in range(3)])
+    tuner = tuner_without_dropout(backbone)
+    apart = gradients_apart(pairs, tuner)
     tuner.zero_grad()
-    monkeypatch.setattr(
-        torch.optim.AdamW,
-        "step",
-        lambda self, *a, **k: seen.update(
-            {
-                id(p): p.grad.clone()
-                for g in self.param_groups
-                for p in g["params"]
-                if p.grad is not None
-            }
-        ),
-    )
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: keep_gradients(self, seen))
     tune(
         tuner,
         pairs,
@@ -409,49 +416,46 @@ def test_a_tuning_and_a_scored_block_of_one_story_are_purged():
 # ---- defects of the released code
 
 
-def test_c02_padding_or_separator_is_read_and_the_word_itself_is_never_seen():
+@pytest.fixture(scope="module")
+def as_released():
+    "A backbone, a story, inputs as the released program has them, and the words that are read."
     backbone, story = made(), told(6)
     inputs = section_inputs(whole_story(story), backbone, 20, pooled="released")
-    tokenizer = backbone.tokenizer
     words = np.flatnonzero((slow_lanczos(story, 1 / story.clock.tr) != 0).any(0).numpy())
+    return backbone, story, inputs, words
+
+
+def test_c02_inputs_are_those_of_the_tokenizer(as_released):
+    backbone, story, inputs, words = as_released
+    settings = dict(truncation=True, max_length=20, padding="max_length")
     ids = [
-        tokenizer(
-            " ".join(story.words.text[max(0, i - 19) : i + 1]),
-            truncation=True,
-            max_length=20,
-            padding="max_length",
-        )
+        backbone.tokenizer(" ".join(story.words.text[max(0, i - 19) : i + 1]), **settings)
         for i in words
     ]
-    assert inputs.token_ids.tolist() == [
-        x["input_ids"] for x in ids
-    ] and inputs.attention_mask.tolist() == [x["attention_mask"] for x in ids]
-    read = inputs.token_ids[:, -1]
+    assert inputs.token_ids.tolist() == [x["input_ids"] for x in ids]
+    assert inputs.attention_mask.tolist() == [x["attention_mask"] for x in ids]
+
+
+def test_c02_padding_or_separator_is_read(as_released):
+    backbone, _, inputs, _ = as_released
+    read, tokenizer = inputs.token_ids[:, -1], backbone.tokenizer
     assert set(read.tolist()) == {tokenizer.pad_token_id, tokenizer.sep_token_id}
     states = word_states(backbone.model, inputs, 3, batch=7)
+    ready = dict(input_ids=inputs.token_ids, attention_mask=inputs.attention_mask)
     with torch.no_grad():
-        theirs = backbone.model(
-            input_ids=inputs.token_ids, attention_mask=inputs.attention_mask
-        ).last_hidden_state[:, -1]
+        theirs = backbone.model(**ready).last_hidden_state[:, -1]
     torch.testing.assert_close(states.detach(), theirs, atol=1e-5, rtol=1e-4)
-    other = dataclasses.replace(
-        story,
-        words=dataclasses.replace(
-            story.words,
-            text=(
-                *story.words.text[:60],
-                "evening" if story.words.text[60] != "evening" else "sun",
-                *story.words.text[61:],
-            ),
-        ),
-    )
-    moved = (
-        section_inputs(whole_story(other), backbone, 20, pooled="released").token_ids
-        != inputs.token_ids
-    ).any(1)
-    assert (
-        not moved[list(words).index(60)] and moved[list(words).index(63)]
-    )  # the word is read only when it is two words old
+
+
+def test_c02_the_word_itself_is_never_seen(as_released):
+    "A word is read only when it is two words old."
+    backbone, story, inputs, words = as_released
+    text = list(story.words.text)
+    text[60] = "evening" if text[60] != "evening" else "sun"
+    other = dataclasses.replace(story, words=dataclasses.replace(story.words, text=tuple(text)))
+    again = section_inputs(whole_story(other), backbone, 20, pooled="released")
+    moved = (again.token_ids != inputs.token_ids).any(1)
+    assert not moved[list(words).index(60)] and moved[list(words).index(63)]
 
 
 def test_c06_released_filter():
@@ -462,62 +466,71 @@ def test_c06_released_filter():
     torch.testing.assert_close(weights.double(), slow[:, (slow != 0).any(0)], atol=1e-6, rtol=1e-5)
 
 
-def test_c01_responses_of_all_stories_stand_beside_the_features_of_some():
-    from braintune_nb.data.recordings import Dataset, Recording, Space
+def counting_recording(story, i, space):
+    "Responses that count the rows: from 100 times i on, and from -50 on."
+    from braintune_nb.data.recordings import Recording
+
+    rows = np.arange(len(story.clock))
+    return Recording(
+        "P1", story, np.stack([rows + 100 * i, rows - 50.0], 1).astype(np.float32), space
+    )
+
+
+@pytest.fixture(scope="module")
+def counting_plan():
+    "A plan of five stories with responses that count; its sections by the names of stories."
+    from braintune_nb.data.recordings import Dataset, Space
     from braintune_nb.experiment.plan import ExperimentPlan, TuningFold
-    from braintune_nb.experiment.presets import TEXT_PRESETS
-    from braintune_nb.experiment.tuning import arm_targets, brain_targets, stacked_targets
 
     stories = {n: dataclasses.replace(told(i, 10 + i), name=n) for i, n in enumerate("abcde")}
     space = Space("two", "region", np.arange(2))
-    heard = {
-        n: Recording(
-            "P1",
-            s,
-            np.stack([np.arange(len(s.clock)) + 100 * i, np.arange(len(s.clock)) - 50.0], 1).astype(
-                np.float32
-            ),
-            space,
-        )
-        for i, (n, s) in enumerate(stories.items())
-    }
+    heard = {n: counting_recording(s, i, space) for i, (n, s) in enumerate(stories.items())}
     part = lambda names: [whole_story(stories[n]) for n in names]
-    plan = ExperimentPlan(
-        Dataset("toy", stories, {"P1": heard}, "", ""),
-        [TuningFold(part("ca"), part("d"), [(part("b"), part("e"))])],
-        ("P1",),
-        (),
-    )
-    own, stacked = (
-        [t["P1"][:, 0] for t in f]
-        for f in ([brain_targets(plan, s) for s in part("ca")], stacked_targets(plan, part("ca")))
-    )
+    data = Dataset("toy", stories, {"P1": heard}, "", "")
+    fold = TuningFold(part("ca"), part("d"), [(part("b"), part("e"))])
+    return ExperimentPlan(data, [fold], ("P1",), ()), part
+
+
+def first_column(targets):
+    return [t["P1"][:, 0] for t in targets]
+
+
+def test_c01_responses_of_all_stories_stand_beside_the_features_of_some(counting_plan):
+    from braintune_nb.experiment.tuning import brain_targets, stacked_targets
+
+    plan, part = counting_plan
+    own = first_column(brain_targets(plan, s) for s in part("ca"))
+    stacked = first_column(stacked_targets(plan, part("ca")))
     np.testing.assert_array_equal(own[1], stacked[1])  # the first story by name is right
-    whole = np.concatenate(
-        [brain_targets(plan, s)["P1"][:, 0] for s in part("abc")]
-    )  # tuning and encoding stories by name
-    np.testing.assert_array_equal(
-        stacked[0], whole[10:22]
-    )  # the second one gets what follows: story b, and the first row of c
+    # tuning and encoding stories by name
+    whole = np.concatenate(first_column(brain_targets(plan, s) for s in part("abc")))
+    # the second one gets what follows: story b, and the first row of c
+    np.testing.assert_array_equal(stacked[0], whole[10:22])
     assert (stacked[0] != own[0]).all()
-    halves = [
-        Section("c.1", stories["c"], np.arange(5)),
-        Section("c.2", stories["c"], np.arange(5, 12)),
-    ]
-    np.testing.assert_array_equal(
-        np.concatenate([t["P1"][:, 0] for t in stacked_targets(plan, halves)]), stacked[0]
-    )
-    np.testing.assert_array_equal(
-        stacked_targets(plan, part("d"))[0]["P1"], brain_targets(plan, part("d")[0])["P1"]
-    )  # validation keeps its own
-    np.testing.assert_array_equal(
-        arm_targets(plan, part("ca"), "tuned", stacked=True)[0]["P1"][:, 0], stacked[0]
-    )
-    assert (
-        TEXT_PRESETS["released_c"].story_order == "stacked"
-        and TEXT_PRESETS["released_c"].reading["pooled"] == "released"
-        and TEXT_PRESETS["released_c"].tune.accumulate > 1000
-    )
+
+
+def test_c01_halves_of_a_story_get_the_responses_of_the_whole(counting_plan):
+    from braintune_nb.experiment.tuning import arm_targets, stacked_targets
+
+    plan, part = counting_plan
+    story, stacked = part("c")[0].story, first_column(stacked_targets(plan, part("ca")))[0]
+    halves = [Section("c.1", story, np.arange(5)), Section("c.2", story, np.arange(5, 12))]
+    halved = np.concatenate(first_column(stacked_targets(plan, halves)))
+    np.testing.assert_array_equal(halved, stacked)
+    targets = arm_targets(plan, part("ca"), "tuned", stacked=True)
+    np.testing.assert_array_equal(first_column(targets)[0], stacked)
+
+
+def test_c01_validation_keeps_its_own_responses(counting_plan):
+    from braintune_nb.experiment.presets import TEXT_PRESETS
+    from braintune_nb.experiment.tuning import brain_targets, stacked_targets
+
+    plan, part = counting_plan
+    own = brain_targets(plan, part("d")[0])["P1"]
+    np.testing.assert_array_equal(stacked_targets(plan, part("d"))[0]["P1"], own)
+    released = TEXT_PRESETS["released_c"]
+    assert released.story_order == "stacked" and released.reading["pooled"] == "released"
+    assert released.tune.accumulate > 1000
 
 
 def test_unknown_readings_are_refused():
@@ -574,29 +587,31 @@ def test_dropout_is_the_same_kept_or_computed_again():
         torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-4)
 
 
-def test_what_fits_is_kept_and_it_is_what_the_backward_pass_comes_to_first(monkeypatch):
-    backbone, twice, once = made(), [], []
-    inputs, real, plain = (
-        section_inputs(whole_story(told()), backbone, 6),
-        text_inputs.checkpoint,
-        text_inputs._states_at,
-    )
-    monkeypatch.setattr(
-        text_inputs,
-        "checkpoint",
-        lambda f, *a, **k: twice.append(a[1].shape) or real(plain, *a, **k),
-    )
+@pytest.fixture
+def computed(monkeypatch):
+    "Sizes of the blocks that are computed twice, and once."
+    twice, once = [], []
+    real, plain = text_inputs.checkpoint, text_inputs._states_at
+    again = lambda f, *a, **k: twice.append(a[1].shape) or real(plain, *a, **k)
+    monkeypatch.setattr(text_inputs, "checkpoint", again)
     monkeypatch.setattr(text_inputs, "_states_at", lambda *a: once.append(a[1].shape) or plain(*a))
+    return twice, once
+
+
+def test_what_fits_is_kept_and_it_is_what_the_backward_pass_comes_to_first(computed):
+    backbone, (twice, once) = made(), computed
+    inputs = section_inputs(whole_story(told()), backbone, 6)
     gb = lambda shapes: sum(
         text_inputs.activation_gb(tuple(s), backbone.model.config, 3) for s in shapes
     )
-    word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
+    read = lambda gigabytes: word_states(backbone.model, inputs, 3, batch=16, memory_gb=gigabytes)
+    read(0.0)
     budget, whole = 0.6 * gb(twice), list(twice)
     twice.clear()
-    word_states(backbone.model, inputs, 3, batch=16, memory_gb=budget)
+    read(budget)
     assert twice + once == whole and 0 < gb(once) <= budget < gb([twice[-1], *once])
     with torch.no_grad():
-        word_states(backbone.model, inputs, 3, batch=16, memory_gb=0.0)
+        read(0.0)
     assert len(once) > len(whole)  # without gradients nothing is computed twice
 
 

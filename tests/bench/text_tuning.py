@@ -34,6 +34,8 @@ import sys
 import time
 from pathlib import Path
 
+from bench_rows import peak_megabytes, rounded, table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
 STORIES = ("alternateithicatom", "avatar", "howtodraw", "legacy", "undertheinfluence")
@@ -66,15 +68,6 @@ SHOWN = (
     "last_loss",
     "largest_loss_difference",
 )
-
-
-def table(rows, columns=SHOWN):
-    text = [
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        for row in rows
-    ]
-    width = [max(len(c), *(len(r[i]) for r in text)) for i, c in enumerate(columns)]
-    return "\n".join(" | ".join(v.ljust(w) for v, w in zip(r, width)) for r in [columns, *text])
 
 
 # ---- what is tuned, and on what
@@ -173,16 +166,10 @@ class Ours:
             return self.tuner(inputs)["P1"].float()
 
 
-def one(arm, args):
-    "Seconds and losses of the steps of one arm, and the peak memory of this process."
-    import torch
-
-    from braintune_nb.data.splits import whole_story
-    from braintune_nb.loss import get_loss
+def change_backbone(how, args):
+    "Switch off what the arm does without."
     from braintune_nb.model import text_inputs
 
-    torch.set_num_threads(args.threads)
-    how = (ARMS | EPOCH)[arm]
     if not how.get("products", True):
         text_inputs._onednn = None
     if not how.get("place", True):
@@ -193,18 +180,56 @@ def one(arm, args):
                 model, inputs, layer, args.batch, memory_gb
             )
         )
-    backbone = base_model(args.seed)
+
+
+def pairs_of(backbone, args):
+    "Inputs of each section, and responses to it."
+    from braintune_nb.data.splits import whole_story
+    from braintune_nb.model import text_inputs
+
     whole = args.windows // len(STORIES) if args.windows else 0
     stories = (
         [told(STORIES[0], args.plain)] if args.part == "same" else [told(n, whole) for n in STORIES]
     )
-    pairs = [
+    return [
         (
             text_inputs.section_inputs(whole_story(s), backbone),
             responses(s, args.columns, args.seed),
         )
         for s in stories
     ]
+
+
+def optimizer_of(tuner, args):
+    "AdamW of the backbone and, ten times as fast, the heads."
+    import torch
+
+    return torch.optim.AdamW(
+        [
+            dict(
+                params=[p for p in tuner.model.parameters() if p.requires_grad],
+                lr=args.learning_rate,
+            ),
+            dict(params=list(tuner.heads.parameters()), lr=10 * args.learning_rate),
+        ],
+        weight_decay=1e-3,
+    )
+
+
+def step(tuner, loop, loss, optimizer, inputs, y):
+    "One step of training; its loss."
+    import torch
+
+    value = loss(loop.predict(inputs), y)
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(value.detach())
+
+
+def tuner_of(backbone, args, how):
+    "A tuner that trains all of the backbone."
     from braintune_nb.model.release import BrainTuner
 
     tuner = BrainTuner(
@@ -216,51 +241,48 @@ def one(arm, args):
     ).train()
     del backbone
     tuner.freeze("all")
+    return tuner
+
+
+def timed_steps(pairs, args, steps, tuner, loop, loss, optimizer):
+    "Seconds of each step, seconds of the processor, and losses."
+    seconds, used, losses = [], [], []
+    for inputs, y in pairs * (steps if args.part == "same" else 1):
+        start, cpu = time.perf_counter(), time.process_time()
+        losses.append(step(tuner, loop, loss, optimizer, inputs, y))
+        seconds.append(time.perf_counter() - start)
+        used.append(time.process_time() - cpu)
+    return seconds, used, losses
+
+
+def one(arm, args):
+    "Seconds and losses of the steps of one arm, and the peak memory of this process."
+    import torch
+
+    from braintune_nb.loss import get_loss
+
+    torch.set_num_threads(args.threads)
+    how = (ARMS | EPOCH)[arm]
+    change_backbone(how, args)
+    backbone = base_model(args.seed)
+    pairs = pairs_of(backbone, args)
+
+    tuner = tuner_of(backbone, args, how)
     loop, loss = (
         (OneByOne(tuner) if how.get("plain") else Ours(tuner, how.get("precision", "float32"))),
         get_loss("ntxent_over_time", mask_within=0),
     )
-    optimizer = torch.optim.AdamW(
-        [
-            dict(
-                params=[p for p in tuner.model.parameters() if p.requires_grad],
-                lr=args.learning_rate,
-            ),
-            dict(params=list(tuner.heads.parameters()), lr=10 * args.learning_rate),
-        ],
-        weight_decay=1e-3,
-    )
-    seconds, used, losses = [], [], []
-    for _ in range((2 if how.get("plain") else args.steps) if args.part == "same" else 1):
-        for inputs, y in pairs:
-            start, cpu = time.perf_counter(), time.process_time()
-            value = loss(loop.predict(inputs), y)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            seconds.append(time.perf_counter() - start)
-            used.append(time.process_time() - cpu)
-            losses.append(float(value.detach()))
-    mb = (
-        int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
-        / 1024
-    )
-    print(
-        json.dumps(
-            dict(
-                seconds=seconds,
-                used=used,
-                losses=losses,
-                mb=mb,
-                windows=[len(i.position) for i, _ in pairs],
-                tokens=[int(i.attention_mask.sum()) for i, _ in pairs],
-            )
-        )
-    )
+    optimizer = optimizer_of(tuner, args)
+    steps = 2 if how.get("plain") else args.steps
+    seconds, used, losses = timed_steps(pairs, args, steps, tuner, loop, loss, optimizer)
+    found = dict(seconds=seconds, used=used, losses=losses, mb=peak_megabytes())
+    found["windows"] = [len(i.position) for i, _ in pairs]
+    found["tokens"] = [int(i.attention_mask.sum()) for i, _ in pairs]
+    print(json.dumps(found))
 
 
-def run(arm, part, args, batch=0):
+def measured(arm, part, batch, args):
+    "What an arm prints in a process of its own."
     given = dict(one=arm, part=part, batch=batch) | {
         k: getattr(args, k)
         for k in ("threads", "windows", "plain", "steps", "columns", "learning_rate", "seed")
@@ -276,7 +298,11 @@ def run(arm, part, args, batch=0):
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    found = json.loads(text.splitlines()[-1])
+    return json.loads(text.splitlines()[-1])
+
+
+def run(arm, part, args, batch=0):
+    found = measured(arm, part, batch, args)
     found["windows_in_all"] = sum(found["windows"])
     timed = slice(1, None) if part == "same" else slice(None)
     join = (
@@ -296,13 +322,37 @@ def run(arm, part, args, batch=0):
 # ---- all of them
 
 
-def row_of(args, part, arm, how, found, plain, measured="yes"):
+def speeds(found, plain):
+    "Median seconds, windows in a second, and times faster than one window at a time."
     import numpy as np
 
-    last, windows = found[-1], found[-1]["windows_in_all"]
-    a = lambda f: f["s"] / f["windows_in_all"]
-    c = lambda f: f["cpu"] / f["windows_in_all"]
-    common = min(len(last["losses"]), len(plain[0]["losses"]))
+    def median_ratio(key):
+        a_window = lambda f: f[key] / f["windows_in_all"]
+        return float(np.median([a_window(p) / a_window(f) for p, f in zip(plain, found)]))
+
+    seconds = float(np.median([f["s"] for f in found]))
+    return dict(
+        seconds=seconds,
+        windows_per_second=found[-1]["windows_in_all"] / seconds,
+        speedup=median_ratio("s"),
+        processor_speedup=median_ratio("cpu"),
+        peak_mb=max(f["mb"] for f in found),
+    )
+
+
+def losses_of(losses, plain, same):
+    "First and last loss, and the largest difference from one window at a time."
+    differences = [abs(x - y) for x, y in zip(losses, plain)]
+    return dict(
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        largest_loss_difference=max(differences) if same else float("nan"),
+        losses=" ".join(f"{v:.6f}" for v in losses),
+    )
+
+
+def row_of(args, part, arm, how, found, plain, measured="yes"):
+    last = found[-1]
     return dict(
         part=part,
         arm=arm,
@@ -312,7 +362,7 @@ def row_of(args, part, arm, how, found, plain, measured="yes"):
         precision=how.get("precision", "float32"),
         memory_gb=how.get("memory_gb", float("nan")),
         stories=len(last["windows"]),
-        windows=windows,
+        windows=last["windows_in_all"],
         tokens=sum(last["tokens"]),
         steps=len(last["losses"]),
         rounds=len(found),
@@ -320,20 +370,19 @@ def row_of(args, part, arm, how, found, plain, measured="yes"):
         seed=args.seed,
         language="en",
         responses="simulated",
-        seconds=float(np.median([f["s"] for f in found])),
-        windows_per_second=windows / float(np.median([f["s"] for f in found])),
-        speedup=float(np.median([a(p) / a(f) for p, f in zip(plain, found)])),
-        processor_speedup=float(np.median([c(p) / c(f) for p, f in zip(plain, found)])),
-        peak_mb=max(f["mb"] for f in found),
-        first_loss=last["losses"][0],
-        last_loss=last["losses"][-1],
-        largest_loss_difference=(
-            max(abs(x - y) for x, y in zip(last["losses"][:common], plain[0]["losses"]))
-            if part.startswith("same")
-            else float("nan")
-        ),
-        losses=" ".join(f"{v:.6f}" for v in last["losses"]),
+        **speeds(found, plain),
+        **losses_of(last["losses"], plain[0]["losses"], part.startswith("same")),
     )
+
+
+def curve_of(rows):
+    "Losses of the first arm in full precision that is not read one by one."
+    curve = []
+    for r in rows:
+        if r["precision"] == "float32" and r["arm"] != PLAIN:
+            curve = [float(v) for v in r["losses"].split()]
+            break
+    return curve
 
 
 def same_windows(args):
@@ -346,14 +395,7 @@ def same_windows(args):
         row_of(args, "same windows", arm, how, found[arm], found[PLAIN])
         for arm, how in arms.items()
     ]
-    curve = next(
-        (
-            [float(v) for v in r["losses"].split()]
-            for r in rows
-            if r["precision"] == "float32" and r["arm"] != PLAIN
-        ),
-        [],
-    )
+    curve = curve_of(rows)
     for row in rows:
         if row["precision"] == "bfloat16" and curve:
             row["largest_loss_difference"] = max(
@@ -362,66 +404,50 @@ def same_windows(args):
     return rows, found[PLAIN]
 
 
-def epoch(args, plain):
-    arms, reduced = (
-        {a: EPOCH[a] for a in args.epoch_arms or EPOCH},
-        (", reduced" if args.windows else ""),
-    )
-    found = {arm: [run(arm, "epoch", args)] for arm in arms}
-    rows, any_arm = (
-        [
-            row_of(args, "epoch" + reduced, arm, how, found[arm], plain[:1])
-            for arm, how in arms.items()
-        ],
-        next(iter(found.values()))[0],
-    )
-    whole = (
-        any_arm
-        | {
-            k: plain[0][k] * any_arm["windows_in_all"] / plain[0]["windows_in_all"]
-            for k in ("s", "cpu")
-        }
-        | dict(mb=float("nan"), losses=[float("nan")])
-    )
-    first = rows[0]
+def extrapolated(plain, found):
+    "The epoch one window at a time, from the seconds of the windows that were measured."
+    share = found["windows_in_all"] / plain["windows_in_all"]
+    seconds = {k: plain[k] * share for k in ("s", "cpu")}
+    return found | seconds | dict(mb=float("nan"), losses=[float("nan")])
+
+
+def compare_losses(rows):
+    "The largest difference from the losses of the first arm, into the rows."
+    first = rows[0]["losses"].split()
     for row in rows:
-        row["largest_loss_difference"] = max(
-            abs(float(a) - float(b)) for a, b in zip(first["losses"].split(), row["losses"].split())
-        )
-    return [
-        row_of(
-            args,
-            "epoch" + reduced,
-            PLAIN,
-            {},
-            [whole],
-            plain[:1],
-            f"no, extrapolated from {plain[0]['windows_in_all']} windows",
-        )
-        | dict(steps=len(STORIES)),
-        *rows,
-    ]
+        pairs = zip(first, row["losses"].split())
+        row["largest_loss_difference"] = max(abs(float(a) - float(b)) for a, b in pairs)
+
+
+def epoch(args, plain):
+    arms = {a: EPOCH[a] for a in args.epoch_arms or EPOCH}
+    part = "epoch" + (", reduced" if args.windows else "")
+    found = {arm: [run(arm, "epoch", args)] for arm in arms}
+    rows = [row_of(args, part, arm, how, found[arm], plain[:1]) for arm, how in arms.items()]
+    compare_losses(rows)
+    whole = extrapolated(plain[0], next(iter(found.values()))[0])
+    told = f"no, extrapolated from {plain[0]['windows_in_all']} windows"
+    one_by_one = row_of(args, part, PLAIN, {}, [whole], plain[:1], told)
+    return [one_by_one | dict(steps=len(STORIES)), *rows]
 
 
 def save(rows):
     "Into the table; rows of what was not measured now stay."
     path = RESULTS / "text_tuning_speed.csv"
-    text = [
-        {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows
-    ]
+    text = [rounded(row, 6) for row in rows]
     if path.is_file():
         with open(path, newline="") as f:
             before = [r for r in csv.DictReader(f) if list(r) == list(text[0])]
-        text = [
-            r for r in before if (r["part"], r["arm"]) not in {(t["part"], t["arm"]) for t in text}
-        ] + text
+        new = {(r["part"], r["arm"]) for r in text}
+        text = [r for r in before if (r["part"], r["arm"]) not in new] + text
     with open(path, "w", newline="") as f:
         out = csv.DictWriter(f, text[0], lineterminator="\n")
         out.writeheader()
         out.writerows(text)
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -461,7 +487,22 @@ def main():
     parser.add_argument("--batch", type=int, default=0, help=argparse.SUPPRESS)
     for hidden in ("--one", "--part"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def sweep(args):
+    "Try numbers of words in a batch."
+    for batch in args.sweep:
+        for arm in args.arms or (
+            "batches, oneDNN, last block at the word",
+            "the same in bfloat16",
+        ):
+            print(batch, end=" ", file=sys.stderr)
+            run(arm, "same", args, batch)
+
+
+def main():
+    args = parsed()
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not (Path(os.environ.get("BRAINTUNE_DATA", "")) / "moth").is_dir():
@@ -472,23 +513,17 @@ def main():
     if args.one:
         return one(args.one, args)
     if args.sweep:
-        for batch in args.sweep:
-            for arm in args.arms or (
-                "batches, oneDNN, last block at the word",
-                "the same in bfloat16",
-            ):
-                print(batch, end=" ", file=sys.stderr)
-                run(arm, "same", args, batch)
+        sweep(args)
         return
     if args.only == "epoch":
         plain = [run(PLAIN, "same", args)]
     else:
         rows, plain = same_windows(args)
-        print(table(rows))
+        print(table(rows, SHOWN))
         save(rows)
     if args.only != "same":
         rows = epoch(args, plain)
-        print(table(rows))
+        print(table(rows, SHOWN))
         save(rows)
 
 

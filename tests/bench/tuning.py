@@ -31,6 +31,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench_rows import peak_megabytes, rounded, table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
 WINDOW, TR = 10.0, 2.0  # s
@@ -70,15 +72,6 @@ COLUMNS = (
     "last_loss",
     "largest_loss_difference",
 )
-
-
-def table(rows, columns):
-    text = [
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        for row in rows
-    ]
-    width = [max(len(c), *(len(r[i]) for r in text)) for i, c in enumerate(columns)]
-    return "\n".join(" | ".join(v.ljust(w) for v, w in zip(r, width)) for r in [columns, *text])
 
 
 # ---- what is tuned, and on what
@@ -245,6 +238,26 @@ class Ours:
         return sum(losses) / len(losses)
 
 
+def random_targets(tuner, args):
+    "Random responses of everybody."
+    import torch
+
+    generator = torch.Generator().manual_seed(args.seed)
+    return {
+        p: torch.randn(args.batch, args.columns, generator=generator).to(args.device)
+        for p in tuner.outputs
+    }
+
+
+def published_loop(section, audio, backbone, tuner, args):
+    "One window at a time, as published."
+    from braintune_nb.align.windows import audio_windows, ending_windows
+
+    ends = section.story.clock.times[section.rows]
+    windows = audio_windows(audio, ending_windows(ends, TR, 16000, WINDOW), 16000)
+    return PublishedLoop(backbone, tuner, windows, args.device)
+
+
 def built(
     args,
     plain=False,
@@ -257,7 +270,6 @@ def built(
 ):
     "The loop of an arm, and its targets."
     import numpy as np
-    import torch
 
     from braintune_nb.model import speech_inputs, text_inputs
     from braintune_nb.model.tuner import BrainTuner
@@ -275,26 +287,9 @@ def built(
         seed=args.seed,
         memory_gb=memory_gb,
     )
-    generator = torch.Generator().manual_seed(args.seed)
-    targets = {
-        p: torch.randn(args.batch, args.columns, generator=generator).to(args.device)
-        for p in tuner.outputs
-    }
+    targets = random_targets(tuner, args)
     if plain:
-        from braintune_nb.align.windows import audio_windows, ending_windows
-
-        clock = section.story.clock
-        return (
-            PublishedLoop(
-                backbone,
-                tuner,
-                audio_windows(
-                    audio, ending_windows(clock.times[section.rows], TR, 16000, WINDOW), 16000
-                ),
-                args.device,
-            ),
-            targets,
-        )
+        return published_loop(section, audio, backbone, tuner, args), targets
     inputs = speech_inputs.speech_inputs(
         section,
         backbone,
@@ -306,6 +301,23 @@ def built(
         stored=cache or "float32",
     )
     return Ours(tuner, inputs, args.device, precision, turns), targets
+
+
+def timed_steps(loop, targets, optimizer, args):
+    "Seconds of each step, seconds of the processor, and losses."
+    import torch
+
+    cuda, seconds, used, losses = args.device.startswith("cuda"), [], [], []
+    for _ in range(args.steps):
+        if cuda:
+            torch.cuda.synchronize()
+        start, cpu = time.perf_counter(), time.process_time()
+        losses.append(loop.step(targets, optimizer))
+        if cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        used.append(time.process_time() - cpu)
+    return cuda, seconds, used, losses
 
 
 def one(arm, args):
@@ -321,24 +333,8 @@ def one(arm, args):
     optimizer = torch.optim.Adam(
         [dict(params=body, lr=args.learning_rate), dict(params=heads, lr=args.head_learning_rate)]
     )
-    cuda, seconds, used, losses = args.device.startswith("cuda"), [], [], []
-    for _ in range(args.steps):
-        if cuda:
-            torch.cuda.synchronize()
-        start, cpu = time.perf_counter(), time.process_time()
-        losses.append(loop.step(targets, optimizer))
-        if cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-        used.append(time.process_time() - cpu)
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if cuda
-        else int(
-            next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
-        )
-        / 1024
-    )
+    cuda, seconds, used, losses = timed_steps(loop, targets, optimizer, args)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if cuda else peak_megabytes()
     print(json.dumps(dict(seconds=seconds[1:], used=used[1:], losses=losses, mb=peak)))
 
 
@@ -368,18 +364,47 @@ def run(arm, args, model, folder, *more):
 # ---- all of them
 
 
-def row_of(args, model, arm, how, found, plain, config):
+def medians(found, plain):
+    "Median seconds of a step, and times faster than the arm it is compared with."
     import numpy as np
 
     middle = lambda f, what: float(np.median(f[what]))
-    batch, people = args.batch or BATCH[model], how.get("people", 1)
-    seconds = float(np.median([s for f in found for s in f["seconds"]]))
-    passes = people if how.get("turns") else 1
-    work, precision = (
-        gflop(config, round(WINDOW * 16000), not how.get("cache")) * batch * passes,
-        how.get("precision", "float32"),
+    ratio = lambda what: float(
+        np.median([middle(p, what) / middle(f, what) for p, f in zip(plain, found)])
     )
-    peak, losses = getattr(args, f"peak_{precision}"), found[0]["losses"]
+    steps = [s for f in found for s in f["seconds"]]
+    return float(np.median(steps)), ratio("seconds"), ratio("used")
+
+
+def losses_of(losses, plain, same):
+    "First and last loss, and the largest difference from the other arm where steps are the same."
+    differences = [abs(a - b) for a, b in zip(losses, plain)]
+    return dict(
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        # K steps in turn, one jointly: not to be compared
+        largest_loss_difference=max(differences) if same else float("nan"),
+        losses=" ".join(f"{v:.6f}" for v in losses),
+    )
+
+
+def arithmetic(args, how, config, batch, precision, seconds):
+    "Floating-point operations of a step and in a second."
+    passes = how.get("people", 1) if how.get("turns") else 1
+    work = gflop(config, round(WINDOW * 16000), not how.get("cache")) * batch * passes
+    peak = getattr(args, f"peak_{precision}")
+    return dict(
+        gflop_per_step=work,
+        gflop_per_second=work / seconds,
+        flop_utilisation=work / seconds / 1e3 / peak if peak else float("nan"),
+        hours_of_30_epochs_of_9461_trs=30 * 9461 / (batch / seconds) / 3600,
+    )
+
+
+def row_of(args, model, arm, how, found, plain, config):
+    batch, people = args.batch or BATCH[model], how.get("people", 1)
+    precision = how.get("precision", "float32")
+    seconds, speedup, processor_speedup = medians(found, plain)
     return dict(
         model=model,
         arm=arm,
@@ -394,25 +419,35 @@ def row_of(args, model, arm, how, found, plain, config):
         seed=args.seed,
         seconds_per_step=seconds,
         windows_per_second=batch * people / seconds,
-        speedup=float(
-            np.median([middle(p, "seconds") / middle(f, "seconds") for p, f in zip(plain, found)])
-        ),
-        processor_speedup=float(
-            np.median([middle(p, "used") / middle(f, "used") for p, f in zip(plain, found)])
-        ),
-        gflop_per_step=work,
-        gflop_per_second=work / seconds,
-        flop_utilisation=work / seconds / 1e3 / peak if peak else float("nan"),
-        hours_of_30_epochs_of_9461_trs=30 * 9461 / (batch / seconds) / 3600,
+        speedup=speedup,
+        processor_speedup=processor_speedup,
+        **arithmetic(args, how, config, batch, precision, seconds),
         peak_mb=max(f["mb"] for f in found),
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        largest_loss_difference=(
-            float("nan")
-            if "people" in how
-            else max(abs(a - b) for a, b in zip(losses, plain[0]["losses"]))
-        ),  # K steps in turn, one jointly: not to be compared
-        losses=" ".join(f"{v:.6f}" for v in losses),
+        **losses_of(found[0]["losses"], plain[0]["losses"], "people" not in how),
+    )
+
+
+def prepare_caches(arms, args, model, folder):
+    "What the front end computes, kept once for each number format."
+    for stored in {how.get("cache") for how in arms.values()} - {None}:
+        run(
+            next(a for a, how in arms.items() if how.get("cache") == stored),
+            args,
+            model,
+            folder,
+            "--prepare",
+        )
+
+
+def tell(model, r, args, arm, found):
+    import numpy as np
+
+    print(
+        f"{model}, round {r + 1}/{args.rounds}  {arm:46s}"
+        f" {np.median(found[arm][-1]['seconds']):8.3f} s a step"
+        f" ({np.median(found[arm][-1]['used']):.3f} of the processor),"
+        f" {found[arm][-1]['mb']:6.0f} MB",
+        file=sys.stderr,
     )
 
 
@@ -423,24 +458,11 @@ def measure(args, model, arms, reference):
     found, batch = {arm: [] for arm in arms}, args.batch or BATCH[model]
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         np.save(Path(folder) / "audio.npy", spoken(section_of(batch)[1], args.seed))
-        for stored in {how.get("cache") for how in arms.values()} - {None}:
-            run(
-                next(a for a, how in arms.items() if how.get("cache") == stored),
-                args,
-                model,
-                folder,
-                "--prepare",
-            )
+        prepare_caches(arms, args, model, folder)
         for r in range(args.rounds):
             for arm in arms:
                 found[arm].append(run(arm, args, model, folder))
-                print(
-                    f"{model}, round {r + 1}/{args.rounds}  {arm:46s}"
-                    f" {np.median(found[arm][-1]['seconds']):8.3f} s a step"
-                    f" ({np.median(found[arm][-1]['used']):.3f} of the processor),"
-                    f" {found[arm][-1]['mb']:6.0f} MB",
-                    file=sys.stderr,
-                )
+                tell(model, r, args, arm, found)
     config = backbone_of(model, args.seed).model.config
     return [
         row_of(args, model, arm, how, found[arm], found[reference(arm)], config)
@@ -457,7 +479,15 @@ def curves(rows):
     )
 
 
-def main():
+def add_rates(parser):
+    "Learning rates and the seed."
+    parser.add_argument("--learning-rate", type=float, default=5e-5)
+    parser.add_argument("--head-learning-rate", type=float, default=1e-4)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -471,9 +501,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6, help="the first is not timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--columns", type=int, default=1000, help="voxels of a participant")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--head-learning-rate", type=float, default=1e-4)
-    parser.add_argument("--seed", type=int, default=0)
+    add_rates(parser)
     parser.add_argument("--device", default="cpu", help="cuda: untested")
     parser.add_argument(
         "--peak-float32", type=float, help="TFLOP/s of the device, for model FLOP utilisation"
@@ -483,66 +511,56 @@ def main():
     for hidden in ("--one", "--model", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--prepare", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def chosen(args, arms, reference):
+    "The arms asked for, and those they are compared with."
+    if not args.arms:
+        return arms
+    compared = [reference(arm) for arm in args.arms if arm in arms]
+    return {arm: how for arm, how in arms.items() if arm in args.arms or arm in compared}
+
+
+def main():
+    args = parsed()
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if args.one:
         return one(args.one, args)
-    rows, chosen = (
-        [],
-        lambda arms, reference: {
-            a: how
-            for a, how in arms.items()
-            if not args.arms
-            or a in args.arms
-            or a in [reference(b) for b in args.arms if b in arms]
-        },
-    )
+    rows = []
     for model in args.models:
         for name, arms, reference in (
             ("loop", LOOP, lambda arm: "published loop"),
             ("participants", PARTICIPANTS, lambda arm: arm.replace("jointly", "in turn")),
         ):
-            if args.only not in (None, name):
-                continue
-            if not (few := chosen(arms, reference)):
+            few = chosen(args, arms, reference) if args.only in (None, name) else {}
+            if not few:
                 continue
             rows += (part := measure(args, model, few, reference))
-            print(
-                table(part, COLUMNS),
-                *([curves([r for r in part if r["arm"] in SHOWN])] if arms is LOOP else []),
-                "",
-                sep="\n",
-            )
+            print(table(part, COLUMNS))
+            if arms is LOOP:
+                print(curves([r for r in part if r["arm"] in SHOWN]))
+            print()
             save(rows)
 
 
 def save(rows):
     "Into the table; rows of what was not measured now stay."
-    path = RESULTS / "tuning_speed.csv"
-    text = [
-        {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in row.items()} for row in rows
-    ]
+    path, key = RESULTS / "tuning_speed.csv", lambda r: (r["model"], r["arm"])
+    text = [rounded(row, 6) for row in rows]
+    new = set(map(key, text))
     if path.is_file():
         with open(path, newline="") as f:
             before = [r for r in csv.DictReader(f) if list(r) == list(text[0])]
-        text += [
-            r
-            for r in before
-            if (r["model"], r["arm"]) not in {(t["model"], t["arm"]) for t in text}
-        ]
-    place = {
-        (m, a): i for i, (m, a) in enumerate((m, a) for m in BATCH for a in LOOP | PARTICIPANTS)
-    }
+        text += [r for r in before if key(r) not in new]
+    order = [(m, a) for m in BATCH for a in LOOP | PARTICIPANTS]
     RESULTS.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as f:
         out = csv.DictWriter(f, text[0], lineterminator="\n")
         out.writeheader()
         out.writerows(
-            sorted(
-                (r for r in text if (r["model"], r["arm"]) in place),
-                key=lambda r: place[r["model"], r["arm"]],
-            )
+            sorted((r for r in text if key(r) in order), key=lambda r: order.index(key(r)))
         )
 
 

@@ -1,0 +1,24 @@
+"Rows of the bench scripts as text: on the screen and in tables."
+
+from pathlib import Path
+
+
+def rounded(row, digits):
+    "The values of a row as text, numbers with so many digits."
+    return {k: f"{v:.{digits}g}" if isinstance(v, float) else str(v) for k, v in row.items()}
+
+
+def table(rows, columns):
+    "Rows as text in columns of one width."
+    text = [dict(zip(columns, columns)), *(rounded(row, 4) for row in rows)]
+    width = dict.fromkeys(columns, 0)
+    for row in text:
+        width |= {c: max(w, len(row[c])) for c, w in width.items()}
+    line = lambda row: " | ".join(row[c].ljust(w) for c, w in width.items())
+    return "\n".join(map(line, text))
+
+
+def peak_megabytes():
+    "The most memory that this process has held, in MB."
+    status = Path("/proc/self/status").read_text().split("\n")
+    return int(next(l for l in status if l.startswith("VmHWM")).split()[1]) / 1024
