@@ -172,16 +172,20 @@ def test_a_causal_model_cannot_see_the_next_token(causal, story):
     assert torch.allclose(one, two, atol=1e-5)
 
 
+def move_both(tuner, whole):
+    "The same change in both: embeddings and, through the tie, the output layer."
+    for p in tuner.model.parameters():
+        p.add_(0.01 * torch.randn_like(p))
+    whole.distilbert.load_state_dict(tuner.model.state_dict())
+
+
 def test_masked_text_follows_the_tuner_and_its_tied_embeddings(story):
     backbone = load_backbone("tiny")
     inputs = section_inputs(whole_story(story), backbone)
     tuner, own = BrainTuner(backbone, {"P": 2}, dropout=0.0), OwnText(backbone, stride=1)
     whole = tf.AutoModelForMaskedLM.from_pretrained(backbone.folder).eval()
     with torch.no_grad():
-        for p in tuner.model.parameters():
-            p.add_(0.01 * torch.randn_like(p))
-        # embeddings and, through the tie, the output layer
-        whole.distilbert.load_state_dict(tuner.model.state_dict())
+        move_both(tuner, whole)
         torch.manual_seed(0)
         given, target = own._asked(inputs.token_ids, inputs.attention_mask)
         torch.manual_seed(0)

@@ -169,19 +169,30 @@ def all_predictions(run, plan, tiny, preset):
     return predictions
 
 
+def saved_maps(run, plan, predictions):
+    "Scores by participant, written where the report finds them."
+    maps = map_scores(plan, predictions)
+    for name, parts in maps.items():
+        save_maps(run.path(f"scores/{name}.npz"), *parts)
+    return maps
+
+
+def released_card(run, plan, preset, predictions, tiny):
+    "The README of the release."
+    release_model(run, plan, preset, plan_summary(plan, predictions), tiny)
+    return (run.path("model") / "README.md").read_text()
+
+
 def test_people_with_other_voxels_and_stories_tune_one_model(real, tiny, tmp_path):
     folder, split = real
     plan, preset = load_plan("lebel2023", str(folder), str(split)), choose_preset(tiny, epochs=1)
     run = Run.start(tmp_path / "run", dict(seed=0))
     predictions = all_predictions(run, plan, tiny, preset)
-    maps = map_scores(plan, predictions)
+    maps = saved_maps(run, plan, predictions)
     maps = map_scores(plan, predictions)
     shapes = {name: parts[1]["tuned"].shape for name, parts in maps.items()}
     assert shapes == {f"maps_{p}": (1, n) for p, n in LENGTHS.items()}
-    for name, parts in maps.items():
-        save_maps(run.path(f"scores/{name}.npz"), *parts)
-    release_model(run, plan, preset, plan_summary(plan, predictions), tiny)
-    card = (run.path("model") / "README.md").read_text()
+    card = released_card(run, plan, preset, predictions, tiny)
     assert "Licence of the data: CC0" in card or "lebel2023" not in card
     assert all(len(plan_voxel_mask(plan, p)) == n for p, n in LENGTHS.items())
 
@@ -245,6 +256,13 @@ def on_the_surface(folder, split, mappers, out):
     return load_plan("lebel2023", str(out), str(split))
 
 
+def assert_mapped(before, after, mappers):
+    "Responses on the surface are the product with the weights of the mapper, uncovered left out."
+    old, new = (d.recordings["UTS02"]["encode01_en"].responses for d in (before, after))
+    weights = load_mapper(mappers / "UTS02_mappers.npz").weights.toarray()[3:]
+    np.testing.assert_allclose(new, old @ weights.T, atol=1e-4)
+
+
 def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
     folder, split = real
     mappers = write_mappers(tmp_path / "mappers")
@@ -255,10 +273,7 @@ def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
     plan = on_the_surface(folder, split, mappers, tmp_path / "surface")
     sizes = {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()}
     assert sizes == {27} and list(plan.rois["UTS01"]) == ["all"]
-    heard = [d.recordings["UTS02"]["encode01_en"] for d in (native.dataset, plan.dataset)]
-    before, after = (r.responses for r in heard)
-    weights = load_mapper(mappers / "UTS02_mappers.npz").weights.toarray()[3:]
-    np.testing.assert_allclose(after, before @ weights.T, atol=1e-4)
+    assert_mapped(native.dataset, plan.dataset, mappers)
     tuner, log = tune_arm(plan, 0, tiny, shared, progress=False)
     assert len(tuner.heads) == 1 and np.isfinite(log[-1]["train_loss"])
 

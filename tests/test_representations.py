@@ -107,31 +107,40 @@ def test_csls_by_brute_force(k):
             assert got[i, j] == pytest.approx(2 * x[i] @ y[j] - near_x - near_y, abs=1e-12)
 
 
-def test_retrieval_in_groups_is_retrieval_of_each_group():
+def random_pairs():
     rng = np.random.default_rng(6)
     x = rng.standard_normal((30, 5))
-    y = x + rng.standard_normal((30, 5))
-    groups = np.arange(30) % 3
+    return x, x + rng.standard_normal((30, 5)), np.arange(30) % 3
+
+
+def test_retrieval_in_groups_is_retrieval_of_each_group():
+    x, y, groups = random_pairs()
     whole = retrieval(x, y, groups=groups)
     for g in range(3):
         part = retrieval(x[groups == g], y[groups == g])
-        assert (whole["forward"][groups == g] == part["forward"]).all() and (
-            whole["backward"][groups == g] == part["backward"]
-        ).all()
+        assert (whole["forward"][groups == g] == part["forward"]).all()
+        assert (whole["backward"][groups == g] == part["backward"]).all()
     assert (whole["chance"] == 0.1).all()
-    back = retrieval(y, x, groups=groups)
-    assert (back["forward"] == whole["backward"]).all()
     with pytest.raises(DataError, match="group of one"):
         retrieval(x, y, groups=np.arange(30))
+
+
+def test_retrieval_backwards_is_retrieval_of_the_others():
+    x, y, groups = random_pairs()
+    whole, back = retrieval(x, y, groups=groups), retrieval(y, x, groups=groups)
+    assert (back["forward"] == whole["backward"]).all()
+
+
+def test_retrieval_takes_the_best_of_all():
+    x, y, _ = random_pairs()
     best = csls(centred(x), centred(y), 10).argmax(1) == np.arange(30)
     assert (retrieval(x, y)["forward"] == best).all() and 0 < best.sum() < 30
 
 
 def test_the_wilson_interval_covers():
     rng = np.random.default_rng(7)
-    inside = [
-        low <= 0.1 <= high for _, low, high in (accuracy(rng.random(80) < 0.1) for _ in range(400))
-    ]
+    intervals = [accuracy(rng.random(80) < 0.1)[1:] for _ in range(400)]
+    inside = [low <= 0.1 <= high for low, high in intervals]
     assert 0.92 < np.mean(inside) < 0.99
 
 
@@ -204,22 +213,13 @@ def by_hand(backbone, text, a, b, method):
 def test_states_of_words_and_sentences(kind, method, tmp_path):
     backbone = load_backbone("tiny") if kind == "tiny" else byte_level(tmp_path)
     spans = [(0, 14, 19), (3, 4, 9), (2, 0, 5), (1, 0, 20), (0, 0, 3)]
-    got = span_states(backbone, SAID, tuple(np.array(x) for x in zip(*spans)), method=method)
+    where = tuple(np.array(x) for x in zip(*spans))
+    got = span_states(backbone, SAID, where, method=method)
     assert got.shape == (3, 5, backbone.width) and got.dtype == np.float32
     for n, (s, a, b) in enumerate(spans):
         np.testing.assert_allclose(got[:, n], by_hand(backbone, SAID[s], a, b, method), atol=1e-5)
-    np.testing.assert_allclose(
-        span_states(
-            backbone,
-            SAID,
-            tuple(np.array(x) for x in zip(*spans)),
-            [-1, 0],
-            method,
-            batch_tokens=12,
-        ),
-        got[[2, 0]],
-        atol=1e-5,
-    )
+    some = span_states(backbone, SAID, where, [-1, 0], method, batch_tokens=12)
+    np.testing.assert_allclose(some, got[[2, 0]], atol=1e-5)
     assert not backbone.model.training and reading(backbone, SAID)["unknown"] == 0
 
 

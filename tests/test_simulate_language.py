@@ -9,23 +9,19 @@ from braintune_nb.simulate import language as sl
 lexicon = sl.make_lexicon(seed=0)
 
 
+def information(a, b):
+    joint = np.zeros((14, 14))
+    np.add.at(joint, (a, b), 1)
+    joint /= joint.sum()
+    expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    return float((joint[joint > 0] * np.log2(joint[joint > 0] / expected[joint > 0])).sum())
+
+
 def neighbour_information(words, language):
     "Mutual information (bits) of the categories of successive nouns, minus that of shuffled nouns."
     number = {w: c for c, w in enumerate(lexicon.words[language])}
-    category = np.array(
-        [
-            lexicon.category[number[w]]
-            for w in words
-            if w in number and lexicon.word_class[number[w]] == "noun"
-        ]
-    )
-
-    def information(a, b):
-        joint = np.zeros((14, 14))
-        np.add.at(joint, (a, b), 1)
-        joint /= joint.sum()
-        expected = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-        return float((joint[joint > 0] * np.log2(joint[joint > 0] / expected[joint > 0])).sum())
+    known = [number[w] for w in words if w in number]
+    category = np.array([lexicon.category[n] for n in known if lexicon.word_class[n] == "noun"])
 
     rng = np.random.default_rng(0)
     shuffled = [information(category[:-1], rng.permutation(category[1:])) for _ in range(40)]

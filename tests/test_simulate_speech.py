@@ -63,39 +63,37 @@ def test_pairs_that_espeak_joins_stay_two_words():
     assert len(said.words) == 11 and np.diff(said.words.onset).min() > 0.03
 
 
-def test_events_are_merged_by_text_position():
-    text, spans = S._text_of(("我们", "去", "银行"), None)
-    events = [
-        (1, 0, 0, ""),
-        (1, 1, 100, ""),
-        (1, spans[1, 0], 200, ""),
-        (1, spans[2, 0], 300, ""),
-        (1, spans[2, 0] + 1, 400, ""),
-    ]
-    words = S._words_of(("我们", "去", "银行"), spans, events, np.array([0.9]), 1000, "zh")
+TEXT = ("我们", "去", "银行")
+
+
+@pytest.fixture
+def spoken():
+    "Where the words stand in the text, and what espeak tells of it: place and time."
+    _, spans = S._text_of(TEXT, None)
+    starts = [spans[1, 0], spans[2, 0], spans[2, 0] + 1]
+    places = [0, 1, *starts]
+    return spans, [(1, place, 100 * i, "") for i, place in enumerate(places)]
+
+
+def words_of(spans, events):
+    return S._words_of(TEXT, spans, events, np.array([0.9]), 1000, "zh")
+
+
+def test_events_are_merged_by_text_position(spoken):
+    words = words_of(*spoken)
     assert np.allclose(words.onset, [0, 0.2, 0.3]) and np.allclose(words.offset, [0.2, 0.3, 0.9])
+
+
+def test_words_without_time_and_times_that_do_not_rise_are_refused(spoken):
+    spans, events = spoken
     with pytest.raises(DataError, match="gave a word no time"):
-        S._words_of(
-            ("我们", "去", "银行"), spans, events[:2] + events[3:], np.array([0.9]), 1000, "zh"
-        )
-    with pytest.raises(DataError, match="gave a word no time"):
-        S._words_of(
-            ("我们", "去", "银行"),
-            spans,
-            events[:2] + [(1, spans[1, 1], 200, "")] + events[3:],
-            np.array([0.9]),
-            1000,
-            "zh",
-        )
-    with pytest.raises(DataError, match="do not rise"):
-        S._words_of(
-            ("我们", "去", "银行"),
-            spans,
-            events[:2] + [(1, spans[1, 0], 0, "")] + events[3:],
-            np.array([0.9]),
-            1000,
-            "zh",
-        )
+        words_of(spans, events[:2] + events[3:])
+    for place, time, words in (
+        (spans[1, 1], 200, "gave a word no time"),
+        (spans[1, 0], 0, "do not rise"),
+    ):
+        with pytest.raises(DataError, match=words):
+            words_of(spans, events[:2] + [(1, place, time, "")] + events[3:])
 
 
 @pytest.mark.parametrize(

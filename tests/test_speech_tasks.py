@@ -75,7 +75,8 @@ def test_category_folds_keep_shared_pieces_together(language):
     category; every noun has one fold."""
     fold, n = category_folds(LEXICON, language), 1 if language == "zh" else 4
     assert ((fold >= 0) == (LEXICON.word_class == "noun")).all() and set(fold) == {-1, 0, 1, 2, 3}
-    pieces = [{w[i : i + n] for i in range(len(w) - n + 1)} for w in LEXICON.words[language]]
+    cut = lambda word: {word[i : i + n] for i in range(len(word) - n + 1)}
+    pieces = [cut(w) for w in LEXICON.words[language]]
     for i in np.flatnonzero(fold >= 0):
         for j in np.flatnonzero((LEXICON.category == LEXICON.category[i]) & (fold != fold[i])):
             assert not pieces[i] & pieces[j], (
@@ -84,29 +85,31 @@ def test_category_folds_keep_shared_pieces_together(language):
             )
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_splits_share_neither_voice_nor_concept_nor_text(alone, sentences, language):
-    tasks = [
+def four_tasks(language, alone, sentences):
+    "Categories, words, words in context and phones."
+    return [
         spoken_category_task(LEXICON, language, alone[language]),
         word_task(LEXICON, language, alone[language]),
         context_word_task(LEXICON, language, sentences[language]),
         phone_task(language, sentences[language]),
     ]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_splits_share_neither_voice_nor_concept_nor_text(alone, sentences, language):
+    tasks = four_tasks(language, alone, sentences)
     for task in tasks:
         voice = task.spans.about["voice"]
         for train, tests in task.folds:
             for part, rows in tests.items():
-                assert (
-                    not set(voice[train]) & set(voice[rows])
-                    and set(voice[rows]) <= set(NEW_VOICES)
-                    and set(voice[train]) <= set(TRAINING_VOICES)
-                )
+                assert not set(voice[train]) & set(voice[rows])
+                assert set(voice[rows]) <= set(NEW_VOICES)
+                assert set(voice[train]) <= set(TRAINING_VOICES)
                 if part in ("_heard", "_unheard"):
                     assert not set(task.items[train]) & set(task.items[rows])
                 if "text" in task.spans.about:
-                    assert not set(task.spans.about["text"][train]) & set(
-                        task.spans.about["text"][rows]
-                    )
+                    text = task.spans.about["text"]
+                    assert not set(text[train]) & set(text[rows])
 
 
 def test_labels_do_not_depend_on_order_or_run(sentences):
@@ -256,41 +259,48 @@ def test_no_choice_on_the_test_rows(monkeypatch):
 # ---- arms ----
 
 
-def test_tables_pair_items_and_average_seeds(tiny, sentences):
-    tasks = [context_word_task(LEXICON, "en", sentences["en"])]
-    arms = load_arms(
-        dict(pretrained="tiny_speech", random=["random:tiny_speech", "random:tiny_speech"])
-    )
-    items = task_items(arms, tasks, "all", progress=False)
-    table = task_table(items)
-    assert set(table.layer) == {"band", *(str(l) for l in range(1, tiny.layers + 1))}
-    band = items[items.layer == "band"].merge(
-        items[items.layer.isin([str(l) for l in upper_middle(tiny.layers)])]
-        .groupby(["arm", "item"], as_index=False)
-        .score.mean(),
-        on=["arm", "item"],
-    )
+@pytest.fixture(scope="module")
+def three_models(sentences):
+    "One task, models of two arms, the second with two seeds, and the score of every item."
+    task = context_word_task(LEXICON, "en", sentences["en"])
+    arms = load_arms(dict(pretrained="tiny_speech", random=["random:tiny_speech"] * 2))
+    return task, arms, task_items(arms, [task], "all", progress=False)
+
+
+def test_the_band_is_the_mean_of_its_layers(tiny, three_models):
+    items = three_models[2]
+    layers = {"band", *(str(l) for l in range(1, tiny.layers + 1))}
+    assert set(task_table(items).layer) == layers
+    own = items[items.layer.isin([str(l) for l in upper_middle(tiny.layers)])]
+    mean = own.groupby(["arm", "item"], as_index=False).score.mean()
+    band = items[items.layer == "band"].merge(mean, on=["arm", "item"])
     assert np.allclose(band.score_x, band.score_y)
-    a, b = table[table.layer == "band"].set_index("arm").score.loc[["pretrained", "random"]]
-    compared = compare_arms(items)
-    row = compared[compared.layer == "band"].iloc[0]
-    assert (
-        row.difference == pytest.approx(b - a)
-        and row.ci_high < 0
-        and row.n == table[table.layer == "band"].n.iloc[0]
-    )
-    single = [
-        score(probe(tasks[0].spans.states(m, [1])[0], tasks[0])[""], tasks[0])
-        for m in arms["random"]
-    ]
-    assert (
-        table[(table.layer == "1") & (table.arm == "random")].score.iloc[0]
-        == pytest.approx(np.mean(single))
-        and single[0] != single[1]
-    )
     assert len(task_table(items[items.layer == "band"])) == 2
+
+
+def test_arms_are_compared_item_by_item(three_models):
+    items = three_models[2]
+    table, compared = task_table(items), compare_arms(items)
+    band = table[table.layer == "band"]
+    a, b = band.set_index("arm").score.loc[["pretrained", "random"]]
+    row = compared[compared.layer == "band"].iloc[0]
+    assert row.difference == pytest.approx(b - a) and row.ci_high < 0 and row.n == band.n.iloc[0]
+
+
+def test_tables_average_seeds(three_models):
+    task, arms, items = three_models
+    table = task_table(items)
+    probed = [probe(task.spans.states(m, [1])[0], task)[""] for m in arms["random"]]
+    single = [score(p, task) for p in probed]
+    row = table[(table.layer == "1") & (table.arm == "random")].iloc[0]
+    assert row.score == pytest.approx(np.mean(single)) and single[0] != single[1]
+
+
+def test_arms_that_cannot_be_compared_are_refused(three_models):
+    items = three_models[2]
+    one = items[(items.arm == "random") & (items.layer == "band")].index[:1]
     with pytest.raises(DataError, match="same items"):
-        compare_arms(items.drop(items[(items.arm == "random") & (items.layer == "band")].index[:1]))
+        compare_arms(items.drop(one))
     with pytest.raises(ParameterError, match="no such arm"):
         compare_arms(items, "tuned")
 
@@ -376,27 +386,30 @@ def test_folders_without_digits(tmp_path):
         digit_task(tmp_path)
 
 
+def power_of_words(story):
+    "Mean square of the sound of each word."
+    import soundfile
+
+    sound, rate = soundfile.read(story.audio)
+    spans = zip(story.words.onset, story.words.offset)
+    return np.array([np.mean(sound[int(a * rate) : int(b * rate)] ** 2) for a, b in spans])
+
+
+def test_unknown_stories_are_refused_with_the_known_ones(real_data):
+    with pytest.raises(MissingData, match="denizenslab") as caught:
+        moth_story(real_data / "moth", "soul")
+    assert "souls" in caught.value.found
+
+
 def test_revoiced_stories_carry_their_label(real_data, tmp_path):
     """The malformed TextGrid of one story included; the words keep their times to the sample,
     and the clock is the scanner's."""
-    import soundfile
-
     for name, trs in (("wheretheressmoke", 306), ("souls", 375)):
         story = moth_story(real_data / "moth", name)
         assert len(story.clock) == trs and abs(story.clock.tr - 2.0045) < 1e-4
         part = revoiced(first_part(story, 30), tmp_path)
-        assert (
-            is_revoiced(part)
-            and LABEL in part.audio.name
-            and part.words.onset.tolist() == story.words.onset[story.words.offset <= 30].tolist()
-        )
-        sound, rate = soundfile.read(part.audio)
-        power = [
-            np.mean(sound[int(a * rate) : int(b * rate)] ** 2)
-            for a, b in zip(part.words.onset, part.words.offset)
-        ]
-        assert np.mean(np.array(power) > 1e-5) > 0.95
+        assert is_revoiced(part) and LABEL in part.audio.name
+        kept = story.words.onset[story.words.offset <= 30]
+        assert part.words.onset.tolist() == kept.tolist()
+        assert np.mean(power_of_words(part) > 1e-5) > 0.95
         assert not is_revoiced(story)
-    with pytest.raises(MissingData, match="denizenslab") as caught:
-        moth_story(real_data / "moth", "soul")
-    assert "souls" in caught.value.found

@@ -103,60 +103,48 @@ def test_bands_in_seconds_follow_the_language():
     )
 
 
-def test_slow_voxels_prefer_long_bands():
-    """Voxels that follow words, a running topic, or both, in planted proportions, after a
-    haemodynamic response, with noise."""
-    rng, lexicon, parts = (
-        np.random.default_rng(0),
-        make_lexicon(0),
-        {"fast": [], "slow": [], "features": []},
-    )
+def response_to(track, s, weights):
+    "Voxels that follow a track of the words after a haemodynamic response."
+    at = np.clip((s.words.onset * 10).astype(int), 0, None)
+    held = np.zeros((int(s.clock.times[-1] * 10) + 1, 8))
+    held[at[0] : at[-1]] = np.repeat(track[:-1], np.diff(at), 0)
+    return zscore(convolve(lag_windows(held, s.clock.times), [5.0])[0] @ weights)
+
+
+@pytest.fixture(scope="module")
+def tracks():
+    "Generator, responses to words and to a running topic, features by band, story of each TR."
+    rng, lexicon = np.random.default_rng(0), make_lexicon(0)
     weights = rng.standard_normal((8, 12))
+    fast, slow, features = [], [], []
     for i in range(6):
         text = write_story(lexicon, f"s{i}", "en", 700, i)
-        s = story(len(text), 2.5, seed=i)
-        fast, slow = meaning_track(text, lexicon), topic_track(text, lexicon, 30)
-        for name, track in (("fast", fast), ("slow", slow)):
-            at = np.clip((s.words.onset * 10).astype(int), 0, None)
-            held = np.zeros((int(s.clock.times[-1] * 10) + 1, 8))
-            held[at[0] : at[-1]] = np.repeat(track[:-1], np.diff(at), 0)
-            parts[name].append(
-                zscore(convolve(lag_windows(held, s.clock.times), [5.0])[0] @ weights)
-            )
-        parts["features"].append(
-            {k: zscore(delay(x, (1, 2, 3, 4))) for k, x in timescale_features(s, fast).items()}
-        )
-    groups, preference = (
-        np.concatenate([np.full(len(x), i) for i, x in enumerate(parts["fast"])]),
-        [],
-    )
+        s, words = story(len(text), 2.5, seed=i), meaning_track(text, lexicon)
+        fast.append(response_to(words, s, weights))
+        slow.append(response_to(topic_track(text, lexicon, 30), s, weights))
+        bands = timescale_features(s, words)
+        features.append({k: zscore(delay(x, (1, 2, 3, 4))) for k, x in bands.items()})
+    groups = np.repeat(np.arange(6), [len(x) for x in fast])
+    joined = {k: np.concatenate([f[k] for f in features]) for k in features[0]}
+    return rng, np.concatenate(fast), np.concatenate(slow), joined, groups
+
+
+def band_r(x, y, groups):
+    "Mean r of held-out stories, at least 0.001."
+    train, x = groups < 4, x.astype(np.float32)
+    model = RidgeCV(tolerance=0, precision="float32").fit(x[train], y[train], groups[train])
+    return max(1e-3, float(np.nanmean(correlation(model.predict(x[~train]), y[~train]))))
+
+
+def test_slow_voxels_prefer_long_bands(tracks):
+    """Voxels that follow words, a running topic, or both, in planted proportions, after a
+    haemodynamic response, with noise."""
+    rng, fast, slow, features, groups = tracks
+    preference = []
     for share in (0.0, 0.3, 0.6, 0.9):
-        y = np.concatenate(
-            [
-                np.sqrt(1 - share) * f + np.sqrt(share) * s
-                for f, s in zip(parts["fast"], parts["slow"])
-            ]
-        )
+        y = np.sqrt(1 - share) * fast + np.sqrt(share) * slow
         y = (y + 0.5 * rng.standard_normal(y.shape)).astype(np.float32)
-        train = groups < 4
-
-        def r(band):
-            x = np.concatenate([f[band] for f in parts["features"]]).astype(np.float32)
-            return max(
-                1e-3,
-                float(
-                    np.nanmean(
-                        correlation(
-                            RidgeCV(tolerance=0, precision="float32")
-                            .fit(x[train], y[train], groups[train])
-                            .predict(x[~train]),
-                            y[~train],
-                        )
-                    )
-                ),
-            )
-
-        size = lambda names: np.sqrt(sum(r(n) ** 2 for n in names))
+        size = lambda names: np.sqrt(sum(band_r(features[n], y, groups) ** 2 for n in names))
         preference.append(np.log2(size(("64-128", "128-256")) / size(("8-16", "16-32", "32-64"))))
     assert (np.diff(preference) > 0).all() and preference[-1] - preference[0] > 0.5, preference
 

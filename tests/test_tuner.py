@@ -53,13 +53,12 @@ def backbone():
 @pytest.fixture(scope="module")
 def pairs(backbone):
     draw = np.random.default_rng(1)
-    return [
-        (
-            section_inputs(whole_story(toy_story(i, 14 + i)), backbone, n_words=4),
-            {p: torch.tensor(draw.normal(size=(14 + i, 5))).float() for p in ("P1", "P.2")},
-        )
-        for i in range(5)
-    ]
+    made = []
+    for i in range(5):
+        inputs = section_inputs(whole_story(toy_story(i, 14 + i)), backbone, n_words=4)
+        y = {p: torch.tensor(draw.normal(size=(14 + i, 5))).float() for p in ("P1", "P.2")}
+        made.append((inputs, y))
+    return made
 
 
 def run(backbone, training, validation, tuner=None, folder=None, loss=mse, l2=0.0, **settings):
