@@ -216,8 +216,8 @@ def test_states_of_words_and_sentences(kind, method, tmp_path):
     where = tuple(np.array(x) for x in zip(*spans))
     got = span_states(backbone, SAID, where, method=method)
     assert got.shape == (3, 5, backbone.width) and got.dtype == np.float32
-    for n, (s, a, b) in enumerate(spans):
-        np.testing.assert_allclose(got[:, n], by_hand(backbone, SAID[s], a, b, method), atol=1e-5)
+    hand = [by_hand(backbone, SAID[s], a, b, method) for s, a, b in spans]
+    np.testing.assert_allclose(got, np.stack(hand, 1), atol=1e-5)
     some = span_states(backbone, SAID, where, [-1, 0], method, batch_tokens=12)
     np.testing.assert_allclose(some, got[[2, 0]], atol=1e-5)
     assert not backbone.model.training and reading(backbone, SAID)["unknown"] == 0

@@ -111,6 +111,10 @@ def response_to(track, s, weights):
     return zscore(convolve(lag_windows(held, s.clock.times), [5.0])[0] @ weights)
 
 
+def delayed(bands):
+    return {k: zscore(delay(x, (1, 2, 3, 4))) for k, x in bands.items()}
+
+
 @pytest.fixture(scope="module")
 def tracks():
     "Generator, responses to words and to a running topic, features by band, story of each TR."
@@ -122,16 +126,14 @@ def tracks():
         s, words = story(len(text), 2.5, seed=i), meaning_track(text, lexicon)
         fast.append(response_to(words, s, weights))
         slow.append(response_to(topic_track(text, lexicon, 30), s, weights))
-        bands = timescale_features(s, words)
-        features.append({k: zscore(delay(x, (1, 2, 3, 4))) for k, x in bands.items()})
+        features.append(delayed(timescale_features(s, words)))
     groups = np.repeat(np.arange(6), [len(x) for x in fast])
-    joined = {k: np.concatenate([f[k] for f in features]) for k in features[0]}
-    return rng, np.concatenate(fast), np.concatenate(slow), joined, groups
+    return rng, np.concatenate(fast), np.concatenate(slow), features, groups
 
 
-def band_r(x, y, groups):
+def band_r(features, band, y, groups):
     "Mean r of held-out stories, at least 0.001."
-    train, x = groups < 4, x.astype(np.float32)
+    train, x = groups < 4, np.concatenate([f[band] for f in features]).astype(np.float32)
     model = RidgeCV(tolerance=0, precision="float32").fit(x[train], y[train], groups[train])
     return max(1e-3, float(np.nanmean(correlation(model.predict(x[~train]), y[~train]))))
 
@@ -144,7 +146,7 @@ def test_slow_voxels_prefer_long_bands(tracks):
     for share in (0.0, 0.3, 0.6, 0.9):
         y = np.sqrt(1 - share) * fast + np.sqrt(share) * slow
         y = (y + 0.5 * rng.standard_normal(y.shape)).astype(np.float32)
-        size = lambda names: np.sqrt(sum(band_r(features[n], y, groups) ** 2 for n in names))
+        size = lambda names: np.sqrt(sum(band_r(features, n, y, groups) ** 2 for n in names))
         preference.append(np.log2(size(("64-128", "128-256")) / size(("8-16", "16-32", "32-64"))))
     assert (np.diff(preference) > 0).all() and preference[-1] - preference[0] > 0.5, preference
 

@@ -24,7 +24,8 @@ def sources(nbs: Path, folder: str, pattern: str) -> dict[Path, Path]:
     found = {
         p.relative_to(nbs / folder): p for p in sorted((nbs / folder).glob(pattern)) if p.is_file()
     }
-    return {name: p for name, p in found.items() if not any(part[0] in "._" for part in name.parts)}
+    hidden = lambda name: any(part[0] in "._" for part in name.parts)
+    return {name: p for name, p in found.items() if not hidden(name)}
 
 
 def copied(target: Path) -> list[Path]:

@@ -16,7 +16,8 @@ def debt(parts: list[str]) -> dict[str, list[str]]:
     from test_form import EXPERIMENTS, LIBRARY, SCRIPTS, TUTORIALS, packed
 
     names = {str(p.relative_to(ROOT)): p for p in (*LIBRARY, *TUTORIALS, *EXPERIMENTS, *SCRIPTS)}
-    found = {n: packed(p) for n, p in names.items() if all(part in n for part in parts)}
+    asked = lambda name: all(part in name for part in parts)
+    found = {name: packed(p) for name, p in names.items() if asked(name)}
     return {name: places for name, places in found.items() if places}
 
 

@@ -187,6 +187,26 @@ def execute(path: Path, root: Path = ROOT) -> None:
     nbdev_clean.__wrapped__(str(path))
 
 
+def prepare() -> None:
+    "One thread, this package before any other, no warnings about missing widgets."
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["MPLBACKEND"] = INLINE
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets are
+    if not os.environ.get("BRAINTUNE_DATA"):
+        print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)
+
+
+def asked_for(asked: argparse.Namespace) -> list[Path]:
+    "The notebooks with one of the names, all of them, or those whose outputs are stale."
+    if asked.name:
+        named = lambda path: any(part in path.name for part in asked.name)
+        return [p for p in notebooks() if named(p)]
+    return notebooks() if asked.all else stale()
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -199,21 +219,8 @@ def main(arguments: list[str]) -> int:
         for path in (old := stale()):
             print(f"stale outputs: {path.relative_to(ROOT)}")
         return bool(old)
-    chosen = (
-        [p for p in notebooks() if any(n in p.name for n in asked.name)]
-        if asked.name
-        else notebooks()
-        if asked.all
-        else stale()
-    )
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["MPLBACKEND"] = INLINE
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, where no widgets are
-    if not os.environ.get("BRAINTUNE_DATA"):
-        print("BRAINTUNE_DATA is not set: chapters show no real data", file=sys.stderr)
+    chosen = asked_for(asked)
+    prepare()
     os.chdir(ROOT)
     for path in chosen:
         start = time.time()

@@ -66,7 +66,9 @@ div.highlight pre { font-size: 0.75rem; white-space: pre-wrap; overflow-wrap: an
 @media (max-width: 40rem) {
   .bd-article td, .bd-article th { font-size: 0.72rem; padding: 0.2rem; overflow-wrap: anywhere; }
 }
-.bd-article h1 { font-size: 2rem; } .bd-article h2 { font-size: 1.5rem; } .bd-article h3 { font-size: 1.15rem; }
+.bd-article h1 { font-size: 2rem; }
+.bd-article h2 { font-size: 1.5rem; }
+.bd-article h3 { font-size: 1.15rem; }
 """
 DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -186,33 +188,37 @@ def to_repository(match: re.Match, folder: str) -> str:
     return f"{match[1]}{repository()}{place})"
 
 
+def to_page(link: re.Match, folder: str, pages: set[str]) -> str:
+    "A link to a notebook as a link to its page."
+    name = link[2].removeprefix("../")
+    outside = link[2].startswith("../")
+    if (name if outside or not folder else f"{folder}/{link[2]}") not in pages:
+        return link[0]
+    return f"{link[1]}{'../' if outside else ''}{page_name(name)}.ipynb{link[3] or ''})"
+
+
+def linked(line: str, known: dict[str, str], folder: str, pages: set[str]) -> str:
+    "A line of prose with its links."
+    line = re.sub(
+        r"(\]\()([^)\s#:]+\.ipynb)(#[^)\s]*)?\)", lambda m: to_page(m, folder, pages), line
+    )
+    line = re.sub(r"(\]\()([^)\s#:]+)\)", lambda m: to_repository(m, folder), line)
+    return re.sub(
+        r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
+        lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0],
+        keyed(line, folder, pages),
+    )
+
+
 def prose(text: str, known: dict[str, str], folder: str, pages: set[str]) -> str:
     "Markdown with links from `names` to their definitions, and from notebooks to their pages."
-
-    def to_page(m):
-        name = (
-            f"{folder}/{m[2]}"
-            if folder and not m[2].startswith("../")
-            else m[2].removeprefix("../")
-        )
-        if name not in pages:
-            return m[0]
-        address = page_name(m[2].removeprefix("../"))
-        return f"{m[1]}{'../' if m[2].startswith('../') else ''}{address}.ipynb{m[3] or ''})"
 
     lines, fenced = [], False
     for line in text.split("\n"):
         if line.lstrip().startswith("```"):
             fenced = not fenced
         elif not fenced and not line.startswith("#"):
-            line = re.sub(r"(\]\()([^)\s#:]+\.ipynb)(#[^)\s]*)?\)", to_page, line)
-            line = re.sub(r"(\]\()([^)\s#:]+)\)", lambda m: to_repository(m, folder), line)
-            line = keyed(line, folder, pages)
-            line = re.sub(
-                r"(?<![\[`\w])`([A-Za-z_][\w.]*?)(\(\))?`(?![`\]\w])",
-                lambda m: f"[{m[0]}](#{known[m[1]]})" if m[1] in known else m[0],
-                line,
-            )
+            line = linked(line, known, folder, pages)
         lines.append(line)
     return "\n".join(lines)
 
@@ -234,64 +240,61 @@ def documented(notebook: str, source: str, nodes: list, depth: int) -> str:
     return f"{anchors}\n{'#' * min(depth + 1, 6)} {', '.join(f'`{node.name}`' for node in nodes)}"
 
 
+TAGS = {
+    "echo: false": "remove-input",
+    "output: false": "remove-output",
+    "code-fold: true": "hide-input",
+}
+
+
+def hidden(keys: set[str], found: list[str], source: str) -> bool:
+    "Whether a code cell does not stand on the page."
+    if keys & {"hide", "default_exp", "hide_input"} or "include: false" in found:
+        return True
+    return not source.strip() or "nbdev_export()" in source
+
+
+def block(texts: list[str]) -> nbformat.NotebookNode:
+    "A cell that shows code that does not run."
+    return new_markdown_cell("\n\n".join(f"```python\n{text}\n```" for text in texts))
+
+
 def code(notebook: str, cell, depth: int, sources: dict[str, str]) -> list:
     "The cells that stand on the page for one code cell."
     found, source = directives(cell.source)
     keys = {f.split(" ")[0] for f in found}
-    if (
-        keys & {"hide", "default_exp", "hide_input"}
-        or "include: false" in found
-        or not source.strip()
-        or "nbdev_export()" in source
-    ):
+    if hidden(keys, found, source):
         return []
     shown = re.match(r"show_doc\(([\w.]+)", source)
     if shown:
-        return (
-            [new_markdown_cell(f"```python\n{sources[shown[1]]}\n```")]
-            if shown[1] in sources
-            else []
-        )
+        return [block([sources[shown[1]]])] if shown[1] in sources else []
     nodes = definitions(source) if keys & {"export", "exports"} else []
     head = [new_markdown_cell(documented(notebook, source, nodes, depth))] if nodes else []
     if keys & {"export", "exporti"}:
-        return (
-            head
-            + [
-                new_markdown_cell(
-                    "\n\n".join(f"```python\n{signature(source, n)}\n```" for n in nodes)
-                )
-            ]
-            if nodes
-            else []
-        )
-    tags = {
-        "echo: false": "remove-input",
-        "output: false": "remove-output",
-        "code-fold: true": "hide-input",
-    }
-    cell.metadata["tags"] = [
-        *cell.metadata.get("tags", []),
-        *(tag for d, tag in tags.items() if d in found),
-    ]
+        return [*head, block([signature(source, n) for n in nodes])] if nodes else []
+    tags = [tag for directive, tag in TAGS.items() if directive in found]
+    cell.metadata["tags"] = [*cell.metadata.get("tags", []), *tags]
     cell.source = source
     return head + [cell]
+
+
+def signatures(nb: nbformat.NotebookNode) -> dict[str, str]:
+    "Public functions, classes and methods of a notebook -> their signature."
+    found = {}
+    for cell in nb.cells:
+        source = directives(cell.source)[1] if cell.cell_type == "code" else ""
+        for node in definitions(source):
+            found[node.name] = signature(source, node)
+            methods = [m for m in node.body if isinstance(m, DEFINITION[:2])]
+            found |= {f"{node.name}.{m.name}": signature(source, m) for m in methods}
+    return found
 
 
 def page(
     notebook: str, nb: nbformat.NotebookNode, known: dict[str, str], pages: set[str]
 ) -> nbformat.NotebookNode:
     "The notebook as it is shown: no machinery, every public definition under a heading of its own."
-    sources = {}
-    for cell in nb.cells:
-        source = directives(cell.source)[1] if cell.cell_type == "code" else ""
-        for node in definitions(source):
-            sources[node.name] = signature(source, node)
-            sources |= {
-                f"{node.name}.{m.name}": signature(source, m)
-                for m in node.body
-                if isinstance(m, DEFINITION[:2])
-            }
+    sources = signatures(nb)
     cells, depth = [], 1
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
@@ -378,22 +381,10 @@ def table_of_contents(parts: list[dict], book: Path) -> list[dict]:
     return [{"caption": caption, "chapters": entries} for caption, entries in toc.items()]
 
 
-def write_book(root: Path, book: Path) -> None:
-    "Pages, table of contents and settings of the book in folder `book`."
-    parts = listed(root / "_quarto.yml")
-    names = ["index.ipynb", *(name for part in parts for name in part["contents"])]
-    notebooks = {name: nbformat.read(root / "nbs" / name, as_version=4) for name in names}
-    known = symbols(notebooks)
-    add_findings(notebooks)
-    for name, nb in notebooks.items():
-        target = book / f"{page_name(name)}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(page(name, nb, known, set(names)), target)
-    if (root / "nbs/images").is_dir():
-        shutil.copytree(root / "nbs/images", book / "images")
-    toc = {"format": "jb-book", "root": "index.ipynb", "parts": table_of_contents(parts, book)}
+def settings(root: Path) -> dict:
+    "Settings of the book."
     website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf8"))["website"]
-    config = {
+    return {
         "title": website["title"],
         "author": website["description"],
         "copyright": "2026 onwards",
@@ -428,10 +419,32 @@ def write_book(root: Path, book: Path) -> None:
             }
         },
     }
+
+
+def write_settings(book: Path, toc: dict, config: dict) -> None:
+    "Style, table of contents and settings of the book."
     (book / "_static").mkdir()
     (book / "_static" / "chapters.css").write_text(STYLE.lstrip(), encoding="utf8")
     (book / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf8")
     (book / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
+
+
+def write_book(root: Path, book: Path) -> None:
+    "Pages, table of contents and settings of the book in folder `book`."
+    parts = listed(root / "_quarto.yml")
+    names = ["index.ipynb", *(name for part in parts for name in part["contents"])]
+    notebooks = {name: nbformat.read(root / "nbs" / name, as_version=4) for name in names}
+    known = symbols(notebooks)
+    add_findings(notebooks)
+    for name, nb in notebooks.items():
+        target = book / f"{page_name(name)}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(page(name, nb, known, set(names)), target)
+    if (root / "nbs/images").is_dir():
+        shutil.copytree(root / "nbs/images", book / "images")
+    toc = {"format": "jb-book", "root": "index.ipynb", "parts": table_of_contents(parts, book)}
+    config = settings(root)
+    write_settings(book, toc, config)
 
 
 def build(root: Path, site: Path) -> None:

@@ -52,8 +52,8 @@ FIELDS = (
     "case",
     "measure",
     "value",
-    "ci_low",
-    "ci_high",
+    "low",
+    "high",
     "spread",
     "datasets",
     "seed",
@@ -104,25 +104,36 @@ def row(part, case, measure, values, seed, rate):
 # ---- sharing
 
 
+def correlated_weights(rng, F, V, sharing):
+    "Weights of two languages."
+    w = {"en": rng.standard_normal((F, V))}
+    w["zh"] = sharing * w["en"] + np.sqrt(1 - sharing**2) * rng.standard_normal((F, V))
+    return w
+
+
+def sessions_and_covariance(parts, x):
+    "Sections, the session of each story, and the covariance of the features."
+    sessions = {s.name: int(s.identity[1:]) % 2 for s in parts}
+    return [whole_story(s) for s in parts], sessions, np.cov(np.concatenate(list(x.values())).T)
+
+
+def noisy_signal(parts, x, w, rng, snr):
+    "Responses with so much signal to the noise."
+    signal = {s.name: x[s.name] @ w[s.language] for s in parts}
+    sd = np.mean([y.std() for y in signal.values()])
+    return {n: v / sd + rng.standard_normal(v.shape) / snr for n, v in signal.items()}
+
+
 def planted_sharing(sharing, snr, steep, seed, F=15, V=60, T=60):
-    """One participant, six stories in two languages and two sessions, weights that correlate by
+    """One person, six stories in two languages and two sessions, weights that correlate by
     `sharing`; designs, responses, sections, sessions, covariance."""
     rng = np.random.default_rng([seed, 78])
     mix = np.linalg.qr(rng.standard_normal((F, F)))[0] * np.arange(1, F + 1.0) ** -steep
-    w = {"en": rng.standard_normal((F, V))}
-    w["zh"] = sharing * w["en"] + np.sqrt(1 - sharing**2) * rng.standard_normal((F, V))
+    w = correlated_weights(rng, F, V, sharing)
     parts = [story(i, l, T) for i in range(6) for l in ("en", "zh")]
     x = {s.name: zscore(rng.standard_normal((T, F)) @ mix.T).astype(np.float32) for s in parts}
-    signal = {s.name: x[s.name] @ w[s.language] for s in parts}
-    sd = np.mean([y.std() for y in signal.values()])
-    y = {n: v / sd + rng.standard_normal(v.shape) / snr for n, v in signal.items()}
-    return (
-        x,
-        y,
-        [whole_story(s) for s in parts],
-        {s.name: int(s.identity[1:]) % 2 for s in parts},
-        np.cov(np.concatenate(list(x.values())).T),
-    )
+    y = noisy_signal(parts, x, w, rng, snr)
+    return x, y, *sessions_and_covariance(parts, x)
 
 
 def own_spaces(sharing, snr, seed, M=8, V=60, T=60):
@@ -130,12 +141,8 @@ def own_spaces(sharing, snr, seed, M=8, V=60, T=60):
     both with the same weights: sharing sits in the features, where ridge finds it too
     easily."""
     rng = np.random.default_rng([seed, 77])
-    w, x, y, parts = (
-        rng.standard_normal((M, V)),
-        {},
-        {},
-        [story(i, l, T) for i in range(6) for l in ("en", "zh")],
-    )
+    w, x, y = rng.standard_normal((M, V)), {}, {}
+    parts = [story(i, l, T) for i in range(6) for l in ("en", "zh")]
     for s in parts:
         a = rng.standard_normal((T, M))
         b = sharing * a + np.sqrt(1 - sharing**2) * rng.standard_normal((T, M))
@@ -143,13 +150,12 @@ def own_spaces(sharing, snr, seed, M=8, V=60, T=60):
         y[s.name] = (a if s.language == "en" else b) @ w / M**0.5 + rng.standard_normal(
             (T, V)
         ) / snr
-    return (
-        x,
-        y,
-        [whole_story(s) for s in parts],
-        {s.name: int(s.identity[1:]) % 2 for s in parts},
-        np.cov(np.concatenate(list(x.values())).T),
-    )
+    return x, y, *sessions_and_covariance(parts, x)
+
+
+def held_out_score(x, held, w, mean):
+    "Variance of the held-out rows that the weights of each penalty explain."
+    return 1 - ((held - (x @ w + mean)) ** 2).sum(1) / ((held - held.mean(0)) ** 2).sum(0)
 
 
 class QuickRidge:
@@ -176,21 +182,26 @@ class QuickRidge:
         weights, score = self.solve(x, y)[0], 0
         for g in np.unique(groups) if len(self.alphas) > 1 else ():
             w, mx, my = self.solve(x[groups != g], y[groups != g])
-            held = y[groups == g]
-            score = (
-                score
-                + 1
-                - ((held - ((x[groups == g] - mx) @ w + my)) ** 2).sum(1)
-                / ((held - held.mean(0)) ** 2).sum(0)
-            )
+            score = score + held_out_score(x[groups == g] - mx, y[groups == g], w, my)
         best = np.argmax(score, 0) if len(self.alphas) > 1 else np.zeros(y.shape[1], int)
         self.coef_ = weights[best, :, np.arange(y.shape[1])].T
         return self
 
 
+def sharing_measures(w, cov, fit):
+    "What the weights of one fit say of the sharing."
+    found = weight_sharing(w, cov)
+    told = {"whitened": pooled_sharing(found), "plain": pooled_sharing(weight_sharing(w))}
+    if fit == "least squares":
+        told["uncorrected correlation"] = found["across"].mean()
+        told["whitened, median of voxels"] = np.nanmedian(found["sharing"])
+        told["voxels without a value"] = np.isnan(found["sharing"]).mean()
+    return told
+
+
 def sharing_part(n, seed):
     "Least squares and ridge, plain and whitened; pooled over voxels, and the median of voxels."
-    out, ridge, least = [], QuickRidge, lambda: QuickRidge([1e-3])
+    out, models = [], {"ridge": QuickRidge, "least squares": lambda: QuickRidge([1e-3])}
     kinds = {
         "correlated features": lambda *a: planted_sharing(*a[:2], 1.0, a[2]),
         "features of their own": own_spaces,
@@ -201,18 +212,10 @@ def sharing_part(n, seed):
                 got = {}
                 for i in range(n):
                     x, y, parts, session, cov = make(truth, snr, seed + i)
-                    for fit, model in (("ridge", ridge), ("least squares", least)):
+                    for fit, model in models.items():
                         w = session_weights(x, y, parts, session, model)
-                        found = weight_sharing(w, cov)
-                        keep = lambda measure, value: got.setdefault(
-                            f"{fit}, {measure}", []
-                        ).append(value)
-                        keep("whitened", pooled_sharing(found))
-                        keep("plain", pooled_sharing(weight_sharing(w)))
-                        if fit == "least squares":
-                            keep("uncorrected correlation", found["across"].mean())
-                            keep("whitened, median of voxels", np.nanmedian(found["sharing"]))
-                            keep("voxels without a value", np.isnan(found["sharing"]).mean())
+                        for measure, value in sharing_measures(w, cov, fit).items():
+                            got.setdefault(f"{fit}, {measure}", []).append(value)
                 case = f"sharing {truth:g}, snr {snr:g}, {kind}"
                 out += [row("sharing", case, k, v, seed, False) for k, v in got.items()]
                 print(case, flush=True)
@@ -222,11 +225,49 @@ def sharing_part(n, seed):
 # ---- tuning shift
 
 
+def planted_features(rng, F, steep, zh_steep, stories, T):
+    "Turn and scale of the features, the planted direction, a common one, stories, white features."
+    turn = np.linalg.qr(rng.standard_normal((F, F)))[0]
+    scale = {
+        "en": np.arange(1, F + 1.0) ** -steep,
+        "zh": np.arange(1, F + 1.0) ** -(steep if zh_steep is None else zh_steep),
+    }
+    direction, common = np.linalg.qr(rng.standard_normal((F, 2)))[0].T
+    parts = [story(i, l, T) for i in range(stories) for l in ("en", "zh")]
+    white = {s.name: rng.standard_normal((T, F)) * (scale[s.language] / scale["en"]) for s in parts}
+    return turn, scale, direction, common, parts, white
+
+
+def planted_weights(rng, F, V, common, shared, shift, amount, p, direction):
+    "Amount of the shift in each voxel, and the weights of both languages."
+    w = rng.standard_normal((F, V)) + 2 * common[:, None]
+    other = shared * w + (1 - shared**2) ** 0.5 * rng.standard_normal((F, V))
+    amount[p] = shift * rng.standard_normal(V)
+    return {
+        "en": w / np.linalg.norm(w, axis=0),
+        "zh": other / np.linalg.norm(other, axis=0) - np.outer(direction, amount[p]),
+    }
+
+
+def noisy_response(rng, signal, missed, load, sd, common_noise, locked):
+    "z-scored responses: noise of voxels, noise that voxels share, and what the features miss."
+    T, V = signal.shape
+    noise = (1 - common_noise - locked) ** 0.5 * rng.standard_normal((T, V))
+    shared = common_noise**0.5 * rng.standard_normal((T, 3)) + locked**0.5 * missed
+    return zscore(signal + sd * (noise + shared @ load))
+
+
+def repeated(one, stories, repeats):
+    "Language -> responses to every repeat."
+    times = lambda s: np.stack([one(s) for _ in range(repeats)])
+    return {s.language: times(s) for s in stories}
+
+
 def planted_shift(
     seed,
     shift=0.0,
     sd=(3.0, 3.0),
-    participants=3,
+    people=3,
     V=60,
     F=12,
     T=100,
@@ -241,39 +282,26 @@ def planted_shift(
     """As in chapter 83, and: another spectrum of the Chinese features; repeats of one story a
     language, from which the signal-to-noise can be estimated."""
     rng = np.random.default_rng([seed, 79])
-    turn = np.linalg.qr(rng.standard_normal((F, F)))[0]
-    scale = {
-        "en": np.arange(1, F + 1.0) ** -steep,
-        "zh": np.arange(1, F + 1.0) ** -(steep if zh_steep is None else zh_steep),
-    }
-    direction, common = np.linalg.qr(rng.standard_normal((F, 2)))[0].T
-    parts = [story(i, l, T) for i in range(stories) for l in ("en", "zh")]
-    white = {s.name: rng.standard_normal((T, F)) * (scale[s.language] / scale["en"]) for s in parts}
+    turn, scale, direction, common, parts, white = planted_features(
+        rng, F, steep, zh_steep, stories, T
+    )
     missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
-    for p in [f"P{i + 1}" for i in range(participants)]:
-        w = rng.standard_normal((F, V)) + 2 * common[:, None]
-        other = shared * w + (1 - shared**2) ** 0.5 * rng.standard_normal((F, V))
-        amount[p] = shift * rng.standard_normal(V)
-        w = {
-            "en": w / np.linalg.norm(w, axis=0),
-            "zh": other / np.linalg.norm(other, axis=0) - np.outer(direction, amount[p]),
-        }
+    for p in [f"P{i + 1}" for i in range(people)]:
+        w = planted_weights(rng, F, V, common, shared, shift, amount, p, direction)
         load = (1 + rng.standard_normal((3, V))) / 6**0.5
 
-        def one(s):
-            noise = (1 - common_noise - locked) ** 0.5 * rng.standard_normal((T, V)) + (
-                common_noise**0.5 * rng.standard_normal((T, 3)) + locked**0.5 * missed[s.name]
-            ) @ load
-            return zscore(
-                white[s.name] @ w[s.language] + dict(en=sd[0], zh=sd[1])[s.language] * noise
-            )
+        one = lambda s: noisy_response(
+            rng,
+            white[s.name] @ w[s.language],
+            missed[s.name],
+            load,
+            dict(en=sd[0], zh=sd[1])[s.language],
+            common_noise,
+            locked,
+        )
 
         told[p] = {s.name: one(s) for s in parts}
-        again[p] = (
-            {s.language: np.stack([one(s) for _ in range(repeats)]) for s in parts[:2]}
-            if repeats
-            else None
-        )
+        again[p] = repeated(one, parts[:2], repeats) if repeats else None
     x = {n: (a @ (turn * scale["en"]).T).astype(np.float32) for n, a in white.items()}
     return (
         x,
@@ -289,32 +317,23 @@ def ridge_weights(x, y, sections, language, alpha=100.0):
     "Ridge weights on the features as they are, as the released analysis takes them."
     part = [s.name for s in sections if s.story.language == language]
     a = np.concatenate([zscore(x[n].astype(np.float64)) for n in part])
-    return {
-        p: np.linalg.solve(
-            a.T @ a + alpha * np.eye(a.shape[1]), a.T @ np.concatenate([told[n] for n in part])
-        )
-        for p, told in y.items()
-    }
+    gram = a.T @ a + alpha * np.eye(a.shape[1])
+    solve = lambda told: np.linalg.solve(gram, a.T @ np.concatenate([told[n] for n in part]))
+    return {p: solve(told) for p, told in y.items()}
 
 
 def matched(y, again, seed):
-    "Noise added to the better language of each participant, as much as its repeats say."
+    "Noise added to the better language of each person, as much as its repeats say."
     out = {}
     for i, (p, told) in enumerate(y.items()):
         rho = {
             l: float(np.clip(explainable_variance(r).mean(), 0.001, 0.999))
             for l, r in again[p].items()
         }
-        out[p] = told | {
-            n: v
-            for l, o in (("en", "zh"), ("zh", "en"))
-            for n, v in match_noise(
-                {k: t for k, t in told.items() if k.endswith(l)},
-                noise_to_add(rho[l], rho[o]),
-                0.0,
-                seed + i,
-            ).items()
-        }
+        out[p] = dict(told)
+        for l, o in (("en", "zh"), ("zh", "en")):
+            own = {k: t for k, t in told.items() if k.endswith(l)}
+            out[p] |= match_noise(own, noise_to_add(rho[l], rho[o]), 0.0, seed + i)
     return out
 
 
@@ -336,56 +355,65 @@ SHIFTS = {
 }
 
 
+def found_measures(f):
+    "Rates of what the analysis finds."
+    return {
+        ("dimension found, p <= 0.05", True): f.p <= 0.05,
+        ("languages differ, p <= 0.05", True): f.p_difference <= 0.05,
+        ("any voxel at q <= 0.05", True): min(v.min() for v in f.voxel_q.values()) <= 0.05,
+        ("some person's dimension at q <= 0.05", True): min(r["q"] for r in f.participants.values())
+        <= 0.05,
+    }
+
+
+def planted_measures(f, x, parts, direction, amount):
+    "How near what is found is to what was planted."
+    stimulus = np.concatenate([x[s.name] for s in parts])
+    r = lambda a, b: abs(np.corrcoef(a, b)[0, 1])
+    return {
+        ("|r| with the planted dimension", False): r(stimulus @ f.weights, stimulus @ direction),
+        ("|r| of index and planted amount", False): np.mean(
+            [r(f.index[p], amount[p]) for p in amount]
+        ),
+    }
+
+
+def released_measures(f, x, y, parts):
+    "What the released analysis says."
+    weights = (ridge_weights(x, y, parts, language) for language in ("en", "zh"))
+    r = released_shift(*weights, {p: np.full(len(v), 0.1) for p, v in f.index.items()})
+    test = "released: t test over voxels, any person p < 0.05"
+    return {
+        (test, True): min(r["p"].values()) < 0.05,
+        ("released: variance of the first component", False): r["variance"],
+    }
+
+
+def shift_measures(case, settings, seed):
+    "(measure, whether it is a rate) -> value in one data set."
+    x, y, parts, direction, amount, again = planted_shift(seed, **settings)
+    told = matched(y, again, seed) if case.endswith("matched") else y
+    moments, pair = shift_moments(x, told, parts), ("en", "zh")
+    if case.endswith("en2"):
+        moments, pair = within_language(moments, "en", seed), ("en1", "en2")
+    f = tuning_shift(moments, *pair, n=99, seed=seed, null="swapped")
+    out = found_measures(f)
+    if pair == ("en", "zh"):
+        p = split_null(moments, *pair, 20, seed)["p"]
+        out["stronger than halves of one language, p <= 0.05", True] = p <= 0.05
+        if settings.get("shift"):
+            out |= planted_measures(f, x, parts, direction, amount)
+        out |= released_measures(f, x, y, parts)
+    return out
+
+
 def shift_part(n, seed):
     out = []
     for case, settings in SHIFTS.items():
         got = {}
-        keep = lambda measure, value, rate: got.setdefault((measure, rate), []).append(value)
         for i in range(n):
-            x, y, parts, direction, amount, again = planted_shift(seed + i, **settings)
-            told = matched(y, again, seed + i) if case.endswith("matched") else y
-            moments, pair = shift_moments(x, told, parts), ("en", "zh")
-            if case.endswith("en2"):
-                moments, pair = within_language(moments, "en", seed + i), ("en1", "en2")
-            f = tuning_shift(moments, *pair, n=99, seed=seed + i, null="swapped")
-            keep("dimension found, p <= 0.05", f.p <= 0.05, True)
-            keep("languages differ, p <= 0.05", f.p_difference <= 0.05, True)
-            keep("any voxel at q <= 0.05", min(v.min() for v in f.voxel_q.values()) <= 0.05, True)
-            keep(
-                "some participant's dimension at q <= 0.05",
-                min(r["q"] for r in f.participants.values()) <= 0.05,
-                True,
-            )
-            if pair == ("en", "zh"):
-                keep(
-                    "stronger than halves of one language, p <= 0.05",
-                    split_null(moments, *pair, 20, seed + i)["p"] <= 0.05,
-                    True,
-                )
-            if settings.get("shift") and pair == ("en", "zh"):
-                stimulus = np.concatenate([x[s.name] for s in parts])
-                keep(
-                    "|r| with the planted dimension",
-                    abs(np.corrcoef(stimulus @ f.weights, stimulus @ direction)[0, 1]),
-                    False,
-                )
-                keep(
-                    "|r| of index and planted amount",
-                    np.mean([abs(np.corrcoef(f.index[p], amount[p])[0, 1]) for p in amount]),
-                    False,
-                )
-            if pair == ("en", "zh"):
-                r = released_shift(
-                    ridge_weights(x, y, parts, "en"),
-                    ridge_weights(x, y, parts, "zh"),
-                    {p: np.full(len(v), 0.1) for p, v in f.index.items()},
-                )
-                keep(
-                    "released: t test over voxels, any participant p < 0.05",
-                    min(r["p"].values()) < 0.05,
-                    True,
-                )
-                keep("released: variance of the first component", r["variance"], False)
+            for (measure, rate), value in shift_measures(case, settings, seed + i).items():
+                got.setdefault((measure, rate), []).append(value)
         out += [row("shift", case, m, v, seed, rate) for (m, rate), v in got.items()]
         print(case, [(r["measure"], r["value"]) for r in out if r["case"] == case][:2], flush=True)
     return out
@@ -418,43 +446,51 @@ def shared_part(n, seed):
 # ---- clusters
 
 
+def planted_clusters(smooth, sharing, seed, number):
+    "Clusters of the weights of two languages that share so much, with noise."
+    a, b, e, g = (
+        np.random.default_rng([seed + number, k]).standard_normal((6, 642)) for k in range(4)
+    )
+    unit = lambda m: m / m.std()
+    first = unit(a @ smooth)
+    second = sharing * first + (1 - sharing**2) ** 0.5 * unit(b @ smooth)
+    noisy = (first + 0.5 * e, second + 0.5 * g)
+    return [semantic_clusters(w, seed=number) for w in noisy]
+
+
+def cluster_measures(pair, turned, shuffled):
+    "(measure, whether it is a rate) -> value in one data set."
+    out = {}
+    for name, moves in (("spin", turned), ("voxels shuffled", shuffled)):
+        t = cluster_test(*pair, moves)
+        out[f"{name}: adjusted Rand index p <= 0.05", True] = t["p_ari"] <= 0.05
+        out[f"{name}: matched share p <= 0.05", True] = t["p_match"] <= 0.05
+        out[f"{name}: matched share under the null", False] = t["null_match"].mean()
+    return out | {("matched share", False): t["match"], ("adjusted Rand index", False): t["ari"]}
+
+
+def moves_of(sphere):
+    "59 turns of the sphere, and as many permutations."
+    turned = spins(sphere, np.zeros(642, bool), 59)
+    shuffled = np.stack([np.random.default_rng(i).permutation(642) for i in range(59)])
+    return turned, shuffled
+
+
 def cluster_part(n, seed):
     from braintune_nb.simulate.brain import load_surface
 
     sphere = load_surface().sphere[:642]
     distance = 100 * np.arccos(np.clip(sphere @ sphere.T / 1e4, -1, 1))
-    turned, shuffled = (
-        spins(sphere, np.zeros(642, bool), 59),
-        np.stack([np.random.default_rng(i).permutation(642) for i in range(59)]),
-    )
+    turned, shuffled = moves_of(sphere)
     out = []
     for width in (25.0,):
         smooth = np.exp(-(distance**2) / (2 * width**2))
         for sharing in (0.0, 0.5, 0.9):
             got = {}
             for i in range(n):
-                a, b, e, g = (
-                    np.random.default_rng([seed + i, k]).standard_normal((6, 642)) for k in range(4)
-                )
-                unit = lambda m: m / m.std()
-                first = unit(a @ smooth)
-                second = sharing * first + (1 - sharing**2) ** 0.5 * unit(b @ smooth)
-                pair = [
-                    semantic_clusters(w + 0.5 * z, seed=i) for w, z in ((first, e), (second, g))
-                ]
-                for name, moves in (("spin", turned), ("voxels shuffled", shuffled)):
-                    t = cluster_test(*pair, moves)
-                    got.setdefault((f"{name}: adjusted Rand index p <= 0.05", True), []).append(
-                        t["p_ari"] <= 0.05
-                    )
-                    got.setdefault((f"{name}: matched share p <= 0.05", True), []).append(
-                        t["p_match"] <= 0.05
-                    )
-                    got.setdefault((f"{name}: matched share under the null", False), []).append(
-                        t["null_match"].mean()
-                    )
-                got.setdefault(("matched share", False), []).append(t["match"])
-                got.setdefault(("adjusted Rand index", False), []).append(t["ari"])
+                pair = planted_clusters(smooth, sharing, seed, i)
+                for key, value in cluster_measures(pair, turned, shuffled).items():
+                    got.setdefault(key, []).append(value)
             case = f"sharing {sharing:g}, maps smooth over {width:g} mm"
             out += [row("clusters", case, m, v, seed, rate) for (m, rate), v in got.items()]
             print(case, flush=True)
@@ -469,13 +505,26 @@ PARTS = {
 }
 
 
-def main(argv=None):
+def write(args, kept):
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", newline="") as f:
+        writer = csv.DictWriter(f, FIELDS)
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def parsed(argv):
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", choices=list(PARTS))
     parser.add_argument("--datasets", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parsed(argv)
     warnings.filterwarnings("ignore", message=".*widen the grid")
     kept = []
     if args.only and args.out.exists():
@@ -486,11 +535,7 @@ def main(argv=None):
         kept += PARTS[name](args.datasets, args.seed)
         print(f"{name}: {time.process_time() - started:.0f} processor seconds", flush=True)
     kept.sort(key=lambda r: list(PARTS).index(r["part"]))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as f:
-        writer = csv.DictWriter(f, FIELDS)
-        writer.writeheader()
-        writer.writerows(kept)
+    write(args, kept)
     return args.out
 
 

@@ -115,6 +115,10 @@ def row(found, truth, fresh, same):
     )
 
 
+def each_correlation(signal, participants):
+    return np.stack([correlation(signal, y) for y in participants])
+
+
 def cell(kind, rho, R, T, V, seed):
     "Rows of one simulation."
     signal, raw, made, fresh, other = voxels(kind, rho, R, T, V, seed)
@@ -122,18 +126,11 @@ def cell(kind, rho, R, T, V, seed):
     perfect = [correlation(signal, y.mean(0)) for y in (fresh, made)]
     for name, single in reliabilities(raw, made, other).items():
         pooled = perfect[0].mean() / ceiling.expected_correlation(np.nanmean(single), R)
-        yield (
-            labels
-            | dict(ceiling=name)
-            | row(
-                ceiling.expected_correlation(single, R),
-                (R * rho / (1 + (R - 1) * rho)) ** 0.5,
-                *perfect,
-            )
-            | dict(pooled=float(pooled))
-        )
+        truth = (R * rho / (1 + (R - 1) * rho)) ** 0.5
+        found = row(ceiling.expected_correlation(single, R), truth, *perfect)
+        yield labels | dict(ceiling=name) | found | dict(pooled=float(pooled))
     if R >= 3:  # participants instead of repeats; the truth is the ceiling of one participant
-        one = [np.stack([correlation(signal, y) for y in x]) for x in (fresh, made)]
+        one = [each_correlation(signal, x) for x in (fresh, made)]
         yield (
             labels
             | dict(ceiling=PEOPLE)

@@ -30,6 +30,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench_rows import rounded, table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "nbs/experiments/results/loading.csv"
 ARMS = ("read", "convert", "convert+sync", "hdf5", "hdf5 rows", "map", "map, all used")
@@ -160,7 +162,8 @@ def summarise(found, size, settings):
         )
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -172,7 +175,31 @@ def main():
         p.add_argument("--file", type=Path),
         p.add_argument("--kept", type=Path),
     )
-    a = p.parse_args()
+    return p.parse_args()
+
+
+SHOWN = (
+    "arm",
+    "seconds",
+    "processor_seconds",
+    "peak_mb",
+    "times_reading",
+    "faster_than_hdf5",
+    "faster_than_hdf5_rows",
+)
+
+
+def write(rows):
+    "Into the table of results."
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    with open(RESULT, "w", newline="") as f:
+        out = csv.DictWriter(f, rows[0], lineterminator="\n")
+        out.writeheader()
+        out.writerows(rounded(row, 4) for row in rows)
+
+
+def main():
+    a = parsed()
     if a.arm:
         print(json.dumps(measure(a.arm, a.file, a.kept)))
         return
@@ -203,27 +230,8 @@ def main():
                 dict(seed=a.seed, rows=a.rows, columns=a.columns),
             )
         )
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    with open(RESULT, "w", newline="") as f:
-        out = csv.DictWriter(f, rows[0], lineterminator="\n")
-        out.writeheader()
-        out.writerows(
-            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
-    shown = (
-        "arm",
-        "seconds",
-        "processor_seconds",
-        "peak_mb",
-        "times_reading",
-        "faster_than_hdf5",
-        "faster_than_hdf5_rows",
-    )
-    for line in [
-        shown,
-        *[[f"{r[c]:.3g}" if isinstance(r[c], float) else r[c] for c in shown] for r in rows],
-    ]:
-        print(" | ".join(str(v).ljust(21 if i else 14) for i, v in enumerate(line)))
+    write(rows)
+    print(table(rows, SHOWN))
 
 
 if __name__ == "__main__":

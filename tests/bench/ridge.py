@@ -116,27 +116,25 @@ def memory(what):
     )
 
 
-def one(name, T, F, V, n_alphas, threads, device, out):
-    """Fit once in this process and predict the test rows; print seconds, peak megabytes, and
-    write penalties and test correlations."""
+def write_scores(out, model, guess, Y, T):
+    "Penalties and test correlations."
+    z = lambda a: (a - a.mean(0)) / np.maximum(a.std(0), 1e-12)
+    np.savez(out, alpha=np.asarray(model.best_alphas_, np.float64), r=(z(guess) * z(Y[T:])).mean(0))
+
+
+def penalties_and_folds(name, T, n_alphas):
+    "Those of the paper, or those of the chapter."
+    from braintune_nb.encode.ridge import block_folds, chunk_folds
+
+    if name in ("bootstrap", "ours_paper"):
+        return np.logspace(1, 4, n_alphas) ** 2, chunk_folds(T)
+    return np.logspace(0, 7, n_alphas), block_folds(T, 5)
+
+
+def measured_fit(model, X, T, Y, device):
+    "Predictions of the test rows, seconds and peak megabytes."
     import torch
 
-    torch.set_num_threads(threads)
-    warnings.simplefilter("ignore")
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-    X, Y = data(T, F, V)
-    paper = name in ("bootstrap", "ours_paper")
-    if paper:
-        from braintune_nb.encode.ridge import chunk_folds
-
-        alphas, folds = np.logspace(1, 4, n_alphas) ** 2, chunk_folds(T)
-        if name == "bootstrap":
-            X, Y = X.astype(np.float64), Y.astype(np.float64)
-    else:
-        from braintune_nb.encode.ridge import block_folds
-
-        alphas, folds = np.logspace(0, 7, n_alphas), block_folds(T, 5)
-    model = globals()[name](alphas, folds, device)
     before = memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text(
         "5"
@@ -149,8 +147,24 @@ def one(name, T, F, V, n_alphas, threads, device, out):
     mb = memory("VmHWM") - before
     if device != "cpu":
         mb = torch.cuda.max_memory_allocated() / 2**20
-    z = lambda a: (a - a.mean(0)) / np.maximum(a.std(0), 1e-12)
-    np.savez(out, alpha=np.asarray(model.best_alphas_, np.float64), r=(z(guess) * z(Y[T:])).mean(0))
+    return guess, seconds, mb
+
+
+def one(name, T, F, V, n_alphas, threads, device, out):
+    """Fit once in this process and predict the test rows; print seconds, peak megabytes, and
+    write penalties and test correlations."""
+    import torch
+
+    torch.set_num_threads(threads)
+    warnings.simplefilter("ignore")
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    X, Y = data(T, F, V)
+    alphas, folds = penalties_and_folds(name, T, n_alphas)
+    if name == "bootstrap":
+        X, Y = X.astype(np.float64), Y.astype(np.float64)
+    model = globals()[name](alphas, folds, device)
+    guess, seconds, mb = measured_fit(model, X, T, Y, device)
+    write_scores(out, model, guess, Y, T)
     print(json.dumps(dict(seconds=seconds, mb=mb)))
 
 
@@ -180,6 +194,22 @@ def measure(name, T, F, V, n_alphas, threads, device):
             return json.loads(done.stdout.splitlines()[-1]) | dict(alpha=z["alpha"], r=z["r"])
 
 
+def differences(a, b):
+    "Seconds, memory and correlations of ours and of a peer."
+    return dict(
+        seconds=round(a["seconds"], 2),
+        peer_seconds=round(b["seconds"], 2),
+        times_faster=round(b["seconds"] / a["seconds"], 2),
+        mb=round(a["mb"]),
+        peer_mb=round(b["mb"]),
+        memory_share=round(a["mb"] / b["mb"], 3),
+        same_alpha=round(float(np.isclose(a["alpha"], b["alpha"], rtol=1e-3).mean()), 4),
+        r=round(float(a["r"].mean()), 5),
+        peer_r=round(float(b["r"].mean()), 5),
+        largest_r_difference=round(float(np.abs(a["r"] - b["r"]).max()), 5),
+    )
+
+
 def compare(T, F, V, n_alphas, pairs, threads, device, repeats):
     "Rows of the table: each peer against ours; best of `repeats`."
     rows = []
@@ -191,7 +221,6 @@ def compare(T, F, V, n_alphas, pairs, threads, device, repeats):
                 new = measure(name, T, F, V, n_alphas, threads, device)
                 if name not in found or new["seconds"] < found[name]["seconds"]:
                     found[name] = new
-        a, b = found[mine], found[peer]
         rows.append(
             dict(
                 T=T,
@@ -202,16 +231,7 @@ def compare(T, F, V, n_alphas, pairs, threads, device, repeats):
                 device=device,
                 solver=mine,
                 peer=peer,
-                seconds=round(a["seconds"], 2),
-                peer_seconds=round(b["seconds"], 2),
-                times_faster=round(b["seconds"] / a["seconds"], 2),
-                mb=round(a["mb"]),
-                peer_mb=round(b["mb"]),
-                memory_share=round(a["mb"] / b["mb"], 3),
-                same_alpha=round(float(np.isclose(a["alpha"], b["alpha"], rtol=1e-3).mean()), 4),
-                r=round(float(a["r"].mean()), 5),
-                peer_r=round(float(b["r"].mean()), 5),
-                largest_r_difference=round(float(np.abs(a["r"] - b["r"]).max()), 5),
+                **differences(found[mine], found[peer]),
             )
         )
         print("  ".join(f"{k}={v}" for k, v in rows[-1].items()), flush=True)

@@ -52,6 +52,48 @@ def tests(planted, blocks, variant, draws=400, seed=0):
     }
 
 
+def means_of(out, draws, variant, hidden, rho, part):
+    "Means over the data sets, with what the cell is."
+    table = pd.DataFrame(out)
+    mean = table.groupby(["block_length", "kind"], sort=False).mean().reset_index()
+    mean.insert(1, "draws", draws)
+    mean.insert(0, "variant", variant)
+    mean.insert(0, "hidden", hidden)
+    mean.insert(0, "rho", rho)
+    mean.insert(0, "part", part)
+    return mean
+
+
+def rows_of(t, kind, kinds, block):
+    "Rates in one data set: of any voxel, and of each kind of voxel."
+    false = t.significant[np.isin(kind, ("nothing", "acoustic"))].sum()
+    rows = [
+        dict(
+            block_length=block,
+            kind="any",
+            kept=float(t.significant.any()),
+            uncorrected=float((t.p <= 0.05).any()),
+            uncorrected_001=float((t.p <= 0.001).any()),
+            r=float(t.r.mean()),
+            false_share=false / max(1, t.significant.sum()),
+        )
+    ]
+    for name in kinds:
+        at = kind == name
+        rows.append(
+            dict(
+                block_length=block,
+                kind=name,
+                kept=t.significant[at].mean(),
+                uncorrected=(t.p[at] <= 0.05).mean(),
+                uncorrected_001=(t.p[at] <= 0.001).mean(),
+                r=t.r[at].mean(),
+                false_share=np.nan,
+            )
+        )
+    return rows
+
+
 def cell(
     part,
     rho,
@@ -71,43 +113,15 @@ def cell(
     for seed in range(first, first + datasets):
         planted = planted_selection(rho, kinds, voxels, 6, length, explained, hidden, seed=seed)
         for block, t in tests(planted, blocks, variant, draws, seed).items():
-            false = t.significant[np.isin(planted["kind"], ("nothing", "acoustic"))].sum()
-            row = dict(
-                block_length=block,
-                kind="any",
-                kept=float(t.significant.any()),
-                uncorrected=float((t.p <= 0.05).any()),
-                uncorrected_001=float((t.p <= 0.001).any()),
-                r=float(t.r.mean()),
-                false_share=false / max(1, t.significant.sum()),
-            )
-            out.append(row)
-            for kind in kinds:
-                at = planted["kind"] == kind
-                out.append(
-                    dict(
-                        block_length=block,
-                        kind=kind,
-                        kept=t.significant[at].mean(),
-                        uncorrected=(t.p[at] <= 0.05).mean(),
-                        uncorrected_001=(t.p[at] <= 0.001).mean(),
-                        r=t.r[at].mean(),
-                        false_share=np.nan,
-                    )
-                )
-    table = pd.DataFrame(out)
-    mean = table.groupby(["block_length", "kind"], sort=False).mean().reset_index()
-    mean.insert(1, "draws", draws)
-    mean.insert(0, "variant", variant)
-    mean.insert(0, "hidden", hidden)
-    mean.insert(0, "rho", rho)
-    mean.insert(0, "part", part)
+            out += rows_of(t, planted["kind"], kinds, block)
+    mean = means_of(out, draws, variant, hidden, rho, part)
     return mean.assign(
         datasets=datasets, seed=f"{first}-{first + datasets - 1}", language="planted"
     )
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,22 +134,11 @@ def main():
             / "nbs/experiments/results/selection_calibration.csv"
         ),
     )
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter(
-        "ignore"
-    )  # voxels without signal sit at the edge of the penalties by design
-    start, parts, done = time.perf_counter(), [], set()
-    if Path(args.out).exists():
-        parts = [pd.read_csv(args.out)]
-        done = set(
-            map(
-                tuple,
-                parts[0][["part", "rho", "hidden", "variant"]]
-                .drop_duplicates()
-                .itertuples(index=False, name=None),
-            )
-        )
+    return parser.parse_args()
+
+
+def all_cells(args):
+    "Every combination that is measured: part, planted values, variant, data sets, blocks."
     cells = [
         ("empty", rho, 0, v, args.null, (5, 10, 20), dict(kinds=("nothing",), voxels=60))
         for rho in (0.0, 0.6)
@@ -158,6 +161,21 @@ def main():
         for rho, hidden in ((0.6, 0), (0.3, 0), (0.6, 2), (0.0, 0))
         for v in VARIANTS
     ]
+    return cells
+
+
+def main():
+    args = parsed()
+    torch.set_num_threads(1)
+    warnings.simplefilter(
+        "ignore"
+    )  # voxels without signal sit at the edge of the penalties by design
+    start, parts, done = time.perf_counter(), [], set()
+    if Path(args.out).exists():
+        parts = [pd.read_csv(args.out)]
+        key = ["part", "rho", "hidden", "variant"]
+        done = set(parts[0][key].drop_duplicates().itertuples(index=False, name=None))
+    cells = all_cells(args)
     for part, rho, hidden, variant, n, blocks, more in sorted(cells, key=lambda c: c[0] != "mixed"):
         if (part, rho, hidden, variant) in done:
             continue

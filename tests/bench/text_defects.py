@@ -56,6 +56,44 @@ def wrong_share(plan):
     return float(np.mean(np.concatenate([(a != b).any(1) for a, b in zip(own, stacked)])))
 
 
+SHOWN = {"tuned": "none", "permuted": "none, permuted brains"}  # arm -> defect
+
+
+def row_of(name, log, s, share):
+    "Steps, wrong moments, r and gain of one arm."
+    from braintune_nb.experiment.runner import best_epochs
+
+    gain = s["gain"] if name == "tuned" else s["gain_arms"][name]
+    g, mean = gain["language"]["raw"], lambda arm: s["alignment"][arm]["language"]["raw"]["mean"]
+    return dict(
+        steps=log[-1]["step"],
+        best_epoch=best_epochs([dict(log=log)])[0],
+        share_of_moments_wrong=share if DEFECTS.get(name, {}).get("story_order") else 0.0,
+        r_pretrained=mean("pretrained"),
+        r=mean(name),
+        value=g["mean"],
+        ci_low=g["ci_low"],
+        ci_high=g["ci_high"],
+        n_positive=g["n_positive"],
+        n=g["n"],
+    )
+
+
+def rows_of(simulation_seed, args, logs, s, share):
+    "A row for every arm."
+    rows = []
+    for name in ("tuned", *(d for d in DEFECTS if d != "none"), "permuted"):
+        labels = dict(
+            simulation_seed=simulation_seed,
+            tuning_seed=args.seed,
+            language="en",
+            size=args.size,
+            defect=SHOWN.get(name, name),
+        )
+        rows.append(labels | row_of(name, logs[name], s, share))
+    return rows
+
+
 def measure(args, simulation_seed, folder):
     "Rows of one simulated experiment."
 
@@ -78,10 +116,8 @@ def measure(args, simulation_seed, folder):
     )
 
     def tuned(name, preset, arm="tuned", stop=None):
-        file = (
-            folder
-            / f"{args.size}_{simulation_seed}_{args.seed}_{''.join(c for c in name if c.isalnum())}.npz"
-        )
+        short = "".join(c for c in name if c.isalnum())
+        file = folder / f"{args.size}_{simulation_seed}_{args.seed}_{short}.npz"
         if not file.exists():
             tuner, log = tune_arm(
                 plan, 0, model, preset, arm, args.seed, stop_epoch=stop, progress=False
@@ -103,41 +139,11 @@ def measure(args, simulation_seed, folder):
         tuned("tuned" if name == "none" else name, change_preset(base, **changes))
     tuned("permuted", base, "permuted", best_epochs([dict(log=logs["tuned"])])[0])
     s, share = plan_summary(plan, arms), wrong_share(plan)
-    rows = []
-    for name in ("tuned", *(d for d in DEFECTS if d != "none"), "permuted"):
-        g, log = (
-            (s["gain"] if name == "tuned" else s["gain_arms"][name])["language"]["raw"],
-            logs[name],
-        )
-        rows.append(
-            dict(
-                simulation_seed=simulation_seed,
-                tuning_seed=args.seed,
-                language="en",
-                size=args.size,
-                defect=(
-                    "none"
-                    if name == "tuned"
-                    else "none, permuted brains"
-                    if name == "permuted"
-                    else name
-                ),
-                steps=log[-1]["step"],
-                best_epoch=best_epochs([dict(log=log)])[0],
-                share_of_moments_wrong=share if DEFECTS.get(name, {}).get("story_order") else 0.0,
-                r_pretrained=s["alignment"]["pretrained"]["language"]["raw"]["mean"],
-                r=s["alignment"][name]["language"]["raw"]["mean"],
-                value=g["mean"],
-                ci_low=g["ci_low"],
-                ci_high=g["ci_high"],
-                n_positive=g["n_positive"],
-                n=g["n"],
-            )
-        )
-    return rows
+    return rows_of(simulation_seed, args, logs, s, share)
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +154,15 @@ def main():
     parser.add_argument("--size", default="quickstart")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--table", type=Path, default=RESULTS / "text_defects.csv")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def five_digits(row):
+    return {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()}
+
+
+def main():
+    args = parsed()
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as temporary:
@@ -158,9 +172,7 @@ def main():
     with open(args.table, "w", newline="") as f:
         out = csv.DictWriter(f, rows[0], lineterminator="\n")
         out.writeheader()
-        out.writerows(
-            {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in r.items()} for r in rows
-        )
+        out.writerows(five_digits(r) for r in rows)
     for r in rows:
         print(
             f"{r['simulation_seed']}  {r['defect']:40s} gain {r['value']:+.4f}"

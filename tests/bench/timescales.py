@@ -33,49 +33,49 @@ from braintune_nb.simulate.experiment import load_simulated
 SHORT, LONG = ("8-16", "16-32", "32-64"), ("64-128", "128-256")
 
 
-def band_scores(dataset, truth, language, bands, people, cutoff=128.0, **settings):
-    "participant -> r of every band, (B, V)."
+def role_features(dataset, truth, language, bands, **settings):
+    "Stories that fit, stories that are scored, features of each story in each band."
     stories = {n: s for n, s in dataset.stories.items() if s.language == language}
-    roles = {
-        role: [n for n in truth.roles[role] if n in stories]
-        for role in ("tuning", "encoding", "test")
-    }
-    fit, score = [*roles["tuning"], *roles["encoding"]], roles["test"]
+    role = lambda name: [n for n in truth.roles[name] if n in stories]
+    fit, score = role("tuning") + role("encoding"), role("test")
     features = {
         n: timescale_features(stories[n], truth.meaning[n], bands, **settings)
         for n in (*fit, *score)
     }
-    clean = lambda x, n: zscore(highpass(np.asarray(x, np.float64), stories[n].clock.tr, cutoff))
-    stack = lambda names, what: np.concatenate([what(n) for n in names]).astype(np.float32)
-    groups = np.concatenate([np.full(len(stories[n].clock), i) for i, n in enumerate(fit)])
-    designs = {
-        b.name: [
-            stack(names, lambda n: clean(delay(features[n][b.name], (1, 2, 3, 4)), n))
-            for names in (fit, score)
-        ]
-        for b in bands
-    }
-    model = {
-        k: RidgeCV(tolerance=0, precision="float32").design(x, groups)
-        for k, (x, _) in designs.items()
-    }
+    return fit, score, features
+
+
+def cleaned(x, story, cutoff):
+    "z-scored, without slow drifts."
+    return zscore(highpass(np.asarray(x, np.float64), story.clock.tr, cutoff))
+
+
+def stack(names, what):
+    "What is said of each story, one after another."
+    return np.concatenate([what(n) for n in names]).astype(np.float32)
+
+
+def ridge():
+    return RidgeCV(tolerance=0, precision="float32")
+
+
+def band_scores(dataset, truth, language, bands, people, cutoff=128.0, **settings):
+    "participant -> r of every band, (B, V)."
+    fit, score, features = role_features(dataset, truth, language, bands, **settings)
+    clean = lambda x, n: cleaned(x, dataset.stories[n], cutoff)
+    lengths = [len(dataset.stories[n].clock) for n in fit]
+    groups = np.repeat(np.arange(len(fit)), lengths)
+    model, new = {}, {}
+    for b in bands:
+        delayed = lambda n: clean(delay(features[n][b.name], (1, 2, 3, 4)), n)
+        model[b.name] = ridge().design(stack(fit, delayed), groups)
+        new[b.name] = stack(score, delayed)
     out = {}
     for p in people:
-        train, test = (
-            stack(names, lambda n: clean(dataset.recordings[p][n].responses, n))
-            for names in (fit, score)
-        )
-        out[p] = np.stack(
-            [
-                correlation(
-                    RidgeCV(tolerance=0, precision="float32")
-                    .fit(model[k], train, groups)
-                    .predict(new),
-                    test,
-                )
-                for k, (_, new) in designs.items()
-            ]
-        )
+        heard = lambda n: clean(dataset.recordings[p][n].responses, n)
+        train, test = stack(fit, heard), stack(score, heard)
+        predicted = [ridge().fit(model[k], train, groups).predict(new[k]) for k in model]
+        out[p] = np.stack([correlation(y, test) for y in predicted])
     return out
 
 
@@ -83,6 +83,16 @@ def preference(r):
     "log2 of what long bands predict over what short ones do; r: band name -> mean r."
     size = lambda names: np.sqrt(sum(max(r[n], 0) ** 2 for n in names))
     return float(np.log2(size(LONG) / size(SHORT)))
+
+
+def of_parcel(truth, bands, r, people, number):
+    "Preference, number of voxels and mean r of each band in one parcel."
+    at = {p: truth.participants[p]["parcel"] == number for p in people}
+    mean = np.concatenate([r[p][:, at[p]] for p in people], 1).mean(1)
+    by_band = {b.name: x for b, x in zip(bands, mean)}
+    voxels = int(sum(m.sum() for m in at.values()))
+    found = {f"r_{k}": x for k, x in by_band.items()}
+    return dict(preference=preference(by_band), voxels=voxels) | found
 
 
 def rows(folder, people=None, **settings):
@@ -97,26 +107,11 @@ def rows(folder, people=None, **settings):
                 parcel, _, side = name.rpartition(" ")
                 if parcel not in slow:
                     continue
-                at = {p: truth.participants[p]["parcel"] == j for p in people}
-                by_band = dict(
-                    zip(
-                        (b.name for b in bands),
-                        np.concatenate([r[p][:, at[p]] for p in people], 1).mean(1),
-                    )
+                found = of_parcel(truth, bands, r, people, j)
+                labels = dict(
+                    seed=truth.seed, language=language, causal=causal, parcel=parcel, side=side
                 )
-                out.append(
-                    dict(
-                        seed=truth.seed,
-                        language=language,
-                        causal=causal,
-                        parcel=parcel,
-                        side=side,
-                        slow=slow[parcel],
-                        preference=preference(by_band),
-                        voxels=int(sum(m.sum() for m in at.values())),
-                        **{f"r_{k}": x for k, x in by_band.items()},
-                    )
-                )
+                out.append(labels | dict(slow=slow[parcel]) | found)
     return out
 
 

@@ -32,7 +32,7 @@ from braintune_nb.analyses.lowlevel import (
 )
 from braintune_nb.encode.banded import BandedRidge, ratio_grid
 
-PARTS = ("unique_model", "shared", "unique_lowlevel")
+PARTS = ("unique_model", "shared", "unique_low")
 LEVELS = (0, 25, 50, 75)
 
 
@@ -45,6 +45,31 @@ def kinds(structure, rho):
         for u, s in itertools.product(LEVELS, LEVELS)
         if u + s <= 100 and (s == 0 or rho > 0)
     ]
+
+
+def percentages(p, r, truth):
+    "Planted and found parts in percent of what is explained, by both methods."
+    found = {f"true_{k}": 100 * t for k, t in zip(PARTS, truth)}
+    found |= {k: 100 * p[k] / p.explained for k in PARTS}
+    return found | dict(
+        split_model=100 * p.split_model / p.explained,
+        percentage=r.percentage,
+        percentage_variance=r.percentage_variance,
+        residual_unique=100 * r.unique_model / p.explained,
+        partition_percentage=p.percentage,
+        partition_percentage_variance=p.percentage_variance,
+    )
+
+
+def impact_of(planted, groups, stories):
+    "Both methods by kind of voxel."
+    guess = impact_predictions(
+        planted["low"], planted["model"], planted["responses"], groups, test=99, stories=stories
+    )
+    return impact_table(
+        impact_voxels(guess, planted["responses"]),
+        {i: planted["kind"] == i for i in range(len(planted["truth"]))},
+    ).set_index(["method", "roi"])
 
 
 def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16):
@@ -60,21 +85,9 @@ def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16
         extra=(extra, 4),
     )
     stories = planted["stories"]
-    groups = np.where(
-        stories < fit, stories * min(fit, 6) // fit, 99
-    )  # at most six folds to choose the penalties, one set of scored stories
-    guess = impact_predictions(
-        planted["lowlevel"],
-        planted["model"],
-        planted["responses"],
-        groups,
-        test=99,
-        stories=stories,
-    )
-    table = impact_table(
-        impact_voxels(guess, planted["responses"]),
-        {i: planted["kind"] == i for i in range(len(planted["truth"]))},
-    ).set_index(["method", "region"])
+    # at most six folds to choose the penalties, one set of scored stories
+    groups = np.where(stories < fit, stories * min(fit, 6) // fit, 99)
+    table = impact_of(planted, groups, stories)
     rows = []
     for i, truth in enumerate(planted["truth"]):
         p, r = table.loc[("partition", i)], table.loc[("residual", i)]
@@ -84,143 +97,133 @@ def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16
             kind=i,
             fit=fit * length,
             score=score * length,
-            columns=4 * (planted["lowlevel"].shape[1] + planted["model"].shape[1]),
+            columns=4 * (planted["low"].shape[1] + planted["model"].shape[1]),
             seed=seed,
             explained=100 * p.explained / 0.3,
         )
-        row |= {f"true_{k}": 100 * t for k, t in zip(PARTS, truth)} | {
-            k: 100 * p[k] / p.explained for k in PARTS
-        }
-        row |= dict(
-            split_model=100 * p.split_model / p.explained,
-            percentage=r.percentage,
-            percentage_variance=r.percentage_variance,
-            residual_unique=100 * r.unique_model / p.explained,
-            partition_percentage=p.percentage,
-            partition_percentage_variance=p.percentage_variance,
-        )
+        row |= percentages(p, r, truth)
         rows.append(row)
     return rows, planted, groups
+
+
+def explained(x, y):
+    "Share of the variance, by least squares scored on the rows it was fitted to."
+    gram, cross = x.T @ x, x.T @ y
+    stable = gram + 1e-8 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return (cross * np.linalg.solve(stable, cross)).sum(0) / (y**2).sum(0)
 
 
 def in_sample(planted, groups):
     """Unique part of the model in points of explained variance, by least squares scored on the
     rows it was fitted to."""
     rows = groups < 99
-    stacked = {
-        k: (
-            np.concatenate(
-                [
-                    story_design(planted[k][planted["stories"] == s])
-                    for s in np.unique(planted["stories"][rows])
-                ]
-            ).astype(np.float64)
-        )
-        for k in ("lowlevel", "model")
-    }
+    scored = [planted["stories"] == s for s in np.unique(planted["stories"][rows])]
+    design = lambda x: np.concatenate([story_design(x[s]) for s in scored]).astype(np.float64)
+    low_x, model_x = design(planted["low"]), design(planted["model"])
     y = planted["responses"][rows].astype(np.float64)
 
-    def explained(x):
-        gram = x.T @ x
-        cross = x.T @ y
-        return (
-            cross
-            * np.linalg.solve(gram + 1e-8 * np.trace(gram) / len(gram) * np.eye(len(gram)), cross)
-        ).sum(0) / (y**2).sum(0)
-
-    both, low = (
-        explained(np.hstack([stacked["lowlevel"], stacked["model"]])),
-        explained(stacked["lowlevel"]),
-    )
+    both, low = explained(np.hstack([low_x, model_x]), y), explained(low_x, y)
     by = lambda e: np.array([e[planted["kind"] == i].mean() for i in range(len(planted["truth"]))])
     return 100 * by(both - low) / by(both)
+
+
+OTHER_SOLVERS = {
+    "both_himalaya_same_ratios": lambda: BandedRidge(solver="random_search", ratios=ratio_grid(2)),
+    "both_himalaya_60_draws": lambda: BandedRidge(solver="random_search"),
+}
+
+
+def low_features(folder, story):
+    "Name -> low-level features and their delays."
+    from braintune_nb.data.alice2016 import load_alice_predictors
+    from braintune_nb.features.lowlevel import word_rate
+
+    predictors = load_alice_predictors(folder).values()
+    mean = lambda k: np.mean([p[k] for p in predictors], 0)
+    convolved = np.stack([mean("word_rate"), mean("sound_power")], 1)
+    return {
+        "word rate and sound power, convolved": (convolved, (0,)),
+        "word rate, delayed": (word_rate(story), (1, 2, 3, 4)),
+    }
+
+
+def cleaned(recording, motion, tr, cutoff):
+    "z-scored responses without slow drifts, and without motion where that is asked for."
+    from braintune_nb.data.recordings import highpass, regress_out, zscore
+
+    y = highpass(np.asarray(recording.responses, np.float64), tr, cutoff)
+    steps = np.diff(recording.motion, axis=0, prepend=recording.motion[:1])
+    m = highpass(np.c_[recording.motion, steps].astype(np.float64), tr, cutoff)
+    return zscore(regress_out(y, m) if motion else y)
+
+
+def both_methods(low, states, average, groups, data, delays, tr, cutoff):
+    "Both methods, and the other solvers of the partition."
+    table, _ = lowlevel_impact(
+        low,
+        states,
+        average,
+        groups,
+        data.recordings["s18"]["alice"].space,
+        stories=np.zeros(len(groups)),
+        low_delays=delays,
+        tr=tr,
+        cutoff=cutoff,
+    )
+    space = data.recordings["s18"]["alice"].space
+    settings = dict(
+        stories=np.zeros(len(groups)),
+        low_delays=delays,
+        tr=tr,
+        cutoff=cutoff,
+        methods=("partition",),
+    )
+    for column, make in OTHER_SOLVERS.items():
+        other, _ = lowlevel_impact(low, states, average, groups, space, make=make, **settings)
+        table.loc[table.method == "partition", column] = other.both.to_numpy()
+    return table
+
+
+def alice_states(folder):
+    "The data, the story, states of its words and the block of each row."
+    from braintune_nb.data.alice2016 import load_alice2016
+    from braintune_nb.data.splits import blocks
+    from braintune_nb.features.text import text_features
+    from braintune_nb.model.backbone import load_backbone
+
+    data, story = load_alice2016(folder), load_alice2016(folder).stories["alice"]
+    states = text_features(story, load_backbone("minilm"), [2], n_words=20)[0]
+    groups = np.full(len(story.clock), -1)
+    for i, section in enumerate(blocks(story, 6, 20.0)):
+        groups[section.rows] = i
+    return data, story, states, groups
 
 
 def alice(tr=2.0, cutoff=128.0):
     """Average listener of Alice, MiniLM layer 2: both methods, both kinds of low-level
     features, with and without motion regression; a row per region and method."""
     from braintune_nb.core import data_root
-    from braintune_nb.data.alice2016 import load_alice2016, load_alice_predictors
-    from braintune_nb.data.recordings import highpass, regress_out, zscore
-    from braintune_nb.data.splits import blocks
-    from braintune_nb.features.lowlevel import word_rate
-    from braintune_nb.features.text import text_features
-    from braintune_nb.model.backbone import load_backbone
+    from braintune_nb.data.recordings import zscore
 
     folder = data_root() / "alice2016"
-    data, story = load_alice2016(folder), load_alice2016(folder).stories["alice"]
-    states = text_features(story, load_backbone("minilm"), [2], n_words=20)[0]
-    groups = np.full(len(story.clock), -1)
-    for i, section in enumerate(blocks(story, 6, 20.0)):
-        groups[section.rows] = i
-    predictors = load_alice_predictors(folder).values()
-    convolved = np.stack(
-        [np.mean([p[k] for p in predictors], 0) for k in ("word_rate", "sound_power")], 1
-    )
-    lows = {
-        "word rate and sound power, convolved": (convolved, (0,)),
-        "word rate, delayed": (word_rate(story), (1, 2, 3, 4)),
-    }
+    data, story, states, groups = alice_states(folder)
+    lows = low_features(folder, story)
     out = []
     for motion in (True, False):
-
-        def clean(recording):
-            y, m = (
-                highpass(np.asarray(recording.responses, np.float64), tr, cutoff),
-                np.c_[
-                    recording.motion,
-                    np.diff(recording.motion, axis=0, prepend=recording.motion[:1]),
-                ],
-            )
-            return zscore(
-                regress_out(y, highpass(m.astype(np.float64), tr, cutoff)) if motion else y
-            )
+        clean = lambda recording: cleaned(recording, motion, tr, cutoff)
 
         average = zscore(sum(clean(data.recordings[p]["alice"]) for p in data.participants)).astype(
             np.float32
         )
         for name, (low, delays) in lows.items():
-            table, _ = lowlevel_impact(
-                low,
-                states,
-                average,
-                groups,
-                data.recordings["s18"]["alice"].space,
-                stories=np.zeros(len(groups)),
-                low_delays=delays,
-                tr=tr,
-                cutoff=cutoff,
-            )
-            settings = dict(
-                stories=np.zeros(len(groups)),
-                low_delays=delays,
-                tr=tr,
-                cutoff=cutoff,
-                methods=("partition",),
-            )
-            for column, make in (
-                (
-                    "both_himalaya_same_ratios",
-                    lambda: BandedRidge(solver="random_search", ratios=ratio_grid(2)),
-                ),
-                ("both_himalaya_60_draws", lambda: BandedRidge(solver="random_search")),
-            ):
-                other, _ = lowlevel_impact(
-                    low,
-                    states,
-                    average,
-                    groups,
-                    data.recordings["s18"]["alice"].space,
-                    make=make,
-                    **settings,
-                )
-                table.loc[table.method == "partition", column] = other.both.to_numpy()
+            table = both_methods(low, states, average, groups, data, delays, tr, cutoff)
             out.append(table.assign(motion_regression=motion, low_level=name))
             print(f"motion {motion}, {name}", file=sys.stderr, flush=True)
     return pd.concat(out)
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -233,33 +236,11 @@ def main():
         ),
     )
     parser.add_argument("--alice", action="store_true", help="the real data instead")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # kinds of voxel that are at the edge by design
-    if args.alice:  # a few minutes, most of it himalaya's draws
-        table = alice().round(4)
-        table.to_csv(Path(args.out).with_name("variance_partition_alice.csv"), index=False)
-        print(
-            table.groupby(["motion_regression", "low_level", "method"])[
-                [
-                    "full",
-                    "lowlevel",
-                    "both",
-                    "both_himalaya_same_ratios",
-                    "both_himalaya_60_draws",
-                    "residual",
-                    "unique_model",
-                    "shared",
-                    "unique_lowlevel",
-                    "percentage",
-                ]
-            ]
-            .mean()
-            .round(3)
-            .to_string()
-        )
-        return
-    start, out = time.perf_counter(), []
+    return parser.parse_args()
+
+
+def truth_rows(args, out, start):
+    "Known parts: every structure and size of what is shared."
     for structure, rho in [
         ("contained", 0),
         ("contained", 0.4),
@@ -277,6 +258,11 @@ def main():
         print(
             f"{structure} {rho}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True
         )
+    return out
+
+
+def length_rows(args, out, start):
+    "Recordings of other lengths."
     for fit in (2, 4, 8, 16, 32):
         for seed in range(args.seeds):
             rows, planted, groups = measure("contained", 0.4, 100 + seed, args.voxels, fit=fit)
@@ -285,6 +271,11 @@ def main():
                 for row, i in zip(rows, in_sample(planted, groups))
             ]
         print(f"{fit * 300} TRs: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    return out
+
+
+def width_rows(args, out, start):
+    "Features with more columns that hold nothing."
     for extra in (64, 160):
         for seed in range(-(-args.seeds // 2)):
             out += [
@@ -296,6 +287,45 @@ def main():
             file=sys.stderr,
             flush=True,
         )
+    return out
+
+
+def alice_table(args):
+    "The table of the real data, written and shown."
+    table = alice().round(4)
+    table.to_csv(Path(args.out).with_name("variance_partition_alice.csv"), index=False)
+    print(
+        table.groupby(["motion_regression", "low_level", "method"])[
+            [
+                "full",
+                "low",
+                "both",
+                "both_himalaya_same_ratios",
+                "both_himalaya_60_draws",
+                "residual",
+                "unique_model",
+                "shared",
+                "unique_low",
+                "percentage",
+            ]
+        ]
+        .mean()
+        .round(3)
+        .to_string()
+    )
+
+
+def main():
+    args = parsed()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # kinds of voxel that are at the edge by design
+    if args.alice:  # a few minutes, most of it himalaya's draws
+        alice_table(args)
+        return
+    start, out = time.perf_counter(), []
+    out = truth_rows(args, out, start)
+    out = length_rows(args, out, start)
+    out = width_rows(args, out, start)
     table = pd.DataFrame(out)
     table.round(2).to_csv(args.out, index=False)
     report(table)
