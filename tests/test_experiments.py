@@ -440,18 +440,22 @@ def test_robustness(tuned, tmp_path):
     ) <= float(rows[0]["gain"]) <= float(rows[0]["gain_ci_high"])
 
 
+def language_rows(path):
+    "Rows of a table that are of the language region."
+    with open(path, encoding="utf8") as f:
+        return [r for r in csv.DictReader(f) if r["region"] == "language"]
+
+
 def test_demonstration(tuned, tmp_path):
     folder, summary = small_run("demonstration", tmp_path, tuned[2])
-    with open(folder / "scores" / "rows.csv", encoding="utf8") as f:
-        rows = [r for r in csv.DictReader(f) if r["region"] == "language"]
+    rows = language_rows(folder / "scores" / "rows.csv")
     models = Counter((r["simulation_seed"], r["arm"]) for r in rows)
     each = dict(tuned=2, permuted=2, shared_subspace=1, matched_data_ridge=1)
     assert models == {(s, arm): n for s in ("200", "201") for arm, n in each.items()}
     assert {r["other_meaning"] for r in rows} == {"1.0"} and summary["experiments"] == 2
     shifts = {r["realised_correlation"] for r in rows if r["arm"] == "permuted"}
     assert len(shifts) == 4 and max(abs(float(x)) for x in shifts) < 0.3
-    with open(folder / "scores" / "leads.csv", encoding="utf8") as f:
-        leads = [r for r in csv.DictReader(f) if r["region"] == "language"]
+    leads = language_rows(folder / "scores" / "leads.csv")
     assert len(leads) == 5 and {r["n"] for r in leads} == {"2"}
 
 

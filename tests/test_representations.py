@@ -208,15 +208,17 @@ def by_hand(backbone, text, a, b, method):
     )
 
 
+SPANS = [(0, 14, 19), (3, 4, 9), (2, 0, 5), (1, 0, 20), (0, 0, 3)]  # text, first and last character
+
+
 @pytest.mark.parametrize("method", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["tiny", "bytes"])
 def test_states_of_words_and_sentences(kind, method, tmp_path):
     backbone = load_backbone("tiny") if kind == "tiny" else byte_level(tmp_path)
-    spans = [(0, 14, 19), (3, 4, 9), (2, 0, 5), (1, 0, 20), (0, 0, 3)]
-    where = tuple(np.array(x) for x in zip(*spans))
+    where = tuple(np.array(x) for x in zip(*SPANS))
     got = span_states(backbone, SAID, where, method=method)
     assert got.shape == (3, 5, backbone.width) and got.dtype == np.float32
-    hand = [by_hand(backbone, SAID[s], a, b, method) for s, a, b in spans]
+    hand = [by_hand(backbone, SAID[s], a, b, method) for s, a, b in SPANS]
     np.testing.assert_allclose(got, np.stack(hand, 1), atol=1e-5)
     some = span_states(backbone, SAID, where, [-1, 0], method, batch_tokens=12)
     np.testing.assert_allclose(some, got[[2, 0]], atol=1e-5)

@@ -259,6 +259,12 @@ def block(texts: list[str]) -> nbformat.NotebookNode:
     return new_markdown_cell("\n\n".join(f"```python\n{text}\n```" for text in texts))
 
 
+def add_tags(cell: nbformat.NotebookNode, found: list[str]) -> None:
+    "What the directives hide of a cell, as tags of the book."
+    tags = [tag for directive, tag in TAGS.items() if directive in found]
+    cell.metadata["tags"] = [*cell.metadata.get("tags", []), *tags]
+
+
 def code(notebook: str, cell, depth: int, sources: dict[str, str]) -> list:
     "The cells that stand on the page for one code cell."
     found, source = directives(cell.source)
@@ -272,8 +278,7 @@ def code(notebook: str, cell, depth: int, sources: dict[str, str]) -> list:
     head = [new_markdown_cell(documented(notebook, source, nodes, depth))] if nodes else []
     if keys & {"export", "exporti"}:
         return [*head, block([signature(source, n) for n in nodes])] if nodes else []
-    tags = [tag for directive, tag in TAGS.items() if directive in found]
-    cell.metadata["tags"] = [*cell.metadata.get("tags", []), *tags]
+    add_tags(cell, found)
     cell.source = source
     return head + [cell]
 

@@ -199,6 +199,18 @@ def sharing_measures(w, cov, fit):
     return told
 
 
+def all_measures(n, make, truth, snr, seed, models):
+    "Measure -> its value in every data set."
+    got = {}
+    for i in range(n):
+        x, y, parts, session, cov = make(truth, snr, seed + i)
+        for fit, model in models.items():
+            w = session_weights(x, y, parts, session, model)
+            for measure, value in sharing_measures(w, cov, fit).items():
+                got.setdefault(f"{fit}, {measure}", []).append(value)
+    return got
+
+
 def sharing_part(n, seed):
     "Least squares and ridge, plain and whitened; pooled over voxels, and the median of voxels."
     out, models = [], {"ridge": QuickRidge, "least squares": lambda: QuickRidge([1e-3])}
@@ -209,13 +221,7 @@ def sharing_part(n, seed):
     for kind, make in kinds.items():
         for snr in (0.25, 0.5, 1.0):
             for truth in (0.0, 0.5, 1.0) if kind != "features of their own" else (0.5,):
-                got = {}
-                for i in range(n):
-                    x, y, parts, session, cov = make(truth, snr, seed + i)
-                    for fit, model in models.items():
-                        w = session_weights(x, y, parts, session, model)
-                        for measure, value in sharing_measures(w, cov, fit).items():
-                            got.setdefault(f"{fit}, {measure}", []).append(value)
+                got = all_measures(n, make, truth, snr, seed, models)
                 case = f"sharing {truth:g}, snr {snr:g}, {kind}"
                 out += [row("sharing", case, k, v, seed, False) for k, v in got.items()]
                 print(case, flush=True)
@@ -249,12 +255,26 @@ def planted_weights(rng, F, V, common, shared, shift, amount, p, direction):
     }
 
 
-def noisy_response(rng, signal, missed, load, sd, common_noise, locked):
+def noisy_response(rng, signal, missed, load, sd, common, locked):
     "z-scored responses: noise of voxels, noise that voxels share, and what the features miss."
     T, V = signal.shape
-    noise = (1 - common_noise - locked) ** 0.5 * rng.standard_normal((T, V))
-    shared = common_noise**0.5 * rng.standard_normal((T, 3)) + locked**0.5 * missed
+    noise = (1 - common - locked) ** 0.5 * rng.standard_normal((T, V))
+    shared = common**0.5 * rng.standard_normal((T, 3)) + locked**0.5 * missed
     return zscore(signal + sd * (noise + shared @ load))
+
+
+def heard(rng, parts, white, w, missed, noise, repeats):
+    "Responses of one person to every story, and to the repeats of two where there are any."
+    V = w["en"].shape[1]
+    load = (1 + rng.standard_normal((3, V))) / 6**0.5
+
+    def one(s):
+        signal, sd = white[s.name] @ w[s.language], noise["sd"][s.language]
+        amounts = noise["common"], noise["locked"]
+        return noisy_response(rng, signal, missed[s.name], load, sd, *amounts)
+
+    told = {s.name: one(s) for s in parts}
+    return told, repeated(one, parts[:2], repeats) if repeats else None
 
 
 def repeated(one, stories, repeats):
@@ -286,31 +306,13 @@ def planted_shift(
         rng, F, steep, zh_steep, stories, T
     )
     missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
+    noise = dict(sd=dict(en=sd[0], zh=sd[1]), common=common_noise, locked=locked)
     for p in [f"P{i + 1}" for i in range(people)]:
         w = planted_weights(rng, F, V, common, shared, shift, amount, p, direction)
-        load = (1 + rng.standard_normal((3, V))) / 6**0.5
-
-        one = lambda s: noisy_response(
-            rng,
-            white[s.name] @ w[s.language],
-            missed[s.name],
-            load,
-            dict(en=sd[0], zh=sd[1])[s.language],
-            common_noise,
-            locked,
-        )
-
-        told[p] = {s.name: one(s) for s in parts}
-        again[p] = repeated(one, parts[:2], repeats) if repeats else None
+        told[p], again[p] = heard(rng, parts, white, w, missed, noise, repeats)
     x = {n: (a @ (turn * scale["en"]).T).astype(np.float32) for n, a in white.items()}
-    return (
-        x,
-        told,
-        [whole_story(s) for s in parts],
-        np.linalg.solve((turn * scale["en"]).T, direction),
-        amount,
-        again,
-    )
+    planted = np.linalg.solve((turn * scale["en"]).T, direction)
+    return x, told, [whole_story(s) for s in parts], planted, amount, again
 
 
 def ridge_weights(x, y, sections, language, alpha=100.0):

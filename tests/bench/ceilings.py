@@ -119,6 +119,11 @@ def each_correlation(signal, participants):
     return np.stack([correlation(signal, y) for y in participants])
 
 
+def true_ceiling(rho, R):
+    "Of the mean over R repeats, each with that share of signal."
+    return (R * rho / (1 + (R - 1) * rho)) ** 0.5
+
+
 def cell(kind, rho, R, T, V, seed):
     "Rows of one simulation."
     signal, raw, made, fresh, other = voxels(kind, rho, R, T, V, seed)
@@ -126,16 +131,12 @@ def cell(kind, rho, R, T, V, seed):
     perfect = [correlation(signal, y.mean(0)) for y in (fresh, made)]
     for name, single in reliabilities(raw, made, other).items():
         pooled = perfect[0].mean() / ceiling.expected_correlation(np.nanmean(single), R)
-        truth = (R * rho / (1 + (R - 1) * rho)) ** 0.5
-        found = row(ceiling.expected_correlation(single, R), truth, *perfect)
+        found = row(ceiling.expected_correlation(single, R), true_ceiling(rho, R), *perfect)
         yield labels | dict(ceiling=name) | found | dict(pooled=float(pooled))
     if R >= 3:  # participants instead of repeats; the truth is the ceiling of one participant
         one = [each_correlation(signal, x) for x in (fresh, made)]
-        yield (
-            labels
-            | dict(ceiling=PEOPLE)
-            | row(ceiling.leave_one_participant_out(made, corrected=True), rho**0.5, *one)
-        )
+        found = row(ceiling.leave_one_participant_out(made, corrected=True), rho**0.5, *one)
+        yield labels | dict(ceiling=PEOPLE) | found
 
 
 def table(noises=NOISES, rhos=RHOS, repeats=REPEATS, trs=TRS, voxels=300, seeds=5, progress=False):

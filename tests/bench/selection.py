@@ -164,6 +164,12 @@ def all_cells(args):
     return cells
 
 
+def cells_in(parts):
+    "The cells that a table has."
+    key = ["part", "rho", "hidden", "variant"]
+    return set(parts[0][key].drop_duplicates().itertuples(index=False, name=None))
+
+
 def main():
     args = parsed()
     torch.set_num_threads(1)
@@ -173,8 +179,7 @@ def main():
     start, parts, done = time.perf_counter(), [], set()
     if Path(args.out).exists():
         parts = [pd.read_csv(args.out)]
-        key = ["part", "rho", "hidden", "variant"]
-        done = set(parts[0][key].drop_duplicates().itertuples(index=False, name=None))
+        done = cells_in(parts)
     cells = all_cells(args)
     for part, rho, hidden, variant, n, blocks, more in sorted(cells, key=lambda c: c[0] != "mixed"):
         if (part, rho, hidden, variant) in done:

@@ -94,52 +94,60 @@ def rows_of(simulation_seed, args, logs, s, share):
     return rows
 
 
-def measure(args, simulation_seed, folder):
-    "Rows of one simulated experiment."
+def tell(simulation_seed, name, last):
+    "Steps and seconds of one arm."
+    print(
+        f"simulation {simulation_seed}  {name:40s} {last['step']} steps, {last['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
 
-    from braintune_nb.core import read_arrays, read_json, write_arrays, write_json
-    from braintune_nb.experiment.plan import plan_summary, simulated_plan
+
+def store(file, plan, model, preset, arm, seed, stop, predict):
+    "Predictions and log of one arm, in files."
+    from braintune_nb.core import write_arrays, write_json
+    from braintune_nb.experiment.tuning import tune_arm
+
+    tuner, log = tune_arm(plan, 0, model, preset, arm, seed, stop_epoch=stop, progress=False)
+    write_json(file.with_suffix(".json"), log)
+    write_arrays(file, **predict(tuner.backbone))
+
+
+def arms_and_logs(args, simulation_seed, folder, plan):
+    "Predictions and log of every arm."
+    from braintune_nb.core import read_arrays, read_json
     from braintune_nb.experiment.presets import change_preset, choose_preset
     from braintune_nb.experiment.runner import best_epochs, layer_numbers
-    from braintune_nb.experiment.tuning import arm_predictions, plan_features, tune_arm
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features
     from braintune_nb.model.backbone import load_backbone
-    from braintune_nb.simulate.experiment import cached_simulation
 
-    plan, model = (
-        simulated_plan(cached_simulation(args.size, simulation_seed, {})),
-        load_backbone("tiny"),
-    )
+    model = load_backbone("tiny")
     base, layers = choose_preset(model, n_words=20), layer_numbers(model)
-    arms, logs = (
-        {"pretrained": [arm_predictions(plan, [plan_features(plan, model, layers, base)])[0]]},
-        {},
-    )
+    predict = lambda m: arm_predictions(plan, [plan_features(plan, m, layers, base)])[0]
+    arms, logs = {"pretrained": [predict(model)]}, {}
 
     def tuned(name, preset, arm="tuned", stop=None):
         short = "".join(c for c in name if c.isalnum())
         file = folder / f"{args.size}_{simulation_seed}_{args.seed}_{short}.npz"
         if not file.exists():
-            tuner, log = tune_arm(
-                plan, 0, model, preset, arm, args.seed, stop_epoch=stop, progress=False
-            )
-            write_json(file.with_suffix(".json"), log)
-            write_arrays(
-                file,
-                **arm_predictions(plan, [plan_features(plan, tuner.backbone, layers, base)])[0],
-            )
+            store(file, plan, model, preset, arm, args.seed, stop, predict)
         arms[name], logs[name] = [read_arrays(file)], read_json(file.with_suffix(".json"))
-        print(
-            f"simulation {simulation_seed}  {name:40s} {logs[name][-1]['step']} steps,"
-            f" {sum(r['seconds'] for r in logs[name][-1:]):.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        tell(simulation_seed, name, logs[name][-1])
 
     for name, changes in DEFECTS.items():
         tuned("tuned" if name == "none" else name, change_preset(base, **changes))
     tuned("permuted", base, "permuted", best_epochs([dict(log=logs["tuned"])])[0])
-    s, share = plan_summary(plan, arms), wrong_share(plan)
-    return rows_of(simulation_seed, args, logs, s, share)
+    return arms, logs
+
+
+def measure(args, simulation_seed, folder):
+    "Rows of one simulated experiment."
+    from braintune_nb.experiment.plan import plan_summary, simulated_plan
+    from braintune_nb.simulate.experiment import cached_simulation
+
+    plan = simulated_plan(cached_simulation(args.size, simulation_seed, {}))
+    arms, logs = arms_and_logs(args, simulation_seed, folder, plan)
+    return rows_of(simulation_seed, args, logs, plan_summary(plan, arms), wrong_share(plan))
 
 
 def parsed():

@@ -59,12 +59,23 @@ def ridge():
     return RidgeCV(tolerance=0, precision="float32")
 
 
+def scores_of(model, new, train, test, groups):
+    "r of every band."
+    predicted = [ridge().fit(model[k], train, groups).predict(new[k]) for k in model]
+    return np.stack([correlation(y, test) for y in predicted])
+
+
+def story_of_rows(fit, dataset):
+    "The story of each TR."
+    lengths = [len(dataset.stories[n].clock) for n in fit]
+    return np.repeat(np.arange(len(fit)), lengths)
+
+
 def band_scores(dataset, truth, language, bands, people, cutoff=128.0, **settings):
     "participant -> r of every band, (B, V)."
     fit, score, features = role_features(dataset, truth, language, bands, **settings)
     clean = lambda x, n: cleaned(x, dataset.stories[n], cutoff)
-    lengths = [len(dataset.stories[n].clock) for n in fit]
-    groups = np.repeat(np.arange(len(fit)), lengths)
+    groups = story_of_rows(fit, dataset)
     model, new = {}, {}
     for b in bands:
         delayed = lambda n: clean(delay(features[n][b.name], (1, 2, 3, 4)), n)
@@ -73,9 +84,7 @@ def band_scores(dataset, truth, language, bands, people, cutoff=128.0, **setting
     out = {}
     for p in people:
         heard = lambda n: clean(dataset.recordings[p][n].responses, n)
-        train, test = stack(fit, heard), stack(score, heard)
-        predicted = [ridge().fit(model[k], train, groups).predict(new[k]) for k in model]
-        out[p] = np.stack([correlation(y, test) for y in predicted])
+        out[p] = scores_of(model, new, stack(fit, heard), stack(score, heard), groups)
     return out
 
 

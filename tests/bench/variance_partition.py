@@ -72,32 +72,28 @@ def impact_of(planted, groups, stories):
     ).set_index(["method", "roi"])
 
 
+def folds_of(stories, fit):
+    "At most six folds to choose the penalties, one set of scored stories."
+    return np.where(stories < fit, stories * min(fit, 6) // fit, 99)
+
+
 def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16):
     "One simulated recording: a row per kind of voxel."
-    planted = planted_impact(
-        kinds(structure, rho),
-        rho,
-        structure,
-        n_stories=fit + score,
-        length=length,
-        voxels=voxels,
-        seed=seed,
-        extra=(extra, 4),
-    )
+    size = dict(n_stories=fit + score, length=length, voxels=voxels, seed=seed, extra=(extra, 4))
+    planted = planted_impact(kinds(structure, rho), rho, structure, **size)
     stories = planted["stories"]
-    # at most six folds to choose the penalties, one set of scored stories
-    groups = np.where(stories < fit, stories * min(fit, 6) // fit, 99)
+    groups = folds_of(stories, fit)
     table = impact_of(planted, groups, stories)
-    rows = []
+    rows, columns = [], 4 * (planted["low"].shape[1] + planted["model"].shape[1])
     for i, truth in enumerate(planted["truth"]):
-        p, r = table.loc[("partition", i)], table.loc[("residual", i)]
+        p, r = (table.loc[(method, i)] for method in ("partition", "residual"))
         row = dict(
             structure=structure,
             rho=rho,
             kind=i,
             fit=fit * length,
             score=score * length,
-            columns=4 * (planted["low"].shape[1] + planted["model"].shape[1]),
+            columns=columns,
             seed=seed,
             explained=100 * p.explained / 0.3,
         )

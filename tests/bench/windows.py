@@ -31,6 +31,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench_rows import rounded, table
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
 LENGTH = 16.1  # s of a full window
@@ -63,23 +65,12 @@ CHOICES = [
 LISTENING = dict(participants=4, tuning=1, validation=1, encoding=5, test=2, words=240)
 
 
-def table(rows, columns):
-    text = [
-        [f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in columns]
-        for row in rows
-    ]
-    width = [max(len(c), *(len(r[i]) for r in text)) for i, c in enumerate(columns)]
-    return "\n".join(" | ".join(v.ljust(w) for v, w in zip(r, width)) for r in [columns, *text])
-
-
 def write(name, rows):
     RESULTS.mkdir(parents=True, exist_ok=True)
     with open(RESULTS / name, "w", newline="") as f:
         out = csv.DictWriter(f, rows[0], lineterminator="\n")
         out.writeheader()
-        out.writerows(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
+        out.writerows(rounded(row, 6) for row in rows)
 
 
 # ---- speed at base size
@@ -149,6 +140,31 @@ def plain_loop(backbone, audio, edges):
     return np.stack(states, axis=1)
 
 
+def measured(run, edges, cuda):
+    "States of all windows, seconds of a window, of the processor too, and peak megabytes."
+    import torch
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(edges[:1])
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start, used = time.perf_counter(), time.process_time()
+    states = run(edges)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds, used = (
+        (time.perf_counter() - start) / len(edges),
+        (time.process_time() - used) / len(edges),
+    )
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if cuda
+        else (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    )
+    return used, states, seconds, peak
+
+
 def one(arm, args):
     """One measurement in this process: seconds per window and peak megabytes; the states go to
     a file."""
@@ -178,24 +194,7 @@ def one(arm, args):
             precision=precision,
         )[0]
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run(edges[:1])
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    start, used = time.perf_counter(), time.process_time()
-    states = run(edges)
-    if cuda:
-        torch.cuda.synchronize()
-    seconds, used = (
-        (time.perf_counter() - start) / len(edges),
-        (time.process_time() - used) / len(edges),
-    )
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if cuda
-        else (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    )
+    used, states, seconds, peak = measured(run, edges, cuda)
     np.save(args.out, states[:, : args.windows], allow_pickle=False)
     print(json.dumps(dict(seconds=seconds, used=used, mb=peak)))
 
@@ -217,87 +216,84 @@ def measure(arm, args, folder):
     )
 
 
+def measure_rounds(args, found, folder):
+    "Every arm in turn, so many times."
+    for r in range(args.rounds):
+        for arm in ARMS:
+            found[arm].append(measure(arm, args, Path(folder)))
+            print(
+                f"round {r + 1}/{args.rounds}  {arm:26s} {found[arm][-1]['seconds']:.3f} s a"
+                " window",
+                file=sys.stderr,
+            )
+
+
+SPEED = """arm gflop_per_window seconds_per_window audio_seconds_per_second speedup
+processor_speedup arithmetic gflop_per_second peak_mb max_abs_difference feature_correlation""".split()
+CHOSEN = """precision stride every base_speedup base_audio_seconds_per_second feature_correlation
+alignment alignment_difference standard_error auditory superior_temporal""".split()
+
+
+def median_ratio(plain, found, key):
+    "How many times less the arm needs, round by round."
+    import numpy as np
+
+    return float(np.median([p[key] / f[key] for p, f in zip(plain, found)]))
+
+
+def deviation(states, exact):
+    "Largest difference and mean correlation of states."
+    import numpy as np
+
+    pairs = zip(states.reshape(-1, 768), exact.reshape(-1, 768))
+    return dict(
+        max_abs_difference=float(abs(states - exact).max()),
+        feature_correlation=float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])),
+    )
+
+
+def row_of(args, arm, found, states, config):
+    "The row of one arm."
+    layers, precision, _ = ARMS[arm]
+    plain, seconds = found["plain loop"], min(f["seconds"] for f in found[arm])
+    exact = states["plain loop"][layers] if layers else states["plain loop"]
+    work = gflop(config, max(layers or [12]), arm != "plain loop")
+    peak = getattr(args, f"peak_{precision}")
+    return dict(
+        arm=arm,
+        device=args.device,
+        threads=args.threads,
+        precision=precision,
+        windows=args.windows,
+        rounds=args.rounds,
+        seed=args.seed,
+        gflop_per_window=work,
+        seconds_per_window=seconds,
+        audio_seconds_per_second=0.1 / seconds,
+        speedup=median_ratio(plain, found[arm], "seconds"),
+        processor_speedup=median_ratio(plain, found[arm], "used"),
+        arithmetic=gflop(config, 12, False) / work,
+        gflop_per_second=work / seconds,
+        share_of_peak=work / seconds / 1e3 / peak if peak else float("nan"),
+        peak_mb=max(f["mb"] for f in found[arm]),
+        **deviation(states[arm], exact),
+    )
+
+
 def speed(args):
     import numpy as np
     from transformers import Wav2Vec2Config
 
     config, found, states = Wav2Vec2Config(), {arm: [] for arm in ARMS}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for r in range(args.rounds):
-            for arm in ARMS:
-                found[arm].append(measure(arm, args, Path(folder)))
-                print(
-                    f"round {r + 1}/{args.rounds}  {arm:26s} {found[arm][-1]['seconds']:.3f} s a"
-                    " window",
-                    file=sys.stderr,
-                )
+        measure_rounds(args, found, folder)
         for i, arm in enumerate(ARMS):
             states[arm] = np.load(Path(folder) / f"{i}.npy", allow_pickle=False)
-    rows, plain = [], states["plain loop"]
-    for arm, (layers, precision, batch) in ARMS.items():
-        deepest, seconds = max(layers or [12]), min(f["seconds"] for f in found[arm])
-        exact = plain[layers] if layers else plain
-        work = gflop(config, deepest, arm != "plain loop")
-        peak = getattr(args, f"peak_{precision}")
-        rows.append(
-            dict(
-                arm=arm,
-                device=args.device,
-                threads=args.threads,
-                precision=precision,
-                windows=args.windows,
-                rounds=args.rounds,
-                seed=args.seed,
-                gflop_per_window=work,
-                seconds_per_window=seconds,
-                audio_seconds_per_second=0.1 / seconds,
-                speedup=float(
-                    np.median(
-                        [
-                            p["seconds"] / f["seconds"]
-                            for p, f in zip(found["plain loop"], found[arm])
-                        ]
-                    )
-                ),
-                processor_speedup=float(
-                    np.median(
-                        [p["used"] / f["used"] for p, f in zip(found["plain loop"], found[arm])]
-                    )
-                ),
-                arithmetic=gflop(config, 12, False) / work,
-                gflop_per_second=work / seconds,
-                share_of_peak=work / seconds / 1e3 / peak if peak else float("nan"),
-                peak_mb=max(f["mb"] for f in found[arm]),
-                max_abs_difference=float(abs(states[arm] - exact).max()),
-                feature_correlation=float(
-                    np.mean(
-                        [
-                            np.corrcoef(a, b)[0, 1]
-                            for a, b in zip(states[arm].reshape(-1, 768), exact.reshape(-1, 768))
-                        ]
-                    )
-                ),
-            )
-        )
+    rows = []
+    for arm in ARMS:
+        rows.append(row_of(args, arm, found, states, config))
     write("windows_speed.csv", rows)
-    print(
-        table(
-            rows,
-            [
-                "arm",
-                "gflop_per_window",
-                "seconds_per_window",
-                "audio_seconds_per_second",
-                "speedup",
-                "processor_speedup",
-                "arithmetic",
-                "gflop_per_second",
-                "peak_mb",
-                "max_abs_difference",
-                "feature_correlation",
-            ],
-        )
-    )
+    print(table(rows, SPEED))
     return rows
 
 
@@ -321,40 +317,51 @@ def small_model(seed):
     return load_speech_backbone(config, random_weights=True, seed=seed)
 
 
+def states_of(precision, every, stride, exact, name, kept, backbone, story, layers, choice, start):
+    "States and times of one story: part of the finest ones, kept in a file, or computed."
+    import numpy as np
+
+    from braintune_nb.data.audio import read_audio
+    from braintune_nb.features.speech import window_states
+
+    if precision == "float32" and every is None and stride > 0.1:
+        step = round(stride / 0.1)
+        states, times = exact[name][0][:, step - 1 :: step], exact[name][1][step - 1 :: step]
+    elif kept.exists():
+        with np.load(kept, allow_pickle=False) as f:
+            states, times = f["states"], f["times"]
+    else:
+        states, times = window_states(
+            backbone,
+            *read_audio(story.audio),
+            layers,
+            stride=stride,
+            every=every,
+            batch_size=4,
+            precision=precision,
+        )
+        np.savez(kept, states=states, times=times)
+        print(
+            f"{choice} {name}: {states.shape[1]} moments, {time.perf_counter() - start:.0f} s",
+            file=sys.stderr,
+        )
+    return states, times
+
+
 def features_of(backbone, stories, layers, choice, folder, exact):
     """story -> features (L, T, H). Coarser strides in float32 are exactly some of the windows
     of the fine one, so they are taken from there."""
     import numpy as np
 
     from braintune_nb.align.resample import lanczos_weights
-    from braintune_nb.data.audio import read_audio
-    from braintune_nb.features.speech import window_states
 
     precision, stride, every = choice
     out, start = {}, time.perf_counter()
     for name, story in stories.items():
         kept = folder / f"{precision}_{stride}_{every}_{name}.npz"
-        if precision == "float32" and every is None and stride > 0.1:
-            step = round(stride / 0.1)
-            states, times = exact[name][0][:, step - 1 :: step], exact[name][1][step - 1 :: step]
-        elif kept.exists():
-            with np.load(kept, allow_pickle=False) as f:
-                states, times = f["states"], f["times"]
-        else:
-            states, times = window_states(
-                backbone,
-                *read_audio(story.audio),
-                layers,
-                stride=stride,
-                every=every,
-                batch_size=4,
-                precision=precision,
-            )
-            np.savez(kept, states=states, times=times)
-            print(
-                f"{choice} {name}: {states.shape[1]} moments, {time.perf_counter() - start:.0f} s",
-                file=sys.stderr,
-            )
+        states, times = states_of(
+            precision, every, stride, exact, name, kept, backbone, story, layers, choice, start
+        )
         if choice == CHOICES[0]:
             exact[name] = states, times
         weights = lanczos_weights(times, story.clock.times, story.clock.tr)
@@ -372,34 +379,45 @@ def alignments(features, dataset, encoding, test):
     from braintune_nb.encode.ridge import RidgeCV
     from braintune_nb.encode.score import correlation
 
-    design = lambda names, layer: np.concatenate(
-        [zscore(delay(features[n][layer])) for n in names]
-    ).astype(np.float32)
-    heard = lambda p, names: np.concatenate(
-        [zscore(dataset.recordings[p][n].responses) for n in names]
-    ).astype(np.float32)
-    groups, scores = (
-        np.concatenate([np.full(features[n].shape[1], i) for i, n in enumerate(encoding)]),
-        [],
-    )
+    stack = lambda parts: np.concatenate([zscore(x) for x in parts]).astype(np.float32)
+    design = lambda names, layer: stack(delay(features[n][layer]) for n in names)
+    heard = lambda p, names: stack(dataset.recordings[p][n].responses for n in names)
+    groups = np.repeat(np.arange(len(encoding)), [features[n].shape[1] for n in encoding])
+    scores = []
     for layer in range(len(features[encoding[0]])):
         x, new, row = design(encoding, layer), design(test, layer), []
         for p in dataset.participants:
-            r = correlation(
-                RidgeCV(tolerance=0, precision="float32")
-                .fit(x, heard(p, encoding), groups)
-                .predict(new),
-                heard(p, test),
-            )
+            fit = RidgeCV(tolerance=0, precision="float32").fit(x, heard(p, encoding), groups)
+            r = correlation(fit.predict(new), heard(p, test))
             rois = dataset.recordings[p][test[0]].space.rois
             row.append([np.nanmean(r[rois[name]]) for name in ("auditory", "superior_temporal")])
         scores.append(row)
     return np.array(scores)
 
 
+def compared(seed, out, stories, dataset, encoding, test):
+    "choice -> (correlation of features with the finest ones, alignments)."
+    import numpy as np
+
+    exact, result = out[CHOICES[0]], {}
+    for key, features in out.items():
+        similar = [
+            np.corrcoef(a, b)[0, 1]
+            for n in stories
+            for x, y in zip(features[n], exact[n])
+            for a, b in zip(x.T, y.T)
+        ]
+        result[key] = float(np.mean(similar)), alignments(features, dataset, encoding, test)
+        print(
+            f"seed {seed} {key}: features {result[key][0]:.4f}, alignment"
+            f" {result[key][1].mean():.4f}",
+            file=sys.stderr,
+        )
+    return result
+
+
 def choices_of(seed, args, layers=(1, 2, 3)):
     "choice -> (correlation of features, alignments) of one simulated experiment."
-    import numpy as np
     import torch
 
     from braintune_nb.simulate.experiment import Size, load_simulated, simulate_experiment
@@ -422,21 +440,7 @@ def choices_of(seed, args, layers=(1, 2, 3)):
             choice: features_of(backbone, stories, layers, choice, folder, states)
             for choice in CHOICES
         }
-    exact, result = out[CHOICES[0]], {}
-    for key, features in out.items():
-        similar = [
-            np.corrcoef(a, b)[0, 1]
-            for n in stories
-            for x, y in zip(features[n], exact[n])
-            for a, b in zip(x.T, y.T)
-        ]
-        result[key] = float(np.mean(similar)), alignments(features, dataset, encoding, test)
-        print(
-            f"seed {seed} {key}: features {result[key][0]:.4f}, alignment"
-            f" {result[key][1].mean():.4f}",
-            file=sys.stderr,
-        )
-    return result
+    return compared(seed, out, stories, dataset, encoding, test)
 
 
 def choices(args, measured):
@@ -477,27 +481,11 @@ def choices(args, measured):
             )
         )
     write("windows_choices.csv", rows)
-    print(
-        table(
-            rows,
-            [
-                "precision",
-                "stride",
-                "every",
-                "base_speedup",
-                "base_audio_seconds_per_second",
-                "feature_correlation",
-                "alignment",
-                "alignment_difference",
-                "standard_error",
-                "auditory",
-                "superior_temporal",
-            ],
-        )
-    )
+    print(table(rows, CHOSEN))
 
 
-def main():
+def parsed():
+    "What was asked for on the command line."
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -524,7 +512,11 @@ def main():
     parser.add_argument("--peak-bfloat16", type=float)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = parsed()
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if args.one:
