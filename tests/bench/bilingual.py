@@ -52,8 +52,8 @@ FIELDS = (
     "case",
     "measure",
     "value",
-    "low",
-    "high",
+    "ci_low",
+    "ci_high",
     "spread",
     "datasets",
     "seed",
@@ -125,7 +125,7 @@ def noisy_signal(parts, x, w, rng, snr):
 
 
 def planted_sharing(sharing, snr, steep, seed, F=15, V=60, T=60):
-    """One person, six stories in two languages and two sessions, weights that correlate by
+    """One participant, six stories in two languages and two sessions, weights that correlate by
     `sharing`; designs, responses, sections, sessions, covariance."""
     rng = np.random.default_rng([seed, 78])
     mix = np.linalg.qr(rng.standard_normal((F, F)))[0] * np.arange(1, F + 1.0) ** -steep
@@ -264,7 +264,7 @@ def noisy_response(rng, signal, missed, load, sd, common, locked):
 
 
 def heard(rng, parts, white, w, missed, noise, repeats):
-    "Responses of one person to every story, and to the repeats of two where there are any."
+    "Responses of one participant to every story, and to the repeats of two where there are any."
     V = w["en"].shape[1]
     load = (1 + rng.standard_normal((3, V))) / 6**0.5
 
@@ -287,7 +287,7 @@ def planted_shift(
     seed,
     shift=0.0,
     sd=(3.0, 3.0),
-    people=3,
+    participants=3,
     V=60,
     F=12,
     T=100,
@@ -307,7 +307,7 @@ def planted_shift(
     )
     missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
     noise = dict(sd=dict(en=sd[0], zh=sd[1]), common=common_noise, locked=locked)
-    for p in [f"P{i + 1}" for i in range(people)]:
+    for p in [f"P{i + 1}" for i in range(participants)]:
         w = planted_weights(rng, F, V, common, shared, shift, amount, p, direction)
         told[p], again[p] = heard(rng, parts, white, w, missed, noise, repeats)
     x = {n: (a @ (turn * scale["en"]).T).astype(np.float32) for n, a in white.items()}
@@ -325,7 +325,7 @@ def ridge_weights(x, y, sections, language, alpha=100.0):
 
 
 def matched(y, again, seed):
-    "Noise added to the better language of each person, as much as its repeats say."
+    "Noise added to the better language of each participant, as much as its repeats say."
     out = {}
     for i, (p, told) in enumerate(y.items()):
         rho = {
@@ -363,7 +363,9 @@ def found_measures(f):
         ("dimension found, p <= 0.05", True): f.p <= 0.05,
         ("languages differ, p <= 0.05", True): f.p_difference <= 0.05,
         ("any voxel at q <= 0.05", True): min(v.min() for v in f.voxel_q.values()) <= 0.05,
-        ("some person's dimension at q <= 0.05", True): min(r["q"] for r in f.participants.values())
+        ("some participant's dimension at q <= 0.05", True): min(
+            r["q"] for r in f.participants.values()
+        )
         <= 0.05,
     }
 
@@ -384,7 +386,7 @@ def released_measures(f, x, y, parts):
     "What the released analysis says."
     weights = (ridge_weights(x, y, parts, language) for language in ("en", "zh"))
     r = released_shift(*weights, {p: np.full(len(v), 0.1) for p, v in f.index.items()})
-    test = "released: t test over voxels, any person p < 0.05"
+    test = "released: t test over voxels, any participant p < 0.05"
     return {
         (test, True): min(r["p"].values()) < 0.05,
         ("released: variance of the first component", False): r["variance"],

@@ -4,8 +4,8 @@ python tests/bench/efficiency.py both parts -> nbs/experiments/results/efficienc
 (about ten minutes of one core) python tests/bench/efficiency.py --only table --datasets 50 --out
 some.csv one part, fewer data sets
 
-Two parts. `table`: scores drawn from a known learning curve, with people, test stories and subsets
-that vary, and people and stories that differ in the ratio; many data sets, both fits. `ridge`: the
+Two parts. `table`: scores drawn from a known learning curve, with participants, test stories and subsets
+that vary, and participants and stories that differ in the ratio; many data sets, both fits. `ridge`: the
 whole road on simulated brains. The slow arm's F features hold F/k informative directions, the fast
 arm is those directions alone: ridge learns with T/F, so it needs k times fewer TRs. The two equal
 arms share the informative features and differ in features that are noise. Each row: how often the
@@ -43,11 +43,13 @@ def story_weights(stories, rng, n):
     )
 
 
-def drawn_scores(ratio, rng, people, stories, minutes, skill, story, both, shape, draws, free):
+def drawn_scores(
+    ratio, rng, participants, stories, minutes, skill, story, both, shape, draws, free
+):
     "Scores of both arms by participant, size, draw and story."
     faster = np.exp(
         np.log(ratio)
-        + rng.normal(0, 0.15, (people, 1, 1, 1))
+        + rng.normal(0, 0.15, (participants, 1, 1, 1))
         + rng.normal(0, 0.15, (1, 1, 1, stories))
     )
     scores = {}
@@ -60,8 +62,8 @@ def drawn_scores(ratio, rng, people, stories, minutes, skill, story, both, shape
         )
         r = (
             r
-            + rng.normal(0, 0.008, (people, 1, 1, stories))
-            + rng.normal(0, 0.005, (people, shape[1], 1, stories))
+            + rng.normal(0, 0.008, (participants, 1, 1, stories))
+            + rng.normal(0, 0.005, (participants, shape[1], 1, stories))
             + rng.normal(0, 0.01, shape) * free
         )
         scores[arm] = r
@@ -74,28 +76,31 @@ def with_draws_of_stories(scores, weights):
     return {a: np.concatenate([x, np.full_like(x, np.nan)], -1) for a, x in drawn.items()}
 
 
-def drawn_curves(ratio, people, stories, rng, draws=10, n=100):
-    """Curves of two arms; the log ratio varies with people and stories (standard deviation 0.15
-    each), scores with people, stories, subsets and noise."""
+def drawn_curves(ratio, participants, stories, rng, draws=10, n=100):
+    """Curves of two arms; the log ratio varies with participants and stories (standard deviation 0.15
+    each), scores with participants, stories, subsets and noise."""
     from braintune_nb.analyses.learning_curves import Curves
 
-    minutes, shape = np.array(SIZES) * MINUTES, (people, len(SIZES), draws, stories)
-    skill, story = rng.normal(1, 0.2, (people, 1, 1, 1)), rng.normal(1, 0.15, (1, 1, 1, stories))
+    minutes, shape = np.array(SIZES) * MINUTES, (participants, len(SIZES), draws, stories)
+    skill, story = (
+        rng.normal(1, 0.2, (participants, 1, 1, 1)),
+        rng.normal(1, 0.15, (1, 1, 1, stories)),
+    )
     free = (1 - np.array(SIZES) / SIZES[-1])[
         None, :, None, None
     ]  # at full size all subsets are one
     both = rng.normal(0, 0.04, (1, shape[1], draws, 1)) * free
     scores = drawn_scores(
-        ratio, rng, people, stories, minutes, skill, story, both, shape, draws, free
+        ratio, rng, participants, stories, minutes, skill, story, both, shape, draws, free
     )
     weights = story_weights(stories, rng, n)
     both_kinds = with_draws_of_stories(scores, weights)
-    names = tuple(map(str, range(people)))
+    names = tuple(map(str, range(participants)))
     return Curves(both_kinds, SIZES, minutes, names, ("all",), stories)
 
 
 def true_ratio(ratio, share, n=20000):
-    "Ratio of the curves averaged over the population of people and stories."
+    "Ratio of the curves averaged over the population of participants and stories."
     minutes = np.geomspace(1, 40 * SIZES[-1] * MINUTES, 4000)
     spread = np.exp(np.log(ratio) + np.random.default_rng(1).normal(0, 0.15 * 2**0.5, n))
     mean = np.array([law(m * spread).mean() for m in minutes])
@@ -121,11 +126,11 @@ def features_with_noise(told, rng, T, R, F):
     return inside, padded
 
 
-def add_participants(people, rng, R, V, snr, inside, T, told, space, heard):
-    "Responses of people with weights of their own."
+def add_participants(participants, rng, R, V, snr, inside, T, told, space, heard):
+    "Responses of participants with weights of their own."
     from braintune_nb.data.recordings import Recording
 
-    for i in range(people):
+    for i in range(participants):
         w, who = rng.standard_normal((R, V)) * (snr / R) ** 0.5, f"p{i}"
         y = {n: (x @ w + rng.standard_normal((T, V))).astype(np.float32) for n, x in inside.items()}
         heard[who] = {
@@ -133,7 +138,7 @@ def add_participants(people, rng, R, V, snr, inside, T, told, space, heard):
         }
 
 
-def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
+def brains(k, participants, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
     "(dataset, arms, encoding sections, test sections): features of two arms whose ratio is k."
     from braintune_nb.analyses.learning_curves import EncodingArm
     from braintune_nb.data.recordings import Dataset, Space
@@ -146,15 +151,15 @@ def brains(k, people, rng, F=60, T=54, V=4, encoding=12, test=5, snr=0.3):
         pretrained=EncodingArm([padded[0]]), arm=EncodingArm([inside if k > 1 else padded[1]])
     )
     heard = {}
-    add_participants(people, rng, R, V, snr, inside, T, told, space, heard)
+    add_participants(participants, rng, R, V, snr, inside, T, told, space, heard)
     sections = [whole_story(s) for s in told.values()]
     return Dataset("made", told, heard, "made"), arms, sections[:encoding], sections[encoding:]
 
 
-def measured_curves(k, people, rng, **settings):
+def measured_curves(k, participants, rng, **settings):
     from braintune_nb.analyses.learning_curves import encoding_curves
 
-    dataset, arms, encoding, test = brains(k, people, rng, **settings)
+    dataset, arms, encoding, test = brains(k, participants, rng, **settings)
     return encoding_curves(
         arms,
         dataset,
@@ -195,8 +200,8 @@ def rate_row(found, truth, **names):
         datasets=n,
         true_ratio=round(truth, 3),
         misses=round(len(miss) / n, 4),
-        low=round(limits.low, 4),
-        high=round(limits.high, 4),
+        ci_low=round(limits.low, 4),
+        ci_high=round(limits.high, 4),
         misses_plain_bootstrap=round(len(plain) / n, 4),
         **estimates(found),
     )
@@ -213,22 +218,22 @@ def add_estimates(fits, shares, found, curves, i):
             )
 
 
-def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
+def calibrate(part, ratio, participants, stories, datasets, seed, fits, shares):
     "Rows of one setting."
 
-    start = zlib.crc32(f"{part} {ratio} {people} {stories}".encode())
+    start = zlib.crc32(f"{part} {ratio} {participants} {stories}".encode())
     found = {}
     for i in range(datasets):
         rng = np.random.default_rng([seed, start, i])
         curves = (
-            drawn_curves(ratio, people, stories, rng)
+            drawn_curves(ratio, participants, stories, rng)
             if part == "table"
-            else measured_curves(ratio, people, rng, test=stories)
+            else measured_curves(ratio, participants, rng, test=stories)
         )
         add_estimates(fits, shares, found, curves, i)
         if sys.stderr.isatty() or i % 50 == 49:
             print(
-                f"{part} ratio {ratio:g}, {people} people, {stories} stories: {i + 1}/{datasets}",
+                f"{part} ratio {ratio:g}, {participants} participants, {stories} stories: {i + 1}/{datasets}",
                 file=sys.stderr,
             )
     return [
@@ -237,7 +242,7 @@ def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
             true_ratio(ratio, share) if part == "table" else float(ratio),
             part=part,
             planted=ratio,
-            people=people,
+            participants=participants,
             test_stories=stories,
             fit=fit,
             share=share,
@@ -248,7 +253,7 @@ def calibrate(part, ratio, people, stories, datasets, seed, fits, shares):
 
 
 def all_settings():
-    "Part, ratio, people, stories, data sets, fits and shares of every row."
+    "Part, ratio, participants, stories, data sets, fits and shares of every row."
     return [
         ("table", k, *ps, 100 if k == 1 else 50, ("saturating", "isotonic"), (0.8, 0.9, 1.0))
         for ps in ((4, 4), (8, 6))
@@ -259,7 +264,7 @@ def all_settings():
     ]
 
 
-SHOWN = """part planted people test_stories fit share true_ratio median_ratio misses
+SHOWN = """part planted participants test_stories fit share true_ratio median_ratio misses
 misses_plain_bootstrap says_above_1 says_below_1 open_below open_above""".split()
 
 
@@ -294,9 +299,9 @@ def main():
         with open(a.out) as f:
             rows = [r for r in csv.DictReader(f) if r["part"] != a.only]
     settings = all_settings()
-    for part, k, people, stories, n, fits, shares in settings:
+    for part, k, participants, stories, n, fits, shares in settings:
         if a.only in (None, part):
-            rows += calibrate(part, k, people, stories, a.datasets or n, a.seed, fits, shares)
+            rows += calibrate(part, k, participants, stories, a.datasets or n, a.seed, fits, shares)
         if rows:
             write(a, rows)
     print(*(shown(r) for r in rows), sep="\n")

@@ -32,7 +32,7 @@ from braintune_nb.analyses.lowlevel import (
 )
 from braintune_nb.encode.banded import BandedRidge, ratio_grid
 
-PARTS = ("unique_model", "shared", "unique_low")
+PARTS = ("unique_model", "shared", "unique_lowlevel")
 LEVELS = (0, 25, 50, 75)
 
 
@@ -64,12 +64,17 @@ def percentages(p, r, truth):
 def impact_of(planted, groups, stories):
     "Both methods by kind of voxel."
     guess = impact_predictions(
-        planted["low"], planted["model"], planted["responses"], groups, test=99, stories=stories
+        planted["lowlevel"],
+        planted["model"],
+        planted["responses"],
+        groups,
+        test=99,
+        stories=stories,
     )
     return impact_table(
         impact_voxels(guess, planted["responses"]),
         {i: planted["kind"] == i for i in range(len(planted["truth"]))},
-    ).set_index(["method", "roi"])
+    ).set_index(["method", "region"])
 
 
 def folds_of(stories, fit):
@@ -84,7 +89,7 @@ def measure(structure, rho, seed, voxels, fit=24, score=16, length=300, extra=16
     stories = planted["stories"]
     groups = folds_of(stories, fit)
     table = impact_of(planted, groups, stories)
-    rows, columns = [], 4 * (planted["low"].shape[1] + planted["model"].shape[1])
+    rows, columns = [], 4 * (planted["lowlevel"].shape[1] + planted["model"].shape[1])
     for i, truth in enumerate(planted["truth"]):
         p, r = (table.loc[(method, i)] for method in ("partition", "residual"))
         row = dict(
@@ -115,7 +120,7 @@ def in_sample(planted, groups):
     rows = groups < 99
     scored = [planted["stories"] == s for s in np.unique(planted["stories"][rows])]
     design = lambda x: np.concatenate([story_design(x[s]) for s in scored]).astype(np.float64)
-    low_x, model_x = design(planted["low"]), design(planted["model"])
+    low_x, model_x = design(planted["lowlevel"]), design(planted["model"])
     y = planted["responses"][rows].astype(np.float64)
 
     both, low = explained(np.hstack([low_x, model_x]), y), explained(low_x, y)
@@ -294,14 +299,14 @@ def alice_table(args):
         table.groupby(["motion_regression", "low_level", "method"])[
             [
                 "full",
-                "low",
+                "lowlevel",
                 "both",
                 "both_himalaya_same_ratios",
                 "both_himalaya_60_draws",
                 "residual",
                 "unique_model",
                 "shared",
-                "unique_low",
+                "unique_lowlevel",
                 "percentage",
             ]
         ]
