@@ -4,9 +4,10 @@ python tests/bench/efficiency.py both parts -> nbs/experiments/results/efficienc
 (about ten minutes of one core) python tests/bench/efficiency.py --only table --datasets 50 --out
 some.csv one part, fewer data sets
 
-Two parts. `table`: scores drawn from a known learning curve, with participants, test stories and subsets
-that vary, and participants and stories that differ in the ratio; many data sets, both fits. `ridge`: the
-whole road on simulated brains. The slow arm's F features hold F/k informative directions, the fast
+Two parts. `table`: scores drawn from a known learning curve, with participants, test stories and
+subsets that vary, and participants and stories that differ in the ratio; many data sets, both fits.
+`ridge`: the whole road on simulated brains. The slow arm's F features hold F/k informative
+directions, the fast
 arm is those directions alone: ridge learns with T/F, so it needs k times fewer TRs. The two equal
 arms share the informative features and differ in features that are noise. Each row: how often the
 95 % interval misses the true log ratio (exact binomial limits), the median estimate, and how many
@@ -77,8 +78,8 @@ def with_draws_of_stories(scores, weights):
 
 
 def drawn_curves(ratio, participants, stories, rng, draws=10, n=100):
-    """Curves of two arms; the log ratio varies with participants and stories (standard deviation 0.15
-    each), scores with participants, stories, subsets and noise."""
+    """Curves of two arms; the log ratio varies with participants and stories (standard deviation
+    0.15 each), scores with participants, stories, subsets and noise."""
     from braintune_nb.analyses.learning_curves import Curves
 
     minutes, shape = np.array(SIZES) * MINUTES, (participants, len(SIZES), draws, stories)
@@ -233,7 +234,8 @@ def calibrate(part, ratio, participants, stories, datasets, seed, fits, shares):
         add_estimates(fits, shares, found, curves, i)
         if sys.stderr.isatty() or i % 50 == 49:
             print(
-                f"{part} ratio {ratio:g}, {participants} participants, {stories} stories: {i + 1}/{datasets}",
+                f"{part} ratio {ratio:g}, {participants} participants, {stories} stories:"
+                f" {i + 1}/{datasets}",
                 file=sys.stderr,
             )
     return [
