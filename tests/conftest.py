@@ -1,9 +1,11 @@
 "Settings that hold for every test, and the one door to real data."
 
 import atexit
+import csv
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,65 @@ if (
     atexit.register(shutil.rmtree, os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# ---- what `pytest` alone leaves to the full suite
+
+DURATIONS = ROOT / "tests/full_suite.csv"  # seconds of each test, by the last `pytest --full`
+LONG = 8.0  # s: what took longer is left to the full suite
+LISTED = 1.0  # s: what was faster is not listed
+SECONDS, OUTCOMES = defaultdict(float), {}
+
+
+def pytest_addoption(parser):
+    told = f"every test; writes their seconds to {DURATIONS.relative_to(ROOT)}"
+    parser.addoption("--full", action="store_true", help=told)
+
+
+def long_tests() -> set[str]:
+    "Tests that took more than `LONG` s in the last full run."
+    rows = csv.DictReader(DURATIONS.read_text(encoding="utf8").splitlines())
+    return {row["test"] for row in rows if float(row["seconds"]) > LONG}
+
+
+def no_file_is_named(config) -> bool:
+    "Whether `pytest` was called without files; workers are told by the process that started them."
+    here = config.args_source == pytest.Config.ArgsSource.TESTPATHS
+    return getattr(config, "workerinput", {}).get("no_file_is_named", here)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["no_file_is_named"] = no_file_is_named(node.config)
+
+
+def pytest_collection_modifyitems(config, items):
+    "Leave out the long tests, unless files are named or the full suite is asked for."
+    if config.getoption("--full") or not no_file_is_named(config):
+        return
+    long = long_tests()
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in long])
+    items[:] = [item for item in items if item.nodeid not in long]
+
+
+def pytest_runtest_logreport(report):
+    "Seconds of every test, set-up included; the reports of all workers arrive here."
+    SECONDS[report.nodeid] += report.duration
+    if report.when == "call" or report.outcome != "passed":
+        OUTCOMES[report.nodeid] = report.outcome
+
+
+def pytest_sessionfinish(session):
+    "Write what a full run measured, slowest first."
+    config = session.config
+    if not config.getoption("--full") or hasattr(config, "workerinput"):
+        return
+    rows = sorted(SECONDS.items(), key=lambda item: (-round(item[1], 1), item[0]))
+    with open(DURATIONS, "w", newline="", encoding="utf8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("test", "seconds", "outcome"))
+        for test, seconds in rows:
+            if seconds >= LISTED:
+                table.writerow((test, f"{seconds:.1f}", OUTCOMES[test]))
 
 
 @pytest.fixture
