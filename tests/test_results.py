@@ -185,6 +185,13 @@ def test_the_trained_model_adds_nothing_to_the_revoiced_story():
     assert gain.max()["tiny_speech"] < 0 < gain.min()["random"] and gain.max()["random"] < 0.05
 
 
+def test_no_kill_changed_a_result():
+    kills = table("kills")
+    assert (kills.groupby("command").size() >= 16).all() and kills.command.nunique() == 3
+    assert len(kills) >= 50 and kills.before_the_end.mean() > 0.9
+    assert (kills.value == 0).all() and (kills.share == "finished").sum() == 3
+
+
 # ---- what lies in the folder
 
 LISTED = re.findall(
