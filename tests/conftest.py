@@ -40,10 +40,10 @@ def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help=told)
 
 
-def long_tests() -> set[str]:
-    "Tests that took more than `LONG` s in the last full run."
+def recorded() -> dict[str, dict]:
+    "Test -> its row in the record."
     rows = csv.DictReader(DURATIONS.read_text(encoding="utf8").splitlines())
-    return {row["test"] for row in rows if float(row["seconds"]) > LONG}
+    return {row["test"]: row for row in rows}
 
 
 def no_file_is_named(config) -> bool:
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(config, items):
     "Leave out the long tests, unless files are named or the full suite is asked for."
     if config.getoption("--full") or not no_file_is_named(config):
         return
-    long = long_tests()
+    long = {test for test, row in recorded().items() if float(row["seconds"]) > LONG}
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in long])
     items[:] = [item for item in items if item.nodeid not in long]
 
@@ -74,17 +74,18 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    "Write what a full run measured, slowest first."
+    "Write what a full run measured, slowest first; rows of tests that did not run stay."
     config = session.config
     if not config.getoption("--full") or hasattr(config, "workerinput"):
         return
-    rows = sorted(SECONDS.items(), key=lambda item: (-round(item[1], 1), item[0]))
+    rows = recorded()
+    for test, seconds in SECONDS.items():
+        rows[test] = dict(test=test, seconds=f"{seconds:.1f}", outcome=OUTCOMES[test])
+    listed = [row for row in rows.values() if float(row["seconds"]) >= LISTED]
     with open(DURATIONS, "w", newline="", encoding="utf8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("test", "seconds", "outcome"))
-        for test, seconds in rows:
-            if seconds >= LISTED:
-                table.writerow((test, f"{seconds:.1f}", OUTCOMES[test]))
+        table = csv.DictWriter(file, ["test", "seconds", "outcome"], lineterminator="\n")
+        table.writeheader()
+        table.writerows(sorted(listed, key=lambda row: (-float(row["seconds"]), row["test"])))
 
 
 @pytest.fixture
