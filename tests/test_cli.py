@@ -63,6 +63,11 @@ def here(tmp_path):
     return tmp_path
 
 
+def hear_interrupts():
+    "A process in the background of a shell ignores SIGINT, and so would all that it starts."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(here, *words, **env):
     return subprocess.Popen(
         [sys.executable, "-m", "braintune_nb.cli", *map(str, words)],
@@ -71,6 +76,7 @@ def start(here, *words, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **env},
     )
 
