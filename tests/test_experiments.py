@@ -452,7 +452,7 @@ def test_demonstration(tuned, tmp_path):
     models = Counter((r["simulation_seed"], r["arm"]) for r in rows)
     each = dict(tuned=2, permuted=2, shared_subspace=1, matched_data_ridge=1)
     assert models == {(s, arm): n for s in ("200", "201") for arm, n in each.items()}
-    assert {r["other_meaning"] for r in rows} == {"1.0"} and summary["experiments"] == 2
+    assert {float(r["other_meaning"]) for r in rows} == {1.0} and summary["experiments"] == 2
     shifts = {r["realised_correlation"] for r in rows if r["arm"] == "permuted"}
     assert len(shifts) == 4 and max(abs(float(x)) for x in shifts) < 0.3
     leads = language_rows(folder / "scores" / "leads.csv")

@@ -103,11 +103,12 @@ def test_s33_is_refused_by_name(real_data):
 
 @pytest.mark.parametrize("name", sorted(experiments()))
 def test_unknown_parameter_of_a_shipped_experiment(nothing_runs, capsys, name):
-    code, message = refusal(["run", name, "-p", "sed", "3", "--out", "r"], capsys)
+    wrong, right = ("sze", "size") if name == "demonstration" else ("sed", "seed")
+    code, message = refusal(["run", name, "-p", wrong, "3", "--out", "r"], capsys)
     assert (
         code == 2
-        and f"{name} has no parameter 'sed'" in message
-        and "did you mean 'seed'" in message
+        and f"{name} has no parameter '{wrong}'" in message
+        and f"did you mean '{right}'" in message
         and list(nothing_runs.iterdir()) == []
     )
 

@@ -15,6 +15,7 @@ from braintune_nb.model.backbone import FrameGrid, load_speech_backbone
 from braintune_nb.simulate import speech_model as sb
 from braintune_nb.simulate.language import make_lexicon
 from braintune_nb.simulate.speech import RATE, speak
+from braintune_nb.simulate.text_model import meaning_probe
 
 source = Path(__file__).parent.parent / "nbs" / "weights" / "tiny_speech"
 lexicon = make_lexicon(seed=0)
@@ -251,7 +252,7 @@ def test_a_model_that_is_taught_meaning_fails_the_probe_it_should_fail(shipped):
     for name, m in (("shipped", shipped[0]), ("taught", model)):
         found = [sb.spoken_states(m, lexicon, language, 1, 1000) for language in ("en", "zh")]
         score[name] = np.mean(
-            [sb.meaning_probe(f["concept"], f["states"][-1], lexicon)["r"] for f in found]
+            [meaning_probe(f["concept"], f["states"][-1], lexicon)["r"] for f in found]
         )
     print("held-out meaning:", score)
     assert score["taught"] > score["shipped"] + 0.05 and score["taught"] > 0.08, score
