@@ -38,6 +38,8 @@ SECONDS, OUTCOMES = defaultdict(float), {}
 def pytest_addoption(parser):
     told = f"every test; writes their seconds to {DURATIONS.relative_to(ROOT)}"
     parser.addoption("--full", action="store_true", help=told)
+    only = "just the long tests, which `pytest` alone leaves out"
+    parser.addoption("--left-out", action="store_true", help=only)
 
 
 def recorded() -> dict[str, dict]:
@@ -62,8 +64,9 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--full") or not no_file_is_named(config):
         return
     long = {test for test, row in recorded().items() if float(row["seconds"]) > LONG}
-    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in long])
-    items[:] = [item for item in items if item.nodeid not in long]
+    wanted = lambda item: (item.nodeid in long) == config.getoption("--left-out")
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
 
 
 def pytest_runtest_logreport(report):
