@@ -7,6 +7,15 @@ import transformers as tf
 from braintune_nb.model.backbone import load_speech_backbone
 
 RATE, LAYERS = 16000, 3
+SMALL = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=32,
+    conv_dim=[8] * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+)  # of wav2vec2, HuBERT and WavLM
 STABLE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
 MODELS = {
     "wav2vec2": ("wav2vec2", {}),
@@ -46,16 +55,7 @@ def config(kind, **more):
     if kind == "whisper":
         return tf.WhisperConfig(**whisper_settings(LAYERS))
     Config = dict(wav2vec2=tf.Wav2Vec2Config, hubert=tf.HubertConfig, wavlm=tf.WavLMConfig)[kind]
-    return Config(
-        hidden_size=16,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-        **more,
-    )
+    return Config(**SMALL | dict(num_hidden_layers=LAYERS) | more)
 
 
 def model(name, **options):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import transformers as tf
-from speech_models import whisper_settings
+from speech_models import SMALL, whisper_settings
 
 from braintune_nb.core import (
     BraintuneError,
@@ -45,16 +45,7 @@ SECONDS, TRS = 56.0, 20  # sound of a story; rows of a response file (11 to 49 s
 
 
 def config(kind=tf.Wav2Vec2Config, layers=2, width=16, **more):
-    return kind(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-        **more,
-    )
+    return kind(**SMALL | dict(hidden_size=width, num_hidden_layers=layers) | more)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
-from speech_models import whisper_settings
+from speech_models import SMALL, whisper_settings
 
 from braintune_nb.core import ModelError, ParameterError
 from braintune_nb.model.adapter import (
@@ -37,15 +37,6 @@ KINDS = (
     "mpnet",
     "opt",
 )
-SPEECH = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=[8] * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2,
-)
 TEXT = dict(
     hidden_size=16,
     num_hidden_layers=2,
@@ -55,9 +46,9 @@ TEXT = dict(
     pad_token_id=0,
 )
 SIZES = dict(
-    wav2vec2=SPEECH,
-    hubert=SPEECH,
-    wavlm=SPEECH,
+    wav2vec2=SMALL,
+    hubert=SMALL,
+    wavlm=SMALL,
     bert=TEXT,
     roberta=TEXT,
     llama=TEXT,
@@ -353,7 +344,7 @@ def test_base_size_trains_only_what_it_should_and_in_bfloat16():
 
 
 def test_speech_backbones_of_the_package_take_one():
-    config = tf.HubertConfig(**SPEECH)
+    config = tf.HubertConfig(**SMALL)
     backbone = load_speech_backbone(config, random_weights=True)
     add_adapter(backbone.model, Adapter())
     assert len(backbone.blocks) == 2 and has_adapter(backbone.model)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from speech_models import SMALL
 
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, ModelError, ParameterError, seed_everything
@@ -34,13 +35,7 @@ from braintune_nb.train.objectives import (
 def speech_config(kind, **more):
     Config = dict(wav2vec2=tf.Wav2Vec2Config, hubert=tf.HubertConfig, wavlm=tf.WavLMConfig)[kind]
     return Config(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=[8] * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
+        **SMALL,
         feat_extract_norm="layer",
         num_codevectors_per_group=10,
         codevector_dim=8,

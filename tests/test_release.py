@@ -13,7 +13,7 @@ import torch
 import transformers as tf
 import yaml
 from safetensors.torch import load_file, save_file
-from speech_models import whisper_settings
+from speech_models import SMALL, whisper_settings
 
 from braintune_nb.core import DataError, ModelError, ParameterError
 from braintune_nb.data.recordings import Space
@@ -25,19 +25,10 @@ from braintune_nb.model.release import BrainTuner, model_card, read_release
 from braintune_nb.simulate.text_model import toy_backbone
 
 WORDS = [f"w{i}" for i in range(12)]
-SPEECH = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=[8] * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2,
-)
 CONFIGS = dict(
-    wav2vec2=lambda: tf.Wav2Vec2Config(**SPEECH),
-    hubert=lambda: tf.HubertConfig(**SPEECH),
-    wavlm=lambda: tf.WavLMConfig(**SPEECH),
+    wav2vec2=lambda: tf.Wav2Vec2Config(**SMALL),
+    hubert=lambda: tf.HubertConfig(**SMALL),
+    wavlm=lambda: tf.WavLMConfig(**SMALL),
     whisper=lambda: tf.WhisperConfig(**whisper_settings()),
 )
 

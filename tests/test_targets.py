@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from speech_models import SMALL
 
 from braintune_nb.clock import regular_clock
 from braintune_nb.core import DataError, ParameterError
@@ -82,20 +83,10 @@ def test_text_states_become_targets():
     assert y.dtype == np.float32 and np.abs(y.mean(0)).max() < 1e-4
 
 
-SMALL_HUBERT = dict(
-    hidden_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=2,
-    intermediate_size=32,
-    conv_dim=[8] * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=2,
-)
-
-
 def test_speech_states_become_targets():
     story, draw = told("s", 30), np.random.default_rng(0)
-    speech = load_speech_backbone(tf.HubertConfig(**SMALL_HUBERT), random_weights=True, seed=2)
+    config = tf.HubertConfig(**SMALL | dict(num_hidden_layers=3))
+    speech = load_speech_backbone(config, random_weights=True, seed=2)
     sound = draw.normal(size=int(16000 * (story.duration + 1))).astype(np.float32) * 0.1
     options = dict(window=1.0, stride=0.5, chunk=0.5, audio=sound, sampling_rate=16000, cache=None)
     x = np.concatenate(speech_features(story, speech, [1, 3], **options), 1)

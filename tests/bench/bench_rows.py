@@ -22,3 +22,14 @@ def peak_megabytes():
     "The most memory that this process has held, in MB."
     status = Path("/proc/self/status").read_text().split("\n")
     return int(next(l for l in status if l.startswith("VmHWM")).split()[1]) / 1024
+
+
+def losses_of(losses, plain, same):
+    "First and last loss, and the largest difference from the plain arm where steps are the same."
+    differences = [abs(a - b) for a, b in zip(losses, plain)]
+    return dict(
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        largest_loss_difference=max(differences) if same else float("nan"),
+        losses=" ".join(f"{v:.6f}" for v in losses),
+    )

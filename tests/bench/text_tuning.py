@@ -34,7 +34,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench_rows import peak_megabytes, rounded, table
+from bench_rows import losses_of, peak_megabytes, rounded, table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
@@ -337,17 +337,6 @@ def speeds(found, plain):
         speedup=median_ratio("s"),
         processor_speedup=median_ratio("cpu"),
         peak_mb=max(f["mb"] for f in found),
-    )
-
-
-def losses_of(losses, plain, same):
-    "First and last loss, and the largest difference from one window at a time."
-    differences = [abs(x - y) for x, y in zip(losses, plain)]
-    return dict(
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        largest_loss_difference=max(differences) if same else float("nan"),
-        losses=" ".join(f"{v:.6f}" for v in losses),
     )
 
 

@@ -31,7 +31,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_rows import peak_megabytes, rounded, table
+from bench_rows import losses_of, peak_megabytes, rounded, table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
@@ -374,18 +374,6 @@ def medians(found, plain):
     )
     steps = [s for f in found for s in f["seconds"]]
     return float(np.median(steps)), ratio("seconds"), ratio("used")
-
-
-def losses_of(losses, plain, same):
-    "First and last loss, and the largest difference from the other arm where steps are the same."
-    differences = [abs(a - b) for a, b in zip(losses, plain)]
-    return dict(
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        # K steps in turn, one jointly: not to be compared
-        largest_loss_difference=max(differences) if same else float("nan"),
-        losses=" ".join(f"{v:.6f}" for v in losses),
-    )
 
 
 def arithmetic(args, how, config, batch, precision, seconds):

@@ -229,7 +229,8 @@ def measure_rounds(args, found, folder):
 
 
 SPEED = """arm gflop_per_window seconds_per_window audio_seconds_per_second speedup
-processor_speedup arithmetic gflop_per_second peak_mb max_abs_difference feature_correlation""".split()
+processor_speedup arithmetic gflop_per_second peak_mb max_abs_difference
+feature_correlation""".split()
 CHOSEN = """precision stride every base_speedup base_audio_seconds_per_second feature_correlation
 alignment alignment_difference standard_error auditory superior_temporal""".split()
 
