@@ -69,16 +69,16 @@ def imported(tree: ast.AST, package: str) -> set[str]:
 
 def module_files(root: Path, names: set[str]) -> dict[str, Path]:
     "Modules reached from `names`, each with its file."
-    found, todo = {}, list(names)
-    while todo:
-        name = todo.pop()
+    found, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
         path = root / name.replace(".", "/")
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if name in found or not path.exists():
             continue
         found[name] = path
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        todo += imported(ast.parse(path.read_text(encoding="utf8")), package)
+        waiting += imported(ast.parse(path.read_text(encoding="utf8")), package)
     return found
 
 
@@ -138,13 +138,13 @@ def draws(source: str) -> bool:
     "Whether a cell makes a figure that stays open, by itself and not in a function."
     if re.search(r"^#\|\s*exports?\b", source, re.M) or "plt.close(" in source:
         return False
-    todo, calls = [_parse(source)], set()
-    while todo:
-        node = todo.pop()
+    waiting, calls = [_parse(source)], set()
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Call):
             calls.add(ast.unparse(node.func))
         if not isinstance(node, (ast.FunctionDef, ast.Lambda, ast.ClassDef)):
-            todo += ast.iter_child_nodes(node)
+            waiting += ast.iter_child_nodes(node)
     return bool(calls & {"plt.subplots", "plt.figure", "plt.show"})
 
 
