@@ -160,8 +160,8 @@ def headline_sentences(
     beats = f"{len(found['beaten']) or 'none'} of its {run} controls" if found["open"] else ""
     every = "the controls that were run" if found["missing"] else "every control"
     said = f"In {place} tuning beats {beats or every}: its smallest lead, over {against},"
-    said += f" is {_difference(found)} of r."
-    for control in found["open"]:
+    said += f" is {_difference(found)} of r; {_says(found)}."
+    for control in (c for c in found["open"] if c != found["against"]):
         leaf = summary["over"][control][roi]["raw"]
         said += f" Over {CONTROL_NAMES[control]} it is {_difference(leaf)}; {_says(leaf)}."
     if found["missing"]:
