@@ -147,6 +147,16 @@ def _listed(controls):
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 # %% ../../nbs/97_report.page.ipynb #bb6096cc
+def _beaten(
+    found: dict,  # as `headline` gives it for one region
+) -> str:  # such as `2 of its 4 controls`, or `every control`
+    "How many controls tuning beats, in words."
+    run = len(found["beaten"]) + len(found["open"])
+    if found["open"]:
+        return f"{len(found['beaten']) or 'none'} of its {run} controls"
+    return "the controls that were run" if found["missing"] else "every control"
+
+
 def headline_sentences(
     summary: dict,  # as in summary.json
     roi: str,  # the region spoken about
@@ -155,11 +165,8 @@ def headline_sentences(
     found = (summary.get("headline") or {}).get(roi)
     if not found:
         return []
-    place, against = f"the {roi.replace('_', ' ')} region", CONTROL_NAMES[found["against"]]
-    run = len(found["beaten"]) + len(found["open"])
-    beats = f"{len(found['beaten']) or 'none'} of its {run} controls" if found["open"] else ""
-    every = "the controls that were run" if found["missing"] else "every control"
-    said = f"In {place} tuning beats {beats or every}: its smallest lead, over {against},"
+    said = f"In the {roi.replace('_', ' ')} region tuning beats {_beaten(found)}:"
+    said += f" its smallest lead, over {CONTROL_NAMES[found['against']]},"
     said += f" is {_difference(found)} of r; {_says(found)}."
     for control in (c for c in found["open"] if c != found["against"]):
         leaf = summary["over"][control][roi]["raw"]
