@@ -515,14 +515,15 @@ def _with_interval(x):
     return f"{x['mean']:+.3f} ({x['ci_low']:+.3f} to {x['ci_high']:+.3f})"
 
 
-def _gain_row(summary, roi):
+def _gain_row(summary, region):
     "One line of the small table."
     alignment = summary["alignment"]
     scores = [
-        f"{alignment[arm][roi]['raw']['mean']:.3f}" if arm in alignment else "none" for arm in SHOWN
+        f"{alignment[arm][region]['raw']['mean']:.3f}" if arm in alignment else "none"
+        for arm in SHOWN
     ]
-    gains = [_with_interval(summary[key][roi]["raw"]) for key in ("gain", "gain_permuted")]
-    return roi.replace("_", " "), *scores, *gains
+    gains = [_with_interval(summary[key][region]["raw"]) for key in ("gain", "gain_permuted")]
+    return region.replace("_", " "), *scores, *gains
 
 
 def _has_report(summary):
@@ -539,10 +540,10 @@ def _show(folder):
         page = folder / "report.html"
         if not page.exists():
             page = report(folder)
-        rows = [_gain_row(summary, roi) for roi in summary["gain"]]
+        rows = [_gain_row(summary, region) for region in summary["gain"]]
         _print_table("r on held-out stories", COLUMNS, rows)
-        roi = "language" if "language" in summary["gain"] else next(iter(summary["gain"]))
-        for sentence in sentences(summary, roi)[:3]:
+        region = "language" if "language" in summary["gain"] else next(iter(summary["gain"]))
+        for sentence in sentences(summary, region)[:3]:
             _say(sentence)
         _say(f"Report: {page}")
     _say(f"Run:    {folder}")

@@ -130,10 +130,10 @@ ENTRIES = {
         NONE,
         lambda x: score.normalised_alignment(PEOPLE, x),
     ),
-    "roi_means": (
+    "region_means": (
         PEOPLE,
         PLUS,
-        lambda x: score.roi_means(x, {"all": np.ones(len(PEOPLE), bool)})["all"]["mean"],
+        lambda x: score.region_means(x, {"all": np.ones(len(PEOPLE), bool)})["all"]["mean"],
     ),
     "signal_power": (REPEATS, SAME, lambda x: np.stack(ceiling.signal_power(x, False))),
     "ccmax": (REPEATS, SAME, lambda x: ceiling.ccmax(x, False)),
@@ -221,7 +221,11 @@ ENTRIES = {
     ),
     "sign_flip": (PEOPLE, NONE, lambda x: inference.sign_flip(x)["p"]),
     "participant_test": (PEOPLE, PLUS, lambda x: inference.participant_test(x)["mean"]),
-    "group_roi_tests": (PEOPLE, PLUS, lambda x: group.group_roi_tests({"all": x})["all"]["mean"]),
+    "group_region_tests": (
+        PEOPLE,
+        PLUS,
+        lambda x: group.group_region_tests({"all": x})["all"]["mean"],
+    ),
     "random_effects_interval": (
         SHARES,
         PLUS,
@@ -242,8 +246,8 @@ def _semantic(model, responses):
 
 # what these document for a value that is missing: left out of a mean, or a weight of zero
 MISSING = {
-    "roi_means": lambda x: np.delete(x, 3).mean(),
-    "group_roi_tests": lambda x: np.delete(x, 3).mean(),
+    "region_means": lambda x: np.delete(x, 3).mean(),
+    "group_region_tests": lambda x: np.delete(x, 3).mean(),
     "weight_basis": lambda x: _weights(np.where(np.ma.getmaskarray(_masked(x)), 0, x)),
 }
 REFUSED = ("sparse", "complex", "text")

@@ -326,13 +326,15 @@ def test_mixed_readers_share_what_they_have_read(plan):
 
 
 def test_a_voxel_set_tunes_and_is_scored(plan):
-    chosen = {p: np.arange(len(plan.rois[p]["language"])) % 3 == 1 for p in plan.participants}
+    chosen = {
+        p: np.arange(len(plan.region_masks[p]["language"])) % 3 == 1 for p in plan.participants
+    }
     own = replace(plan, voxel_mask=chosen)
     assert (
         np.array_equal(
             plan_voxel_mask(own, "sim02"), chosen["sim02"] & finite_columns(own, "sim02")
         )
-        and "selected" in own.rois["sim04"]
+        and "selected" in own.region_masks["sim04"]
     )
     with pytest.raises(ParameterError, match="everybody"):
         replace(plan, voxel_mask={p: c for p, c in chosen.items() if p != "sim03"})

@@ -346,9 +346,11 @@ def test_split_scores_are_nan_where_undefined_and_take_float32():
 
 
 def test_layer_table_keeps_the_same_columns_in_every_layer():
-    rois = {"a": np.array([True, True, True, False]), "b": np.array([False, False, True, True])}
+    regions = {"a": np.array([True, True, True, False]), "b": np.array([False, False, True, True])}
     r = np.array([[0.1, 0.2, 0.3, 0.4], [0.2, np.nan, 0.6, 0.8]])
-    table = score.layer_table(r, [0.5, 0.5, 0.5, np.nan], rois, layers=["low", "high"], arm="tuned")
+    table = score.layer_table(
+        r, [0.5, 0.5, 0.5, np.nan], regions, layers=["low", "high"], arm="tuned"
+    )
     assert (
         list(table.n) == [2, 1, 2, 1]
         and list(table.layer) == ["low", "low", "high", "high"]

@@ -45,8 +45,8 @@ def made_story(rng, layout, base, language, n, k):
 def made_recording(rng, participant, story):
     "Responses of four vertices; of one story with its repeats."
     r = rng.standard_normal((3, len(story.clock), 4)).astype(np.float32)
-    rois = dict(language=np.array([1, 0, 0, 1], bool))
-    space = Space("fsaverage5", "vertex", np.array([1, 4, 9, 16]), rois, ("a", "b", "b", "a"))
+    regions = dict(language=np.array([1, 0, 0, 1], bool))
+    space = Space("fsaverage5", "vertex", np.array([1, 4, 9, 16]), regions, ("a", "b", "b", "a"))
     repeats = r if story.identity == "smoke" else None
     motion = rng.standard_normal((len(story.clock), 6)).astype(np.float32)
     return Recording(participant, story, r.mean(0), space, repeats, motion)
@@ -88,7 +88,7 @@ def same_recording(r, q):
     assert (r.repeats is None) == (q.repeats is None)
     assert r.repeats is None or np.array_equal(r.repeats, q.repeats)
     assert np.array_equal(r.space.columns, q.space.columns) and r.space.labels == q.space.labels
-    assert np.array_equal(r.space.rois["language"], q.space.rois["language"])
+    assert np.array_equal(r.space.regions["language"], q.space.regions["language"])
 
 
 def same(a, b):
@@ -136,7 +136,7 @@ def test_plain_ds003020_without_our_own_files(tmp_path):
     recording = load_lebel2023(tmp_path, ["UTS02"], ["souls_en"]).recordings["UTS02"]["souls_en"]
     assert (
         recording.space.kind == "voxel"
-        and recording.space.rois == {}
+        and recording.space.regions == {}
         and recording.motion is None
         and recording.story.language == "en"
         and recording.story.identity == "souls_en"

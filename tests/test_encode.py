@@ -223,10 +223,10 @@ def drawn():
     for x in rng.standard_normal((3, 120, 8)):
         predicted = np.stack([x + rng.standard_normal(x.shape) for _ in range(2)])
         sums.append(inference.block_sums(predicted, x, labels))
-    rois = {"a": np.arange(8) < 3, "b": np.arange(8) >= 3}
+    regions = {"a": np.arange(8) < 3, "b": np.arange(8) >= 3}
     limits = np.where(np.arange(8) == 0, np.nan, 0.8)
-    again = dict(rois=[rois] * 3, ceilings=limits, stories=owner, n=200, seed=5)
-    return sums, owner, rois, [inference.crossed_bootstrap(sums, **again) for _ in range(2)]
+    again = dict(regions=[regions] * 3, ceilings=limits, stories=owner, n=200, seed=5)
+    return sums, owner, regions, [inference.crossed_bootstrap(sums, **again) for _ in range(2)]
 
 
 def test_bootstrap_is_the_same_for_the_same_seed(drawn):
@@ -245,6 +245,6 @@ def test_bootstrap_honours_masks_seeds_and_ceilings(drawn):
 
 
 def test_bootstrap_of_one_participant_covers_stimuli(drawn):
-    sums, owner, rois, _ = drawn
-    alone = inference.crossed_bootstrap(sums[:1], rois=rois, stories=owner, n=200)["a"]["raw"]
+    sums, owner, regions, _ = drawn
+    alone = inference.crossed_bootstrap(sums[:1], regions=regions, stories=owner, n=200)["a"]["raw"]
     assert alone["covers"] == "stimuli" and alone["n"] == 1 and np.isfinite(alone["ci_low"])

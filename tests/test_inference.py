@@ -268,7 +268,7 @@ def regions():
     values = {k: rng.standard_normal(8) + m for k, m in (("a", 1.5), ("b", 0.2), ("c", 0))}
     values["c"][2] = np.nan
     limits = {k: np.stack([v - 1, v + 1], -1) for k, v in values.items()}
-    return values, group.group_roi_tests(values, limits)
+    return values, group.group_region_tests(values, limits)
 
 
 def test_one_row_a_region(regions):
@@ -292,7 +292,7 @@ def test_p_of_regions_are_corrected_together(regions):
 
 def test_a_region_of_one_participant_is_refused():
     with pytest.raises(ParameterError, match="two or more participants"):
-        group.group_roi_tests({"a": [np.nan, 1.0]})
+        group.group_region_tests({"a": [np.nan, 1.0]})
 
 
 def sums_of(rng, people, seeds, labels, gain=0.3):

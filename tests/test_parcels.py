@@ -20,7 +20,7 @@ from braintune_nb.data.parcels import (
     vertex_labels,
 )
 from braintune_nb.data.recordings import Space
-from braintune_nb.encode.score import alignment_table, layer_table, roi_means
+from braintune_nb.encode.score import alignment_table, layer_table, region_means
 
 NAMES = sorted(
     {name for names in PARCEL_GROUPS.values() for name in names} | {"VMV1", "VMV2", "PIT"}
@@ -233,11 +233,11 @@ def test_groups_are_the_regions_of_scores():
     space = parcel_space(parcels, sides=True)
     assert (
         isinstance(space, Space)
-        and len(space.rois) == 3 * len(PARCEL_GROUPS)
+        and len(space.regions) == 3 * len(PARCEL_GROUPS)
         and len(space) == len(parcels)
     )
     scores = np.where(parcels.labels == "A1", np.where(parcels.side == "L", 0.4, 0.2), 0.1)
-    got = roi_means(
+    got = region_means(
         scores,
         space,
         ["primary auditory", "L primary auditory", "R primary auditory", "early auditory"],
@@ -252,7 +252,10 @@ def test_groups_are_the_regions_of_scores():
         table[["raw", "ceiling", "normalized"]].to_numpy(), [[0.3, 0.5, 0.6]]
     )
     sweep = layer_table(
-        np.stack([scores, 2 * scores]), np.full(len(scores), 0.5), space, rois=["primary auditory"]
+        np.stack([scores, 2 * scores]),
+        np.full(len(scores), 0.5),
+        space,
+        regions=["primary auditory"],
     )
     np.testing.assert_allclose(sweep.normalized, [0.6, 1.2])
 
@@ -262,9 +265,9 @@ def test_a_part_of_the_vertices_gets_its_part_of_the_masks():
     kept = np.random.default_rng(1).permutation(len(parcels))[:50]
     space = parcel_space(parcels, kept)
     for group, names in PARCEL_GROUPS.items():
-        np.testing.assert_array_equal(space.rois[group], np.isin(parcels.labels[kept], names))
+        np.testing.assert_array_equal(space.regions[group], np.isin(parcels.labels[kept], names))
     left = parcel_space(parcels, np.arange(len(parcels) // 2))
-    assert left.rois["late language"].sum() == 3 * len(PARCEL_GROUPS["late language"])
+    assert left.regions["late language"].sum() == 3 * len(PARCEL_GROUPS["late language"])
     assert parcel_space(parcels, [4, 4, 5]).kind == "voxel"
 
 
@@ -294,7 +297,7 @@ def test_real_glasser_files(real_data):
         for side in "LR":
             assert len(set(p.labels[p.side == side]) - {""}) == 180
         space = parcel_space(p, 2 * n)
-        assert all(mask.any() for mask in space.rois.values())
+        assert all(mask.any() for mask in space.regions.values())
     assert (
         five.names == six.names
         and five.outside == {"medialwall": 1701}

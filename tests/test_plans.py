@@ -272,7 +272,7 @@ def test_people_brought_to_one_surface_share_a_head(real, tiny, tmp_path):
         tune_arm(native, 0, tiny, shared, progress=False)
     plan = on_the_surface(folder, split, mappers, tmp_path / "surface")
     sizes = {len(r.space) for by in plan.dataset.recordings.values() for r in by.values()}
-    assert sizes == {27} and list(plan.rois["UTS01"]) == ["all"]
+    assert sizes == {27} and list(plan.region_masks["UTS01"]) == ["all"]
     assert_mapped(native.dataset, plan.dataset, mappers)
     tuner, log = tune_arm(plan, 0, tiny, shared, progress=False)
     assert len(tuner.heads) == 1 and np.isfinite(log[-1]["train_loss"])

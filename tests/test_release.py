@@ -265,8 +265,8 @@ def test_what_is_tuned_of_a_released_model_is_the_adapter(adapted, tmp_path):
 
 def two_spaces():
     "Three vertices with regions, and two regions of a participant of its own."
-    rois = dict(language=np.array([True, False, True]), auditory=np.array([False, True, False]))
-    surface = Space("fsaverage5 part", "vertex", np.array([3, 5, 9]), rois)
+    regions = dict(language=np.array([True, False, True]), auditory=np.array([False, True, False]))
+    surface = Space("fsaverage5 part", "vertex", np.array([3, 5, 9]), regions)
     return surface, Space("P3 regions", "region", np.arange(2), {}, ("左 A", "b"))
 
 
@@ -317,8 +317,8 @@ def test_spaces_come_back(released):
     spaces = read_release(folder).spaces
     assert list(spaces) == ["P1", "P2", "P3"] and spaces["P1"] is spaces["P2"]
     assert spaces["P3"].labels == ("左 A", "b")
-    for name, mask in surface.rois.items():
-        np.testing.assert_array_equal(spaces["P2"].rois[name], mask)
+    for name, mask in surface.regions.items():
+        np.testing.assert_array_equal(spaces["P2"].regions[name], mask)
     np.testing.assert_array_equal(spaces["P1"].columns, [3, 5, 9])
 
 

@@ -77,26 +77,27 @@ def regions(n):
 def in_regions(scores, n, ceiling, arm, base=None):
     "Region -> intervals of an arm, or of its difference to another one."
     found = {}
-    for roi, columns in regions(n).items():
+    for region, columns in regions(n).items():
         x = scores[arm][:, columns].mean(1)
         x = x if base is None else x - scores[base][:, columns].mean(1)
-        found[roi] = {"raw": interval(x), "normalized": interval(x / ceiling)}
+        found[region] = {"raw": interval(x), "normalized": interval(x / ceiling)}
     return found
 
 
 def of_every_second(scores, n, arm, start):
     "Region -> interval over every second participant from `start` on."
     return {
-        roi: interval(scores[arm][start::2, columns].mean(1)) for roi, columns in regions(n).items()
+        region: interval(scores[arm][start::2, columns].mean(1))
+        for region, columns in regions(n).items()
     }
 
 
 def layer_rows(scores, n):
     "Rows of four layers, each a quarter of the voxels."
     return [
-        dict(arm=arm, layer=k, roi=roi, **interval(scores[arm][:, columns][:, k::4].mean(1)))
+        dict(arm=arm, layer=k, region=region, **interval(scores[arm][:, columns][:, k::4].mean(1)))
         for arm in ("pretrained", "tuned")
-        for roi, columns in regions(n).items()
+        for region, columns in regions(n).items()
         for k in range(4)
     ]
 
@@ -363,7 +364,7 @@ def test_collect_names_what_varies(tmp_path, scores):
             summarise(scores)
         )
     table = collect(sorted(tmp_path.iterdir()))
-    assert list(table.columns[:5]) == ["run", "loss", "seed", "arm", "roi"]
+    assert list(table.columns[:5]) == ["run", "loss", "seed", "arm", "region"]
     assert len(table) == 3 * 3 * 2 * 2
     with pytest.raises(DataError, match="same parameters"):
         collect([tmp_path / "mse0", tmp_path / "mse0"])
@@ -374,7 +375,7 @@ def test_tidy_equals_a_loop(scores):
     loop = [(a, r, k, tree[a][r][k]["mean"]) for a in tree for r in tree[a] for k in tree[a][r]]
     assert (
         list(
-            tidy(tree, ("arm", "roi", "kind"))[["arm", "roi", "kind", "mean"]].itertuples(
+            tidy(tree, ("arm", "region", "kind"))[["arm", "region", "kind", "mean"]].itertuples(
                 index=False, name=None
             )
         )
@@ -385,7 +386,7 @@ def test_tidy_equals_a_loop(scores):
 def test_figures_show_the_numbers(scores):
     summary = summarise(scores)
     table = gain_table(summary).query("kind == 'raw'")
-    raw = table.set_index(["arm", "roi"])["mean"]
+    raw = table.set_index(["arm", "region"])["mean"]
     for arm, key in (("tuned", "gain"), ("permuted", "gain_permuted")):
         assert raw[arm, "language"] == summary[key]["language"]["raw"]["mean"]
     dots = [l for ax in gain_figure(summary).axes for l in ax.lines if l.get_marker() == "o"]

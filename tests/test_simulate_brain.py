@@ -43,7 +43,7 @@ from braintune_nb.simulate.language import Text, make_lexicon
 SURFACE = load_surface()
 COLUMNS = surface_columns(SURFACE)
 SPACE = surface_space(SURFACE, COLUMNS)
-LANGUAGE = SPACE.rois["language"]
+LANGUAGE = SPACE.regions["language"]
 TIMES = 11 + 2.0 * np.arange(150)
 
 
@@ -97,7 +97,7 @@ def test_surface_comes_without_a_download(monkeypatch):
         surface.distance[surface.parcel < 0] > 0
     ).all()
     assert np.bincount(surface.parcel[surface.parcel >= 0]).min() > 20
-    assert len(SPACE.labels) == len(COLUMNS) and sum(SPACE.rois.values()).max() == 1
+    assert len(SPACE.labels) == len(COLUMNS) and sum(SPACE.regions.values()).max() == 1
 
 
 @pytest.mark.parametrize("peak", [4.0, 5.5, 8.0])
@@ -261,7 +261,7 @@ def stacked_oracle(truth, dataset, names, which):
 def language_responses(recordings, names):
     "Responses of language columns, story by story."
     heard = [recordings[n] for n in names]
-    return np.concatenate([r.responses[:, r.space.rois["language"]] for r in heard])
+    return np.concatenate([r.responses[:, r.space.regions["language"]] for r in heard])
 
 
 def fit_and_score(folder, participants, which="meaning", language="en"):
@@ -323,7 +323,7 @@ def test_quickstart_ceiling_is_between_04_and_08(tmp_path):
     assert len(dataset.participants) == 8 and all(
         80 < len(dataset.stories[n].clock) < 140 for n in truth.roles["test"]
     )
-    language = dataset.recordings["sim01"]["test01"].space.rois["language"]
+    language = dataset.recordings["sim01"]["test01"].space.regions["language"]
     implied = np.mean(
         [truth.participants[p]["ceiling"][language].mean() for p in dataset.participants]
     )

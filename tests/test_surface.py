@@ -171,7 +171,7 @@ def test_regions_come_with_a_space():
     y = apply_mapper(
         recording(np.ones((40, 50))), mapper, parcel_space(parcels, groups=dict(auditory=["A1"]))
     )
-    assert y.space.rois["auditory"].tolist() == [True, False, True, False]
+    assert y.space.regions["auditory"].tolist() == [True, False, True, False]
 
 
 # ---- files

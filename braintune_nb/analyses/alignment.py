@@ -310,7 +310,7 @@ def score_arms(
     arms: dict,  # arm -> list over seeds of dict participant -> (T, V)
     truth: dict,  # participant -> scored responses, (T, V)
     stories,  # section of each row, (T,)
-    rois: dict,  # participant -> dict region -> (V,) bool
+    regions: dict,  # participant -> dict region -> (V,) bool
     ceilings: dict,  # participant -> (V,) noise ceiling in units of r
     block_length: int = 15,  # TRs a block
     rows=None,  # (T,) bool: score these rows only, e.g. unseen concepts
@@ -322,8 +322,8 @@ def score_arms(
     if rows is not None:
         kept, labels = np.unique(np.where(rows, labels, -1), return_inverse=True)
         labels, owner = (labels - 1, owner[kept[1:]]) if kept[0] == -1 else (labels, owner[kept])
-    own_rois, own_ceilings = [rois[p] for p in truth], [ceilings[p] for p in truth]
-    common = dict(rois=own_rois, ceilings=own_ceilings, stories=owner, n=n, seed=seed)
+    own_regions, own_ceilings = [regions[p] for p in truth], [ceilings[p] for p in truth]
+    common = dict(regions=own_regions, ceilings=own_ceilings, stories=owner, n=n, seed=seed)
     sums = lambda seeds: arm_sums(_by_participant(seeds, truth), truth, labels)
     scored = {arm: region_scores(sums(seeds), **common) for arm, seeds in arms.items()}
     return scored, len(owner), len(np.unique(owner))
@@ -400,13 +400,13 @@ def _headlines(over, regions):
 # %% ../../nbs/78_analyses.alignment.ipynb #bf45ee53
 def mean_ceiling(
     ceilings: dict,  # participant -> (V,)
-    rois: dict,  # participant -> dict region -> (V,) bool
+    regions: dict,  # participant -> dict region -> (V,) bool
 ) -> dict:  # region -> mean ceiling in units of r
     "Mean over participants of the mean over the columns where the ceiling is defined."
 
     found = {}
-    for roi in next(iter(rois.values())):
-        own = [ceilings[p][rois[p][roi]] for p in ceilings]
+    for region in next(iter(regions.values())):
+        own = [ceilings[p][regions[p][region]] for p in ceilings]
         means = [float(np.nanmean(c)) if np.isfinite(c).any() else np.nan for c in own]
-        found[roi] = float(np.mean(means))
+        found[region] = float(np.mean(means))
     return found

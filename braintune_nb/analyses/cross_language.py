@@ -165,10 +165,10 @@ def quadrant_scores(
 def quadrant_table(
     scores: dict,  # (participant, training language, test language) -> r (V,)
     ceilings: dict,  # participant -> language -> ceiling of that language's scored stories, (V,)
-    rois: dict,  # participant -> region -> (V,) bool
+    regions: dict,  # participant -> region -> (V,) bool
     **labels,  # columns that say what this is: arm="tuned", seed=3, ...
-    # pandas.DataFrame: labels, participant, train, test, roi, raw, ceiling, normalized, raw_all, n,
-    # n_all, kept
+    # pandas.DataFrame: labels, participant, train, test, region, raw, ceiling, normalized, raw_all,
+    # n, n_all, kept
 ):
     """One row a participant, quadrant and region; `kept` is the normalised score as a share of
     the within-language one of the same test language, NaN where that is not above 0.1."""
@@ -185,14 +185,16 @@ def quadrant_table(
             )
     table = pd.concat(
         [
-            alignment_table(r, ceilings[p][b], rois[p], participant=p, train=a, test=b, **labels)
+            alignment_table(r, ceilings[p][b], regions[p], participant=p, train=a, test=b, **labels)
             for (p, a, b), r in scores.items()
         ],
         ignore_index=True,
     )
-    within = table[table.train == table.test].set_index(["participant", "test", "roi"]).normalized
+    within = (
+        table[table.train == table.test].set_index(["participant", "test", "region"]).normalized
+    )
     level = np.array(
-        [within.get((r.participant, r.test, r.roi), np.nan) for r in table.itertuples()], float
+        [within.get((r.participant, r.test, r.region), np.nan) for r in table.itertuples()], float
     )
     return table.assign(kept=table.normalized / np.where(level > 0.1, level, np.nan))
 
@@ -223,7 +225,7 @@ def _quadrant_lines(ax, part, quadrants, column):
 # %% ../../nbs/82_analyses.cross_language.ipynb #1e1d894a
 def quadrant_figure(
     table,  # of `quadrant_table`
-    roi: str,  # the region that is drawn
+    region: str,  # the region that is drawn
     column: str = "normalized",  # or 'raw', 'kept'
     title: str = "",  # of the figure
 ):  # matplotlib Figure
@@ -231,14 +233,14 @@ def quadrant_figure(
     down, test language across, with each participant beside it."""
     import matplotlib.pyplot as plt
 
-    part = table[table.roi == roi]
+    part = table[table.region == region]
     grid = part.groupby(["train", "test"])[column].mean().unstack()
     fig, (left, right) = plt.subplots(
         1, 2, figsize=(5, 2), dpi=72, width_ratios=(2, 3), layout="constrained"
     )
     _quadrant_square(left, grid)
     _quadrant_lines(right, part, list(product(grid.index, grid.columns)), column)
-    right.set_title(f"{column} score, {roi}, each participant", fontsize=8)
+    right.set_title(f"{column} score, {region}, each participant", fontsize=8)
     fig.suptitle(title, fontsize=8)
     return fig
 
@@ -505,17 +507,17 @@ def _mean_ceilings(a, b, columns):
 # %% ../../nbs/82_analyses.cross_language.ipynb #2002ebd9
 def ceiling_difference(
     ceilings: dict,  # participant -> language -> (V,)
-    rois: dict,  # participant -> region -> (V,) bool
+    regions: dict,  # participant -> region -> (V,) bool
     first: str,  # language
     second: str,  # language
     # region -> mean ceiling of both and the difference with t interval and tests over participants
 ) -> dict:
     "Is one language measured better? Over the columns that have a ceiling in both."
     out = {}
-    for region in next(iter(rois.values())):
+    for region in next(iter(regions.values())):
         pairs = np.array(
             [
-                _mean_ceilings(c[first], c[second], rois[p][region])
+                _mean_ceilings(c[first], c[second], regions[p][region])
                 for p, c in ceilings.items()
                 if first in c and second in c
             ]
@@ -608,9 +610,9 @@ def improved_test(
 # %% ../../nbs/82_analyses.cross_language.ipynb #ce1341b6
 def transfer_table(
     gains: dict,  # who tuned -> participant -> r(tuned) - r(pretrained), (V,)
-    rois: dict,  # participant -> region -> (V,) bool
+    regions: dict,  # participant -> region -> (V,) bool
     **labels,  # columns that say what this is
-):  # pandas.DataFrame: labels, tuned_on, participant, own, roi, gain, n
+):  # pandas.DataFrame: labels, tuned_on, participant, own, region, gain, n
     "Gain of every model on every participant, region by region."
     import pandas as pd
 
@@ -621,13 +623,13 @@ def transfer_table(
                 tuned_on=source,
                 participant=p,
                 own=source == p,
-                roi=roi,
+                region=region,
                 gain=float(np.nanmean(np.where(mask, d, np.nan))),
                 n=int((mask & np.isfinite(d)).sum()),
             )
             for source, by in gains.items()
             for p, d in by.items()
-            for roi, mask in rois[p].items()
+            for region, mask in regions[p].items()
         ]
     )
 
@@ -639,13 +641,13 @@ def transfer_summary(
 ):  # region -> 'own' and 'others': mean, interval and tests over participants; kept: others / own
     "Gain for oneself and from others, over participants."
     out = {}
-    for roi, part in table.groupby("roi"):
+    for region, part in table.groupby("region"):
         tests = {
             name: participant_test(rows.groupby("participant").gain.mean().to_numpy())
             for name, rows in (("own", part[part.own]), ("others", part[~part.own]))
             if rows.participant.nunique() > 1
         }
-        out[roi] = tests | dict(
+        out[region] = tests | dict(
             kept=(
                 tests["others"]["mean"] / tests["own"]["mean"]
                 if len(tests) == 2 and tests["own"]["mean"] > 0

@@ -383,7 +383,7 @@ def encoding_curves(
     sizes=None,  # numbers of stories, (K,); None: `subset_sizes` of the smallest fold
     n_draws: int = 10,  # subsets a size
     seed: int = 0,  # of subsets and of test draws
-    rois: dict | None = None,  # participant -> region -> (V,) bool; None: one region 'all'
+    regions: dict | None = None,  # participant -> region -> (V,) bool; None: one region 'all'
     # participant -> (V,) in units of r; None: from the odd repeats of the test sections, where
     # there are any
     ceilings: dict | None = None,
@@ -401,7 +401,7 @@ def encoding_curves(
     _check_curves(arms, folds, n_draws, penalty, lowlevel)
     sizes = _checked_sizes(sizes, folds)
     scorer = _Scorer(
-        dataset, list(participants), folds, rois, ceilings, cutoff, block_length, n, seed
+        dataset, list(participants), folds, regions, ceilings, cutoff, block_length, n, seed
     )
     subsets = _subset_draws(folds, sizes, n_draws, seed)
     scores = _score_arms(scorer, arms, subsets, lowlevel, penalty, progress)
@@ -468,16 +468,18 @@ class _Scorer:
     """Responses, test material and its blocks; called with an arm and a subset it gives region
     means (P, n + 1, R, 2)."""
 
-    def __init__(self, dataset, participants, folds, rois, ceilings, cutoff, block_length, n, seed):
+    def __init__(
+        self, dataset, participants, folds, regions, ceilings, cutoff, block_length, n, seed
+    ):
         self.folds, self.dataset, self.cutoff = folds, dataset, cutoff
         self.participants, self.responses = participants, {p: {} for p in participants}
         tests = [s for _, test in folds for s in test]
         ceilings = ceilings or {p: repeat_ceiling(dataset, p, tests) for p in participants}
-        rois = rois or {p: self._everything(p) for p in participants}
-        self.regions = tuple(rois[participants[0]])
-        self.columns = {p: np.any(list(rois[p].values()), axis=0) for p in participants}
+        regions = regions or {p: self._everything(p) for p in participants}
+        self.regions = tuple(regions[participants[0]])
+        self.columns = {p: np.any(list(regions[p].values()), axis=0) for p in participants}
         self.truth = {p: self._test_responses(p, tests) for p in participants}
-        self.common = self._regions(rois, ceilings) | dict(n=n, seed=seed)
+        self.common = self._regions(regions, ceilings) | dict(n=n, seed=seed)
         self.common["stories"] = self._blocks(tests, block_length)
 
     def _blocks(self, tests, block_length):
@@ -493,12 +495,12 @@ class _Scorer:
         recording = next(iter(self.dataset.recordings[participant].values()))
         return {"all": np.ones(recording.responses.shape[1], bool)}
 
-    def _regions(self, rois, ceilings):
+    def _regions(self, regions, ceilings):
         "Regions and ceilings of every participant, in the columns that are kept."
         own = []
         for p in self.participants:
-            own.append({name: mask[self.columns[p]] for name, mask in rois[p].items()})
-        return dict(rois=own, ceilings=[ceilings[p][self.columns[p]] for p in self.participants])
+            own.append({name: mask[self.columns[p]] for name, mask in regions[p].items()})
+        return dict(regions=own, ceilings=[ceilings[p][self.columns[p]] for p in self.participants])
 
     def _test_responses(self, participant, tests):
         "Even repeats of the test material, in the columns of any region."

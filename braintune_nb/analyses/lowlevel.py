@@ -14,7 +14,7 @@ from ..core import DataError, ParameterError
 from ..data.recordings import zscore
 from ..encode.banded import BandedRidge, Design
 from ..encode.ridge import label_folds
-from ..encode.score import correlation, normalised_alignment, r2, roi_means
+from ..encode.score import correlation, normalised_alignment, r2, region_means
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #b80598c9
 def _check_rows(lowlevel, model, rows, folds):
@@ -313,7 +313,7 @@ def _region_row(method, m):
 def impact_table(
     voxels: dict,  # of `impact_voxels`
     space,  # Space, or dict region -> (V,) bool
-    rois=None,  # names to report; None means all
+    regions=None,  # names to report; None means all
     **labels,  # columns that say what this is: participant="s18", layer=4, ...
 ):  # pandas.DataFrame, a row per method and region
     "Region means of r, of the absolute parts (R²) and of both percentages."
@@ -321,7 +321,7 @@ def impact_table(
 
     rows = []
     for method, v in voxels.items():
-        means = {k: roi_means(x, space, rois) for k, x in v.items()}
+        means = {k: region_means(x, space, regions) for k, x in v.items()}
         for region in next(iter(means.values())):
             m = {k: x[region]["mean"] for k, x in means.items()}
             n = means["r_model"][region]["n"]

@@ -170,8 +170,8 @@ def alice_story(
 def _alice_space(radius):
     "Six columns, each of them a region."
     numbers = np.arange(len(REGIONS))
-    rois = {name: numbers == i for i, name in enumerate(REGIONS)}
-    return Space(f"alice {radius} regions", "region", numbers, rois, REGIONS)
+    regions = {name: numbers == i for i, name in enumerate(REGIONS)}
+    return Space(f"alice {radius} regions", "region", numbers, regions, REGIONS)
 
 # %% ../../nbs/18_data.alice2016.ipynb #0f8a194c
 def load_alice2016(

@@ -233,14 +233,15 @@ def write_npz(
 
 
 def _write_space(path, space):
-    rois = {f"roi {k}": v for k, v in space.rois.items()}
+    # "roi" is the key that converted files have
+    regions = {f"roi {k}": v for k, v in space.regions.items()}
     labels = {} if space.labels is None else dict(labels=np.array(space.labels))
     write_npz(
         path,
         name=np.array(space.name),
         kind=np.array(space.kind),
         columns=space.columns,
-        **rois,
+        **regions,
         **labels,
     )
 
@@ -258,18 +259,18 @@ def read_space(
     if lost := {"name", "kind", "columns"} - set(stored):
         raise _not_a_space(path, f"no {', '.join(sorted(lost))}")
     columns, labels = stored["columns"], stored.get("labels")
-    rois = {k[4:]: mask for k, mask in stored.items() if k.startswith("roi ")}
-    _require_one_a_column(path, columns, rois, labels)
+    regions = {k[4:]: mask for k, mask in stored.items() if k.startswith("roi ")}
+    _require_one_a_column(path, columns, regions, labels)
     names = None if labels is None else tuple(map(str, labels))
-    return Space(str(stored["name"]), str(stored["kind"]), columns, rois, names)
+    return Space(str(stored["name"]), str(stored["kind"]), columns, regions, names)
 
 
-def _require_one_a_column(path, columns, rois, labels):
+def _require_one_a_column(path, columns, regions, labels):
     "Whole numbers of columns, and masks and labels that have an entry for each of them."
-    for what in (*rois.values(), *([] if labels is None else [labels])):
+    for what in (*regions.values(), *([] if labels is None else [labels])):
         if columns.ndim != 1 or what.shape != columns.shape:
             raise _not_a_space(path, f"shapes {columns.shape} and {what.shape}")
-    if columns.dtype.kind not in "iu" or any(m.dtype != bool for m in rois.values()):
+    if columns.dtype.kind not in "iu" or any(m.dtype != bool for m in regions.values()):
         raise _not_a_space(path, "numbers of columns that are not whole, or masks not of booleans")
 
 

@@ -485,7 +485,7 @@ def parcel_space(
     columns=None,
     groups: dict | None = None,  # region -> parcel names; None: `PARCEL_GROUPS`
     sides: bool = False,  # also each region's left and right half, as 'L region', 'R region'
-) -> Space:  # its `rois` are masks over the data columns
+) -> Space:  # its `regions` are masks over the data columns
     """What each column is, with the groups as regions; `DataError` with both numbers where data
     and labels are of different size."""
     columns = len(parcels) if columns is None else columns

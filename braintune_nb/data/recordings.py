@@ -29,7 +29,7 @@ class Space:
     name: str  # e.g. 'fsaverage5', 'UTS01 voxels', 'alice 6 mm regions'
     kind: str  # 'vertex', 'voxel' or 'region'
     columns: np.ndarray  # (V,) vertex or voxel number of each column
-    rois: dict = field(default_factory=dict)  # region name -> (V,) bool
+    regions: dict = field(default_factory=dict)  # region name -> (V,) bool
     labels: tuple | None = None  # (V,) names where columns are regions
 
     def __post_init__(self):
@@ -43,7 +43,7 @@ class Space:
                 next_step="choose one of these",
             )
         for name, mask in [
-            *self.rois.items(),
+            *self.regions.items(),
             *([("labels", self.labels)] if self.labels is not None else []),
         ]:
             if len(mask) != len(self.columns):

@@ -425,7 +425,7 @@ def _common_vertices(mappers, parcels, groups, folder):
     space = Space(first.mesh, "vertex", first.vertices)
     if parcels is not None:
         space = parcel_space(parcels, first.vertices, groups)
-        common &= np.any(list(space.rois.values()), axis=0)
+        common &= np.any(list(space.regions.values()), axis=0)
     if not common.any():
         raise DataError(
             "No vertex is left",
@@ -433,8 +433,8 @@ def _common_vertices(mappers, parcels, groups, folder):
             found=f"{len(common):,} vertices, none that everybody has and a region holds",
             next_step="look at Mapper.covered of each participant",
         )
-    rois = {region: m[common] for region, m in space.rois.items() if m[common].any()}
-    return common, Space(space.name, "vertex", space.columns[common], rois)
+    regions = {region: m[common] for region, m in space.regions.items() if m[common].any()}
+    return common, Space(space.name, "vertex", space.columns[common], regions)
 
 # %% ../../nbs/25_data.surface.ipynb #57760959
 def _project(recordings, mapper, space, work, bar):

@@ -694,28 +694,27 @@ def region_scores(
     # list over participants of `block_sums`, (B, 6, V_p), or (S, B, 6, V_p) with one entry a seed
     arm,
     # dict region -> (V,) bool, or a list of such dicts, one a participant; None: one region 'all'
-    rois=None,
+    regions=None,
     # list over participants of (V_p,) noise ceilings, or one array; without them the normalised
     # scores are NaN
     ceilings=None,
     stories=None,  # story of each block, (B,); blocks are drawn within stories; None: one story
     n: int = 2000,  # block draws
     seed: int = 0,  # seed; the same seed draws the same blocks for every arm
-    # (P, n + 1, regions, 2): region means of r, raw and normalised; the first draw is the data as
-    # they
-    # are
+    # (P, n + 1, regions, 2): region means of r, raw and normalised; the first draw is the data
+    # as they are
 ) -> np.ndarray:
     """Region means of r of every participant over block draws. Differences of arms with the
     same seed are paired."""
     arm = [as_array(a, "block sums") for a in arm]
     stories = _story_of_block(arm, stories)
-    regions = []
-    for sums, named in zip(arm, _for_each(rois, arm)):
+    own = []
+    for sums, named in zip(arm, _for_each(regions, arm)):
         named = named or {"all": np.ones(sums.shape[-1], bool)}
-        regions.append({name: np.asarray(mask, bool) for name, mask in named.items()})
+        own.append({name: np.asarray(mask, bool) for name, mask in named.items()})
     counts, scores = _draw_counts(stories, n, np.random.default_rng(seed)), []
-    for sums, masks, ceiling in zip(arm, regions, _for_each(ceilings, arm)):
-        inside = np.stack([masks[name] for name in regions[0]])
+    for sums, masks, ceiling in zip(arm, own, _for_each(ceilings, arm)):
+        inside = np.stack([masks[name] for name in own[0]])
         ceiling = None if ceiling is None else np.asarray(ceiling, float)
         scores.append(_region_draws(sums, counts, inside, ceiling))
     return np.stack(scores)
@@ -772,7 +771,7 @@ def crossed_bootstrap(
     arm,  # as in `region_scores`
     # the same for a second arm; the result is then the paired difference arm - baseline
     baseline=None,
-    rois=None,  # as in `region_scores`
+    regions=None,  # as in `region_scores`
     ceilings=None,  # as in `region_scores`
     stories=None,  # as in `region_scores`
     n: int = 2000,  # block draws
@@ -787,10 +786,10 @@ def crossed_bootstrap(
             found=[a.shape for a in [*arm, *baseline]],
             next_step="score every participant on the same stories, with the same block labels",
         )
-    scores = region_scores(arm, rois, ceilings, stories, n, seed)
+    scores = region_scores(arm, regions, ceilings, stories, n, seed)
     if baseline is not None:
-        scores = scores - region_scores(baseline, rois, ceilings, stories, n, seed)
-    names = list((rois[0] if isinstance(rois, (list, tuple)) else rois) or {"all": 0})
+        scores = scores - region_scores(baseline, regions, ceilings, stories, n, seed)
+    names = list((regions[0] if isinstance(regions, (list, tuple)) else regions) or {"all": 0})
     return score_table(
         scores, names, arm[0].shape[-3], 1 if stories is None else len(np.unique(stories)), level
     )

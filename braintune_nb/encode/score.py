@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['correlation', 'column_blocks', 'same_shape', 'r2', 'r2_split', 'correlation_split', 'normalised_alignment',
-           'roi_means', 'alignment_table', 'layer_table']
+           'region_means', 'alignment_table', 'layer_table']
 
 # %% ../../nbs/70_encode.score.ipynb #1bb12ef7
 import numpy as np
@@ -178,18 +178,18 @@ def normalised_alignment(
     return np.where(defined, r / np.where(defined, ceiling, 1), np.nan)
 
 # %% ../../nbs/70_encode.score.ipynb #d508d351
-def roi_means(
+def region_means(
     scores: np.ndarray,  # one number a column, (V,)
-    space,  # dict region -> (V,) bool, or an object whose `rois` is such a dict
-    rois=None,  # names to report; None means all
+    space,  # dict region -> (V,) bool, or an object whose `regions` is such a dict
+    regions=None,  # names to report; None means all
 ) -> (
     dict
 ):  # region -> {"mean": float, "n": columns with a finite score, "columns": columns of the region}
     "Mean over the finite columns of each region; NaN where there are none."
-    masks = getattr(space, "rois", space)
+    masks = getattr(space, "regions", space)
     scores = as_array(scores, "scores").astype(np.float64)
     out = {}
-    for name in masks if rois is None else rois:
+    for name in masks if regions is None else regions:
         if name not in masks:
             raise ParameterError(
                 "unknown region",
@@ -217,10 +217,10 @@ def roi_means(
 def alignment_table(
     r: np.ndarray,  # correlation, (V,)
     ceiling: np.ndarray,  # noise ceiling in units of r, (V,)
-    space,  # as in `roi_means`
-    rois=None,  # names to report; None means all
+    space,  # as in `region_means`
+    regions=None,  # names to report; None means all
     **labels,  # columns that say what this is: participant="s18", arm="tuned", layer=4, ...
-):  # pandas.DataFrame with labels, roi, raw, raw_all, ceiling, normalized, n, n_all
+):  # pandas.DataFrame with labels, region, raw, raw_all, ceiling, normalized, n, n_all
     """Raw r, ceiling and normalised alignment of each region; `raw_all` is over all columns,
     the rest over those with a ceiling."""
     import pandas as pd
@@ -229,22 +229,22 @@ def alignment_table(
     has = np.isfinite(normalised)
 
     def means(values):
-        return roi_means(np.where(has, as_array(values), np.nan), space, rois)
+        return region_means(np.where(has, as_array(values), np.nan), space, regions)
 
-    everywhere, raw = roi_means(r, space, rois), means(r)
+    everywhere, raw = region_means(r, space, regions), means(r)
     limit, share = means(ceiling), means(normalised)
     rows = [
         labels
         | {
-            "roi": roi,
-            "raw": raw[roi]["mean"],
-            "ceiling": limit[roi]["mean"],
-            "normalized": share[roi]["mean"],
-            "raw_all": everywhere[roi]["mean"],
-            "n": share[roi]["n"],
-            "n_all": everywhere[roi]["n"],
+            "region": region,
+            "raw": raw[region]["mean"],
+            "ceiling": limit[region]["mean"],
+            "normalized": share[region]["mean"],
+            "raw_all": everywhere[region]["mean"],
+            "n": share[region]["n"],
+            "n_all": everywhere[region]["n"],
         }
-        for roi in everywhere
+        for region in everywhere
     ]
     return pd.DataFrame(rows)
 
@@ -252,9 +252,9 @@ def alignment_table(
 def layer_table(
     r: np.ndarray,  # correlation of every layer, (L, V)
     ceiling: np.ndarray,  # noise ceiling in units of r, (V,), the same for all layers
-    space,  # as in `roi_means`
+    space,  # as in `region_means`
     layers=None,  # (L,) names or numbers of the layers; None: 0, 1, ...
-    rois=None,  # names to report; None means all
+    regions=None,  # names to report; None means all
     **labels,  # columns that say what this is
     # pandas.DataFrame with labels, layer and the columns of `alignment_table`, one row a layer and
     # region
@@ -274,7 +274,7 @@ def layer_table(
     r = np.where(np.isfinite(r).all(0), r, np.nan)
     return pd.concat(
         [
-            alignment_table(x, ceiling, space, rois, **labels, layer=layer)
+            alignment_table(x, ceiling, space, regions, **labels, layer=layer)
             for layer, x in zip(layers, r)
         ],
         ignore_index=True,

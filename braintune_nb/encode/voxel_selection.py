@@ -384,16 +384,18 @@ def _check_mapper(mapper, space):
 def _named(space, names):
     "Columns of regions, or of labels, that the space itself names."
     labels = np.asarray(space.labels if space.labels is not None else [], dtype=str)
-    if unknown := [n for n in names if n not in space.rois and n not in labels]:
+    if unknown := [n for n in names if n not in space.regions and n not in labels]:
         raise ParameterError(
             "The data name no such region",
             place=space.name,
             found=", ".join(unknown),
-            expected=", ".join([*space.rois, *sorted(set(labels.tolist()))])
+            expected=", ".join([*space.regions, *sorted(set(labels.tolist()))])
             or "none: pass parcels",
             next_step="use one of these names, or pass a parcel file",
         )
-    return np.logical_or.reduce([space.rois[n] if n in space.rois else labels == n for n in names])
+    return np.logical_or.reduce(
+        [space.regions[n] if n in space.regions else labels == n for n in names]
+    )
 
 # %% ../../nbs/77_encode.voxel_selection.ipynb #27e95102
 def language_voxels(

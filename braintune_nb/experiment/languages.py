@@ -205,7 +205,7 @@ class _Quadrant:
         return [s for s in self.plan.test_sections if s.name in set(self.names[which])]
 
 
-def _improved_tests(quadrant, y, before, after, rois, threshold, n, seed):
+def _improved_tests(quadrant, y, before, after, regions, threshold, n, seed):
     "region -> one test for each half on which voxels are compared, of one participant."
     tests = {}
     for chosen in (quadrant.half, ~quadrant.half):
@@ -216,7 +216,7 @@ def _improved_tests(quadrant, y, before, after, rois, threshold, n, seed):
         )
         blocks = block_labels(quadrant.names[compared], 10)[0]
         sums = [block_sums(x[compared], y[compared], blocks) for x in (after, before)]
-        for region, mask in rois.items():
+        for region, mask in regions.items():
             if (good & mask).any():
                 test = improved_test(*sums, good & mask, n, seed)
                 tests.setdefault(region, []).append(test)
@@ -272,7 +272,7 @@ def _arm_tests(quadrant, predictions, arm, threshold, n, seed):
     for p in plan.participants:
         both = [_mean_prediction(predictions, a, p, quadrant.rows) for a in ("pretrained", arm)]
         y = truth[p][quadrant.rows]
-        tests = _improved_tests(quadrant, y, *both, plan.rois[p], threshold, n, seed)
+        tests = _improved_tests(quadrant, y, *both, plan.region_masks[p], threshold, n, seed)
         for region, halves in tests.items():
             found.setdefault(region, []).append(halves)
     return found
@@ -290,7 +290,7 @@ def transfer_rows(
             continue
         here = np.flatnonzero((plan.quadrants == (encoded, language)).all(1))
         gains = _gains_by_model(plan, predictions, here)
-        for region, t in transfer_summary(transfer_table(gains, plan.rois)).items():
+        for region, t in transfer_summary(transfer_table(gains, plan.region_masks)).items():
             row = dict(language=language, encoded_in=encoded, region=region, kept=t["kept"])
             for who in ("own", "others"):
                 if who in t:
@@ -335,17 +335,17 @@ def only_regions(
 
 def _small_space(participant, space, regions):
     "Which columns stay, and the space of those."
-    if unknown := [r for r in regions if r not in space.rois]:
+    if unknown := [r for r in regions if r not in space.regions]:
         raise ParameterError(
             "Unknown region",
             place=participant,
             found=", ".join(unknown),
-            expected=", ".join(space.rois),
+            expected=", ".join(space.regions),
         )
-    mask = np.any([space.rois[r] for r in regions], axis=0)
-    rois = {r: space.rois[r][mask] for r in regions}
+    mask = np.any([space.regions[r] for r in regions], axis=0)
+    masks = {r: space.regions[r][mask] for r in regions}
     labels = None if space.labels is None else tuple(np.array(space.labels)[mask])
-    return mask, Space(space.name, space.kind, np.asarray(space.columns)[mask], rois, labels)
+    return mask, Space(space.name, space.kind, np.asarray(space.columns)[mask], masks, labels)
 
 
 def _masked(recording, mask, space):

@@ -92,7 +92,7 @@ def regions_of(
     space,  # Space
 ) -> dict:  # region -> (V,) bool
     "Named regions of a space without 'rest'; one region 'all' where it has none."
-    named = {k: m for k, m in space.rois.items() if k != "rest"}
+    named = {k: m for k, m in space.regions.items() if k != "rest"}
     return named or {"all": np.ones(len(space), bool)}
 
 # %% ../../nbs/89_experiment.plan.ipynb #1688b333
@@ -149,7 +149,7 @@ class ExperimentPlan:
         return np.concatenate([np.tile(pair, (len(s), 1)) for s, pair in self._scored])
 
     @property
-    def rois(self) -> dict:
+    def region_masks(self) -> dict:
         "participant -> region -> (V,) bool, without columns of no region."
         found = {}
         for p, recordings in self.dataset.recordings.items():
@@ -367,8 +367,8 @@ def simulated_plan(
         cutoff=cutoff,
         lowlevel=lowlevel,
         note=(
-            "The brains and the speech are simulated; the answer is known. Encoding models are"
-            " banded: word rate beside the model's states."
+            "The stories and the brain responses are simulated, so the answer is known. Encoding"
+            " models are banded: word rate beside the model's states."
         ),
     )
 
@@ -562,13 +562,13 @@ def plan_voxel_mask(
     participant: str,  # name of the participant
 ) -> np.ndarray:  # (V,) bool
     "Which columns of a participant tune; `ParameterError` for a region, `DataError` for none left."
-    rois = plan.rois[participant]
-    if unknown := [r for r in plan.regions if r not in rois]:
+    masks = plan.region_masks[participant]
+    if unknown := [r for r in plan.regions if r not in masks]:
         raise ParameterError(
-            "Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois)
+            "Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(masks)
         )
-    names = ["selected"] if plan.voxel_mask else plan.regions or rois
-    chosen = np.any([rois[r] for r in names], axis=0) & finite_columns(plan, participant)
+    names = ["selected"] if plan.voxel_mask else plan.regions or masks
+    chosen = np.any([masks[r] for r in names], axis=0) & finite_columns(plan, participant)
     if not chosen.any():
         raise DataError(
             "No column is left to tune on",
@@ -636,15 +636,15 @@ def layer_rows(
     arm: str,  # name of the arm
     layers: list,  # layer numbers
     r: dict,  # participant -> (L, V)
-) -> list:  # rows arm, layer, roi, mean, ci_low, ci_high
+) -> list:  # rows arm, layer, region, mean, ci_low, ci_high
     "Alignment by layer with a t interval over participants."
-    rows, rois = [], plan.rois
+    rows, masks = [], plan.region_masks
     for i, layer in enumerate(layers):
-        for roi in rois[plan.participants[0]]:
-            means = [float(np.nanmean(r[p][i][rois[p][roi]])) for p in plan.participants]
+        for region in masks[plan.participants[0]]:
+            means = [float(np.nanmean(r[p][i][masks[p][region]])) for p in plan.participants]
             test = participant_test(means)
             interval = {k: test[k] for k in ("mean", "ci_low", "ci_high")}
-            rows.append(dict(arm=arm, layer=layer, roi=roi) | interval)
+            rows.append(dict(arm=arm, layer=layer, region=region) | interval)
     return rows
 
 # %% ../../nbs/89_experiment.plan.ipynb #426938cd
@@ -655,7 +655,7 @@ class _Scorer:
         self.plan, self.arms = plan, arms
         self.truth, self.ceilings = scored_responses(plan), plan_ceilings(plan)
         self.everybody = list(plan.participants)
-        self.regions = list(plan.rois[self.everybody[0]])
+        self.regions = list(plan.region_masks[self.everybody[0]])
         self.quadrants = plan.quadrants
         self.within = self.quadrants[:, 0] == self.quadrants[:, 1]
         self.settings = dict(block_length=block_length, n=draws)
@@ -666,7 +666,7 @@ class _Scorer:
             self.arms,
             {p: self.truth[p] for p in participants},
             self.plan.stories,
-            self.plan.rois,
+            self.plan.region_masks,
             self.ceilings if ceilings is None else ceilings,
             rows=self.within if rows is None and not self.within.all() else rows,
             **self.settings,
@@ -728,7 +728,9 @@ def _language_part(scorer, language):
     plan, ceilings = scorer.plan, plan_ceilings(scorer.plan, language)
     rows = scorer.within & (scorer.quadrants[:, 1] == language)
     out = scorer.gains(rows, ceilings)
-    out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.rois))
+    out |= dict(
+        ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.region_masks)
+    )
     if plan.truth is None:
         return out
     try:
@@ -751,7 +753,7 @@ def _listener_parts(scorer):
     "Scores of average listeners, and what one story cannot show."
     parts = {}
     for group in scorer.plan.groups:
-        ceiling = mean_ceiling({group: scorer.ceilings[group]}, scorer.plan.rois)
+        ceiling = mean_ceiling({group: scorer.ceilings[group]}, scorer.plan.region_masks)
         parts[group] = summarise(scorer.scored([group]), scorer.regions) | dict(ceiling=ceiling)
     limits = [
         (
@@ -769,7 +771,7 @@ def _listener_parts(scorer):
 def _whole_part(scorer, arms, oracles):
     "Alignment and gains of all arms on all rows; oracles stand apart."
     plan, whole = scorer.plan, scorer.scored(scorer.everybody)
-    ceiling = mean_ceiling({p: scorer.ceilings[p] for p in plan.participants}, plan.rois)
+    ceiling = mean_ceiling({p: scorer.ceilings[p] for p in plan.participants}, plan.region_masks)
     with_oracles = summarise(whole, scorer.regions)["alignment"]
     return summarise(({arm: whole[0][arm] for arm in arms}, *whole[1:]), scorer.regions) | dict(
         ceiling=ceiling,

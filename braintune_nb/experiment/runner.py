@@ -546,7 +546,7 @@ def _head_space(plan, participant):
         whole.name,
         whole.kind,
         np.asarray(whole.columns)[mask],
-        {k: m[mask] for k, m in whole.rois.items()},
+        {k: m[mask] for k, m in whole.regions.items()},
         None if whole.labels is None else tuple(np.array(whole.labels)[mask]),
     )
 

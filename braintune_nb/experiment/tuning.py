@@ -198,7 +198,7 @@ def target_ceilings(
     elif scored:  # reads one of the scored languages only
         ceiling = repeat_ceiling(plan.dataset, participant, scored)
     else:
-        ceiling = np.full(len(next(iter(plan.rois[participant].values()))), np.nan)
+        ceiling = np.full(len(next(iter(plan.region_masks[participant].values()))), np.nan)
     c = ceiling[plan_voxel_mask(plan, participant)]
     c = single_presentation_ceiling(c, presentations_scored(plan, participant))
     if not np.isfinite(c).any():

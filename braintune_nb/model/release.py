@@ -81,15 +81,17 @@ def _write_spaces(folder, spaces, outputs):
         for p in whose:
             _fits(len(space), outputs, p, "Space")
         arrays[f"{number}_columns"] = np.asarray(space.columns)
-        if space.rois:
-            arrays[f"{number}_rois"] = np.stack([np.asarray(m, bool) for m in space.rois.values()])
+        if space.regions:
+            arrays[f"{number}_rois"] = np.stack(
+                [np.asarray(m, bool) for m in space.regions.values()]
+            )
         if space.labels is not None:
             arrays[f"{number}_labels"] = np.array([str(x) for x in space.labels])
         entries.append(
             dict(
                 name=space.name,
                 kind=space.kind,
-                rois=list(space.rois),
+                rois=list(space.regions),  # the key that released files have
                 labels=space.labels is not None,
                 participants=whose,
             )

@@ -267,16 +267,16 @@ def _dots(ax, table, arms, line=None):
         ax.axvline(line, color="#333", lw=1, ls="--" if line else "-", zorder=0)
 
 
-def _by_roi(table, kind, line, xlabel):
+def _region_panels(table, kind, line, xlabel):
     table = table[table.kind == kind]
-    rois, arms = table.roi.unique(), tuple(table.arm.unique())
-    width = 1.2 + 2.4 * len(rois) if len(rois) <= 3 else 9
+    regions, arms = table.region.unique(), tuple(table.arm.unique())
+    width = 1.2 + 2.4 * len(regions) if len(regions) <= 3 else 9
     figure, axes = _axes(
-        max(len(rois), 1), width, 0.8 + 0.24 * len(arms), sharex=True, sharey=True
+        max(len(regions), 1), width, 0.8 + 0.24 * len(arms), sharex=True, sharey=True
     )  # one scale, so that regions can be compared
-    for ax, roi in zip(axes, rois):
-        _dots(ax, table[table.roi == roi], arms, line(roi))
-        ax.set_title(_label(roi), loc="left", fontsize=9)
+    for ax, region in zip(axes, regions):
+        _dots(ax, table[table.region == region], arms, line(region))
+        ax.set_title(_label(region), loc="left", fontsize=9)
         ax.set_xlabel(xlabel, fontsize=8)
         ax.tick_params(labelsize=8)
         ax.locator_params(axis="x", nbins=4)
@@ -289,11 +289,11 @@ def alignment_figure(
 ):  # matplotlib figure
     "Alignment of every arm with its interval, one panel a region, the noise ceiling dashed."
     table = summary_alignment(summary)
-    ceilings = tidy(summary["ceiling"], ("roi",)).set_index("roi")["mean"]
-    return _by_roi(
+    ceilings = tidy(summary["ceiling"], ("region",)).set_index("region")["mean"]
+    return _region_panels(
         table,
         kind,
-        lambda roi: ceilings.get(roi, np.nan) if kind == "raw" else 1.0,
+        lambda region: ceilings.get(region, np.nan) if kind == "raw" else 1.0,
         "r" if kind == "raw" else "r / ceiling",
     )
 
@@ -303,30 +303,30 @@ def gain_figure(
     kind: str = "raw",  # 'raw' or 'normalized'
 ):  # matplotlib figure
     "Every arm minus pretrained, tuned first and its controls below, with the line at zero."
-    return _by_roi(
+    return _region_panels(
         gain_table(summary),
         kind,
-        lambda roi: 0.0,
+        lambda region: 0.0,
         "r minus pretrained" if kind == "raw" else "normalised, minus pretrained",
     )
 
 # %% ../../nbs/96_report.maps.ipynb #8ae686ee
 def seen_unseen_figure(
-    summary: dict,  # with `seen_unseen[arm]['seen' or 'unseen'][roi]`
+    summary: dict,  # with `seen_unseen[arm]['seen' or 'unseen'][region]`
 ):  # matplotlib figure, or None where the run has no such scores
     "Alignment on seen (filled) and on unseen (hollow) concepts, one panel a region."
     if not summary.get("seen_unseen"):
         return None
-    table = by_region(_leaf_table(summary["seen_unseen"], ("arm", "concepts", "roi")))
-    rois, arms = table.roi.unique(), tuple(table.arm.unique())
-    width, height = min(2 + 2.4 * len(rois), 9), 0.8 + 0.3 * len(arms)
-    figure, axes = _axes(len(rois), width, height, sharex=True, sharey=True)
-    for ax, roi in zip(axes, rois):
-        for row in table[table.roi == roi].itertuples():
+    table = by_region(_leaf_table(summary["seen_unseen"], ("arm", "concepts", "region")))
+    regions, arms = table.region.unique(), tuple(table.arm.unique())
+    width, height = min(2 + 2.4 * len(regions), 9), 0.8 + 0.3 * len(arms)
+    figure, axes = _axes(len(regions), width, height, sharex=True, sharey=True)
+    for ax, region in zip(axes, regions):
+        for row in table[table.region == region].itertuples():
             _concept_dot(ax, row, arms)
         ax.set(yticks=range(len(arms)), ylim=(-0.5, len(arms) - 0.5))
         ax.set_yticklabels([_label(a) for a in arms[::-1]])
-        _panel(ax, roi, "r")
+        _panel(ax, region, "r")
         ax.locator_params(axis="x", nbins=4)
     _legend(figure, axes[0])
     return figure
@@ -356,20 +356,21 @@ def _leaf_table(tree, names):
 
 # %% ../../nbs/96_report.maps.ipynb #6cbeeadc
 def layer_curve(
-    summary: dict,  # with `layers`: rows {arm, layer, roi, mean, ci_low, ci_high}
+    summary: dict,  # with `layers`: rows {arm, layer, region, mean, ci_low, ci_high}
 ):  # matplotlib figure, or None where the run has no such scores
     "Alignment by layer, one panel a region, one line an arm."
     if not summary.get("layers"):
         return None
-    table = by_region(pd.DataFrame(summary["layers"]))
-    arms, rois = tuple(table.arm.unique()), table.roi.unique()
-    figure, axes = _axes(len(rois), min(2 + 2.4 * len(rois), 9), 2.1, sharey=True)
-    for ax, roi in zip(axes, rois):
+    rows = pd.DataFrame(summary["layers"]).rename(columns={"roi": "region"})  # as in older runs
+    table = by_region(rows)
+    arms, regions = tuple(table.arm.unique()), table.region.unique()
+    figure, axes = _axes(len(regions), min(2 + 2.4 * len(regions), 9), 2.1, sharey=True)
+    for ax, region in zip(axes, regions):
         for arm in arms:
-            rows = table[(table.roi == roi) & (table.arm == arm)].sort_values("layer")
+            rows = table[(table.region == region) & (table.arm == arm)].sort_values("layer")
             _layer_line(ax, rows, arm, colour(arm, arms))
         ax.set_xticks(sorted(table.layer.unique()))
-        _panel(ax, roi, "layer")
+        _panel(ax, region, "layer")
     axes[0].set_ylabel("r", fontsize=8)
     _legend(figure, axes[0])
     return figure

@@ -159,39 +159,39 @@ def _beaten(
 
 def headline_sentences(
     summary: dict,  # as in summary.json
-    roi: str,  # the region spoken about
+    region: str,  # the region spoken about
 ) -> list[str]:  # one sentence; none for a run without a headline
     "Say whether tuning beats each of its controls, by the smallest difference."
-    found = (summary.get("headline") or {}).get(roi)
+    found = (summary.get("headline") or {}).get(region)
     if not found:
         return []
-    said = f"In the {roi.replace('_', ' ')} region tuning beats {_beaten(found)}:"
+    said = f"In the {region.replace('_', ' ')} region tuning beats {_beaten(found)}:"
     said += f" its smallest lead, over {CONTROL_NAMES[found['against']]},"
     said += f" is {_difference(found)} of r; {_says(found)}."
     for control in (c for c in found["open"] if c != found["against"]):
-        leaf = summary["over"][control][roi]["raw"]
+        leaf = summary["over"][control][region]["raw"]
         said += f" Over {CONTROL_NAMES[control]} it is {_difference(leaf)}; {_says(leaf)}."
     if found["missing"]:
         said += f" Not run: {_listed(found['missing'])}."
     return [said]
 
 # %% ../../nbs/97_report.page.ipynb #6539f215
-def _levels(summary, roi):
+def _levels(summary, region):
     "r of shared subspace, tuned and pretrained; None for what was not run."
     found = [summary["alignment"].get(arm) for arm in ("shared_subspace", "tuned", "pretrained")]
-    return [by and by.get(roi) and by[roi]["raw"]["mean"] for by in found]
+    return [by and by.get(region) and by[region]["raw"]["mean"] for by in found]
 
 
 def sentences(
     summary: dict,  # as in summary.json
-    roi: str,  # the region spoken about
+    region: str,  # the region spoken about
 ) -> list[str]:  # the headline, where the run has one; the gain; then what its controls add
     "Say what the gain in one region is worth, from its interval and from its controls."
-    gain, permuted = summary["gain"][roi]["raw"], summary["gain_permuted"][roi]["raw"]
-    over = lambda arm: (summary.get(f"gain_over_{arm}") or {}).get(roi)
-    levels = _levels(summary, roi)
-    lead = _LEADS[verdict(gain)].format(f"the {roi.replace('_', ' ')} region")
-    said = headline_sentences(summary, roi)
+    gain, permuted = summary["gain"][region]["raw"], summary["gain_permuted"][region]["raw"]
+    over = lambda arm: (summary.get(f"gain_over_{arm}") or {}).get(region)
+    levels = _levels(summary, region)
+    lead = _LEADS[verdict(gain)].format(f"the {region.replace('_', ' ')} region")
+    said = headline_sentences(summary, region)
     said.append(f"{lead}: tuned minus pretrained is {_difference(gain)}; {_says(gain)}.")
     said.append(_permuted_sentence(gain, permuted, over("permuted")) + _realised(summary))
     if None not in levels:
@@ -355,26 +355,26 @@ def _tile(name, value, mark=""):
     return {"name": name, "value": value, "verdict": mark}
 
 
-def _lead_tile(summary, roi):
+def _lead_tile(summary, region):
     "The headline, where the run has one."
-    found = (summary.get("headline") or {}).get(roi)
+    found = (summary.get("headline") or {}).get(region)
     if not found:
         return []
-    control, name = CONTROL_NAMES[found["against"]], roi.replace("_", " ")
+    control, name = CONTROL_NAMES[found["against"]], region.replace("_", " ")
     mark = "" if found["open"] else "higher"
     return [
         _tile(f"smallest lead of r in {name}, over {control}", _number(found["mean"], True), mark)
     ]
 
 
-def _tiles(summary, roi):
+def _tiles(summary, region):
     "The numbers of the top of the page."
-    g, p = summary["gain"][roi]["raw"], summary["gain_permuted"][roi]["raw"]
-    name, first = roi.replace("_", " "), _lead_tile(summary, roi)
-    ceiling = summary["ceiling"].get(roi)
+    g, p = summary["gain"][region]["raw"], summary["gain_permuted"][region]["raw"]
+    name, first = region.replace("_", " "), _lead_tile(summary, region)
+    ceiling = summary["ceiling"].get(region)
     ceiling = ceiling.get("mean") if isinstance(ceiling, dict) else ceiling
     gained = "" if first else verdict(g)
-    tuned = summary["alignment"]["tuned"][roi]["raw"]["mean"]
+    tuned = summary["alignment"]["tuned"][region]["raw"]["mean"]
     return first + [
         _tile(f"gain of r over pretrained in {name}", _number(g["mean"], True), gained),
         _tile(f"the same with permuted brains, {name}", _number(p["mean"], True)),
@@ -443,45 +443,40 @@ SECTIONS = (
 )
 
 
-def _findings(summary, rois):
+def _findings(summary, regions):
     "What the page begins with: sentences, tiles, and the other regions in words."
     return dict(
-        lead=sentences(summary, rois[0]),
+        lead=sentences(summary, regions[0]),
         notes=summary.get("notes") or [],
-        tiles=_tiles(summary, rois[0]),
-        others=[(roi, sentences(summary, roi)) for roi in rois[1:]],
+        tiles=_tiles(summary, regions[0]),
+        others=[(region, sentences(summary, region)) for region in regions[1:]],
     )
 
 
-def _ceilings(summary, rois):
+def _ceilings(summary, regions):
     "Noise ceilings by region, in the order of the other tables."
-    place = lambda roi: rois.index(roi) if roi in rois else len(rois)
+    place = lambda region: regions.index(region) if region in regions else len(regions)
     say = lambda c: f"{_number(c.get('mean'))} (interval {_range(c)})"
     ceilings = sorted(summary["ceiling"].items(), key=lambda kv: place(kv[0]))
     text = lambda c: say(c) if isinstance(c, dict) else _number(c)
-    return [(roi.replace("_", " "), text(c)) for roi, c in ceilings]
+    return [(region.replace("_", " "), text(c)) for region, c in ceilings]
 
 # %% ../../nbs/97_report.page.ipynb #b3dc11ce
-def _columns(names):
-    "Names of columns as the page shows them."
-    return ["region" if name == "roi" else name for name in names]
-
-
-def _score_tables(summary, rois):
+def _score_tables(summary, regions):
     "Rows of gains, alignment, splits, ceilings, concepts and oracles."
-    seen = _tree(summary.get("seen_unseen"), ("arm", "concepts", "roi"))
-    oracles = _tree(summary.get("oracles"), ("oracle", "roi"))
+    seen = _tree(summary.get("seen_unseen"), ("arm", "concepts", "region"))
+    oracles = _tree(summary.get("oracles"), ("oracle", "region"))
     if "kind" in oracles and not set(oracles.kind) <= {"raw", "normalized"}:
-        oracles = _tree(summary["oracles"], ("oracle", "concepts", "roi"))
-    columns = [c for c in ("roi", "oracle", "concepts") if c in oracles]
+        oracles = _tree(summary["oracles"], ("oracle", "concepts", "region"))
+    columns = [c for c in ("region", "oracle", "concepts") if c in oracles]
     return dict(
-        gains=_rows(gain_table(summary), ["roi", "arm"]),
-        alignment=_rows(summary_alignment(summary), ["roi", "arm"]),
+        gains=_rows(gain_table(summary), ["region", "arm"]),
+        alignment=_rows(summary_alignment(summary), ["region", "arm"]),
         splits=_splits(summary),
-        ceilings=_ceilings(summary, rois),
-        seen=_rows(by_region(seen), ["roi", "arm", "concepts"]) if len(seen) else [],
+        ceilings=_ceilings(summary, regions),
+        seen=_rows(by_region(seen), ["region", "arm", "concepts"]) if len(seen) else [],
         oracles=_rows(by_region(oracles), columns) if len(oracles) else [],
-        oracle_columns=_columns(columns),
+        oracle_columns=columns,
         free=_free_tables(summary),
     )
 
@@ -491,7 +486,7 @@ def _splits(summary):
     splits = []
     for title, table in split_tables(summary).items():
         keys = list(table.columns[: list(table.columns).index("kind")])
-        splits.append((title, _columns(keys), _rows(table, keys)))
+        splits.append((title, keys, _rows(table, keys)))
     return splits
 
 
@@ -521,8 +516,8 @@ def _participants(summary):
 
 def _context(summary, record, pictures, maps, on_surface):
     "Everything that the template shows."
-    rois = list(gain_table(summary).roi.unique())
-    tables = _score_tables(summary, rois)
+    regions = list(gain_table(summary).region.unique())
+    tables = _score_tables(summary, regions)
     there = dict(
         concepts=tables["oracles"] or tables["seen"],
         more=tables["free"],
@@ -537,7 +532,7 @@ def _context(summary, record, pictures, maps, on_surface):
         participants=_participants(summary),
         interval=summary.get("interval") or "This run did not state what its intervals cover.",
         limits=limitations(summary, record),
-        **_findings(summary, rois),
+        **_findings(summary, regions),
         **tables,
         **_made(record),
     )

@@ -84,14 +84,14 @@ def check_summary(
             expected=", ".join(missing),
         )
     for key in ("gain", "gain_permuted"):
-        rois = set(summary["alignment"]["tuned"]) - set(summary[key])
-        if rois:
+        regions = set(summary["alignment"]["tuned"]) - set(summary[key])
+        if regions:
             raise DataError(
                 "A region has an alignment but no gain",
                 file=file,
                 place=key,
                 found=sorted(summary[key]),
-                expected=", ".join(sorted(rois)),
+                expected=", ".join(sorted(regions)),
             )
     return summary
 
@@ -123,28 +123,28 @@ def read_run(
 
 # %% ../../nbs/95_report.tables.ipynb #a0aa64bf
 def by_region(
-    table: pd.DataFrame,  # with a column `roi`
+    table: pd.DataFrame,  # with a column `region`
 ) -> pd.DataFrame:  # the same rows
     "Rows grouped by region: language and auditory first, the others by name."
     first = ("language", "auditory")
-    place = lambda roi: first.index(roi) if roi in first else len(first)
-    rank = {roi: (place(roi), str(roi)) for roi in table.roi.unique()}
-    ordered = table.assign(o=table.roi.map(rank)).sort_values("o", kind="stable")
+    place = lambda region: first.index(region) if region in first else len(first)
+    rank = {region: (place(region), str(region)) for region in table.region.unique()}
+    ordered = table.assign(o=table.region.map(rank)).sort_values("o", kind="stable")
     return ordered.drop(columns="o").reset_index(drop=True)
 
 # %% ../../nbs/95_report.tables.ipynb #d8de8270
 def summary_alignment(
     summary: dict,  # as in summary.json
-) -> pd.DataFrame:  # arm, roi, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
+) -> pd.DataFrame:  # arm, region, kind ('raw' or 'normalized'), mean, ci_low, ci_high, n
     "Alignment of every arm in every region."
     found = summary["alignment"]
     arms = dict.fromkeys([*(a for a in REQUIRED_ARMS if a in found), *found])
-    return by_region(tidy({arm: found[arm] for arm in arms}, ("arm", "roi", "kind")))
+    return by_region(tidy({arm: found[arm] for arm in arms}, ("arm", "region", "kind")))
 
 # %% ../../nbs/95_report.tables.ipynb #028e1344
 def gain_table(
     summary: dict,  # as in summary.json
-) -> pd.DataFrame:  # arm, roi, kind, mean, ci_low, ci_high, n; arm minus pretrained
+) -> pd.DataFrame:  # arm, region, kind, mean, ci_low, ci_high, n; arm minus pretrained
     "What every arm gains over the pretrained model: tuned first, then its controls."
     arms = {"tuned": summary["gain"], "permuted": summary["gain_permuted"]}
     arms |= {
@@ -152,7 +152,7 @@ def gain_table(
         for arm, by in (summary.get("gain_arms") or {}).items()
         if arm not in arms and arm != "pretrained"
     }
-    return by_region(tidy(arms, ("arm", "roi", "kind")))
+    return by_region(tidy(arms, ("arm", "region", "kind")))
 
 # %% ../../nbs/95_report.tables.ipynb #c86d224c
 def _stack(parts, table, name):
@@ -160,7 +160,7 @@ def _stack(parts, table, name):
     tables = []
     for part, summary in (parts or {}).items():
         t = table(summary).assign(**{name: part})
-        tables.append(t[["roi", name, *(c for c in t if c not in ("roi", name))]])
+        tables.append(t[["region", name, *(c for c in t if c not in ("region", name))]])
     return pd.concat(tables) if tables else None
 
 
@@ -168,12 +168,12 @@ def _gain_by_concept(gains):
     "The tuned model's gain on seen and on unseen concepts."
     if not gains:
         return None
-    return tidy(gains, ("concepts", "roi", "kind"))[["roi", "concepts", "kind", *FIELDS]]
+    return tidy(gains, ("concepts", "region", "kind"))[["region", "concepts", "kind", *FIELDS]]
 
 # %% ../../nbs/95_report.tables.ipynb #92e02197
 def split_tables(
     summary: dict,  # as in summary.json
-) -> dict:  # title -> table: roi, what splits it, then kind, mean, ci_low, ci_high, n
+) -> dict:  # title -> table: region, what splits it, then kind, mean, ci_low, ci_high, n
     "Gains by group, concept and language, and the average listener, where the run has them."
     groups, average = summary.get("by_group"), summary.get("average_listeners")
     languages, quadrants = summary.get("by_language"), summary.get("by_quadrant")

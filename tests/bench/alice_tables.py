@@ -17,9 +17,9 @@ def tuning(summary):
     rows = []
     for table, key in (("alignment", "alignment"), ("gain", "gain_arms")):
         for arm, regions in sorted(summary[key].items()):
-            for roi, kinds in sorted(regions.items()):
+            for region, kinds in sorted(regions.items()):
                 for kind in ("normalized", "raw"):
-                    row = dict(table=table, arm=arm, region=roi, kind=kind)
+                    row = dict(table=table, arm=arm, region=region, kind=kind)
                     row |= dict(value=kinds[kind]["mean"])
                     rows.append(row | {k: kinds[kind][k] for k in ("ci_low", "ci_high", "n")})
     return pd.DataFrame(rows)

@@ -8,6 +8,11 @@ def rounded(row, digits):
     return {k: f"{v:.{digits}g}" if isinstance(v, float) else str(v) for k, v in row.items()}
 
 
+def five_digits(row):
+    "A row for a table: numbers with five digits after the point, the rest as it is."
+    return {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()}
+
+
 def table(rows, columns):
     "Rows as text in columns of one width."
     text = [dict(zip(columns, columns)), *(rounded(row, 4) for row in rows)]

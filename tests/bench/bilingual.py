@@ -302,17 +302,22 @@ def planted_shift(
     """As in chapter 83, and: another spectrum of the Chinese features; repeats of one story a
     language, from which the signal-to-noise can be estimated."""
     rng = np.random.default_rng([seed, 79])
-    turn, scale, direction, common, parts, white = planted_features(
-        rng, F, steep, zh_steep, stories, T
-    )
-    missed, amount, told, again = {s.name: rng.standard_normal((T, 3)) for s in parts}, {}, {}, {}
-    noise = dict(sd=dict(en=sd[0], zh=sd[1]), common=common_noise, locked=locked)
-    for p in [f"P{i + 1}" for i in range(participants)]:
+    planted = planted_features(rng, F, steep, zh_steep, stories, T)
+    turn, scale, direction, common, parts, white = planted
+    amount, told, again = {}, {}, {}
+    noise = dict(sd=dict(zip(("en", "zh"), sd)), common=common_noise, locked=locked)
+    missed = {s.name: rng.standard_normal((T, 3)) for s in parts}
+    for p in (f"P{i + 1}" for i in range(participants)):
         w = planted_weights(rng, F, V, common, shared, shift, amount, p, direction)
         told[p], again[p] = heard(rng, parts, white, w, missed, noise, repeats)
-    x = {n: (a @ (turn * scale["en"]).T).astype(np.float32) for n, a in white.items()}
-    planted = np.linalg.solve((turn * scale["en"]).T, direction)
-    return x, told, [whole_story(s) for s in parts], planted, amount, again
+    return *as_measured(white, direction, turn, scale, told, parts), amount, again
+
+
+def as_measured(white, direction, turn, scale, told, parts):
+    "Features as an experiment has them, responses, sections, and the planted direction."
+    mixing = (turn * scale["en"]).T
+    x = {n: (a @ mixing).astype(np.float32) for n, a in white.items()}
+    return x, told, list(map(whole_story, parts)), np.linalg.solve(mixing, direction)
 
 
 def ridge_weights(x, y, sections, language, alpha=100.0):

@@ -593,11 +593,11 @@ def drawing(rng, shape):
 
 def count_regions(datasets, make, participants, regions, tests, size, family):
     "Tests that find something in the first region, and in any of them."
-    from braintune_nb.encode.group import group_roi_tests
+    from braintune_nb.encode.group import group_region_tests
 
     for _ in range(datasets):
         x = (make((participants, 1)) + make((participants, regions))) / 2**0.5
-        got = group_roi_tests({f"r{j}": x[:, j] for j in range(regions)})
+        got = group_region_tests({f"r{j}": x[:, j] for j in range(regions)})
         for k in tests:
             size[k] += got["r0"][k] <= 0.05
             family[k] += min(r[k + "_holm"] for r in got.values()) <= 0.05

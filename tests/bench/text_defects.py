@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench_rows import five_digits
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "nbs/experiments/results"
 DEFECTS = {  # defect -> fields of the preset
@@ -113,22 +115,35 @@ def store(file, plan, model, preset, arm, seed, stop, predict):
     write_arrays(file, **predict(tuner.backbone))
 
 
+def reading(plan, model):
+    "The preset of the tuning, and what predicts responses from a model."
+    from braintune_nb.experiment.presets import choose_preset
+    from braintune_nb.experiment.runner import layer_numbers
+    from braintune_nb.experiment.tuning import arm_predictions, plan_features
+
+    base, layers = choose_preset(model, n_words=20), layer_numbers(model)
+    return base, lambda m: arm_predictions(plan, [plan_features(plan, m, layers, base)])[0]
+
+
+def arm_file(args, simulation_seed, folder, name):
+    "Where the predictions of one arm are kept."
+    short = "".join(c for c in name if c.isalnum())
+    return folder / f"{args.size}_{simulation_seed}_{args.seed}_{short}.npz"
+
+
 def arms_and_logs(args, simulation_seed, folder, plan):
     "Predictions and log of every arm."
     from braintune_nb.core import read_arrays, read_json
-    from braintune_nb.experiment.presets import change_preset, choose_preset
-    from braintune_nb.experiment.runner import best_epochs, layer_numbers
-    from braintune_nb.experiment.tuning import arm_predictions, plan_features
+    from braintune_nb.experiment.presets import change_preset
+    from braintune_nb.experiment.runner import best_epochs
     from braintune_nb.model.backbone import load_backbone
 
     model = load_backbone("tiny")
-    base, layers = choose_preset(model, n_words=20), layer_numbers(model)
-    predict = lambda m: arm_predictions(plan, [plan_features(plan, m, layers, base)])[0]
+    base, predict = reading(plan, model)
     arms, logs = {"pretrained": [predict(model)]}, {}
 
     def tuned(name, preset, arm="tuned", stop=None):
-        short = "".join(c for c in name if c.isalnum())
-        file = folder / f"{args.size}_{simulation_seed}_{args.seed}_{short}.npz"
+        file = arm_file(args, simulation_seed, folder, name)
         if not file.exists():
             store(file, plan, model, preset, arm, args.seed, stop, predict)
         arms[name], logs[name] = [read_arrays(file)], read_json(file.with_suffix(".json"))
@@ -163,10 +178,6 @@ def parsed():
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--table", type=Path, default=RESULTS / "text_defects.csv")
     return parser.parse_args()
-
-
-def five_digits(row):
-    return {k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()}
 
 
 def main():

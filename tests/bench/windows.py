@@ -260,14 +260,7 @@ def row_of(args, arm, found, states, config):
     exact = states["plain loop"][layers] if layers else states["plain loop"]
     work = gflop(config, max(layers or [12]), arm != "plain loop")
     peak = getattr(args, f"peak_{precision}")
-    return dict(
-        arm=arm,
-        device=args.device,
-        threads=args.threads,
-        precision=precision,
-        windows=args.windows,
-        rounds=args.rounds,
-        seed=args.seed,
+    return labels_of(args, arm, precision) | dict(
         gflop_per_window=work,
         seconds_per_window=seconds,
         audio_seconds_per_second=0.1 / seconds,
@@ -279,6 +272,12 @@ def row_of(args, arm, found, states, config):
         peak_mb=max(f["mb"] for f in found[arm]),
         **deviation(states[arm], exact),
     )
+
+
+def labels_of(args, arm, precision):
+    "What was measured, where and how often."
+    asked = {k: getattr(args, k) for k in ("windows", "rounds", "seed")}
+    return dict(arm=arm, device=args.device, threads=args.threads, precision=precision, **asked)
 
 
 def speed(args):
@@ -376,24 +375,40 @@ def alignments(features, dataset, encoding, test):
     import numpy as np
 
     from braintune_nb.align.delays import delay
-    from braintune_nb.data.recordings import zscore
     from braintune_nb.encode.ridge import RidgeCV
     from braintune_nb.encode.score import correlation
 
-    stack = lambda parts: np.concatenate([zscore(x) for x in parts]).astype(np.float32)
     design = lambda names, layer: stack(delay(features[n][layer]) for n in names)
-    heard = lambda p, names: stack(dataset.recordings[p][n].responses for n in names)
     groups = np.repeat(np.arange(len(encoding)), [features[n].shape[1] for n in encoding])
+
+    def score(x, new, p):
+        recorded = dataset.recordings[p]
+        heard = lambda names: stack(recorded[n].responses for n in names)
+        fit = RidgeCV(tolerance=0, precision="float32").fit(x, heard(encoding), groups)
+        return region_means_of(correlation(fit.predict(new), heard(test)), recorded)
+
     scores = []
     for layer in range(len(features[encoding[0]])):
-        x, new, row = design(encoding, layer), design(test, layer), []
-        for p in dataset.participants:
-            fit = RidgeCV(tolerance=0, precision="float32").fit(x, heard(p, encoding), groups)
-            r = correlation(fit.predict(new), heard(p, test))
-            rois = dataset.recordings[p][test[0]].space.rois
-            row.append([np.nanmean(r[rois[name]]) for name in ("auditory", "superior_temporal")])
-        scores.append(row)
+        x, new = design(encoding, layer), design(test, layer)
+        scores.append([score(x, new, p) for p in dataset.participants])
     return np.array(scores)
+
+
+def stack(parts):
+    "Stories under each other, each z-scored."
+    import numpy as np
+
+    from braintune_nb.data.recordings import zscore
+
+    return np.concatenate([zscore(x) for x in parts]).astype(np.float32)
+
+
+def region_means_of(r, recorded):
+    "Mean correlation of the two regions that speech is heard with."
+    from braintune_nb.encode.score import region_means
+
+    means = region_means(r, next(iter(recorded.values())).space, ["auditory", "superior_temporal"])
+    return [m["mean"] for m in means.values()]
 
 
 def compared(seed, out, stories, dataset, encoding, test):
@@ -445,44 +460,47 @@ def choices_of(seed, args, layers=(1, 2, 3)):
 
 
 def choices(args, measured):
-    import numpy as np
-
-    seconds = {row["arm"]: float(row["seconds_per_window"]) for row in measured}
-    ratio = {
-        row["arm"]: float(row["processor_speedup" if args.busy else "speedup"]) for row in measured
-    }
-    found, rows = (
-        {seed: choices_of(seed, args) for seed in range(args.seed, args.seed + args.seeds)},
-        [],
-    )
+    "Rows of all choices, from simulated experiments and the measured arms."
+    timed = {row["arm"]: row for row in measured}
+    seeds = range(args.seed, args.seed + args.seeds)
+    found = [choices_of(seed, args) for seed in seeds]
+    finest, rows = [f[CHOICES[0]] for f in found], []
     for choice in CHOICES:
         precision, stride, every = choice
-        arm = "all layers" if precision == "float32" else "all layers, bfloat16"
-        difference = np.stack(
-            [f[choice][1] - f[CHOICES[0]][1] for f in found.values()]
-        )  # (seeds, layers, participants, regions)
-        people = difference.mean((1, 3)).ravel()
-        rows.append(
-            dict(
-                model="small",
-                precision=precision,
-                stride=stride,
-                every=every or "last frame",
-                seed=args.seed,
-                seeds=args.seeds,
-                participants=len(people),
-                base_speedup=ratio[arm] * stride / 0.1,
-                base_audio_seconds_per_second=stride / seconds[arm],
-                feature_correlation=float(np.mean([f[choice][0] for f in found.values()])),
-                alignment=float(np.mean([f[choice][1].mean() for f in found.values()])),
-                alignment_difference=float(people.mean()),
-                standard_error=float(people.std(ddof=1) / np.sqrt(len(people))),
-                auditory=float(difference[..., 0].mean()),
-                superior_temporal=float(difference[..., 1].mean()),
-            )
-        )
+        labels = dict(model="small", precision=precision, stride=stride)
+        labels |= dict(every=every or "last frame", seed=args.seed, seeds=args.seeds)
+        speed = speed_columns(precision, stride, timed, args.busy)
+        tested, means = choice_columns([f[choice] for f in found], finest)
+        rows.append(labels | tested | speed | means)
     write("windows_choices.csv", rows)
     print(table(rows, CHOSEN))
+
+
+def speed_columns(precision, stride, timed, busy):
+    "How much faster a choice is with the base model, from the measured arms."
+    arm = timed["all layers" if precision == "float32" else "all layers, bfloat16"]
+    ratio = float(arm["processor_speedup" if busy else "speedup"])
+    return dict(
+        base_speedup=ratio * stride / 0.1,
+        base_audio_seconds_per_second=stride / float(arm["seconds_per_window"]),
+    )
+
+
+def choice_columns(own, finest):
+    "How many participants there are; features and alignment of a choice beside the finest one."
+    import numpy as np
+
+    # (seeds, layers, participants, regions)
+    difference = np.stack([a[1] - b[1] for a, b in zip(own, finest)])
+    each = difference.mean((1, 3)).ravel()
+    return dict(participants=len(each)), dict(
+        feature_correlation=float(np.mean([similar for similar, _ in own])),
+        alignment=float(np.mean([r.mean() for _, r in own])),
+        alignment_difference=float(each.mean()),
+        standard_error=float(each.std(ddof=1) / np.sqrt(len(each))),
+        auditory=float(difference[..., 0].mean()),
+        superior_temporal=float(difference[..., 1].mean()),
+    )
 
 
 def parsed():
