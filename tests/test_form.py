@@ -19,7 +19,7 @@ import yaml
 from conftest import ROOT
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tools import export, outputs, readme, site
+from tools import density, export, outputs, readme, site
 
 NBS = ROOT / "nbs"
 LIBRARY = sorted(NBS.glob("[0-9]*.ipynb"))
@@ -242,6 +242,29 @@ def ruff(*arguments):
         [sys.executable, "-m", "ruff", *arguments], cwd=ROOT, capture_output=True, text=True
     )
     return done.stdout + done.stderr if done.returncode else ""
+
+
+def test_the_package_keeps_its_bounds():
+    "What stands in a line and in a function, as `python tools/density.py` tables it."
+    assert density.broken(density.measures(ROOT / "braintune_nb")) == []
+
+
+def test_broken_bounds_are_seen(tmp_path):
+    body = "\n".join(f"    x{i} = {i}" for i in range(61))
+    rows = "[[a for a in b] for b in c]"
+    (tmp_path / "made.py").write_text(f"def tall():\n{body}\n\n\ny = '{'a' * 100}'\n{rows}\n")
+    (tmp_path / "test_left_out.py").write_text(f"z = '{'a' * 200}'\n")
+    found = density.measures(tmp_path)
+    assert found["function, most lines"] == 62 and found["functions"] == 1
+    assert found["lines of code"] == 64 and found["lines over 100 characters, %"] == 100 / 64
+    assert [b.split(":")[0] for b in density.broken(found)] == [
+        "lines over 100 characters, %",
+        "comprehensions in comprehensions, per 100 lines",
+        "function, median lines",
+        "function, 90th percentile of lines",
+        "function, most lines",
+    ]
+    assert density.percentile([1, 2, 3, 4], 0.5) == 2 and density.percentile([7], 0.9) == 7
 
 
 def test_ruff_finds_nothing():
