@@ -375,6 +375,40 @@ def test_bare_references_are_seen(tmp_path):
     assert bare_references(made(tmp_path, "md:See [chapter 20](20_made.ipynb).")) == []
 
 
+# ---- one spelling for one thing
+
+MISSPELT = re.compile(
+    r"\b(?:normaliz|standardiz|regulariz|initializ|summariz|optimiz|recogniz)\w*|\bbehavior\w*"
+    r"|\b(?:colors?|gray|voxel-wise|brain tuning|micro ?batch(?:es)?|all ?reduce|neighbors?)\b"
+    r"|\bheld out (?=participants?|stor|TRs?\b|data|rows|blocks|concepts|words|columns)",
+    re.I,
+)
+
+
+def misspelt(path):
+    "Words of the prose that the book spells otherwise; code, links and titles of papers aside."
+    wrong = []
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|https?:\S+", "", cell.source, flags=re.S)
+            wrong += MISSPELT.findall(text)
+    return wrong
+
+
+@every
+def test_one_spelling(path):
+    assert misspelt(path) == []
+
+
+def test_misspelt_words_are_seen(tmp_path):
+    path = made(tmp_path, "md:# T\n\nGray colors, normalized on held out stories by microbatch.")
+    assert [w.strip().lower() for w in misspelt(path)] == [
+        *("gray", "colors", "normalized", "held out", "microbatch")
+    ]
+    path = made(tmp_path, "md:A `color`, held-out stories, stories held out, normalised, grey.")
+    assert misspelt(path) == []
+
+
 # ---- documented parameters
 
 
