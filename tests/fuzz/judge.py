@@ -138,17 +138,46 @@ def _check_tier(name, kind, limits, rows, bounds):
     "A tier lies within the grid; intervals follow one another without a gap; points rise."
     start, end = limits
     need(bounds[0] - TINY <= start < end <= bounds[1] + TINY, f"bounds of tier {name!r}")
-    if kind == "TextTier":
-        times = [row[0] for row in rows]
-        need(all(a < b for a, b in zip(times, times[1:])), f"points of {name!r} do not rise")
-        inside = not times or start - TINY <= times[0] and times[-1] <= end + TINY
-        need(inside, f"a point outside tier {name!r}")
-        return
+    check = _check_points if kind == "TextTier" else _check_intervals
+    check(name, start, end, rows)
+
+
+def _check_points(name, start, end, rows):
+    "Points rise, within their tier."
+    times = [row[0] for row in rows]
+    need(all(a < b for a, b in zip(times, times[1:])), f"points of {name!r} do not rise")
+    inside = not times or start - TINY <= times[0] and times[-1] <= end + TINY
+    need(inside, f"a point outside tier {name!r}")
+
+
+def _check_intervals(name, start, end, rows):
+    "Intervals follow one another from the start of their tier to its end."
     need(rows, f"interval tier {name!r} without an interval")
     need(all(a < b for a, b, _ in rows), f"an interval of {name!r} that ends before it starts")
     edges = [(start, rows[0][0]), *((a[1], b[0]) for a, b in zip(rows, rows[1:]))]
     need(all(abs(a - b) <= TINY for a, b in edges), f"a gap or an overlap in tier {name!r}")
     need(abs(rows[-1][1] - end) <= TINY, f"tier {name!r} does not reach its end")
+
+
+def _bounds(tokens):
+    "Whether the grid is in the chronological form, and its bounds in s."
+    kind = tokens.take("string", "the file type")
+    if kind == "ooTextFile":
+        need(tokens.take("string", "the object class", ("class",)) == "TextGrid", "object class")
+    else:
+        need(kind == "Praat chronological TextGrid text file", "file type")
+    bounds = (tokens.take("number", "xmin", ("xmin",)), tokens.take("number", "xmax", ("xmax",)))
+    need(bounds[0] < bounds[1], "xmax is not after xmin")
+    return kind != "ooTextFile", bounds
+
+
+def _tiers(tokens, chronological, bounds):
+    "Name, kind, bounds and rows of every tier."
+    if chronological:
+        return _chronological(tokens, bounds)
+    need(tokens.take("flag", "<exists>") == "<exists>", "no flag <exists>")
+    count = tokens.count("the number of tiers", ("size",))
+    return [_tier(tokens, i) for i in range(1, count + 1)]
 
 
 @judge
@@ -158,19 +187,8 @@ def judge_textgrid(path, context):
     head = re.match(r'\s*(?:File type = )?"(ooTextFile|Praat chronological TextGrid[^"]*)"', text)
     need(head, "the header of a TextGrid is missing")
     tokens = _Tokens(text)
-    kind = tokens.take("string", "the file type")
-    if kind == "ooTextFile":
-        need(tokens.take("string", "the object class", ("class",)) == "TextGrid", "object class")
-    else:
-        need(kind == "Praat chronological TextGrid text file", "file type")
-    bounds = (tokens.take("number", "xmin", ("xmin",)), tokens.take("number", "xmax", ("xmax",)))
-    need(bounds[0] < bounds[1], "xmax is not after xmin")
-    if kind != "ooTextFile":
-        tiers = _chronological(tokens, bounds)
-    else:
-        need(tokens.take("flag", "<exists>") == "<exists>", "no flag <exists>")
-        count = tokens.count("the number of tiers", ("size",))
-        tiers = [_tier(tokens, i) for i in range(1, count + 1)]
+    chronological, bounds = _bounds(tokens)
+    tiers = _tiers(tokens, chronological, bounds)
     need(tokens.at == len(tokens.rows), "more values than the tiers declare")
     need(tiers, "no tiers")
     need(len({tier[0] for tier in tiers}) == len(tiers), "two tiers of one name")
@@ -235,11 +253,8 @@ def _log_events(text):
     return found
 
 
-@judge
-def judge_scanner_log(path, context):
-    "Value: triggers (T,), sound_start, sound_stop (None where not told), tr (mean gap); s."
-    found = _log_events(decode(read_bytes(path), context.get("encoding")))
-    triggers = np.array(found["trigger"])
+def _usual_gap(triggers, context):
+    "Median gap of triggers that are even, rise and are as many as the caller knows; s."
     need(len(triggers) >= 2, "fewer than two triggers")
     gaps = np.diff(triggers)
     need((gaps > 0).all(), "triggers run backwards")
@@ -251,6 +266,11 @@ def judge_scanner_log(path, context):
         need(abs(usual - context["tr"]) <= 0.02 * context["tr"], f"a TR of {usual:g} s")
     if context.get("trs"):
         need(len(triggers) == context["trs"], f"{len(triggers)} triggers, not {context['trs']}")
+    return usual
+
+
+def _sound_times(found, triggers, usual):
+    "Start and stop of the sound (None where it is not told), which lie where the scan does; s."
     need(len(found["start"]) == 1, f"{len(found['start'])} labels that start the sound")
     need(len(found["stop"]) <= 1, "several labels that stop the sound")
     start, stop = found["start"][0], found["stop"][0] if found["stop"] else None
@@ -259,7 +279,17 @@ def judge_scanner_log(path, context):
     need(stop is None or stop > start, "the sound stops before it starts")
     length = triggers[-1] + usual - triggers[0]
     need(stop is None or stop < triggers[-1] + length, "the sound stops long after the scan")
-    tr = float(gaps.mean())
+    return start, stop
+
+
+@judge
+def judge_scanner_log(path, context):
+    "Value: triggers (T,), sound_start, sound_stop (None where not told), tr (mean gap); s."
+    found = _log_events(decode(read_bytes(path), context.get("encoding")))
+    triggers = np.array(found["trigger"])
+    usual = _usual_gap(triggers, context)
+    start, stop = _sound_times(found, triggers, usual)
+    tr = float(np.diff(triggers).mean())
     return {"triggers": triggers, "sound_start": start, "sound_stop": stop, "tr": tr}
 
 
@@ -316,10 +346,8 @@ def _table_of(path, context):
     return rows
 
 
-@judge
-def judge_word_table(path, context):
-    "Value: words [(onset, offset, text), ...] in order; s."
-    rows = _table_of(path, context)
+def _word_columns(rows, context):
+    "Positions of onset, offset and text; a header is taken off `rows`."
     columns = context.get("columns", ("onset", "offset", "text"))
     named = any(isinstance(c, str) for c in columns)
     if context.get("header", named):
@@ -328,17 +356,37 @@ def judge_word_table(path, context):
         need(all(c in names for c in columns if isinstance(c, str)), "a column is missing")
         columns = [names.index(c) if isinstance(c, str) else c for c in columns]
     need(rows and max(columns) < len(rows[0]), "no words, or too few columns")
+    return columns
+
+
+def _word(row, columns):
+    "Onset and offset in s, and text, of one row."
+    onset, offset = (number(row[c].strip(" "), "a time") for c in columns[:2])
+    text = row[columns[2]]
+    need(text.strip(), "a word without text")
+    need(onset <= offset, "a word ends before it starts")
+    return onset, offset, text
+
+
+@judge
+def judge_word_table(path, context):
+    "Value: words [(onset, offset, text), ...] in order; s."
+    rows = _table_of(path, context)
+    columns = _word_columns(rows, context)
     words, last = [], -math.inf
     for row in rows:
-        onset, offset = (number(row[c].strip(" "), "a time") for c in columns[:2])
-        text = row[columns[2]]
-        need(text.strip(), "a word without text")
-        need(onset <= offset, "a word ends before it starts")
-        need(onset >= last - context.get("tolerance", 0.0), "times run backwards")
-        words.append((onset, offset, text))
-        last = onset
+        words.append(_word(row, columns))
+        need(words[-1][0] >= last - context.get("tolerance", 0.0), "times run backwards")
+        last = words[-1][0]
     _check_unit(max(word[1] for word in words), context)
     return {"words": words}
+
+
+def _check_column_names(names):
+    "Each column has a plain name of its own."
+    need(all(name.strip() == name != "" for name in names), "a column without a plain name")
+    need(not any(NUMBER.fullmatch(name) for name in names), "numbers in place of names")
+    need(len(set(names)) == len(names), "two columns of one name")
 
 
 @judge
@@ -346,9 +394,7 @@ def judge_confounds_tsv(path, context):
     "Value: columns [names], table (T, M) float64; NaN only where row 1 says n/a."
     rows = _table_of(path, {"delimiter": "\t", "quoting": "none", **context})
     names = rows.pop(0)
-    need(all(name.strip() == name != "" for name in names), "a column without a plain name")
-    need(not any(NUMBER.fullmatch(name) for name in names), "numbers in place of names")
-    need(len(set(names)) == len(names), "two columns of one name")
+    _check_column_names(names)
     need(rows, "no rows")
     if context.get("trs"):
         need(len(rows) == context["trs"], f"{len(rows)} rows, not {context['trs']}")
@@ -422,6 +468,14 @@ def _check_sessions(record):
     need(record["peak_memory_mb"] == peak, "peak memory differs from that of the sessions")
 
 
+def _check_parameters(record):
+    "Parameters hash to what is said of them, and hold the seed."
+    need(record["parameters_hash"] == plain_hash(record["parameters"]), "parameters and their hash")
+    parameters = record["parameters"]
+    seed = parameters.get("seed", parameters.get("seeds"))
+    need(record["seed"] == seed and type(record["seed"]) is type(seed), "seed and parameters")
+
+
 @judge
 def judge_run_json(path, context):
     "Value: the whole record; its parameters hash to `parameters_hash`."
@@ -431,10 +485,7 @@ def judge_run_json(path, context):
     need(not missing, f"keys are missing: {', '.join(missing)}")
     for key in ("parameters", "inputs", "stages", "libraries", "hardware"):
         need(isinstance(record[key], dict), f"{key} is not an object")
-    need(record["parameters_hash"] == plain_hash(record["parameters"]), "parameters and their hash")
-    parameters = record["parameters"]
-    seed = parameters.get("seed", parameters.get("seeds"))
-    need(record["seed"] == seed and type(record["seed"]) is type(seed), "seed and parameters")
+    _check_parameters(record)
     for key in ("seconds", "peak_memory_mb"):
         need(real(record[key]) and record[key] >= 0, f"{key} is not a number from 0")
     for name, found in record["inputs"].items():
@@ -454,10 +505,15 @@ def _check_numbers(node, place, depth=0):
     if not isinstance(node, dict):
         need(node is None or real(node), f"{place} is not a number")
         return
-    if "mean" not in node:
-        for key, child in node.items():
-            _check_numbers(child, f"{place}.{key}"[-60:], depth + 1)
+    if "mean" in node:
+        _check_interval(node, place)
         return
+    for key, child in node.items():
+        _check_numbers(child, f"{place}.{key}"[-60:], depth + 1)
+
+
+def _check_interval(node, place):
+    "Mean and interval of one leaf are in order."
     for key in INTERVAL:
         need(node.get(key) is None or real(node[key]), f"{place}.{key} is not a number")
     low, mean, high = (node.get(key) for key in ("ci_low", "mean", "ci_high"))
@@ -470,13 +526,8 @@ def _check_numbers(node, place, depth=0):
         need(mean is None or -1 <= mean <= 1, f"{place}: a correlation of {mean}")
 
 
-@judge
-def judge_summary_json(path, context):
-    "Value: the whole summary."
-    summary = strict_json(read_bytes(path))
-    need(isinstance(summary, dict), "not an object")
-    for key in ("alignment", "gain", "gain_permuted", "ceiling"):
-        need(isinstance(summary.get(key), dict), f"{key} is not an object")
+def _check_arms(summary, context):
+    "Every arm that must be there, of which the last needs several people."
     people = summary.get("participants")
     tuned = people.get("tuning") if isinstance(people, dict) else None
     alone = isinstance(tuned, list) and len(tuned) == 1
@@ -484,10 +535,25 @@ def judge_summary_json(path, context):
     for arm in arms:
         lacking = arm not in summary["alignment"] and not (alone and arm == arms[-1])
         need(not lacking, f"the arm {arm} is missing")
+
+
+def _check_regions(summary):
+    "All arms and gains are of the same regions."
     regions = [set(of) if isinstance(of, dict) else None for of in summary["alignment"].values()]
     need(all(r and r == regions[0] for r in regions), "arms with different regions")
     for key in ("gain", "gain_permuted"):
         need(set(summary[key]) == regions[0], f"regions of {key} and of alignment")
+
+
+@judge
+def judge_summary_json(path, context):
+    "Value: the whole summary."
+    summary = strict_json(read_bytes(path))
+    need(isinstance(summary, dict), "not an object")
+    for key in ("alignment", "gain", "gain_permuted", "ceiling"):
+        need(isinstance(summary.get(key), dict), f"{key} is not an object")
+    _check_arms(summary, context)
+    _check_regions(summary)
     for key in ("alignment", "gain", "gain_permuted", "gain_arms", "ceiling"):
         _check_numbers(summary.get(key), key)
     for key in ("seconds", "peak_memory_mb"):

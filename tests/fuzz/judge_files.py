@@ -53,6 +53,16 @@ def _check_storage(name, dataset, size):
         need(whole, f"{name} was never written, or not to its end")
 
 
+def _check_kind(name, dataset):
+    "A dataset of real numbers, neither empty nor huge."
+    import h5py
+
+    need(isinstance(dataset, h5py.Dataset), f"{name} is not a dataset")
+    need(dataset.dtype.kind in "fiu", f"{name} is of type {dataset.dtype}")
+    need(dataset.shape, f"{name} is a single number")
+    need(0 < math.prod(dataset.shape) <= LARGEST_ARRAY // 2, f"shape of {name}")
+
+
 def _hdf5_arrays(path, size):
     "Name -> array of a flat HDF5 file of real numbers."
     import h5py
@@ -65,10 +75,7 @@ def _hdf5_arrays(path, size):
         for name in names:
             need(isinstance(file.get(name, getlink=True), h5py.HardLink), f"{name} is a link")
             dataset = file[name]
-            need(isinstance(dataset, h5py.Dataset), f"{name} is not a dataset")
-            need(dataset.dtype.kind in "fiu", f"{name} is of type {dataset.dtype}")
-            need(dataset.shape, f"{name} is a single number")
-            need(0 < math.prod(dataset.shape) <= LARGEST_ARRAY // 2, f"shape of {name}")
+            _check_kind(name, dataset)
             _check_storage(name, dataset, size)
             arrays[name] = dataset[()]
         need(sum(a.nbytes for a in arrays.values()) < 100 * 2**20, "too large to judge")
@@ -122,23 +129,28 @@ def judge_hdf5_lebel(path, context):
     return {"data": data, "repeats": repeats}
 
 
+def _check_run(name, array, role, context):
+    "One run: its axes, its length, and the rows that the trim keeps."
+    start, end = context.get("trim", (10, 10))
+    need(array.ndim == (3 if role == "val" else 2), f"{name} has {array.ndim} axes")
+    trs = context.get("trs")
+    _check_shape(name, array.shape, context, trs.get(name) if isinstance(trs, dict) else trs)
+    rows = array.shape[-2]
+    need(rows > start + end, f"{name} has only {rows} rows")
+    kept = array[..., start : rows - end, :]
+    _responses(name, kept)
+    _need_different(kept if role == "val" else [kept], "repeats")
+
+
 @judge
 def judge_hdf5_bilingual(path, context):
     "Value: runs {key: (T, V) or (R, T, V)} float64; NaN only in rows that the trim drops."
     role = context.get("role", "val" if path.stem.endswith("_val") else "trn")
-    start, end = context.get("trim", (10, 10))
-    runs, columns = {}, set()
+    runs = {}
     for name, array in _read_hdf5(path).items():
-        need(array.ndim == (3 if role == "val" else 2), f"{name} has {array.ndim} axes")
-        trs = context.get("trs")
-        _check_shape(name, array.shape, context, trs.get(name) if isinstance(trs, dict) else trs)
-        rows = array.shape[-2]
-        need(rows > start + end, f"{name} has only {rows} rows")
-        kept = array[..., start : rows - end, :]
-        _responses(name, kept)
-        _need_different(kept if role == "val" else [kept], "repeats")
-        columns.add(array.shape[-1])
+        _check_run(name, array, role, context)
         runs[name] = np.asarray(array, np.float64)
+    columns = {array.shape[-1] for array in runs.values()}
     need(len(columns) == 1, "runs with different columns")
     _need_different(list(runs.values()), "runs")
     return {"runs": runs}
@@ -208,10 +220,24 @@ def _nifti_header(data):
     need(False, "not a NIfTI header")
 
 
-def _nifti_affine(header):
-    "The affine by the standard: sform, else qform, else voxel sizes."
+def _turned(header, sizes):
+    "The affine of a qform: a quaternion, the handedness of the grid, and its place."
     from nibabel.quaternions import quat2mat
 
+    affine = np.eye(4)
+    b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
+    rest = 1 - (b * b + c * c + d * d)
+    need(rest >= -1e-5, "a quaternion longer than 1")
+    handed = float(header["pixdim"][0])
+    need(handed in (-1.0, 0.0, 1.0), "qfac is neither 1 nor -1")
+    turn = quat2mat([math.sqrt(max(rest, 0.0)), b, c, d])
+    affine[:3, :3] = turn * (sizes * [1, 1, handed or 1.0])
+    affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
+    return affine
+
+
+def _nifti_affine(header):
+    "The affine by the standard: sform, else qform, else voxel sizes."
     sizes = np.asarray(header["pixdim"][1:4], float)
     need(np.isfinite(sizes).all() and (sizes > 0).all(), "voxel sizes")
     codes = int(header["qform_code"]), int(header["sform_code"])
@@ -220,14 +246,7 @@ def _nifti_affine(header):
     if codes[1]:
         affine[:3] = [header[f"srow_{axis}"] for axis in "xyz"]
     elif codes[0]:
-        b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
-        rest = 1 - (b * b + c * c + d * d)
-        need(rest >= -1e-5, "a quaternion longer than 1")
-        handed = float(header["pixdim"][0])
-        need(handed in (-1.0, 0.0, 1.0), "qfac is neither 1 nor -1")
-        turn = quat2mat([math.sqrt(max(rest, 0.0)), b, c, d])
-        affine[:3, :3] = turn * (sizes * [1, 1, handed or 1.0])
-        affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
+        affine = _turned(header, sizes)
     else:
         affine = np.diag([*sizes, 1.0])
     need(np.isfinite(affine).all(), "an affine that is not finite")
@@ -249,16 +268,20 @@ def _nifti_extensions(data, size, start):
         at += min(fitting)
 
 
-def _nifti_values(data):
-    "Scaled values, header, and shape of an image."
-    header, size, order = _nifti_header(data)
+def _nifti_shape(header):
+    "Lengths of three or four axes; axes of length 1 at the end say nothing."
     dim = [int(n) for n in header["dim"]]
     need(3 <= dim[0] <= 7, f"{dim[0]} axes")
     shape = tuple(dim[1 : dim[0] + 1])
-    while len(shape) > 3 and shape[-1] == 1:  # axes of length 1 at the end say nothing
+    while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     need(len(shape) < 5, f"shape {shape}")
     need(all(n > 0 for n in shape), f"shape {shape}")
+    return shape
+
+
+def _nifti_stored(data, header, size, order, shape):
+    "Numbers as they stand in the file, which ends with them."
     kind = NIFTI_TYPES.get(int(header["datatype"]))
     need(kind, f"data type {header['datatype']}")
     dtype = np.dtype(order + kind)
@@ -270,8 +293,15 @@ def _nifti_values(data):
     found = len(data) - start
     need(found == count * dtype.itemsize, f"{found} bytes of data, {count * dtype.itemsize} told")
     _nifti_extensions(data, size, start)
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F")
+
+
+def _nifti_values(data):
+    "Scaled values, header, and shape of an image."
+    header, size, order = _nifti_header(data)
+    shape = _nifti_shape(header)
+    values = _nifti_stored(data, header, size, order, shape)
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    values = np.frombuffer(data, dtype, count, start).reshape(shape, order="F")
     if math.isnan(slope) and math.isnan(inter):  # nibabel's own way to say 'not scaled'
         slope, inter = 0.0, 0.0
     need(math.isfinite(slope) and math.isfinite(inter), "a scaling that is not finite")
@@ -292,6 +322,27 @@ def _nifti_tr(header, context):
     return tr
 
 
+def _check_volumes(shape, context):
+    "Responses have several volumes, as many as the caller knows."
+    need(len(shape) == 4, "responses have four axes")
+    trs = context.get("trs")
+    need(not trs or shape[3] == trs, f"{shape[3]} volumes, not {trs}")
+    need(shape[3] > 1, "a single volume")
+
+
+def _nifti_labels(values, kind, context):
+    "Labels, or a mask, as whole numbers."
+    need(values.ndim == 3, "a mask has three axes")
+    whole = np.rint(values)
+    need((np.abs(values - whole) < 1e-4).all(), "labels that are not whole numbers")
+    need((whole >= 0).all() and whole.max() < 2**31, "labels out of range")
+    need(whole.any(), "an empty mask")
+    need(kind != "mask" or whole.max() == 1, "a mask of other numbers than 0 and 1")
+    voxels = context.get("voxels")
+    need(not voxels or np.count_nonzero(whole) == voxels, "another number of voxels")
+    return whole.astype(np.int64)
+
+
 @judge
 def judge_nifti(path, context):
     "Value: data (X, Y, Z, T) float64, affine, tr; of a mask or labels: data (X, Y, Z) int, affine."
@@ -305,20 +356,9 @@ def judge_nifti(path, context):
     need("shape" not in context or tuple(context["shape"]) == shape[:3], f"a grid of {shape[:3]}")
     affine = _nifti_affine(header)
     if kind == "responses":
-        need(len(shape) == 4, "responses have four axes")
-        trs = context.get("trs")
-        need(not trs or shape[3] == trs, f"{shape[3]} volumes, not {trs}")
-        need(shape[3] > 1, "a single volume")
+        _check_volumes(shape, context)
         return {"data": values, "affine": affine, "tr": _nifti_tr(header, context)}
-    need(len(shape) == 3, "a mask has three axes")
-    whole = np.rint(values)
-    need((np.abs(values - whole) < 1e-4).all(), "labels that are not whole numbers")
-    need((whole >= 0).all() and whole.max() < 2**31, "labels out of range")
-    need(whole.any(), "an empty mask")
-    need(kind != "mask" or whole.max() == 1, "a mask of other numbers than 0 and 1")
-    voxels = context.get("voxels")
-    need(not voxels or np.count_nonzero(whole) == voxels, "another number of voxels")
-    return {"data": whole.astype(np.int64), "affine": affine}
+    return {"data": _nifti_labels(values, kind, context), "affine": affine}
 
 
 # ---- GIFTI
@@ -333,30 +373,30 @@ def _whole(text, what):
     return int(text)
 
 
-def _gifti_array(element):
-    "Values of one DataArray in their own type."
-    told = element.attrib
-    kind = GIFTI_TYPES.get(told.get("DataType"))
-    need(kind, f"data type {told.get('DataType')}"[:60])
+def _gifti_shape(told):
+    "Lengths of one or two axes."
     axes = _whole(told.get("Dimensionality"), "Dimensionality")
     need(1 <= axes <= 2 and f"Dim{axes}" not in told, f"{axes} axes")
     shape = tuple(_whole(told.get(f"Dim{i}"), f"Dim{i}") for i in range(axes))
-    count = math.prod(shape)
-    need(0 < count <= LARGEST_ARRAY // 2, f"shape {shape}")
-    order = {"RowMajorOrder": "C", "ColumnMajorOrder": "F"}.get(told.get("ArrayIndexingOrder"))
-    need(order or axes == 1, "the order of indices")
-    blocks = element.findall("Data")
-    need(len(blocks) == 1 and not len(blocks[0]), "not one Data in an array")
-    text, encoding = blocks[0].text or "", told.get("Encoding")
-    if encoding == "ASCII":
-        words = text.split()
-        need(len(words) == count, f"{len(words)} numbers, {count} told")
-        values = numbers(words)
-        if kind[0] in "iu":
-            limits = np.iinfo(kind)
-            need((values == np.rint(values)).all(), "whole numbers")
-            need(limits.min <= values.min() and values.max() <= limits.max, "out of range")
-        return values.astype(kind).reshape(shape, order=order or "C")
+    need(0 < math.prod(shape) <= LARGEST_ARRAY // 2, f"shape {shape}")
+    return shape
+
+
+def _gifti_ascii(text, kind, count):
+    "Numbers of an array in plain text."
+    words = text.split()
+    need(len(words) == count, f"{len(words)} numbers, {count} told")
+    values = numbers(words)
+    if kind[0] in "iu":
+        limits = np.iinfo(kind)
+        need((values == np.rint(values)).all(), "whole numbers")
+        need(limits.min <= values.min() and values.max() <= limits.max, "out of range")
+    return values.astype(kind)
+
+
+def _gifti_binary(text, told, kind, count):
+    "Numbers of an array in base64, packed or not."
+    encoding = told.get("Encoding")
     need(encoding in ("Base64Binary", "GZipBase64Binary"), f"encoding {encoding}"[:60])
     endian = {"LittleEndian": "<", "BigEndian": ">"}.get(told.get("Endian"))
     need(endian, "the byte order")
@@ -365,7 +405,25 @@ def _gifti_array(element):
     if encoding[0] == "G":
         raw = _inflate(raw, size, 15, "compressed data")
     need(len(raw) == size, f"{len(raw)} bytes, {size} told")
-    return np.frombuffer(raw, endian + kind).astype(kind).reshape(shape, order=order or "C")
+    return np.frombuffer(raw, endian + kind).astype(kind)
+
+
+def _gifti_array(element):
+    "Values of one DataArray in their own type."
+    told = element.attrib
+    kind = GIFTI_TYPES.get(told.get("DataType"))
+    need(kind, f"data type {told.get('DataType')}"[:60])
+    shape = _gifti_shape(told)
+    order = {"RowMajorOrder": "C", "ColumnMajorOrder": "F"}.get(told.get("ArrayIndexingOrder"))
+    need(order or len(shape) == 1, "the order of indices")
+    blocks = element.findall("Data")
+    need(len(blocks) == 1 and not len(blocks[0]), "not one Data in an array")
+    text, count = blocks[0].text or "", math.prod(shape)
+    if told.get("Encoding") == "ASCII":
+        values = _gifti_ascii(text, kind, count)
+    else:
+        values = _gifti_binary(text, told, kind, count)
+    return values.reshape(shape, order=order or "C")
 
 
 def _gifti_root(path):
@@ -387,9 +445,8 @@ def _gifti_root(path):
     return root, arrays
 
 
-def _gifti_labels(root, arrays, context):
-    "Name of every vertex by the file's own table."
-    need(len(arrays) == 1, f"{len(arrays)} maps of labels")
+def _label_table(root):
+    "Key -> name of a table whose keys and names all differ."
     need(len(root.findall("LabelTable")) == 1, "not one table of labels")
     names = {}
     for label in root.find("LabelTable"):
@@ -400,6 +457,13 @@ def _gifti_labels(root, arrays, context):
         names[int(text)] = (label.text or "").strip()
     need(names and all(names.values()), "a label without a name")
     need(len(set(names.values())) == len(names), "two labels of one name")
+    return names
+
+
+def _gifti_labels(root, arrays, context):
+    "Name of every vertex by the file's own table."
+    need(len(arrays) == 1, f"{len(arrays)} maps of labels")
+    names = _label_table(root)
     keys = _gifti_array(arrays[0])
     if keys.ndim == 2 and 1 in keys.shape:
         keys = keys.reshape(-1)
@@ -410,6 +474,21 @@ def _gifti_labels(root, arrays, context):
     need(not voxels or len(keys) == voxels, f"{len(keys)} vertices, not {voxels}")
     labels = [names[k] for k in keys.tolist()]
     return {"labels": labels, "keys": keys.astype(np.int64), "names": names}
+
+
+def _gifti_series(arrays, context):
+    "(T, V) of arrays that are a volume each, or of a single one of V x T."
+    tables = [_gifti_array(a) for a in arrays]
+    need(len({t.shape for t in tables}) == 1, "volumes of different size")
+    if len(tables) == 1 and tables[0].ndim == 2:
+        data = as_floats(tables[0], "responses").T  # Dim0 counts vertices
+    else:
+        need(tables[0].ndim == 1 or 1 in tables[0].shape, "several tables")
+        data = as_floats(np.stack([t.reshape(-1) for t in tables]), "responses")
+    trs, voxels = context.get("trs"), context.get("voxels")
+    need(not trs or len(data) == trs, f"{len(data)} volumes, not {trs}")
+    need(not voxels or data.shape[1] == voxels, f"{data.shape[1]} vertices, not {voxels}")
+    return data
 
 
 @judge
@@ -425,17 +504,7 @@ def judge_gifti(path, context):
         need(intent == "LABEL", f"the intent {intent[:30]} of labels")
         return _gifti_labels(root, arrays, context)
     need(intent not in NOT_A_SERIES, f"the intent {intent[:30]} of responses")
-    tables = [_gifti_array(a) for a in arrays]
-    need(len({t.shape for t in tables}) == 1, "volumes of different size")
-    if len(tables) == 1 and tables[0].ndim == 2:
-        data = as_floats(tables[0], "responses").T  # Dim0 counts vertices
-    else:
-        need(tables[0].ndim == 1 or 1 in tables[0].shape, "several tables")
-        data = as_floats(np.stack([t.reshape(-1) for t in tables]), "responses")
-    trs, voxels = context.get("trs"), context.get("voxels")
-    need(not trs or len(data) == trs, f"{len(data)} volumes, not {trs}")
-    need(not voxels or data.shape[1] == voxels, f"{data.shape[1]} vertices, not {voxels}")
-    return {"data": data}
+    return {"data": _gifti_series(arrays, context)}
 
 
 # ---- FreeSurfer annotations
@@ -462,16 +531,30 @@ class _Bytes:
         return raw[:-1].decode("utf-8")
 
 
-@judge
-def judge_annot(path, context):
-    "Value: labels [name of each vertex; '???' where it has none], names {colour number: name}."
-    file = _Bytes(read_bytes(path))
+def _vertex_colours(file, context):
+    "Colour number of each vertex, (V,)."
     n = file.int()
     need(n > 0, f"{n} vertices")
     pairs = np.frombuffer(file.take(8 * n), ">i4").reshape(n, 2)
     need((pairs[:, 0] == np.arange(n)).all(), "vertices out of order")
     voxels = context.get("voxels")
     need(not voxels or n == voxels, f"{n} vertices, not {voxels}")
+    return pairs[:, 1]
+
+
+def _colour_name(file, names):
+    "Colour number and name of one entry, which no entry before it has."
+    name = file.text()
+    need(name.strip() and name not in names.values(), f"the name {name[:20]!r} of an entry")
+    colour = [file.int() for _ in range(4)]
+    need(all(0 <= c <= 255 for c in colour[:3]), "a colour out of range")
+    key = colour[0] + (colour[1] << 8) + (colour[2] << 16)
+    need(key not in names, "two entries of one colour")
+    return key, name
+
+
+def _colour_names(file):
+    "Colour number -> name of a table of version 2, or of the older kind."
     need(file.int() == 1, "no table of colours")
     entries = file.int()
     new = entries < 0
@@ -486,20 +569,33 @@ def judge_annot(path, context):
         index = file.int() if new else i
         need(0 <= index < largest and index not in seen, f"the entry {index}")
         seen.add(index)
-        name = file.text()
-        need(name.strip() and name not in names.values(), f"the name {name[:20]!r} of an entry")
-        colour = [file.int() for _ in range(4)]
-        need(all(0 <= c <= 255 for c in colour[:3]), "a colour out of range")
-        key = colour[0] + (colour[1] << 8) + (colour[2] << 16)
-        need(key not in names, "two entries of one colour")
+        key, name = _colour_name(file, names)
         names[key] = name
+    return names
+
+
+@judge
+def judge_annot(path, context):
+    "Value: labels [name of each vertex; '???' where it has none], names {colour number: name}."
+    file = _Bytes(read_bytes(path))
+    colours = _vertex_colours(file, context)
+    names = _colour_names(file)
     need(file.at == len(file.data), "data after the end")
-    lost = sorted(set(np.unique(pairs[:, 1]).tolist()) - set(names) - {0})
+    lost = sorted(set(np.unique(colours).tolist()) - set(names) - {0})
     need(not lost, f"colours without an entry: {lost[:3]}")
-    return {"labels": [names.get(k, "???") for k in pairs[:, 1].tolist()], "names": names}
+    return {"labels": [names.get(k, "???") for k in colours.tolist()], "names": names}
 
 
 # ---- sound
+
+
+def _wav_chunk(data, at):
+    "Name and length of the chunk that begins at byte `at`."
+    need(at + 8 <= len(data), "a chunk that is cut")
+    name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
+    need(all(32 <= c < 127 for c in name), "a chunk without a name")
+    need(at + 8 + length <= len(data), f"the chunk {name.decode()!r} is cut")
+    return name, length
 
 
 def _wav_chunks(data):
@@ -509,10 +605,7 @@ def _wav_chunks(data):
     need(size + 8 == len(data), f"{len(data)} bytes, {size + 8} by the header")
     chunks, at = {}, 12
     while at < len(data):
-        need(at + 8 <= len(data), "a chunk that is cut")
-        name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
-        need(all(32 <= c < 127 for c in name), "a chunk without a name")
-        need(at + 8 + length <= len(data), f"the chunk {name.decode()!r} is cut")
+        name, length = _wav_chunk(data, at)
         need(name not in chunks or name not in (b"fmt ", b"data", b"fact"), "a chunk twice")
         chunks[name] = data[at + 8 : at + 8 + length]
         at += 8 + length
@@ -520,10 +613,8 @@ def _wav_chunks(data):
     return chunks
 
 
-def _wav_samples(chunks):
-    "Samples (N, C) from -1 to 1, and rate."
-    need(b"fmt " in chunks and b"data" in chunks, "no fmt or no data")
-    about, raw = chunks[b"fmt "], chunks[b"data"]
+def _wav_format(about):
+    "Kind of the samples (1: whole numbers, 3: floats), channels, rate, bytes of a block, bits."
     need(len(about) in (16, 18, 40), f"a fmt of {len(about)} bytes")
     kind, channels, rate, speed, block, bits = struct.unpack("<HHIIHH", about[:16])
     if kind == 0xFFFE:
@@ -535,25 +626,36 @@ def _wav_samples(chunks):
     need(bits in allowed, f"format {kind} with {bits} bits")
     need(1 <= channels <= 64, f"{channels} channels")
     need(block == channels * bits // 8 and speed == rate * block, "sizes in the header")
+    return kind, channels, rate, block, bits
+
+
+def _unpacked(raw, kind, bits):
+    "Samples of all channels, one after the other, from -1 to 1."
+    if kind == 3:
+        return np.frombuffer(raw, f"<f{bits // 8}").astype(np.float64)
+    if bits == 8:
+        return (np.frombuffer(raw, np.uint8).astype(np.float64) - 128) / 128
+    if bits == 24:
+        wide = np.zeros((len(raw) // 3, 4), np.uint8)
+        wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
+        return wide.view("<i4")[:, 0] / 2.0**31
+    return np.frombuffer(raw, f"<i{bits // 8}") / 2.0 ** (bits - 1)
+
+
+def _wav_samples(chunks):
+    "Samples (N, C) from -1 to 1, and rate."
+    need(b"fmt " in chunks and b"data" in chunks, "no fmt or no data")
+    raw = chunks[b"data"]
+    kind, channels, rate, block, bits = _wav_format(chunks[b"fmt "])
     need(raw and len(raw) % block == 0, f"{len(raw)} bytes of samples in blocks of {block}")
     if b"fact" in chunks and kind == 3:
         told = chunks[b"fact"][:4]
         need(told == struct.pack("<I", len(raw) // block), "samples counted in the header")
-    if kind == 3:
-        values = np.frombuffer(raw, f"<f{bits // 8}").astype(np.float64)
-    elif bits == 8:
-        values = (np.frombuffer(raw, np.uint8).astype(np.float64) - 128) / 128
-    elif bits == 24:
-        wide = np.zeros((len(raw) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
-        values = wide.view("<i4")[:, 0] / 2.0**31
-    else:
-        values = np.frombuffer(raw, f"<i{bits // 8}") / 2.0 ** (bits - 1)
-    return values.reshape(-1, channels), rate
+    return _unpacked(raw, kind, bits).reshape(-1, channels), rate
 
 
-def _flac_samples(path, data):
-    "Samples (N, C) from -1 to 1, and rate; decoded by libsndfile in a child, checked by its MD5."
+def _stream_info(data):
+    "Rate, channels, bits a sample and samples a channel of a FLAC file."
     need(data[:4] == b"fLaC" and data[4] & 0x7F == 0, "not a FLAC file")
     need(int.from_bytes(data[5:8], "big") == 34 and len(data) > 42, "STREAMINFO")
     packed = int.from_bytes(data[18:26], "big")
@@ -562,7 +664,12 @@ def _flac_samples(path, data):
     need(frames, "a length that is not told")
     need(bits in (8, 16, 24), f"{bits} bits")
     need(frames * channels <= LARGEST_ARRAY // 4, "too many samples")
-    shift = 32 - bits
+    return rate, channels, bits, frames
+
+
+def _flac_samples(data):
+    "Samples (N, C) from -1 to 1, and rate; decoded by libsndfile in a child, checked by its MD5."
+    rate, channels, bits, frames = _stream_info(data)
 
     def read():
         import soundfile
@@ -572,7 +679,7 @@ def _flac_samples(path, data):
 
     samples = guarded(read)["samples"]
     need(samples.shape == (frames, channels), f"{samples.shape} samples, {frames} told")
-    plain = samples >> shift
+    plain = samples >> (32 - bits)
     raw = plain.astype("<i4").view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
     digest = data[26:42]
     need(digest == bytes(16) or hashlib.md5(raw).digest() == digest, "samples and their MD5")
@@ -597,7 +704,7 @@ def judge_sound(path, context):
     need(len(data) > 44, "too short for sound")
     wav = data[:4] == b"RIFF" or path.suffix.lower() == ".wav"
     need(len(data) <= 2 * LARGEST_ARRAY, "too large to judge")
-    samples, rate = _wav_samples(_wav_chunks(data)) if wav else _flac_samples(path, data)
+    samples, rate = _wav_samples(_wav_chunks(data)) if wav else _flac_samples(data)
     need(1000 <= rate <= 768_000, f"a rate of {rate} Hz")
     need("rate" not in context or rate == context["rate"], f"a rate of {rate} Hz")
     samples = as_floats(samples, "the sound")

@@ -34,33 +34,50 @@ FOREIGN = re.compile(r"\.(py|pyc|so|sh|bin|pt|pth|ckpt|pkl|pickle|joblib|h5|msgp
 UNHASHED = ("tuner.json", "README.md")  # the record itself cannot hold its own hash
 
 
-def safetensors(data):
-    "Name -> array of a safetensors file; its header and bytes account for every byte."
+def _tensor_table(data):
+    "Header of a safetensors file without its notes, and the bytes behind it."
     need(len(data) >= 8, "a safetensors file without a header")
     (length,) = struct.unpack("<Q", data[:8])
     need(2 <= length <= min(len(data) - 8, 100 * 2**20), "the length of a safetensors header")
     need(data[8:9] == b"{", "a safetensors header that is not JSON")
     header = strict_json(data[8 : 8 + length].rstrip(b" "))
-    body, spans, arrays = data[8 + length :], [], {}
     notes = header.pop("__metadata__", {})
     need(isinstance(notes, dict), "metadata of a safetensors file")
     need(all(isinstance(v, str) for v in notes.values()), "metadata that are not text")
+    return header, data[8 + length :]
+
+
+def _tensor_place(name, about, body):
+    "Type, shape, and first and last byte of one tensor."
+    kind, shape, span = about["dtype"], about["shape"], about["data_offsets"]
+    need(kind in TENSORS, f"the type {kind} of {name}"[:80])
+    need(isinstance(shape, list) and all(map(integral, shape)), f"the shape of {name}"[:80])
+    need(isinstance(span, list) and len(span) == 2 and all(map(integral, span)), "offsets")
+    size = math.prod(shape) * np.dtype(TENSORS[kind]).itemsize
+    need(0 <= span[0] <= span[1] <= len(body), f"{name} lies outside the file"[:80])
+    need(min(shape, default=1) >= 0 and span[1] - span[0] == size, f"size of {name}"[:80])
+    return kind, shape, span
+
+
+def _tensor(name, raw, kind, shape):
+    "Numbers of one tensor, all finite."
+    array = np.frombuffer(raw, TENSORS[kind])
+    if kind == "BF16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    if array.dtype.kind == "f":
+        need(np.isfinite(array).all(), f"{name} holds NaN or infinity"[:80])
+    return array.reshape(shape)
+
+
+def safetensors(data):
+    "Name -> array of a safetensors file; its header and bytes account for every byte."
+    header, body = _tensor_table(data)
+    spans, arrays = [], {}
     for name, about in header.items():
         need(isinstance(about, dict) and set(about) == {"dtype", "shape", "data_offsets"}, name)
-        kind, shape, span = about["dtype"], about["shape"], about["data_offsets"]
-        need(kind in TENSORS, f"the type {kind} of {name}"[:80])
-        need(isinstance(shape, list) and all(map(integral, shape)), f"the shape of {name}"[:80])
-        need(isinstance(span, list) and len(span) == 2 and all(map(integral, span)), "offsets")
-        size = math.prod(shape) * np.dtype(TENSORS[kind]).itemsize
-        need(0 <= span[0] <= span[1] <= len(body), f"{name} lies outside the file"[:80])
-        need(min(shape, default=1) >= 0 and span[1] - span[0] == size, f"size of {name}"[:80])
+        kind, shape, span = _tensor_place(name, about, body)
         spans.append(tuple(span))
-        array = np.frombuffer(body[span[0] : span[1]], TENSORS[kind])
-        if kind == "BF16":
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        if array.dtype.kind == "f":
-            need(np.isfinite(array).all(), f"{name} holds NaN or infinity"[:80])
-        arrays[name] = array.reshape(shape)
+        arrays[name] = _tensor(name, body[span[0] : span[1]], kind, shape)
     spans.sort()
     edges = [0, *(edge for span in spans for edge in span), len(body)]
     need(all(a == b for a, b in zip(edges[::2], edges[1::2])), "bytes that belong to no tensor")
@@ -121,6 +138,36 @@ def _check_hashes(files, hashes):
     need(not extra, f"files that were not released: {', '.join(extra)}"[:80])
 
 
+def _columns(settings):
+    "Participant -> columns of the head."
+    outputs = settings["outputs"]
+    need(isinstance(outputs, list) and outputs, "no participants")
+    for one in outputs:
+        need(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str), "participants")
+        need(integral(one[1]) and one[1] > 0, f"columns of {one[0][:20]!r}")
+    columns = dict(outputs)
+    need(len(columns) == len(outputs), "a participant twice")
+    return columns
+
+
+def _check_told(backbone):
+    "What the record says of the backbone."
+    need(isinstance(backbone, dict), "the backbone")
+    for key in ("layers", "width", "parameters"):
+        need(integral(backbone.get(key)) and backbone[key] > 0, f"{key} of the backbone")
+    need(isinstance(backbone.get("model_type"), str), "the type of the backbone")
+    need(HEX64.fullmatch(str(backbone.get("weights"))), "the hash of the weights")
+
+
+def _check_settings(settings, layers):
+    "Delays, the layer that is read, and dropout."
+    delays = settings["delays"]
+    need(isinstance(delays, list) and delays and all(map(integral, delays)), "delays")
+    layer = settings["layer"]
+    need(not integral(layer) or abs(layer) <= layers, "a layer that is not there")
+    need(real(settings["dropout"]) and 0 <= settings["dropout"] < 1, "dropout")
+
+
 def _facts(files):
     "tuner.json and the columns of each participant's head."
     need("tuner.json" in files, "no tuner.json")
@@ -130,23 +177,9 @@ def _facts(files):
     need(facts["modality"] in ("text", "speech"), "the modality")
     settings, backbone = facts["settings"], facts["backbone"]
     need(isinstance(settings, dict) and SETTINGS <= set(settings), "settings are missing")
-    outputs = settings["outputs"]
-    need(isinstance(outputs, list) and outputs, "no participants")
-    for one in outputs:
-        need(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str), "participants")
-        need(integral(one[1]) and one[1] > 0, f"columns of {one[0][:20]!r}")
-    columns = dict(outputs)
-    need(len(columns) == len(outputs), "a participant twice")
-    need(isinstance(backbone, dict), "the backbone")
-    for key in ("layers", "width", "parameters"):
-        need(integral(backbone.get(key)) and backbone[key] > 0, f"{key} of the backbone")
-    need(isinstance(backbone.get("model_type"), str), "the type of the backbone")
-    need(HEX64.fullmatch(str(backbone.get("weights"))), "the hash of the weights")
-    delays = settings["delays"]
-    need(isinstance(delays, list) and delays and all(map(integral, delays)), "delays")
-    layer = settings["layer"]
-    need(not integral(layer) or abs(layer) <= backbone["layers"], "a layer that is not there")
-    need(real(settings["dropout"]) and 0 <= settings["dropout"] < 1, "dropout")
+    columns = _columns(settings)
+    _check_told(backbone)
+    _check_settings(settings, backbone["layers"])
     return facts, columns
 
 
@@ -167,6 +200,11 @@ def _check_backbone(files, facts):
     for name, path in files.items():
         if name.startswith("backbone/") and name.endswith(".json"):
             strict_json(read_bytes(path))
+    _check_weights(files)
+
+
+def _check_weights(files):
+    "Weights in one file, or in those that an index names."
     index = "backbone/model.safetensors.index.json"
     weights = [n for n in files if n.startswith("backbone/") and n.endswith(".safetensors")]
     need(weights, "no weights")
@@ -182,6 +220,14 @@ def _check_backbone(files, facts):
         need(weights == ["backbone/model.safetensors"], "weights under another name")
 
 
+def _check_pairs(heads):
+    "A weight of the same length beside each bias."
+    for name, bias in heads.items():
+        if name.startswith("heads.") and name.endswith(".bias"):
+            weight = heads.get(name[: -len("bias")] + "weight")
+            need(weight is not None and weight.shape[:1] == bias.shape, f"weight beside {name}")
+
+
 def _check_heads(files, facts, columns):
     "Read-outs whose last sizes are the participants' columns."
     need("heads.safetensors" in files, "no heads.safetensors")
@@ -190,10 +236,7 @@ def _check_heads(files, facts, columns):
     biases = [a for n, a in heads.items() if re.fullmatch(r"heads\.\d+(\.\d)?\.bias", n)]
     need(biases and all(n.startswith(("heads.", "pool.")) for n in heads), "names of the heads")
     need(sizes <= {len(b) for b in biases if b.ndim == 1}, "sizes of the heads")
-    for name, bias in heads.items():
-        if name.startswith("heads.") and name.endswith(".bias"):
-            weight = heads.get(name[: -len("bias")] + "weight")
-            need(weight is not None and weight.shape[:1] == bias.shape, f"weight beside {name}")
+    _check_pairs(heads)
     if facts["settings"]["heads"] in ("participant", "shared"):
         width = facts["backbone"]["width"] * inputs
         weights = [a for n, a in heads.items() if re.fullmatch(r"heads\.\d+\.weight", n)]
@@ -213,30 +256,40 @@ def _pair(files, name, kind):
     return entries, npz(read_bytes(files[f"{name}.npz"]))
 
 
+def _parts_of(entry, i):
+    "Part of space number `i` -> name of its array."
+    needed = {"name", "kind", "rois", "labels", "participants"}
+    need(needed <= set(entry), "a space without its facts")
+    need(entry["kind"] in ("vertex", "voxel", "region"), "the kind of a space")
+    parts = {"columns": f"{i}_columns"}
+    parts |= {"rois": f"{i}_rois"} if entry["rois"] else {}
+    return parts | ({"labels": f"{i}_labels"} if entry["labels"] else {})
+
+
+def _check_space(entry, held):
+    "Numbers of columns that differ, and masks and labels of as many columns."
+    number = held["columns"]
+    need(number.ndim == 1 and number.dtype.kind in "iu", "columns are not whole numbers")
+    need(len(np.unique(number)) == len(number), "a column stands twice")
+    if "rois" in held:
+        expected = (len(entry["rois"]), len(number))
+        masks = held["rois"].shape == expected and held["rois"].dtype == bool
+        need(masks and len(set(entry["rois"])) == len(entry["rois"]), "regions of a space")
+    need("labels" not in held or held["labels"].shape == number.shape, "labels of a space")
+
+
 def _spaces(files, columns):
     "participant -> what each column is."
     entries, arrays = _pair(files, "space", "spaces")
     used, spaces = set(), {}
     for i, entry in enumerate(entries):
-        needed = {"name", "kind", "rois", "labels", "participants"}
-        need(needed <= set(entry), "a space without its facts")
-        need(entry["kind"] in ("vertex", "voxel", "region"), "the kind of a space")
-        parts = {"columns": f"{i}_columns"}
-        parts |= {"rois": f"{i}_rois"} if entry["rois"] else {}
-        parts |= {"labels": f"{i}_labels"} if entry["labels"] else {}
+        parts = _parts_of(entry, i)
         need(set(parts.values()) <= set(arrays), "an array of a space is missing")
         used |= set(parts.values())
         held = {key: arrays[name] for key, name in parts.items()}
-        number = held["columns"]
-        need(number.ndim == 1 and number.dtype.kind in "iu", "columns are not whole numbers")
-        need(len(np.unique(number)) == len(number), "a column stands twice")
-        if "rois" in held:
-            expected = (len(entry["rois"]), len(number))
-            masks = held["rois"].shape == expected and held["rois"].dtype == bool
-            need(masks and len(set(entry["rois"])) == len(entry["rois"]), "regions of a space")
-        need("labels" not in held or held["labels"].shape == number.shape, "labels of a space")
+        _check_space(entry, held)
         for who in entry["participants"]:
-            need(columns.get(who) == len(number), f"columns of {str(who)[:20]!r}")
+            need(columns.get(who) == len(held["columns"]), f"columns of {str(who)[:20]!r}")
             need(who not in spaces, "a participant in two spaces")
             spaces[who] = {"name": entry["name"], "kind": entry["kind"], **held}
     need(used == set(arrays), "arrays that belong to no space")
@@ -273,16 +326,14 @@ def _numbers(files):
         low, value, high = (row.get(key) for key in ("low", "value", "high"))
         if all(map(real, (low, value, high))):
             need(low <= value <= high, "a result outside its interval")
-    return [{name: row[name] for name in names if name in row} for row in rows]
+    in_order = lambda row: {name: row[name] for name in names if name in row}
+    return list(map(in_order, rows))
 
 
-@judge
-def judge_release(path, context):
-    "Value: facts, heads {name: array}, spaces, ceilings, split (or None), numbers."
-    files = _files(path)
+def _check_known(files, facts, context):
+    "No file but those of a release, each with its content."
     known = set("heads.safetensors space.npz space.json ceilings.npz ceilings.json".split())
     known |= {"split.json", "numbers.json", *UNHASHED}
-    facts, columns = _facts(files)
     own = facts.get("files", facts.get("hashes"))
     known |= set(context.get("hashes") or ()) | set(own if isinstance(own, dict) else ())
     extra = [name for name in files if name not in known and not name.startswith("backbone/")]
@@ -290,16 +341,29 @@ def judge_release(path, context):
     for hashes in (context.get("hashes"), own):
         if hashes is not None:
             _check_hashes(files, hashes)
-    _check_backbone(files, facts)
+
+
+def _split(files, facts, context):
+    "The split of a release, or None."
     split = None
     if "split.json" in files:
         people = tuple(context.get("people", PEOPLE))
         split = split_of(strict_json(read_bytes(files["split.json"])), people)
     need((split is None) == (facts["split"] is None), "a split in one place only")
     need(split is None or plain_hash(split) == facts["split"], "the split and its hash")
+    return split
+
+
+@judge
+def judge_release(path, context):
+    "Value: facts, heads {name: array}, spaces, ceilings, split (or None), numbers."
+    files = _files(path)
+    facts, columns = _facts(files)
+    _check_known(files, facts, context)
+    _check_backbone(files, facts)
     return {
         "facts": facts,
-        "split": split,
+        "split": _split(files, facts, context),
         "numbers": _numbers(files),
         "heads": _check_heads(files, facts, columns),
         "spaces": _spaces(files, columns),

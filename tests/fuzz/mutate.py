@@ -69,7 +69,8 @@ class Draft:
 
 def names_of(target):
     "Family -> names of its operators, for one target."
-    return {f: [o.name for o in OPERATORS.values() if o.family == f] for f in FAMILIES[target]}
+    named = lambda family: [o.name for o in OPERATORS.values() if o.family == family]
+    return {family: named(family) for family in FAMILIES[target]}
 
 
 def generator(seed, target, index):

@@ -479,15 +479,9 @@ simple(
 def paths_of(tree, at=()):
     "Every place in a tree, the root first."
     yield at
-    inner = (
-        tree.items()
-        if isinstance(tree, dict)
-        else enumerate(tree)
-        if isinstance(tree, list)
-        else ()
-    )
-    for key, value in inner:
-        yield from paths_of(value, (*at, key))
+    if isinstance(tree, (dict, list)):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from paths_of(value, (*at, key))
 
 
 def get(tree, path):

@@ -1,6 +1,7 @@
 """How much the harness sees: `python tests/fuzz/planted.py --out tests/fuzz/tables/planted.csv`.
 
-Each fault of planted.json is put into a copy of the package, and the harness reads that copy.
+Each fault of planted.json is put into a copy of the package, and the harness reads that copy:
+first a hundred inputs, then more, until one is wrong that is not wrong with the package as it is.
 `--prove` only shows, for each fault, a file of which the planted package says something else.
 """
 
@@ -17,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 FAULTS = json.loads((HERE / "planted.json").read_text(encoding="utf8"))
 COLUMNS = ("number", "target", "file", "breaks", "seed", "inputs", "wrong", "outcomes")
 COLUMNS += ("first", "operators", "found")
+STEPS = 100, 300, 1000  # inputs
 
 
 def arguments(words=None):
@@ -105,14 +107,12 @@ def first_change(a, b):
 # ---- does the harness see it?
 
 
-def wrong_inputs(fault, copy, seed, folder):
-    "Number of an input -> its row, of what the harness calls wrong."
+def wrong_inputs(target, copy, seed, inputs):
+    "Number of an input -> its row, of what the harness calls wrong; goes on from fewer inputs."
     from run import WRONG
 
-    out = folder / "table.csv"
-    for old in (out, out.with_suffix(".inputs.csv")):
-        old.unlink(missing_ok=True)
-    words = ["--root", copy, "--target", fault["target"], "--inputs", fault["inputs"]]
+    out = copy / f"{target}.csv"
+    words = ["--root", copy, "--target", target, "--inputs", inputs]
     words += ["--seed", seed, "--workers", 1, "--out", out]
     command = [sys.executable, HERE / "run.py", *words]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -122,34 +122,46 @@ def wrong_inputs(fault, copy, seed, folder):
         return {int(r["index"]): r for r in csv.DictReader(f) if r["outcome"] in WRONG}
 
 
-def result(number, fault, seed, clean, planted):
-    "A row of the table: what is wrong with the fault and not without it."
-    new = [planted[i] for i in sorted(planted) if i not in clean]
+def tried(fault, seed, plain, copy):
+    "What is wrong with the fault and not without it, and after how many inputs it was looked at."
+    for inputs in STEPS:
+        clean = wrong_inputs(fault["target"], plain, seed, inputs)
+        planted = wrong_inputs(fault["target"], copy, seed, inputs)
+        new = [planted[i] for i in sorted(planted) if i not in clean]
+        if new:
+            break
+    return new, inputs
+
+
+def result(number, fault, seed, new, inputs):
+    "A row of the table."
     first = new[0] if new else dict(index="", operators="")
     outcomes = sorted({row["outcome"] for row in new})
-    row = {name: fault[name] for name in ("target", "file", "breaks", "inputs")}
-    row |= dict(number=number, seed=seed, wrong=len(new), outcomes=" ".join(outcomes))
-    return row | dict(first=first["index"], operators=first["operators"], found=int(bool(new)))
+    row = {name: fault[name] for name in ("target", "file", "breaks")}
+    row |= dict(number=number, seed=seed, inputs=inputs, wrong=len(new))
+    row |= dict(outcomes=" ".join(outcomes), first=first["index"])
+    return row | dict(operators=first["operators"], found=int(bool(new)))
+
+
+def results(faults, options, folder):
+    "Yield a row for each fault, which is printed too."
+    plain = copied(options.root, folder / "clean")
+    for number, fault in faults:
+        copy = plant(fault, copied(options.root, folder / "planted"))
+        new, inputs = tried(fault, options.seed, plain, copy)
+        row = result(number, fault, options.seed, new, inputs)
+        print({k: v for k, v in row.items() if k != "file"}, flush=True)
+        yield row
 
 
 def main(words=None):
     "The command; returns the rows."
     options = arguments(words)
     chosen = [(i, f) for i, f in enumerate(FAULTS, 1) if i in (options.only or range(1, 1000))]
-    rows, clean = [], {}
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
-        folder = Path(folder)
         if options.prove:
-            return prove(chosen, options.root, folder)
-        plain = copied(options.root, folder / "clean")
-        for number, fault in chosen:
-            key = fault["target"], fault["inputs"]
-            if key not in clean:
-                clean[key] = wrong_inputs(fault, plain, options.seed, folder)
-            copy = plant(fault, copied(options.root, folder / "planted"))
-            found = wrong_inputs(fault, copy, options.seed, folder)
-            rows.append(result(number, fault, options.seed, clean[key], found))
-            print({k: v for k, v in rows[-1].items() if k != "file"}, flush=True)
+            return prove(chosen, options.root, Path(folder))
+        rows = list(results(chosen, options, Path(folder)))
     print(f"{sum(row['found'] for row in rows)} of {len(rows)} faults are found")
     if options.out:
         with open(options.out, "w", newline="", encoding="utf8") as f:

@@ -99,24 +99,27 @@ def first_difference(a, b, at="$"):
     import numpy as np
 
     if isinstance(a, dict) and isinstance(b, dict):
-        if set(a) != set(b):
-            return f"{at}: keys {sorted(map(repr, set(a) ^ set(b)))[:4]}"
-        return next((d for k in b if (d := first_difference(a[k], b[k], f"{at}.{k!s:.40}"))), None)
+        return object_difference(a, b, at)
     arrays = isinstance(a, np.ndarray) or isinstance(b, np.ndarray)
     if arrays and all(isinstance(x, (np.ndarray, list, tuple)) for x in (a, b)):
         return array_difference(np.asarray(a), np.asarray(b), at)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        if len(a) != len(b):
-            return f"{at}: {len(a)} items for {len(b)}"
-        return next(
-            (
-                d
-                for i, (x, y) in enumerate(zip(a, b))
-                if (d := first_difference(x, y, f"{at}[{i}]"))
-            ),
-            None,
-        )
+        return list_difference(a, b, at)
     return None if same_leaf(a, b) else f"{at}: {a!r:.60} for {b!r:.60}"
+
+
+def object_difference(a, b, at):
+    if set(a) != set(b):
+        return f"{at}: keys {sorted(map(repr, set(a) ^ set(b)))[:4]}"
+    found = (first_difference(a[key], b[key], f"{at}.{key!s:.40}") for key in b)
+    return next(filter(None, found), None)
+
+
+def list_difference(a, b, at):
+    if len(a) != len(b):
+        return f"{at}: {len(a)} items for {len(b)}"
+    found = (first_difference(x, y, f"{at}[{i}]") for i, (x, y) in enumerate(zip(a, b)))
+    return next(filter(None, found), None)
 
 
 def same_leaf(a, b):
@@ -251,7 +254,6 @@ def warm(draft, chosen, targets):
 
 def one(seeds, bases, settings, index, folder, say=lambda phase: None):
     "Make, read and judge one input: a row of the list of inputs."
-    import judge
     import mutate
     import targets
 
@@ -259,27 +261,31 @@ def one(seeds, bases, settings, index, folder, say=lambda phase: None):
     chosen, draft, names = mutate.mutate(seeds, settings["seed"], index, folder)
     if draft.target in CACHED:
         warm(draft, chosen, targets)
-    row = dict(
-        settings,
-        target=draft.target,
-        index=index,
-        file=chosen.name,
-        operators=" + ".join(names),
-        valid="",
-    )
+    row = dict(settings, target=draft.target, index=index, file=chosen.name, valid="")
+    row |= dict(operators=" + ".join(names))
     say("reading")
-    reading, outcome, detail = product(draft, targets)
+    found = product(draft, targets)
     say("judging")
+    row |= judged(found, bases[chosen.name], chosen, draft, names)
+    shutil.rmtree(os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
+    return row | dict(detail=" ".join(row["detail"].split())[:300])
+
+
+def judged(found, base, chosen, draft, names):
+    "Outcome and detail of what the product found, and whether the judge thinks the file valid."
+    import judge
+    import targets
+
+    (reading, outcome, detail), told = found, {}
     if outcome in ("typed", "") and (reading is not None or names == ()):
         context = dict(draft.context, original=chosen.root / chosen.file)
         verdict = getattr(judge, f"judge_{draft.target}")(draft.path, context)
-        row["valid"] = int(verdict.valid)
+        told["valid"] = int(verdict.valid)
         if reading is not None:
-            outcome, detail = against(reading, verdict, bases[chosen.name], draft, names, targets)
+            outcome, detail = against(reading, verdict, base, draft, names, targets)
     if not names and outcome == "typed":
         outcome, detail = "bare", "an untouched file is refused: " + detail
-    shutil.rmtree(os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
-    return row | dict(outcome=outcome, detail=" ".join(detail.split())[:300])
+    return told | dict(outcome=outcome, detail=detail)
 
 
 # ---- workers
@@ -459,28 +465,18 @@ def done_before(path, settings):
 
 def clean(row):
     "A row for the list: no control characters in it."
-    text = {k: str(row.get(k, "")) for k in COLUMNS}
-    return {k: "".join(c if c.isprintable() else "?" for c in v) for k, v in text.items()}
+    plain = lambda text: "".join(c if c.isprintable() else "?" for c in text)
+    return {k: plain(str(row.get(k, ""))) for k in COLUMNS}
 
 
 def table_of(rows, settings, chosen):
     "Outcomes by target, with a last row of all."
-    counts = Counter((r["target"], r["outcome"]) for r in rows)
     lines = []
     for target in [*chosen, "all"]:
-        mine = {
-            o: sum(n for (t, k), n in counts.items() if k == o and target in (t, "all"))
-            for o in OUTCOMES
-        }
-        lines.append(
-            dict(
-                commit=settings["commit"],
-                seed=settings["seed"],
-                target=target,
-                inputs=sum(mine.values()),
-                **mine,
-            )
-        )
+        counts = Counter(r["outcome"] for r in rows if target in (r["target"], "all"))
+        mine = {outcome: counts[outcome] for outcome in OUTCOMES}
+        about = {k: settings[k] for k in ("commit", "seed")}
+        lines.append(about | dict(target=target, inputs=sum(mine.values())) | mine)
     return lines
 
 
@@ -489,24 +485,22 @@ def show(lines, rows, limit):
     names = ("target", "inputs", *OUTCOMES)
     widths = [max(len(n), 14 if n == "target" else 6) for n in names]
     for line in [dict(zip(names, names)), *lines]:
-        print(
-            "  ".join(
-                str(line[n]).ljust(w) if n == "target" else str(line[n]).rjust(w)
-                for n, w in zip(names, widths)
-            )
-        )
+        first, *rest = (str(line[n]) for n in names)
+        print("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]))
+    kinds = sorted(wrong_kinds(rows).items(), key=lambda kind: -len(kind[1]))
+    for (outcome, target, operators, detail), mine in kinds[:limit]:
+        place = f"{target} #{mine[0]['index']}"
+        print(f"{len(mine):5} {outcome:12} {place}: {operators or '-'}: {detail}")
+
+
+def wrong_kinds(rows):
+    "(outcome, target, operators, beginning of the detail) -> rows of that kind."
     kinds = {}
     for r in rows:
         if r["outcome"] in WRONG:
-            kinds.setdefault(
-                (r["outcome"], r["target"], r.get("operators", ""), r["detail"][:70]), []
-            ).append(r)
-    for (outcome, target, operators, detail), mine in sorted(
-        kinds.items(), key=lambda k: -len(k[1])
-    )[:limit]:
-        print(
-            f"{len(mine):5} {outcome:12} {target} #{mine[0]['index']}: {operators or '-'}: {detail}"
-        )
+            kind = r["outcome"], r["target"], r.get("operators", ""), r["detail"][:70]
+            kinds.setdefault(kind, []).append(r)
+    return kinds
 
 
 def unexplained(rows):
@@ -555,6 +549,59 @@ def tell_one(options, settings, seeds, bases, folder):
         print(f"input: {kept / 'input'}")
 
 
+def all_rows(chosen, have, share, settings, folder, workers):
+    "Yield a row for each of the `share` inputs of every target but those that are there."
+    import seeds as seed_files
+    import targets
+
+    for target in chosen:
+        left = [i for i in range(share) if (target, i) not in have]
+        seeds = seed_files.make_seeds(Path(folder) / "seeds", target) if left else []
+        bases = plain_readings(seeds, targets)
+        yield from run_target(seeds, bases, settings, left, folder, workers)
+
+
+def keep_rows(rows, listed, total, found):
+    "Add rows to a list as they are found, to its file if there is one, and to a bar."
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    with open(listed or os.devnull, "a", newline="", encoding="utf8") as log:
+        writer = csv.DictWriter(log, COLUMNS, lineterminator="\n")
+        if not rows:
+            writer.writeheader()
+        with tqdm(total=total, initial=len(rows), unit="input", mininterval=2) as bar:
+            for row in found:
+                rows.append(clean(row) | dict(index=row["index"]))
+                writer.writerow(clean(row))
+                log.flush()
+                bar.set_postfix_str(row["target"])
+                bar.update()
+
+
+def write_table(path, lines):
+    with open(path, "w", newline="", encoding="utf8") as f:
+        out = csv.DictWriter(f, list(lines[0]), lineterminator="\n")
+        out.writeheader()
+        out.writerows(lines)
+
+
+def whole_run(options, settings, chosen, folder):
+    "Read all inputs, go on where an earlier run was killed, print the table and return it."
+    listed = options.out and options.out.with_suffix(".inputs.csv")
+    rows, share = done_before(listed, settings), -(-options.inputs // len(chosen))
+    have = {(r["target"], r["index"]) for r in rows}
+    found = all_rows(chosen, have, share, settings, folder, options.workers)
+    keep_rows(rows, listed, share * len(chosen), found)
+    lines = table_of(rows, settings, chosen)
+    if options.out:
+        write_table(options.out, lines)
+    show(lines, rows, options.show)
+    for (target, operators), n in unexplained(rows).items():
+        print(f"{n} undetectable without a reason: {target}: {operators}")
+    return lines
+
+
 def main(words=None):
     "The command; returns the table."
     options = arguments(words)
@@ -564,44 +611,14 @@ def main(words=None):
         import nilearn.image  # noqa: F401  a slow import that readers put off: not the input's time
         import seeds as seed_files
         import targets
-        from tqdm import tqdm
 
         if options.operators:
             return print(operator_list(), end="")
         chosen = options.target or list(seed_files.MAKERS)
-        if options.only is not None:
-            seeds = seed_files.make_seeds(Path(folder) / "seeds", chosen[0])
-            return tell_one(options, settings, seeds, plain_readings(seeds, targets), folder)
-        listed = options.out and options.out.with_suffix(".inputs.csv")
-        rows, share = done_before(listed, settings), -(-options.inputs // len(chosen))
-        have = {(r["target"], r["index"]) for r in rows}
-        log = open(listed, "a", newline="", encoding="utf8") if listed else None
-        writer = csv.DictWriter(log, COLUMNS, lineterminator="\n") if log else None
-        if log and not rows:
-            writer.writeheader()
-        with tqdm(total=share * len(chosen), initial=len(rows), unit="input", mininterval=2) as bar:
-            tqdm.monitor_interval = 0
-            for target in chosen:
-                bar.set_postfix_str(target)
-                left = [i for i in range(share) if (target, i) not in have]
-                seeds = seed_files.make_seeds(Path(folder) / "seeds", target) if left else []
-                bases = plain_readings(seeds, targets)
-                for row in run_target(seeds, bases, settings, left, folder, options.workers):
-                    rows.append(clean(row) | dict(index=row["index"]))
-                    if log:
-                        writer.writerow(clean(row))
-                        log.flush()
-                    bar.update()
-        lines = table_of(rows, settings, chosen)
-        if options.out:
-            with open(options.out, "w", newline="", encoding="utf8") as f:
-                out = csv.DictWriter(f, list(lines[0]), lineterminator="\n")
-                out.writeheader()
-                out.writerows(lines)
-        show(lines, rows, options.show)
-        for (target, operators), n in unexplained(rows).items():
-            print(f"{n} undetectable without a reason: {target}: {operators}")
-    return lines
+        if options.only is None:
+            return whole_run(options, settings, chosen, folder)
+        seeds = seed_files.make_seeds(Path(folder) / "seeds", chosen[0])
+        return tell_one(options, settings, seeds, plain_readings(seeds, targets), folder)
 
 
 if __name__ == "__main__":

@@ -70,17 +70,23 @@ def long_grid(tiers, end, start=0):
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", f"xmin = {start}"]
     lines += [f"xmax = {end}", "tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, rows) in enumerate(tiers, 1):
-        point = len(rows[0]) == 2
-        kind, what = ("TextTier", "points") if point else ("IntervalTier", "intervals")
-        lines += [f"    item [{number}]:", f'        class = "{kind}"']
-        lines += [f"        name = {quoted(name)}", f"        xmin = {start}"]
-        lines += [f"        xmax = {end}", f"        {what}: size = {len(rows)}"]
-        for i, row in enumerate(rows, 1):
-            times = ["number"] if point else ["xmin", "xmax"]
-            lines.append(f"        {what} [{i}]:")
-            lines += [f"            {key} = {value}" for key, value in zip(times, row)]
-            lines.append(f"            {'mark' if point else 'text'} = {quoted(row[-1])}")
+        lines += long_tier(number, name, rows, start, end)
     return "\n".join(lines) + "\n"
+
+
+def long_tier(number, name, rows, start, end):
+    "Lines of one tier of the long form."
+    point = len(rows[0]) == 2
+    kind, what = ("TextTier", "points") if point else ("IntervalTier", "intervals")
+    lines = [f"    item [{number}]:", f'        class = "{kind}"']
+    lines += [f"        name = {quoted(name)}", f"        xmin = {start}"]
+    lines += [f"        xmax = {end}", f"        {what}: size = {len(rows)}"]
+    for i, row in enumerate(rows, 1):
+        times = ["number"] if point else ["xmin", "xmax"]
+        lines.append(f"        {what} [{i}]:")
+        lines += [f"            {key} = {value}" for key, value in zip(times, row)]
+        lines.append(f"            {'mark' if point else 'text'} = {quoted(row[-1])}")
+    return lines
 
 
 def short_grid(tiers, end, start=0):
@@ -106,31 +112,42 @@ def chronological_grid(tiers, end, start=0):
     return "\n".join(lines) + "\n"
 
 
-def textgrids(folder):
-    "TextGrids in three forms, several encodings, with labels that are awkward and legal."
+def tiers_of_words(end):
+    "Tiers of phones and words, of labels that are awkward and legal, of Chinese words, as of MFA."
     words = timed_words(n=24)
-    end = 8.0
     odd = list(words)
     odd[3], odd[5] = (*odd[3][:2], 'he said "no"'), (*odd[5][:2], "two\nlines")
     odd[7] = (*odd[7][:2], "naïve – Ω")
     chinese = timed_words(CHINESE, n=20)
-    two = [("phone", filled(phones_of(words), end)), ("word", filled(words, end))]
+    phones = filled(phones_of(words), end)
+    two = [("phone", phones), ("word", filled(words, end))]
     strange = [("word", filled(odd, end)), ("tone", [(0.5, "H*"), (1.25, "L-L%")])]
-    mfa = [("words", filled(words, end)), ("phones", filled(phones_of(words), end))]
+    mfa = [("words", filled(words, end)), ("phones", phones)]
+    return two, strange, [("word", filled(chinese, end))], mfa
+
+
+def grids():
+    "Name -> text and encoding of TextGrids in three forms."
+    end = 8.0
+    two, strange, chinese, mfa = tiers_of_words(end)
     late = [("word", [(2.5, 3.0, "a"), (3.0, 3.75, ""), (3.75, 4.5, "b")])]
-    made = {
+    return {
         "long": (long_grid(two, end), "utf-8"),
         "long_quotes_points": (long_grid(strange, end), "utf-8"),
-        "long_utf16": (long_grid([("word", filled(chinese, end))], end), "utf-16"),
+        "long_utf16": (long_grid(chinese, end), "utf-16"),
         "long_mfa": (long_grid(mfa, end), "utf-8"),
         "long_late_start": (long_grid(late, 4.5, 2.5), "utf-8"),
         "short": (short_grid(two, end), "utf-8"),
         "short_quotes_points": (short_grid(strange, end), "utf-8"),
-        "short_utf16be": (short_grid([("word", filled(chinese, end))], end), "utf-16-be"),
+        "short_utf16be": (short_grid(chinese, end), "utf-16-be"),
         "chronological": (chronological_grid(two, end), "utf-8"),
         "chronological_bom": (chronological_grid(mfa, end), "utf-8-sig"),
     }
-    for name, (text, encoding) in made.items():
+
+
+def textgrids(folder):
+    "TextGrids in three forms, several encodings, with labels that are awkward and legal."
+    for name, (text, encoding) in grids().items():
         (folder / name).mkdir(parents=True)
         (folder / name / "story.TextGrid").write_bytes(text.encode(encoding))
         yield Seed("textgrid", name, folder / name, "story.TextGrid")
@@ -165,24 +182,25 @@ def table_text(header, rows, delimiter):
     return out.getvalue()
 
 
-def word_tables(folder):
-    "Word tables with commas and tabs, quoted cells, other columns."
-    words = timed_words(n=26)
+def tables_of_words():
+    "Name -> header, rows and delimiter of word tables."
+    words, names = timed_words(n=26), ["onset", "offset", "text"]
     speech = [list(w) for w in words]
     speech[4][2], speech[9][2], speech[11][2] = 'he said "go"', "ten, or so", "naïve"
     more = [[i, w[2], w[0], w[1], "NN"] for i, w in enumerate(words)]
-    made = {
-        "comma.csv": (["onset", "offset", "text"], [*map(list, words)], ","),
-        "quoted.csv": (["onset", "offset", "text"], speech, ","),
-        "tab.tsv": (["onset", "offset", "text"], [*map(list, words)], "\t"),
+    chinese = [[c, a, b] for a, b, c in timed_words(CHINESE)]
+    return {
+        "comma.csv": (names, [*map(list, words)], ","),
+        "quoted.csv": (names, speech, ","),
+        "tab.tsv": (names, [*map(list, words)], "\t"),
         "more.tsv": (["number", "text", "onset", "offset", "pos"], more, "\t"),
-        "chinese.csv": (
-            ["text", "onset", "offset"],
-            [[c, a, b] for a, b, c in timed_words(CHINESE)],
-            ",",
-        ),
+        "chinese.csv": (["text", "onset", "offset"], chinese, ","),
     }
-    for name, (header, rows, delimiter) in made.items():
+
+
+def word_tables(folder):
+    "Word tables with commas and tabs, quoted cells, other columns."
+    for name, (header, rows, delimiter) in tables_of_words().items():
         (folder / name).mkdir(parents=True)
         (folder / name / name).write_text(table_text(header, rows, delimiter), encoding="utf8")
         yield Seed("word_table", name, folder / name, name, {"delimiter": delimiter})
@@ -402,17 +420,18 @@ def giftis(folder):
 PARCELS = ["Unknown", "L_A1_ROI", "L_44_ROI", "L_STSda_ROI", "L_V1_ROI"]
 
 
+def colour_table(rgb):
+    "(N, 5) red, green, blue, nothing, and the number of each colour."
+    number = rgb @ [1, 256, 65536]
+    return np.column_stack([rgb, np.zeros(len(rgb), int), number])
+
+
 def annots(folder):
     "Labels of one hemisphere, with and without vertices outside."
     import nibabel
 
     draw = np.random.default_rng(3)
-    colours = np.column_stack(
-        [draw.integers(1, 255, (len(PARCELS), 3)), np.zeros(len(PARCELS), int)]
-    )
-    colours = np.column_stack(
-        [colours, colours[:, 0] + colours[:, 1] * 256 + colours[:, 2] * 65536]
-    )
+    colours = colour_table(draw.integers(1, 255, (len(PARCELS), 3)))
     labels = draw.integers(1, len(PARCELS), 40)
     outside = labels.copy()
     outside[4:9] = 0
@@ -477,7 +496,7 @@ def confounds(folder):
     "Confounds as fMRIPrep writes them: no number in the first row of derivatives."
     values = responses(20, 4, 8)
     names = ["trans_x", "rot_z", "global_signal", "csf"]
-    full = [[repr(float(v)) for v in row] for row in values]
+    full = [list(map(repr, row)) for row in values.tolist()]
     header = [*names, "trans_x_derivative1", "framewise_displacement"]
     steps = np.diff(values[:, 0])
     first = [[*full[0], "n/a", "n/a"]]
@@ -493,25 +512,29 @@ def leaf(mean, n=3):
     return dict(mean=mean, ci_low=mean - 0.0123, ci_high=mean + 0.0211, n=n)
 
 
+REGIONS = ("language", "auditory")
+
+
+def both(x):
+    return dict(raw=leaf(round(x, 6)), normalized=leaf(round(2.1 * x, 6)))
+
+
+def by_region(first, step):
+    "Region -> scores, each larger than the one before."
+    return {roi: both(first + step * j) for j, roi in enumerate(REGIONS)}
+
+
 def summary_record(seconds):
     "What the report needs of a summary, with numbers that are all different."
-    from targets import arms as arms_of
+    from targets import arms
 
-    rois, arms = ("language", "auditory"), arms_of()
-    both = lambda x: dict(raw=leaf(round(x, 6)), normalized=leaf(round(2.1 * x, 6)))
-    align = {
-        arm: {roi: both(0.11 + 0.017 * i + 0.031 * j) for j, roi in enumerate(rois)}
-        for i, arm in enumerate(arms)
-    }
-    gain = {roi: both(0.017 + 0.003 * j) for j, roi in enumerate(rois)}
-    permuted = {roi: both(-0.0021 + 0.0007 * j) for j, roi in enumerate(rois)}
-    found = dict(alignment=align, gain=gain, gain_permuted=permuted)
-    found |= dict(
-        ceiling={roi: 0.61 + 0.07 * j for j, roi in enumerate(rois)}, interval="over participants"
-    )
-    found |= dict(
-        participants=dict(tuning=["UTS01", "UTS02"], new=["UTS03"]), limits=["one backbone"]
-    )
+    align = {arm: by_region(0.11 + 0.017 * i, 0.031) for i, arm in enumerate(arms())}
+    found = dict(alignment=align, gain=by_region(0.017, 0.003))
+    found |= dict(gain_permuted=by_region(-0.0021, 0.0007))
+    ceiling = {roi: 0.61 + 0.07 * j for j, roi in enumerate(REGIONS)}
+    found |= dict(ceiling=ceiling, interval="over participants")
+    people = dict(tuning=["UTS01", "UTS02"], new=["UTS03"])
+    found |= dict(participants=people, limits=["one backbone"])
     return found | dict(seconds=seconds, peak_memory_mb=512.25)
 
 

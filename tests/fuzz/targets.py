@@ -472,17 +472,17 @@ def small_speech():
     return Wav2Vec2Config(**sizes, **more)
 
 
-def saved_release(folder, kind, seed):
-    "A release with two participants, spaces, ceilings, split and numbers."
-    words = [f"w{i}" for i in range(12)]
-    if kind == "text":
-        small_text(folder.with_name(f"{folder.name}_plain"), words, seed)
-        backbone = find("load_backbone")(folder.with_name(f"{folder.name}_plain"))
-    else:
-        backbone = find("load_speech_backbone")(small_speech(), random_weights=True, seed=seed)
-    outputs = {"P1": 4, "P2": 3}
-    find("save_tuner")  # gives BrainTuner its method
-    tuner = find("BrainTuner")(backbone, outputs, delays=(1, 2), seed=seed)
+def small_backbone(folder, kind, seed):
+    "A random text model in a folder beside `folder`, or a random speech model."
+    if kind != "text":
+        return find("load_speech_backbone")(small_speech(), random_weights=True, seed=seed)
+    plain = folder.with_name(f"{folder.name}_plain")
+    small_text(plain, [f"w{i}" for i in range(12)], seed)
+    return find("load_backbone")(plain)
+
+
+def release_parts():
+    "Spaces, ceilings, split and numbers of two participants."
     space, ceiling, split = find("Space"), find("Ceiling"), find("Split")
     rois = {"language": np.array([True, False, True, True])}
     spaces = {"P1": space("P1 voxels", "voxel", np.array([3, 5, 9, 11]), rois)}
@@ -495,6 +495,14 @@ def saved_release(folder, kind, seed):
         dict(what="gain", value=0.0123, low=0.004, high=0.021),
         dict(what="ceiling", value=0.41),
     ]
-    more = dict(numbers=numbers, data="simulated", labels=("simulated",), language=("en",))
-    tuner.save_pretrained(folder, space=spaces, ceilings=ceilings, split=split, **more)
+    return dict(space=spaces, ceilings=ceilings, split=split, numbers=numbers)
+
+
+def saved_release(folder, kind, seed):
+    "A release with two participants, spaces, ceilings, split and numbers."
+    backbone = small_backbone(folder, kind, seed)
+    find("save_tuner")  # gives BrainTuner its method
+    tuner = find("BrainTuner")(backbone, {"P1": 4, "P2": 3}, delays=(1, 2), seed=seed)
+    more = dict(data="simulated", labels=("simulated",), language=("en",))
+    tuner.save_pretrained(folder, **release_parts(), **more)
     return Path(folder)

@@ -557,35 +557,35 @@ def with_nan(array, *place):
     return changed
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (hdf5(responses=X), "no dataset 'data'"),
-        (hdf5(data=X, individual_repeatz=R), "unknown datasets"),
-        (hdf5(data=X[0]), "1 axes"),
-        (hdf5(data=with_nan(X, 2, 1)), "NaN"),
-        (hdf5(data=np.where(X == 1, np.inf, X)), "infinity"),
-        (hdf5(data=np.where(X == 1, 1e300, X)), "beyond float32"),
-        (hdf5(data=X + 1j), "type complex128"),
-        (hdf5(data=X.astype("S5")), "type |S5"),
-        (hdf5(data=X[:, :0]), "shape"),
-        (hdf5(data=X, individual_repeats=R[:, 1:]), "another shape"),
-        (hdf5(data=X, individual_repeats=R[:0]), "shape"),
-        (hdf5(data=X, individual_repeats=with_nan(R, 1, 2, 0)), "NaN"),
-        (hdf5(data=X, individual_repeats=R[[0, 0]]), "are the same"),
-        (hdf5(), "holds nothing"),
-        (odd(virtual), "virtual"),
-        (odd(half_written), "never written"),
-        (odd(lambda f: f.create_dataset("data", (8, 3), "f8")), "never written"),
-        (
-            odd(lambda f: f.create_dataset("data", (8, 3), "f4", external=[("x", 0, 96)])),
-            "other files",
-        ),
-        (odd(lambda f: f.__setitem__("data", h5py.SoftLink("/no"))), "is a link"),
-        (odd(lambda f: f.create_group("data")), "not a dataset"),
-        (odd(lambda f: f.create_dataset("data", (8, 2**58), "f4", chunks=(1, 99))), "shape"),
-    ],
-)
+BAD_HDF5 = [
+    (hdf5(responses=X), "no dataset 'data'"),
+    (hdf5(data=X, individual_repeatz=R), "unknown datasets"),
+    (hdf5(data=X[0]), "1 axes"),
+    (hdf5(data=with_nan(X, 2, 1)), "NaN"),
+    (hdf5(data=np.where(X == 1, np.inf, X)), "infinity"),
+    (hdf5(data=np.where(X == 1, 1e300, X)), "beyond float32"),
+    (hdf5(data=X + 1j), "type complex128"),
+    (hdf5(data=X.astype("S5")), "type |S5"),
+    (hdf5(data=X[:, :0]), "shape"),
+    (hdf5(data=X, individual_repeats=R[:, 1:]), "another shape"),
+    (hdf5(data=X, individual_repeats=R[:0]), "shape"),
+    (hdf5(data=X, individual_repeats=with_nan(R, 1, 2, 0)), "NaN"),
+    (hdf5(data=X, individual_repeats=R[[0, 0]]), "are the same"),
+    (hdf5(), "holds nothing"),
+    (odd(virtual), "virtual"),
+    (odd(half_written), "never written"),
+    (odd(lambda f: f.create_dataset("data", (8, 3), "f8")), "never written"),
+    (
+        odd(lambda f: f.create_dataset("data", (8, 3), "f4", external=[("x", 0, 96)])),
+        "other files",
+    ),
+    (odd(lambda f: f.__setitem__("data", h5py.SoftLink("/no"))), "is a link"),
+    (odd(lambda f: f.create_group("data")), "not a dataset"),
+    (odd(lambda f: f.create_dataset("data", (8, 2**58), "f4", chunks=(1, 99))), "shape"),
+]
+
+
+@pytest.mark.parametrize(("make", "reason"), BAD_HDF5)
 def test_hdf5_lebel_refused(tmp_path, make, reason):
     refuse("hdf5_lebel", tmp_path, "a.hf5", make, reason)
 
@@ -671,30 +671,30 @@ def test_nifti(tmp_path):
     accept("nifti", tmp_path, "m.nii", nifti(MASK.astype("f4"), nibabel.Nifti2Image), expected)
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (nifti(VOLUMES)[:-1], "bytes of data"),
-        (nifti(VOLUMES) + b"\0", "bytes of data"),
-        (nifti(VOLUMES, dim=[4, 2, 3, 4, 3, 1, 1, 1]), "bytes of data"),
-        (nifti(VOLUMES, dim=[4, 2, 3, -4, 2, 1, 1, 1]), "shape"),
-        (nifti(VOLUMES, dim=[8, 2, 3, 4, 2, 1, 1, 1]), "8 axes"),
-        (nifti(VOLUMES, dim=[5, 2, 3, 4, 1, 2, 1, 1]), "shape (2, 3, 4, 1, 2)"),
-        (nifti(VOLUMES, datatype=32), "data type 32"),
-        (nifti(VOLUMES, bitpix=8), "bits a voxel"),
-        (nifti(VOLUMES, magic=b"ni1"), "magic"),
-        (nifti(VOLUMES, scl_slope=np.inf, scl_inter=0), "scaling"),
-        (nifti(VOLUMES, vox_offset=353.5), "data from byte"),
-        (nifti(VOLUMES, pixdim=[1, 0, 2, 2, 1.5, 1, 1, 1]), "voxel sizes"),
-        (nifti(VOLUMES, srow_x=[0, 0, 0, 0]), "affine without volume"),
-        (nifti(VOLUMES, srow_x=[np.nan, 0, 0, 0]), "not finite"),
-        (nifti(with_nan(VOLUMES.astype("f4"), 1, 1, 1, 1)), "NaN"),
-        (nifti(VOLUMES, sizeof_hdr=349), "not a NIfTI header"),
-        (nifti(MASK * 0), "empty mask"),
-        (nifti(MASK.astype("f4") / 2), "not whole numbers"),
-        (nifti(with_nan(MASK.astype("f4"), 0, 0, 0)), "NaN"),
-    ],
-)
+BAD_NIFTI = [
+    (nifti(VOLUMES)[:-1], "bytes of data"),
+    (nifti(VOLUMES) + b"\0", "bytes of data"),
+    (nifti(VOLUMES, dim=[4, 2, 3, 4, 3, 1, 1, 1]), "bytes of data"),
+    (nifti(VOLUMES, dim=[4, 2, 3, -4, 2, 1, 1, 1]), "shape"),
+    (nifti(VOLUMES, dim=[8, 2, 3, 4, 2, 1, 1, 1]), "8 axes"),
+    (nifti(VOLUMES, dim=[5, 2, 3, 4, 1, 2, 1, 1]), "shape (2, 3, 4, 1, 2)"),
+    (nifti(VOLUMES, datatype=32), "data type 32"),
+    (nifti(VOLUMES, bitpix=8), "bits a voxel"),
+    (nifti(VOLUMES, magic=b"ni1"), "magic"),
+    (nifti(VOLUMES, scl_slope=np.inf, scl_inter=0), "scaling"),
+    (nifti(VOLUMES, vox_offset=353.5), "data from byte"),
+    (nifti(VOLUMES, pixdim=[1, 0, 2, 2, 1.5, 1, 1, 1]), "voxel sizes"),
+    (nifti(VOLUMES, srow_x=[0, 0, 0, 0]), "affine without volume"),
+    (nifti(VOLUMES, srow_x=[np.nan, 0, 0, 0]), "not finite"),
+    (nifti(with_nan(VOLUMES.astype("f4"), 1, 1, 1, 1)), "NaN"),
+    (nifti(VOLUMES, sizeof_hdr=349), "not a NIfTI header"),
+    (nifti(MASK * 0), "empty mask"),
+    (nifti(MASK.astype("f4") / 2), "not whole numbers"),
+    (nifti(with_nan(MASK.astype("f4"), 0, 0, 0)), "NaN"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), BAD_NIFTI)
 def test_nifti_refused(tmp_path, data, reason):
     refuse("nifti", tmp_path, "a.nii", data, reason)
 
@@ -727,26 +727,33 @@ def test_gzip_of_several_members_and_axes_of_length_one(tmp_path):
 TIMES_VERTICES = np.array([[0.5, -2, 3], [4, 5.25, 6]], "f4")
 
 
+def gifti_attributes(array):
+    "What a DataArray says of an array."
+    names = {"f": "FLOAT32", "i": "INT32", "u": "UINT8"}
+    kind = f"NIFTI_TYPE_{names[array.dtype.kind]}"
+    told = dict(Intent="NIFTI_INTENT_TIME_SERIES", DataType=kind)
+    told |= dict(ArrayIndexingOrder="RowMajorOrder", Dimensionality=array.ndim)
+    told |= {f"Dim{i}": n for i, n in enumerate(array.shape)}
+    told |= dict(Encoding="GZipBase64Binary", Endian="LittleEndian", ExternalFileName="")
+    return told | {"ExternalFileOffset": ""}
+
+
+def gifti_body(array, told):
+    "The numbers of an array in the encoding that is told."
+    if told["Encoding"] == "ASCII":
+        return " ".join(map(str, array.ravel().tolist()))
+    raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return b64encode(zlib.compress(raw) if told["Encoding"][0] == "G" else raw).decode()
+
+
 def gifti(*arrays, table="", count=None, **change):
     "GIFTI with one DataArray for each array."
     text = '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE GIFTI SYSTEM "gifti.dtd">\n'
     text += f'<GIFTI Version="1.0" NumberOfDataArrays="{count or len(arrays)}">{table}'
     for array in arrays:
-        names = {"f": "FLOAT32", "i": "INT32", "u": "UINT8"}
-        told = dict(
-            Intent="NIFTI_INTENT_TIME_SERIES", DataType=f"NIFTI_TYPE_{names[array.dtype.kind]}"
-        )
-        told |= dict(ArrayIndexingOrder="RowMajorOrder", Dimensionality=array.ndim)
-        told |= {f"Dim{i}": n for i, n in enumerate(array.shape)}
-        told |= dict(Encoding="GZipBase64Binary", Endian="LittleEndian", ExternalFileName="")
-        told |= {"ExternalFileOffset": "", **change}
-        raw = array.astype(array.dtype.newbyteorder("<")).tobytes()
-        if told["Encoding"] == "ASCII":
-            body = " ".join(map(str, array.ravel().tolist()))
-        else:
-            body = b64encode(zlib.compress(raw) if told["Encoding"][0] == "G" else raw).decode()
+        told = gifti_attributes(array) | change
         attributes = " ".join(f'{k}="{v}"' for k, v in told.items())
-        text += f"<DataArray {attributes}><Data>{body}</Data></DataArray>"
+        text += f"<DataArray {attributes}><Data>{gifti_body(array, told)}</Data></DataArray>"
     return text + "</GIFTI>\n"
 
 
@@ -840,24 +847,24 @@ def test_annot(tmp_path):
     accept("annot", tmp_path, "lh.annot", annot([0, 512], COLOURS), {"labels": ["???", "V1"]})
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (annot([512, 513], COLOURS), "without an entry: [513]"),
-        (annot([512, 1], COLOURS)[:-2], "stops in the middle"),
-        (annot([512, 1], COLOURS, end=b"\0"), "data after the end"),
-        (annot([512, 1], COLOURS, order=[1, 0]), "out of order"),
-        (annot([512, 1], COLOURS, tag=0), "no table"),
-        (annot([512, 1], COLOURS, version=-3), "version 3"),
-        (annot([512, 1], COLOURS, size=2), "3 entries in a table of 2"),
-        (annot([512], [*COLOURS, (3, "V1", 9, 0, 0, 0)]), "the name 'V1'"),
-        (annot([512], [*COLOURS, (3, "V2", 0, 2, 0, 0)]), "one colour"),
-        (annot([512], [*COLOURS, (2, "V2", 9, 2, 0, 0)], size=9), "the entry 2"),
-        (annot([512], [*COLOURS, (3, "V2", 256, 2, 0, 0)]), "out of range"),
-        (annot([], COLOURS), "0 vertices"),
-        (struct.pack(">i", 2**31 - 1), "stops in the middle"),
-    ],
-)
+BAD_ANNOT = [
+    (annot([512, 513], COLOURS), "without an entry: [513]"),
+    (annot([512, 1], COLOURS)[:-2], "stops in the middle"),
+    (annot([512, 1], COLOURS, end=b"\0"), "data after the end"),
+    (annot([512, 1], COLOURS, order=[1, 0]), "out of order"),
+    (annot([512, 1], COLOURS, tag=0), "no table"),
+    (annot([512, 1], COLOURS, version=-3), "version 3"),
+    (annot([512, 1], COLOURS, size=2), "3 entries in a table of 2"),
+    (annot([512], [*COLOURS, (3, "V1", 9, 0, 0, 0)]), "the name 'V1'"),
+    (annot([512], [*COLOURS, (3, "V2", 0, 2, 0, 0)]), "one colour"),
+    (annot([512], [*COLOURS, (2, "V2", 9, 2, 0, 0)], size=9), "the entry 2"),
+    (annot([512], [*COLOURS, (3, "V2", 256, 2, 0, 0)]), "out of range"),
+    (annot([], COLOURS), "0 vertices"),
+    (struct.pack(">i", 2**31 - 1), "stops in the middle"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), BAD_ANNOT)
 def test_annot_refused(tmp_path, data, reason):
     refuse("annot", tmp_path, "lh.annot", data, reason)
     refuse("annot", tmp_path, "lh.annot", annot([512], COLOURS), "1 vertices, not 2", {"voxels": 2})
@@ -980,12 +987,12 @@ def facts_of(**change):
             "split": hash_of(SPLIT), **change}  # fmt: skip
 
 
-def release(path, **change):
-    "A whole release; `change` maps a file's name to other bytes, or None to leave it out."
+def release_files():
+    "Name -> content of the files of a whole release that are text or weights."
     config = dict(model_type="bert", num_hidden_layers=2, hidden_size=2)
     space = dict(name="mesh", kind="vertex", rois=["language"], labels=False, participants=["P1"])
     ceiling = dict(participant="P1", name="EV", story="d", repeats=[0, 1])
-    files = {
+    return {
         "tuner.json": json.dumps(facts_of()),
         "split.json": json.dumps(SPLIT),
         "numbers.json": json.dumps(NUMBERS),
@@ -996,10 +1003,14 @@ def release(path, **change):
         "backbone/config.json": json.dumps(config),
         "backbone/model.safetensors": tensors(**INNER),
     }
+
+
+def release(path, **change):
+    "A whole release; `change` maps a file's name to other bytes, or None to leave it out."
     (path / "backbone").mkdir(parents=True)
     np.savez(path / "space.npz", **{"0_columns": [7, 9, 11], "0_rois": [[True, False, True]]})
     np.savez(path / "ceilings.npz", **{"0": np.array([0.5, np.nan, 0.25])})
-    for name, content in {**files, **change}.items():
+    for name, content in {**release_files(), **change}.items():
         (path / name).unlink(missing_ok=True)
         if content is not None:
             (path / name).write_bytes(content.encode() if isinstance(content, str) else content)
@@ -1054,42 +1065,42 @@ def test_release_with_less_and_with_hashes(tmp_path):
     assert "not what was released" in JUDGES["release"](path, {"hashes": hashes}).reason
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"tuner.json": None}, "no tuner.json"),
-        ({"tuner.json": json.dumps(facts_of(format="1"))}, "format"),
-        (
-            {"tuner.json": json.dumps(facts_of(files={"heads.safetensors": "00" * 32}))},
-            "not what was",
-        ),
-        ({"split.json": json.dumps({**SPLIT, "test": ["x"]})}, "split and its hash"),
-        ({"split.json": None}, "one place only"),
-        ({"heads.safetensors": None}, "no heads"),
-        ({"heads.safetensors": tensors(**HEADS)[:-1]}, "outside the file"),
-        ({"heads.safetensors": tensors(**HEADS) + b"\0"}, "belong to no tensor"),
-        ({"heads.safetensors": tensors(**{"heads.0.bias": np.ones(3)})}, "weight beside"),
-        (
-            {"heads.safetensors": tensors(**{k: v[:2] for k, v in HEADS.items()})},
-            "sizes of the heads",
-        ),
-        (
-            {"heads.safetensors": tensors(**{**HEADS, "heads.0.bias": np.array([1, np.nan, 2])})},
-            "NaN",
-        ),
-        ({"heads.safetensors": struct.pack("<Q", 2**40) + b"{}"}, "length of a safetensors"),
-        ({"backbone/config.json": '{"model_type": "gpt2"}'}, "another type"),
-        ({"backbone/config.json": '{"model_type": "bert", "num_hidden_layers": 3}'}, "layers"),
-        ({"backbone/config.json": '{"model_type": "bert", "auto_map": {}}'}, "foreign code"),
-        ({"backbone/pytorch_model.bin": b"x"}, "may run code"),
-        ({"backbone/model.safetensors": None}, "no weights"),
-        ({"space.npz": None}, "half of space"),
-        ({"space.json": "[]"}, "not a list"),
-        ({"space.npz": b"PK\x05\x06" + bytes(18)}, "no archive"),
-        ({"numbers.json": json.dumps(NUMBERS).replace("0.25", "0.75")}, "outside its interval"),
-        ({"extra.json": "{}"}, "unknown files"),
-    ],
-)
+BAD_RELEASE = [
+    ({"tuner.json": None}, "no tuner.json"),
+    ({"tuner.json": json.dumps(facts_of(format="1"))}, "format"),
+    (
+        {"tuner.json": json.dumps(facts_of(files={"heads.safetensors": "00" * 32}))},
+        "not what was",
+    ),
+    ({"split.json": json.dumps({**SPLIT, "test": ["x"]})}, "split and its hash"),
+    ({"split.json": None}, "one place only"),
+    ({"heads.safetensors": None}, "no heads"),
+    ({"heads.safetensors": tensors(**HEADS)[:-1]}, "outside the file"),
+    ({"heads.safetensors": tensors(**HEADS) + b"\0"}, "belong to no tensor"),
+    ({"heads.safetensors": tensors(**{"heads.0.bias": np.ones(3)})}, "weight beside"),
+    (
+        {"heads.safetensors": tensors(**{k: v[:2] for k, v in HEADS.items()})},
+        "sizes of the heads",
+    ),
+    (
+        {"heads.safetensors": tensors(**{**HEADS, "heads.0.bias": np.array([1, np.nan, 2])})},
+        "NaN",
+    ),
+    ({"heads.safetensors": struct.pack("<Q", 2**40) + b"{}"}, "length of a safetensors"),
+    ({"backbone/config.json": '{"model_type": "gpt2"}'}, "another type"),
+    ({"backbone/config.json": '{"model_type": "bert", "num_hidden_layers": 3}'}, "layers"),
+    ({"backbone/config.json": '{"model_type": "bert", "auto_map": {}}'}, "foreign code"),
+    ({"backbone/pytorch_model.bin": b"x"}, "may run code"),
+    ({"backbone/model.safetensors": None}, "no weights"),
+    ({"space.npz": None}, "half of space"),
+    ({"space.json": "[]"}, "not a list"),
+    ({"space.npz": b"PK\x05\x06" + bytes(18)}, "no archive"),
+    ({"numbers.json": json.dumps(NUMBERS).replace("0.25", "0.75")}, "outside its interval"),
+    ({"extra.json": "{}"}, "unknown files"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_RELEASE)
 def test_release_refused(tmp_path, change, reason):
     found = JUDGES["release"](released(tmp_path, **change), {})
     assert not found.valid and reason in found.reason, found.reason
