@@ -118,8 +118,8 @@ def wrong_inputs(target, copy, seed, inputs):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
-    with open(out.with_suffix(".inputs.csv"), newline="", encoding="utf8") as f:
-        return {int(r["index"]): r for r in csv.DictReader(f) if r["outcome"] in WRONG}
+    rows = read_rows(out.with_suffix(".inputs.csv"))
+    return {int(row["index"]): row for row in rows if row["outcome"] in WRONG}
 
 
 def tried(fault, seed, plain, copy):
@@ -164,11 +164,23 @@ def main(words=None):
         rows = list(results(chosen, options, Path(folder)))
     print(f"{sum(row['found'] for row in rows)} of {len(rows)} faults are found")
     if options.out:
-        with open(options.out, "w", newline="", encoding="utf8") as f:
-            table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
+        write_rows(options.out, rows)
     return rows
+
+
+def write_rows(path, rows):
+    "Write rows in order of their faults; those of other faults stay."
+    held = {row["number"]: row for row in read_rows(path)} if path.exists() else {}
+    held |= {str(row["number"]): row for row in rows}
+    with open(path, "w", newline="", encoding="utf8") as f:
+        table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(held[number] for number in sorted(held, key=int))
+
+
+def read_rows(path):
+    with open(path, newline="", encoding="utf8") as f:
+        return list(csv.DictReader(f))
 
 
 if __name__ == "__main__":
