@@ -634,6 +634,25 @@ def add_item(items, rng):
     items.insert(some(rng, len(items) + 1), pick(rng, [None, 3, "text", [], {}, True]))
 
 
+def leaf_from_elsewhere(tree, rng):
+    "One text or number takes the place of another."
+    leaves = {
+        p: get(tree, p) for p in paths_of(tree) if isinstance(get(tree, p), (str, int, float))
+    }
+    path = pick(rng, leaves)
+    alike = [v for v in leaves.values() if type(v) is type(leaves[path]) and v != leaves[path]]
+    return with_value(tree, path, pick(rng, alike))
+
+
+def item_from_elsewhere(tree, rng):
+    "An item of one list stands in another list too."
+    lists = [found for p in paths_of(tree) if isinstance(found := get(tree, p), list)]
+    items = pick(rng, lists)
+    others = [item for found in lists if found is not items for item in found]
+    items.insert(some(rng, len(items) + 1), pick(rng, others))
+    return tree
+
+
 NUMBERS_ONLY = (int, float)
 simple(
     "json",
@@ -641,6 +660,8 @@ simple(
     json_another_number=at_leaf(other_number, NUMBERS_ONLY),
     json_another_text=at_leaf(other_text, (str,)),
     json_two_values_exchanged=at_dict(swap_values),
+    json_a_value_of_another_place=leaf_from_elsewhere,
+    json_an_item_of_another_list=item_from_elsewhere,
     json_a_list_without_an_item=at_list(drop_item),
     json_an_item_twice=at_list(double_item),
     json_an_item_more=at_list(add_item),
@@ -1175,6 +1196,14 @@ def log_bounce(lines, rng):
     lines.insert(i + 1, f"{time_of(lines[i]) + pick(rng, [0.001, 0.004, 0.05, 0.3]):.6f} trigger")
 
 
+def log_too_many(lines, rng):
+    found = trigger_lines(lines)
+    k = some(rng, len(found) - 1)
+    first, second = (time_of(lines[i]) for i in found[k : k + 2])
+    time = first + rng.uniform(0.02, 0.98) * (second - first)
+    lines.insert(found[k] + 1, f"{time:.6f} trigger")
+
+
 def log_epoch(lines, rng):
     for i in trigger_lines(lines) if rng.random() < 0.5 else [pick(rng, trigger_lines(lines))]:
         lines[i] = retime(lines[i], time_of(lines[i]) + 1.6e9)
@@ -1269,6 +1298,7 @@ def log_two_runs(lines, rng):
 for name, (change, blind) in dict(
     log_triggers_missing=(log_hole, ""),
     log_a_bounced_trigger=(log_bounce, ""),
+    log_a_trigger_too_many=(log_too_many, ""),
     log_epoch_times=(log_epoch, ""),
     log_a_time_with_a_digit_wrong=(log_digit, ""),
     log_a_trigger_late=(log_late, VALUE),
