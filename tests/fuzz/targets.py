@@ -393,7 +393,7 @@ def form_release(draft, found, wanted, base):
 def space_arrays(space):
     "Name, kind, columns, masks of regions one below the other, labels."
     held = {k: space[k] for k in ("name", "kind")} | dict(columns=np.asarray(space["columns"]))
-    rois = space.get("rois")
+    rois = space.get("regions", space.get("rois"))  # its name now, and that of older versions
     if rois is not None and len(rois):
         held["rois"] = np.stack(list(rois.values())) if isinstance(rois, dict) else rois
     if space.get("labels") is not None:
