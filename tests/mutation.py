@@ -1,35 +1,46 @@
 """Do the visible tests of a chapter see a fault in its code?
 
-Draws small faults (another comparison, sign, number, condition, argument) in the exported cells of
-chapters, one at a time, runs the chapter from top to bottom as its reader would, and says whether a
-cell failed. Messages of errors, docstrings and code that only draws pictures are left alone.
+Draws small faults (another comparison, operation, sign, number, condition, order of arguments) in
+the functions that chapters export, one at a time, runs the chapter from top to bottom as its reader
+would, and says which visible cell failed. Cells marked `hide` run and have no say. Left alone are
+texts of errors and warnings, seeds, code that only draws, defaults of parameters, and changes that
+cannot matter or always crash (`max(b, a)`, `isinstance(int, x)`).
 
-python tests/mutation.py                       five faults in each of the twelve chapters
-python tests/mutation.py --chapter 72_encode   only there
-python tests/mutation.py --seed 1 --out FILE   other faults; the table as CSV
-python tests/mutation.py --only 89:3           one fault again, shown as a difference"""
+python tests/mutation.py --seed 0             the draw of that seed in the twelve chapters
+python tests/mutation.py --chapter 72 --count 9 --table NEW.csv     others, and another table
+python tests/mutation.py --missed             those of the table again that nothing saw
+python tests/mutation.py --list --chapter 89  what could be drawn
+python tests/mutation.py --rate               the shares in the table; runs nothing
+
+A seed draws no fault that another seed of the table drew before. In the table `first` is the
+outcome when the fault was drawn, `outcome` that of the last run, and a `note` that begins with
+'equivalent' says why no test can see the fault."""
 
 import argparse
 import ast
-import atexit
-import copy
 import csv
-import difflib
+import hashlib
 import importlib
-import multiprocessing
+import json
 import os
-import random
+import re
+import select
 import shutil
+import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = ("06", "12", "32", "43", "50", "72", "89", "90", "91", "92", "93", "94")
-FLAGS = {"#| export", "#| exporti"}
+TABLE = ROOT / "tests" / "mutation.csv"
+COLUMNS = "seed chapter function line kind fault first outcome seen_by note".split()
+CHAPTERS = ("06", "20", "61", "71", "78", "86", "89", "90", "91", "92", "93", "94")
 COMPARISONS = {
     ast.Lt: ast.GtE,
     ast.LtE: ast.Gt,
@@ -53,178 +64,364 @@ OPERATIONS = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-DRAWS = ("plt.", "ax.", "axes[", "fig.", "figure.", "sns.")  # code that only draws
-SPEAKS = ("raise ", "warnings.warn", "print(", "_need(", "need(")  # what is said, and not done
+DRAWS = {"plt", "ax", "axes", "fig", "figure"}  # names in code that only draws
+SPEAKS = re.compile(r"\w*Error|_?need|_?refuse\w*|print|warn")  # calls that only say something
+SEEDS = {"default_rng", "manual_seed", "seed_everything"}  # calls whose numbers are seeds
+UNSEEN = {"seed", "indent", "stacklevel", "figsize"}  # arguments that no result depends on
+EITHER = {"min", "max", "minimum", "maximum", "array_equal", "allclose", "isclose"}  # a, b or b, a
+CRASH = {"isinstance", "issubclass", "hasattr", "getattr", "setattr"}  # always fail the other way
+
+
+@dataclass(frozen=True)
+class Fault:
+    "One fault that can be planted in a chapter."
+
+    cell: int
+    function: str
+    line: int  # in the cell, from 1
+    kind: str
+    start: int  # characters of the cell
+    end: int
+    text: str  # what stands there instead
+    told: str  # the line before and after
+
+    def source(self, before: str) -> str:
+        "The cell with the fault in it."
+        return before[: self.start] + self.text + before[self.end :]
 
 
 def exported(cell) -> bool:
     "Whether a cell goes into the package."
-    lines = cell.source.splitlines()
-    return cell.cell_type == "code" and any(line.strip() in FLAGS for line in lines)
+    return cell.cell_type == "code" and bool(re.search(r"^#\|\s*export[si]?\b", cell.source, re.M))
 
 
-def silent(statement: ast.stmt) -> bool:
-    "Whether a statement only draws or speaks: a fault there is not one of computing."
-    text = ast.unparse(statement)
-    return text.startswith(DRAWS + SPEAKS)
+def flagged(cell, *flags: str) -> bool:
+    "Whether a cell has one of these directives."
+    return bool(re.search(rf"^#\|\s*({'|'.join(flags)})\s*$", cell.source, re.M))
 
 
-def statements(tree: ast.Module):
-    "Simple statements inside functions, and the heads of compound ones, in order."
-    for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+def called(node: ast.AST) -> str:
+    "Last name of what a call calls, or ''."
+    function = getattr(node, "func", None)
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def parts(node: ast.AST):
+    "Expressions directly below a node that can hold a fault."
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list"):
             continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.stmt) and node is not function and not silent(node):
-                yield node
+        for below in value if isinstance(value, list) else [value]:
+            if isinstance(below, ast.AST) and not isinstance(below, ast.stmt):
+                yield below
 
 
 def own_nodes(statement: ast.stmt):
     "Expressions of a statement itself, not of the statements below it."
-    below = [n for n in ast.iter_child_nodes(statement) if not isinstance(n, ast.stmt)]
-    while below:
-        node = below.pop(0)
+    waiting = list(parts(statement))
+    while waiting:
+        node = waiting.pop(0)
         yield node
-        speaks = isinstance(node, ast.Call) and ast.unparse(node).startswith(SPEAKS)
-        if not isinstance(node, ast.JoinedStr) and not speaks:
-            below += list(ast.iter_child_nodes(node))
+        speaks = SPEAKS.fullmatch(called(node)) or called(node) in SEEDS
+        unseen = isinstance(node, ast.keyword) and node.arg in UNSEEN
+        if not (isinstance(node, ast.JoinedStr) or speaks or unseen):
+            waiting += parts(node)
 
 
-def fault_of(node: ast.AST) -> str | None:
-    "Which fault can be planted at a node; None where there is none."
+def silent(statement: ast.stmt) -> bool:
+    "Whether a statement only draws or speaks: a fault there is not one of computing."
+    names = {node.id for node in own_nodes(statement) if isinstance(node, ast.Name)}
+    says = isinstance(statement, ast.Expr) and SPEAKS.fullmatch(called(statement.value))
+    return bool(isinstance(statement, ast.Raise) or says or names & DRAWS)
+
+
+def statements(tree: ast.Module):
+    "(name of the function, statement) of each statement in a function."
+    waiting = [("", False, node) for node in tree.body]
+    while waiting:
+        name, within, node = waiting.pop(0)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            name, within = f"{name}.{node.name}".lstrip("."), isinstance(node, ast.FunctionDef)
+        elif within and isinstance(node, ast.stmt) and not silent(node):
+            yield name, node
+        below = ast.iter_child_nodes(node)
+        waiting += [
+            (name, within, n) for n in below if isinstance(n, (ast.stmt, ast.ExceptHandler))
+        ]
+
+
+def swapped(node: ast.Call) -> bool:
+    """Whether the first two arguments of a call can change places: not where a number would stand
+    for a list, which only crashes."""
+    if len(node.args) < 2 or called(node) in EITHER | CRASH or SPEAKS.fullmatch(called(node)):
+        return False
+    first, second = node.args[:2]
+    return type(first) is type(second) and ast.dump(first) != ast.dump(second)
+
+
+def of_texts(node: ast.BinOp | ast.BoolOp) -> bool:
+    "Whether an operation joins texts, paths, lists or dictionaries: another one would only crash."
+    sides = [node.left, node.right] if isinstance(node, ast.BinOp) else []
+    return any(
+        isinstance(side, (ast.JoinedStr, ast.List, ast.Tuple, ast.Dict, ast.DictComp))
+        or called(side) == "dict"
+        or (isinstance(side, ast.Constant) and isinstance(side.value, str))
+        for side in sides
+    )
+
+
+def other(node: ast.AST) -> tuple[str, str] | None:
+    "(kind, what stands there instead) of the fault that can be planted at a node, if one can."
+    said = ast.unparse
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
-        return "comparison"
-    if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in OPERATIONS:
-        return "operation"
+        ops = [COMPARISONS[type(node.ops[0])](), *node.ops[1:]]
+        return "comparison", f"({said(ast.Compare(node.left, ops, node.comparators))})"
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS and not of_texts(node):
+        new = ast.BinOp(node.left, OPERATIONS[type(node.op)](), node.right)
+        return "operation", f"({said(new)})"
+    if isinstance(node, ast.BoolOp):
+        return "operation", f"({said(ast.BoolOp(OPERATIONS[type(node.op)](), node.values))})"
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
-        return "sign"
+        return "sign", f"({said(node.operand)})"
     if isinstance(node, ast.IfExp):
-        return "condition"
+        return "condition", f"({said(ast.IfExp(node.test, node.orelse, node.body))})"
     if isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
-        return "number"
-    if isinstance(node, ast.Call) and len(node.args) > 1:
-        return "arguments"
+        new = not node.value if isinstance(node.value, bool) else node.value + 1
+        return "number", repr(new)
+    if isinstance(node, ast.Call) and swapped(node):
+        args = [node.args[1], node.args[0], *node.args[2:]]
+        return "arguments", said(ast.Call(node.func, args, node.keywords))
     return None
 
 
-def places(tree: ast.Module) -> list[tuple[ast.AST, str]]:
-    "Every (node, fault) of a cell, in order."
-    found, seen = [], set()
-    for statement in statements(tree):
-        for node in own_nodes(statement):
-            kind = fault_of(node)
-            if kind and id(node) not in seen:
-                seen.add(id(node))
-                found.append((node, kind))
-    return found
+def offset(lines: list[str], line: int, column: int) -> int:
+    "Where a place of the syntax tree lies in the text, in characters."
+    before = lines[line - 1].encode()[:column].decode()
+    return sum(map(len, lines[: line - 1])) + len(before)
 
 
-def plant(node: ast.AST, kind: str) -> None:
-    "Plant a fault at a node of a tree, which is changed in place."
-    if kind == "comparison":
-        node.ops[0] = COMPARISONS[type(node.ops[0])]()
-    elif kind == "operation":
-        node.op = OPERATIONS[type(node.op)]()
-    elif kind == "condition":
-        node.body, node.orelse = node.orelse, node.body
-    elif kind == "number":
-        node.value = not node.value if isinstance(node.value, bool) else node.value + 1
-    else:
-        node.args[0], node.args[1] = node.args[1], node.args[0]
-
-
-class Without(ast.NodeTransformer):
-    "Drop the `not` or the minus of one node."
-
-    def __init__(self, node):
-        self.node = node
-
-    def visit_UnaryOp(self, node):
-        return node.operand if node is self.node else self.generic_visit(node)
-
-
-def faulty(source: str, number: int) -> tuple[str, str]:
-    "(source of a cell with its fault of that number, kind of the fault)."
-    tree = ast.parse(source)
-    node, kind = places(tree)[number]
-    if isinstance(node, ast.UnaryOp):
-        tree = Without(node).visit(tree)
-    else:
-        plant(node, kind)
-    directives = [line for line in source.splitlines() if line.startswith("#|")]
-    return "\n".join([*directives, ast.unparse(ast.fix_missing_locations(tree))]), kind
-
-
-def candidates(notebook) -> list[tuple[int, int]]:
-    "(cell, number of the fault in it) of everything that can be planted in a chapter."
+def faults_of(notebook) -> list[Fault]:
+    "Every fault that can be planted in a chapter, in order."
     found = []
     for c, cell in enumerate(notebook.cells):
-        if exported(cell):
-            found += [(c, n) for n in range(len(places(ast.parse(cell.source))))]
+        if not exported(cell):
+            continue
+        lines = cell.source.splitlines(keepends=True)
+        for function, statement in statements(ast.parse(cell.source)):
+            for node in own_nodes(statement):
+                if (new := other(node)) is None:
+                    continue
+                start = offset(lines, node.lineno, node.col_offset)
+                end = offset(lines, node.end_lineno, node.end_col_offset)
+                before = "".join(lines[node.lineno - 1 : node.end_lineno])
+                at = offset(lines, node.lineno, 0)
+                after = before[: start - at] + new[1] + before[end - at :]
+                told = " → ".join(" ".join(text.split()) for text in (before, after))
+                found.append(Fault(c, function, node.lineno, new[0], start, end, new[1], told))
     return found
 
 
-def runs(path: Path) -> None:
-    "Run a notebook in this process; exit status 1 where a cell fails."
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(1, 2)
-    from nbdev.test import test_nb
-
-    passed, _ = test_nb(path, skip_flags=["slow"], basepath=ROOT)
-    os._exit(0 if passed else 1)
+def identity(fault: Fault) -> tuple[str, str, str]:
+    "What a fault is known by, wherever its cell stands."
+    return fault.function, fault.kind, fault.told
 
 
-def outcome(notebook, where: Path, limit: float) -> tuple[str, float]:
-    "('seen' | 'missed' | 'seen: too long', seconds) of one run."
-    nbformat.write(notebook, where)
-    start = time.time()
-    process = multiprocessing.get_context("fork").Process(target=runs, args=(where,))
-    process.start()
-    process.join(limit)
-    if process.is_alive():
-        process.kill()
-        return "seen: too long", time.time() - start
-    return ("missed" if process.exitcode == 0 else "seen"), time.time() - start
+def ranked(faults: list[Fault], chapter: str, seed: int) -> list[Fault]:
+    "In the order in which a seed draws them; a change elsewhere in the chapter leaves it alone."
+    seen, keys = Counter(), {}
+    for fault in faults:
+        seen[identity(fault)] += 1
+        said = f"{seed} {chapter} {identity(fault)} {seen[identity(fault)]}"
+        keys[fault] = hashlib.sha256(said.encode()).hexdigest()
+    return sorted(faults, key=keys.get)
 
 
-def change(before: str, after: str) -> str:
-    "What a fault changed, in one line."
-    lines = difflib.unified_diff(
-        ast.unparse(ast.parse(before)).splitlines(),
-        ast.unparse(ast.parse(after)).splitlines(),
-        n=0,
-        lineterm="",
-    )
-    lines = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return "  ".join(" ".join(line.split()) for line in lines)[:240]
+def failing_line(source: str, error: BaseException) -> str:
+    "The line of a cell at which an error came up."
+    frames = traceback.extract_tb(error.__traceback__)
+    numbers = [f.lineno for f in frames if f.name == "<module>" and not Path(f.filename).is_file()]
+    lines = source.splitlines()
+    if numbers and numbers[0] <= len(lines):
+        return lines[numbers[0] - 1].strip()
+    return type(error).__name__
 
 
-def planted(path: Path, notebook, place: tuple[int, int], limit: float) -> dict:
-    "Outcome of one fault in a chapter."
-    cell, number = place
-    source = notebook.cells[cell].source
-    changed = copy.deepcopy(notebook)
-    changed.cells[cell].source, kind = faulty(source, number)
-    state, _ = outcome(changed, path, limit)
-    told = change(source, changed.cells[cell].source)
-    return dict(cell=cell, kind=kind, outcome=state, change=told)
+class Reader:
+    "Runs a chapter as its reader would; without the pictures."
+
+    def __init__(self, notebook, path: Path):
+        from execnb.shell import CaptureShell
+
+        self.cells, self.shell = notebook.cells, CaptureShell(path)
+        self.shell.run("import matplotlib; matplotlib.use('agg')")
+
+    def cell(self, number: int, source: str | None = None) -> str:
+        "Run one cell; where it is visible and fails, its name and the line."
+        cell = self.cells[number]
+        if cell.cell_type != "code" or flagged(cell, "slow", "eval: false"):
+            return ""
+        source = cell.source if source is None else source
+        self.shell.run(source)
+        self.shell._run("import matplotlib.pyplot; matplotlib.pyplot.close('all')")
+        if self.shell.exc is None or flagged(cell, "hide"):
+            return ""
+        return f"{cell.id}: {failing_line(source, self.shell.exc)}"
+
+    def rest(self, number: int, source: str) -> str:
+        "Run this source in place of a cell, and the cells after it, up to the first that fails."
+        failed = self.cell(number, source)
+        for after in range(number + 1, len(self.cells)):
+            failed = failed or self.cell(after)
+        return failed
 
 
-def chapter(path: Path, numbers: list[int], asked: argparse.Namespace):
-    "Rows of the faults of these numbers, drawn in one chapter."
+class Files:
+    "The temporary files of a chapter at one moment, to be put back."
+
+    def __init__(self):
+        self.live = Path(tempfile.gettempdir())
+        self.kept = Path(tempfile.mkdtemp(dir=self.live.parent))
+        shutil.copytree(self.live, self.kept / "files", symlinks=True)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.live)
+        (self.kept / "files").rename(self.live)
+        self.kept.rmdir()
+
+
+class Suspended:
+    "A copy of the reader that waits just before the cell of its fault."
+
+    def __init__(self, reader: Reader, fault: Fault):
+        self.fault, self.files = fault, Files()
+        start, self.start = os.pipe()
+        self.answer, answer = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            os.setpgid(0, 0)
+            os.close(self.start)
+            if os.read(start, 1) != b"y":
+                os._exit(0)
+            source = fault.source(reader.cells[fault.cell].source)
+            os.write(answer, json.dumps(reader.rest(fault.cell, source)).encode())
+            os._exit(0)
+        os.close(start)
+        os.close(answer)
+
+    def verdict(self, limit: float) -> tuple[str, str]:
+        "(outcome, seen by) of the chapter with the fault."
+        self.files.restore()
+        os.write(self.start, b"y")
+        ready, _, _ = select.select([self.answer], [], [], limit)
+        said = os.read(self.answer, 1 << 16) if ready else b""
+        if not ready:
+            os.killpg(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        if not said:
+            return "seen", "the process died" if ready else f"no end within {limit:.0f} s"
+        return ("seen" if json.loads(said) else "missed"), json.loads(said)
+
+    def require_unseen(self, known: bool, limit: float) -> None:
+        "Stop where a chapter that goes on without a fault fails; `known`: that it does not."
+        if known:
+            os.write(self.start, b"n")
+            os.waitpid(self.process, 0)
+            self.files.restore()
+            return
+        outcome, by = self.verdict(limit)
+        if outcome == "seen":
+            raise SystemExit(f"a chapter fails without a fault when it goes on from here: {by}")
+
+
+def read_chapter(path: Path, faults: list[Fault], spare: float):
+    """Run a chapter as it is, then with each fault from the fault's cell on: (fault, outcome, by).
+    Where all are seen, so might be what changes nothing: that is tried last."""
     notebook = nbformat.read(path, as_version=4)
-    drawn = candidates(notebook)
-    random.Random(f"{path.name[:2]} {asked.seed}").shuffle(drawn)
-    where = path.with_name(f"_mutant_{os.getpid()}.ipynb")  # beside it: relative paths hold
+    first = min(faults, key=lambda fault: fault.cell)
+    faults = [*faults, replace(first, kind="none", text="", end=0, start=0)]
+    folder = os.getcwd()
+    os.chdir(path.parent)
     try:
-        state, seconds = outcome(notebook, where, 1800)
-        if state != "missed":
-            raise SystemExit(f"{path.name} fails as it is")
-        for number in numbers:
-            row = planted(where, notebook, drawn[number], asked.spare + 5 * seconds)
-            yield dict(chapter=path.stem, number=number, **row)
+        start, reader, waiting = time.time(), Reader(notebook, path), []
+        for number in range(len(notebook.cells)):
+            waiting += [Suspended(reader, f) for f in faults if f.cell == number]
+            if failed := reader.cell(number):
+                raise SystemExit(f"{path.name} fails as it is, in cell {failed}")
+        seconds, missed = time.time() - start, False
+        print(f"{path.stem}: {seconds:.0f} s as it is", flush=True)
+        for suspended in sorted(waiting, key=lambda s: s.fault.kind == "none"):
+            if suspended.fault.kind == "none":
+                suspended.require_unseen(missed, spare + 5 * seconds)
+                continue
+            outcome, by = suspended.verdict(spare + 5 * seconds)
+            missed = missed or outcome == "missed"
+            yield suspended.fault, outcome, by
     finally:
-        where.unlink(missing_ok=True)
+        os.chdir(folder)
+
+
+def rows_of(table: Path) -> list[dict]:
+    "The rows of a table, if it is there."
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: list[dict], table: Path) -> None:
+    "A table, sorted by seed and chapter."
+    with table.open("w", newline="", encoding="utf8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: (int(row["seed"]), row["chapter"])))
+
+
+def matches(row: dict, chapter: str, fault: Fault) -> bool:
+    "Whether a row of the table is of this fault."
+    return (row["chapter"], row["function"], row["kind"], row["fault"]) == (
+        chapter,
+        *identity(fault),
+    )
+
+
+def chosen(path: Path, rows: list[dict], asked: argparse.Namespace) -> list[Fault]:
+    "The faults of a chapter that are asked for."
+    faults = faults_of(nbformat.read(path, as_version=4))
+    known = lambda fault, among: any(matches(row, path.stem, fault) for row in among)
+    if asked.missed:
+        again = [
+            row
+            for row in rows
+            if row["outcome"] == "missed" and not row["note"].startswith("equivalent")
+        ]
+        return [fault for fault in faults if known(fault, again)]
+    others = [row for row in rows if int(row["seed"]) != asked.seed]
+    fresh = [fault for fault in ranked(faults, path.stem, asked.seed) if not known(fault, others)]
+    return fresh[: asked.count]
+
+
+def noted(rows: list[dict], chapter: str, fault: Fault, outcome: str, by: str, seed: int) -> dict:
+    "Put an outcome into the table; the row."
+    row = next((row for row in rows if matches(row, chapter, fault)), None)
+    if row is None:
+        row = dict(seed=seed, chapter=chapter, first=outcome, note="")
+        row |= dict(function=fault.function, kind=fault.kind, fault=fault.told)
+        rows.append(row)
+    row |= dict(line=fault.line, outcome=outcome, seen_by=by[:120])
+    return row
+
+
+def told_rates(rows: list[dict]) -> None:
+    "Print the shares that were seen, by seed."
+    for seed in sorted({int(row["seed"]) for row in rows}):
+        mine = [row for row in rows if int(row["seed"]) == seed]
+        real = [row for row in mine if not row["note"].startswith("equivalent")]
+        first, last = (sum(row[k] == "seen" for row in real) for k in ("first", "outcome"))
+        print(
+            f"seed {seed}: {len(mine)} faults, {len(mine) - len(real)} equivalent; of the other"
+            f" {len(real)}, {first} ({first / len(real):.1%}) seen when drawn,"
+            f" {last} ({last / len(real):.1%}) seen now"
+        )
 
 
 def arguments_of(words: list[str]) -> argparse.Namespace:
@@ -233,55 +430,63 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chapter", nargs="*", default=list(CHAPTERS))
-    parser.add_argument("--count", type=int, default=5, help="faults a chapter")
+    parser.add_argument("--count", type=int, default=10, help="faults a chapter")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="CHAPTER:NUMBER, one fault again")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--missed", action="store_true", help="those that nothing saw, again")
+    parser.add_argument("--list", action="store_true", help="what can be drawn, in the drawn order")
+    parser.add_argument("--rate", action="store_true", help="shares in the table, without a run")
+    parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--spare", type=float, default=60, help="seconds beyond five usual runs")
     return parser.parse_args(words)
 
 
-def prepare() -> None:
-    "One cache for all runs, and the large libraries loaded once, before the processes fork."
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ["BRAINTUNE_CACHE"] = tempfile.mkdtemp(prefix="braintune-mutation-")
-    atexit.register(shutil.rmtree, os.environ["BRAINTUNE_CACHE"], ignore_errors=True)
+def prepare() -> Path:
+    "Temporary files and cache in a folder of their own; the large libraries loaded once."
+    home = Path(tempfile.mkdtemp(prefix="braintune-mutation-"))
+    (home / "live").mkdir()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    os.environ |= dict(
+        TMPDIR=str(home / "live"),
+        BRAINTUNE_CACHE=str(home / "cache"),
+        TOKENIZERS_PARALLELISM="false",
+        IN_TEST="1",
+    )
+    tempfile.tempdir = str(home / "live")
     sys.path.insert(0, str(ROOT))
     for library in ("torch", "transformers"):
         importlib.import_module(library)
+    return home
 
 
-def line(row: dict) -> str:
-    "A row as it is printed."
-    head = f"{row['chapter'][:28]:28} {row['number']:3} {row['outcome']:14}"
-    return f"{head} {row['kind']:10} {row['change']}"
-
-
-def write(rows: list[dict], out: Path) -> None:
-    "The table of outcomes as CSV."
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def run(paths: list[Path], rows: list[dict], asked: argparse.Namespace) -> None:
+    "Run the chapters with the faults asked for; the table is written after each."
+    home = prepare()
+    try:
+        for path in paths:
+            faults = chosen(path, rows, asked)
+            for fault, outcome, by in read_chapter(path, faults, asked.spare) if faults else ():
+                noted(rows, path.stem, fault, outcome, by, asked.seed)
+                where = f"{path.stem[:2]} {fault.function}:{fault.line}"
+                print(f"{where}  {outcome}  {fault.told}   | {by}", flush=True)
+                write(rows, asked.table)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def main(words: list[str]) -> int:
     asked = arguments_of(words)
-    chosen, numbers = asked.chapter, list(range(asked.count))
-    if asked.only:
-        name, number = asked.only.split(":")
-        chosen, numbers = [name], [int(number)]
-    prepare()
-    rows = []
-    for path in [p for name in chosen for p in sorted((ROOT / "nbs").glob(f"{name}*.ipynb"))]:
-        for row in chapter(path, numbers, asked):
-            rows.append(row)
-            print(line(row), flush=True)
-    seen = sum(row["outcome"].startswith("seen") for row in rows)
-    print(f"{seen} of {len(rows)} faults seen")
-    if asked.out:
-        write(rows, asked.out)
+    rows = rows_of(asked.table)
+    paths = [p for name in asked.chapter for p in sorted((ROOT / "nbs").glob(f"{name}_*.ipynb"))]
+    if asked.list:
+        for path in paths:
+            faults = faults_of(nbformat.read(path, as_version=4))
+            for fault in ranked(faults, path.stem, asked.seed):
+                print(f"{path.stem[:2]} {fault.function}:{fault.line} {fault.kind}  {fault.told}")
+        return 0
+    if not asked.rate:
+        run(paths, rows, asked)
+    told_rates(rows)
     return 0
 
 
