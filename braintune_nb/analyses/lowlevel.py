@@ -11,7 +11,7 @@ import numpy as np
 
 from .alignment import stacked_responses, story_design
 from ..core import DataError, ParameterError
-from ..data.recordings import zscore
+from ..data.recordings import regions_of, zscore
 from ..encode.banded import BandedRidge, Design
 from ..encode.ridge import label_folds
 from ..encode.score import correlation, normalised_alignment, r2, region_means
@@ -419,7 +419,8 @@ def _participant_impacts(guess, y, columns, ceilings, dataset):
         mine = {k: x[:, own] for k, x in guess.items()}
         voxels[p] = impact_voxels(mine, y[:, own], ceilings[p])
         space = next(iter(dataset.recordings[p].values())).space
-        tables.append(impact_table(voxels[p], space, participant=p))
+        regions = space.rois or regions_of(space)
+        tables.append(impact_table(voxels[p], regions, participant=p))
     return pd.concat(tables, ignore_index=True), voxels
 
 # %% ../../nbs/79_analyses.lowlevel.ipynb #46207e1f

@@ -555,6 +555,7 @@ def write_bilingual(
     # write TextGrids, logs and sounds too; False when they are there, to add participants one by
     # one
     stimuli: bool = True,
+    own_files: bool = True,  # identities, spaces and motion too, for which the layout has no place
 ) -> Path:  # the folder
     """Write a dataset in the layout of the bilingual narratives; recordings with repeats go to
     the val file."""
@@ -567,7 +568,9 @@ def write_bilingual(
     for participant, heard in dataset.recordings.items():
         for name, runs in _response_files(participant, heard, modes).items():
             _write_runs(folder / name, runs, bases, trim)
-    write_sidecars(folder, dataset, lambda name: f"{dataset.stories[name].language}/{bases[name]}")
+    if own_files:
+        key = lambda name: f"{dataset.stories[name].language}/{bases[name]}"
+        write_sidecars(folder, dataset, key)
     return folder
 
 

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['NOT_RESPONSES', 'ELEMENTS', 'MESHES', 'library_errors', 'open_image', 'image_values', 'image_grid', 'image_tr',
-           'whole_labels', 'labels_on', 'mask_or_parcels', 'brain_mask', 'image_table', 'grid_space', 'column_notes',
-           'read_gifti', 'gifti_side', 'require_side', 'surface_table']
+           'whole_labels', 'labels_on', 'resampled_labels', 'mask_or_parcels', 'brain_mask', 'image_table',
+           'grid_space', 'column_notes', 'write_image', 'read_gifti', 'gifti_side', 'require_side', 'surface_table']
 
 # %% ../../nbs/15_data.images.ipynb #3f0c53b7
+import gzip
 import logging
 import re
 import warnings
@@ -16,7 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import BraintuneError, DataError, ParameterError, cache_dir, content_hash
+from braintune_nb.core import (
+    BraintuneError,
+    DataError,
+    ParameterError,
+    cache_dir,
+    content_hash,
+    write_atomic,
+)
 from braintune_nb.data.files import (
     damaged_file,
     file_key,
@@ -223,7 +231,7 @@ def labels_on(
         few = ", ".join(map(str, before[:5]))
         warnings.warn(f"a mask of the numbers {few}: inside is what is not 0", stacklevel=2)
     if whole.shape != shape or not np.allclose(whole.affine, affine):
-        whole = _resampled(whole, shape, affine)
+        whole = resampled_labels(whole, shape, affine)
     if whole is None or not np.asarray(whole.dataobj).any():
         raise DataError(
             "A mask does not meet the image",
@@ -240,8 +248,12 @@ def labels_on(
     return whole
 
 
-def _resampled(labels, shape, affine):
-    "Labels on another grid, or None where the two do not overlap."
+def resampled_labels(
+    labels,  # nibabel image of whole numbers
+    shape: tuple,  # of the other grid, three numbers
+    affine: np.ndarray,  # of the other grid, (4, 4)
+):  # nibabel image, or None where the two do not overlap
+    "Labels on another grid, by the nearest neighbour."
     from nilearn.image import resample_img
 
     settings = dict(interpolation="nearest", force_resample=True, copy_header=True)
@@ -358,6 +370,24 @@ def column_notes(
     still = int((table.max(0) == table.min(0)).sum())
     notes = [f"{who}: {still} of {table.shape[1]} columns do not vary"] if still else []
     return notes + [note for note in [nan_note(who, missing)] if note]
+
+# %% ../../nbs/15_data.images.ipynb #0bde689f
+def write_image(
+    path,  # where the .nii.gz shall lie
+    table: np.ndarray,  # (T, V)
+    on,  # label image whose voxels are the columns, in C order
+    tr: float,  # s
+) -> Path:
+    "Write responses as a compressed 4-D image, 0 outside the labels; the inverse of `image_table`."
+    import nibabel
+
+    inside = np.asarray(on.dataobj) != 0
+    values = np.zeros((*inside.shape, len(table)), np.float32)
+    values[inside] = np.asarray(table).T
+    image = nibabel.Nifti1Image(values, on.affine)
+    image.header.set_zooms((*image.header.get_zooms()[:3], tr))
+    image.header.set_xyzt_units("mm", "sec")
+    return write_atomic(path, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 # %% ../../nbs/15_data.images.ipynb #47215299
 NOT_RESPONSES = (

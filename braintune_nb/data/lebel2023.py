@@ -652,6 +652,7 @@ def write_lebel2023(
     dataset: Dataset,  # what is written
     # write TextGrids and sounds too; False when they are there, to add participants one by one
     stimuli: bool = True,
+    own_files: bool = True,  # languages, spaces and motion too, for which the layout has no place
 ) -> Path:  # the folder
     """Write a dataset in the layout of ds003020; `ClockError` for a clock that the layout
     cannot express."""
@@ -666,7 +667,8 @@ def write_lebel2023(
     for participant, recordings in dataset.recordings.items():
         for name, recording in recordings.items():
             _write_responses(_responses_of(folder) / participant / f"{name}.hf5", recording)
-    write_sidecars(folder, dataset)
+    if own_files:
+        write_sidecars(folder, dataset)
     return folder
 
 

@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['PRINCE_TR', 'PRINCE_ROWS', 'PRINCE_SOUND', 'PRINCE_LANGUAGE', 'PRINCE_SOURCE', 'TIMES', 'prince_runs', 'prince_sound',
-           'prince_paths', 'fetch_littleprince', 'prince_words', 'load_littleprince', 'check_littleprince']
+           'prince_paths', 'fetch_littleprince', 'prince_words', 'load_littleprince', 'write_littleprince',
+           'check_littleprince']
 
 # %% ../../nbs/16_data.littleprince.ipynb #e897fb41
+import csv
+import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from braintune_nb.core import (
     DataError,
     MissingData,
     ParameterError,
+    write_atomic,
 )
 from .audio import story_sound
 from .fetch import fetch_files, read_registry
@@ -29,6 +34,7 @@ from braintune_nb.data.images import (
     image_table,
     labels_on,
     mask_or_parcels,
+    write_image,
 )
 from braintune_nb.data.recordings import (
     Dataset,
@@ -334,6 +340,71 @@ def load_littleprince(
         notes += said
         refuse_copied_stories(recordings[participant], folder)
     return Dataset("littleprince", stories, recordings, PRINCE_SOURCE, tuple(notes))
+
+# %% ../../nbs/16_data.littleprince.ipynb #0ffd9997
+def _numbered(name):
+    "('EN', 3) of 'lppEN_section3'; `ParameterError` for a story of another name."
+    if not (found := re.fullmatch(r"lpp(EN|CN|FR)_section([1-9])", name)):
+        raise ParameterError(
+            "The layout of ds003643 knows nine sections by name",
+            place="story",
+            found=name,
+            expected="lppEN_section1 to lppEN_section9, or with CN or FR",
+            next_step="rename the story",
+        )
+    return found[1], int(found[2])
+
+
+def _word_table(stories):
+    "The rows of a word table: number, word, lemma, onset, offset, section."
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("", "word", "lemma", "onset", "offset", "section"))
+    for story in stories:
+        words, section = story.words, _numbered(story.name)[1]
+        for k, times in enumerate(zip(words.onset, words.offset)):
+            rows.writerow((k, words.text[k], words.text[k], *(f"{t:.6f}" for t in times), section))
+    return text.getvalue()
+
+
+def _write_told(folder, code, stories):
+    "Words and sounds of one language."
+    for story in stories:
+        section, clock = _numbered(story.name)[1], story.clock
+        rows = PRINCE_ROWS[code][section - 1]
+        if len(clock) != rows or abs(clock.times[0] - PRINCE_TR / 2) > 1e-6:
+            raise ClockError(
+                "The layout of ds003643 cannot hold this clock",
+                place=story.name,
+                found=f"{len(clock)} TRs, the first at {clock.times[0]:.2f} s",
+                expected=f"{rows} TRs, the first at {PRINCE_TR / 2:.2f} s",
+                next_step="write it in the layout of the bilingual narratives",
+            )
+        if story.audio is not None:
+            sound = folder / prince_sound(code, section)
+            sound.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(story.audio, sound)
+    write_atomic(_words_file(folder, code), _word_table(stories).encode())
+
+# %% ../../nbs/16_data.littleprince.ipynb #ad1f253d
+def write_littleprince(
+    folder,  # made if need be
+    dataset: Dataset,  # stories named 'lppEN_section3', participants named as in ds003643
+    on,  # label image whose voxels are the columns, in C order
+    stimuli: bool = True,  # write words and sounds too; False when they are there
+) -> Path:  # the folder
+    "Write a dataset in the layout of ds003643; `ClockError`, `ParameterError` for what cannot be."
+    folder, runs = Path(folder), prince_runs()
+    _require_known(dataset.recordings, runs)
+    for code in PRINCE_LANGUAGE if stimuli else ():
+        told = [s for s in dataset.stories.values() if _numbered(s.name)[0] == code]
+        if told:
+            _write_told(folder, code, sorted(told, key=lambda s: s.name))
+    for participant, heard in dataset.recordings.items():
+        for name, recording in heard.items():
+            path = folder / runs[participant][_numbered(name)[1]]
+            write_image(path, recording.responses, on, PRINCE_TR)
+    return folder
 
 # %% ../../nbs/16_data.littleprince.ipynb #6f83bb30
 def _check_language(folder, code, sections):

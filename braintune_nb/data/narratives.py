@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['NARRATIVES_TR', 'NARRATIVES_URL', 'NARRATIVES_SOURCE', 'NARRATIVES_SPACES', 'TIMES', 'narratives_run',
            'narratives_told', 'fetch_narratives', 'narratives_words', 'sound_onset', 'load_narratives',
-           'check_narratives']
+           'write_narratives', 'check_narratives']
 
 # %% ../../nbs/17_data.narratives.ipynb #e082325d
+import csv
+import io
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from braintune_nb.core import (
     DataError,
     MissingData,
     ParameterError,
+    write_atomic,
 )
 from .audio import story_sound
 from .fetch import fetch_files
@@ -33,6 +37,7 @@ from braintune_nb.data.images import (
     labels_on,
     mask_or_parcels,
     surface_table,
+    write_image,
 )
 from braintune_nb.data.recordings import (
     Dataset,
@@ -364,6 +369,53 @@ def load_narratives(
         refuse_copied_stories(heard, folder)
     notes = tuple(loading.notes)
     return Dataset("narratives", loading.stories, recordings, NARRATIVES_SOURCE, notes)
+
+# %% ../../nbs/17_data.narratives.ipynb #cbca9d29
+def _write_told(folder, story):
+    "Words and sound of one story."
+    grid, sound = (folder / path for path in narratives_told(story.name))
+    text = io.StringIO()
+    rows, words = csv.writer(text, lineterminator="\n"), story.words
+    for k, times in enumerate(zip(words.onset, words.offset)):
+        rows.writerow((words.text[k], words.text[k].lower(), *(f"{t:.6f}" for t in times)))
+    write_atomic(grid, text.getvalue().encode())
+    if story.audio is not None:
+        shutil.copyfile(story.audio, sound)
+
+
+def _write_events(path, story):
+    "When the sound of a run began, in seconds from its first volume."
+    if abs(story.clock.tr - NARRATIVES_TR) > 1e-6:
+        raise ClockError(
+            "The layout of ds002345 cannot hold this clock",
+            file=path,
+            place=story.name,
+            found=f"TR {story.clock.tr} s",
+            expected=f"TR {NARRATIVES_TR} s",
+            next_step="write it in the layout of the bilingual narratives",
+        )
+    start = NARRATIVES_TR / 2 - story.clock.times[0]
+    header = "onset\tduration\ttrial_type\tstim_file"
+    row = f"{start:.6f}\t{story.duration:.3f}\tstory\t{story.name}_audio.wav"
+    write_atomic(path, f"{header}\n{row}\n")
+
+# %% ../../nbs/17_data.narratives.ipynb #ca62ab25
+def write_narratives(
+    folder,  # made if need be
+    dataset: Dataset,  # stories in English with a TR of 1.5 s, participants such as 'sub-256'
+    on,  # label image whose voxels are the columns, in C order
+    stimuli: bool = True,  # write words and sounds too; False when they are there
+) -> Path:  # the folder
+    "Write a dataset in the layout of ds002345, in MNI space; `ClockError` for another TR."
+    folder = Path(folder)
+    for story in dataset.stories.values() if stimuli else ():
+        _write_told(folder, story)
+    for participant, heard in dataset.recordings.items():
+        for name, recording in heard.items():
+            events, image = (folder / path for path in narratives_run(participant, name))
+            _write_events(events, recording.story)
+            write_image(image, recording.responses, on, NARRATIVES_TR)
+    return folder
 
 # %% ../../nbs/17_data.narratives.ipynb #96d7036c
 def _check_run(folder, participant, name, space, pipeline):
