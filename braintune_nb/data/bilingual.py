@@ -569,9 +569,14 @@ def write_bilingual(
         for name, runs in _response_files(participant, heard, modes).items():
             _write_runs(folder / name, runs, bases, trim)
     if own_files:
-        key = lambda name: f"{dataset.stories[name].language}/{bases[name]}"
-        write_sidecars(folder, dataset, key)
+        _write_own_files(folder, dataset, bases)
     return folder
+
+
+def _write_own_files(folder, dataset, bases):
+    "Languages, spaces and motion, with stories by language and name."
+    keys = {s.name: f"{s.language}/{bases[s.name]}" for s in dataset.stories.values()}
+    write_sidecars(folder, dataset, keys.get)
 
 
 def _write_story(folder, story, base, modality, trim):

@@ -6,7 +6,7 @@
 __all__ = ['LEBEL_TRIM', 'RESPDICT_SURPLUS', 'LEBEL_SOURCE', 'VOXELS', 'REPEATS', 'TEST_STORY', 'LEBEL_FILES', 'LEBEL_ALWAYS',
            'lebel_clock', 'published_shapes', 'is_published', 'lebel_paths', 'fetch_lebel2023', 'write_sidecars',
            'write_npz', 'read_space', 'read_motion', 'read_story_notes', 'read_story', 'write_story_files',
-           'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
+           'shape_alone', 'load_lebel2023', 'write_lebel2023', 'check_lebel2023']
 
 # %% ../../nbs/13_data.lebel2023.ipynb #684b90b5
 import json
@@ -524,11 +524,21 @@ def _check_published(path, participant, story, found, repeats, expected):
         )
 
 # %% ../../nbs/13_data.lebel2023.ipynb #97f7fc06
-def _read_responses(folder, participant, story, n_respdict, published=(), cache=None):
+def shape_alone(
+    shape: tuple,  # of an array
+) -> np.ndarray:  # float32 zeros that take no memory
+    "What stands for responses while a run is planned from their shapes."
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def _read_responses(folder, participant, story, n_respdict, published, cache, shapes_only):
     "Responses (T, V), repeats (R, T, V) or None, path, notes."
     path = _responses_of(folder) / participant / f"{story}.hf5"
     shapes = hdf_shapes(path)
     _check_shapes(path, participant, story, n_respdict, shapes, published)
+    if shapes_only:
+        alone = {key: shape_alone(shape) for key, shape in shapes.items()}
+        return alone["data"], alone.get("individual_repeats"), str(path), []
     data, missing = read_or_map(path, "data", cache)
     place = f"{participant}, {story}"
     repeats, notes = None, [nan_note(place, missing)]
@@ -536,14 +546,19 @@ def _read_responses(folder, participant, story, n_respdict, published=(), cache=
         repeats, lost = read_or_map(path, "individual_repeats", cache)
         notes.append(nan_note(place, lost, " in a repeat"))
         refuse_copied_repeats(repeats, story, path)
-    if others := sorted(set(shapes) - {"data", "individual_repeats"}):
-        notes.append(f"{place}: {', '.join(others)[:60]} in the file: not read")
+    notes.append(_unread_note(place, shapes))
     return data, repeats, str(path), [n for n in notes if n]
 
+
+def _unread_note(place, shapes):
+    "What is in a response file beside the responses, else ''."
+    others = sorted(set(shapes) - {"data", "individual_repeats"})
+    return f"{place}: {', '.join(others)[:60]} in the file: not read" if others else ""
+
 # %% ../../nbs/13_data.lebel2023.ipynb #6ef6fa3e
-def _sound(path, ours, rate, channel, cache):
+def _sound(path, ours, rate, channel, cache, shapes_only):
     "(path of the sound to use, note or ''): as it is where we wrote it and no rate was asked for."
-    if ours and rate is None:
+    if (ours and rate is None) or shapes_only:
         return path, ""
     return story_sound(path, rate, cache, channel)
 
@@ -582,20 +597,21 @@ def _read_story(folder, name, counts, about, settings):
     return story, [said for said in (note, _sound_ends_early(story)) if said]
 
 # %% ../../nbs/13_data.lebel2023.ipynb #7961bf82
-def _recordings(folder, participant, names, stories, counts, cache):
+def _recordings(folder, participant, names, stories, counts, cache, shapes_only):
     "(story -> Recording of one participant, notes)"
     published, space, recordings, notes = _published_for(folder, participant), None, {}, []
     for name in names:
         data, repeats, source, said = _read_responses(
-            folder, participant, name, counts[name], published, cache
+            folder, participant, name, counts[name], published, cache, shapes_only
         )
         space = space or read_space(folder, participant, data.shape[1])
         motion = read_motion(folder, participant, name)
         story = stories[name]
         recordings[name] = Recording(participant, story, data, space, repeats, motion, source)
         notes += said
-    refuse_copied_stories(recordings, _responses_of(folder) / participant)
-    return recordings, notes
+    if not shapes_only:
+        refuse_copied_stories(recordings, _responses_of(folder) / participant)
+    return recordings, [*notes, _absent_note(participant, stories, names)]
 
 
 def _absent_note(participant, names, heard):
@@ -615,6 +631,7 @@ def load_lebel2023(
     ) = None,  # Hz of the stories' sound; None: 16,000, but as it is where this package wrote it
     cache=None,  # folder of converted files; None: cache_dir()
     channel: int | None = None,  # of the sound, from 0; None: the mean of its channels
+    shapes_only: bool = False,  # zeros stand for the responses, and no sound is converted
 ) -> Dataset:
     """Read a folder laid out as ds003020. Errors: `MissingData`, `DataError`, `ClockError`
     (rows against respdict)."""
@@ -622,16 +639,18 @@ def load_lebel2023(
     wanted, hidden = _wanted(folder, participants, stories)
     notes, about = [hidden_note(hidden)], read_story_notes(folder)
     names = _story_names(folder, wanted)
-    settings = (sampling_rate, channel, cache)
+    settings = (sampling_rate, channel, cache, shapes_only)
     told, recordings = {}, {}
     for name in names:
         told[name], said = _read_story(folder, name, counts, about["stories"], settings)
         notes += said
     for participant, heard in wanted.items():
-        recordings[participant], said = _recordings(folder, participant, heard, told, counts, cache)
-        notes += [*said, _absent_note(participant, names, heard)]
-    said = tuple(n for n in notes if n)
-    return Dataset(about["name"] or "lebel2023", told, recordings, LEBEL_SOURCE, said)
+        recordings[participant], said = _recordings(
+            folder, participant, heard, told, counts, cache, shapes_only
+        )
+        notes += said
+    name, said = about["name"] or "lebel2023", tuple(filter(None, notes))
+    return Dataset(name, told, recordings, LEBEL_SOURCE, said)
 
 
 def _story_names(folder, wanted):

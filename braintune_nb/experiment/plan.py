@@ -6,8 +6,8 @@
 __all__ = ['LEAST_CEILING', 'INTERVAL', 'clean_recording', 'clean_dataset', 'TuningFold', 'ExperimentPlan', 'split_participants',
            'check_participants', 'language_folds', 'plan_from_split', 'restrict_languages', 'simulated_plan',
            'split_sections', 'leave_one_out', 'average_recording', 'alice_plan', 'load_plan', 'finite_columns',
-           'plan_voxel_mask', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows', 'concept_scores',
-           'plan_summary', 'arm_rows']
+           'named_columns', 'plan_voxel_mask', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows',
+           'concept_scores', 'plan_summary', 'arm_rows']
 
 # %% ../../nbs/89_experiment.plan.ipynb #7cf3718b
 import warnings
@@ -480,6 +480,8 @@ def load_plan(
     regions: str = "",  # regions that tune, comma-separated; empty: the plan's default
     motion: bool = True,  # Alice: regress out motion
     modality: str = "reading",  # bilingual: 'reading' or 'listening'
+    # zeros stand for responses of data sets with a split: enough to check and reckon a run
+    shapes_only: bool = False,
 ) -> ExperimentPlan:
     "The plan for a data set by name; `ParameterError` says what is missing."
     _check_request(dataset, data_dir, split)
@@ -491,9 +493,9 @@ def load_plan(
     roles = _other_participants(Split.load(split), _names(tune), _names(new))
     everybody = (*roles.tuning_participants, *roles.held_out_participants)
     if dataset == "lebel2023":  # its responses are detrended as they are published
-        loaded = load_lebel2023(data_dir, everybody)
+        loaded = load_lebel2023(data_dir, everybody, shapes_only=shapes_only)
     else:
-        loaded = load_bilingual(data_dir, everybody, modality=modality)
+        loaded = load_bilingual(data_dir, everybody, modality=modality, shapes_only=shapes_only)
     return plan_from_split(loaded, roles, regions=named)
 
 # %% ../../nbs/89_experiment.plan.ipynb #6601495e
@@ -556,18 +558,30 @@ def finite_columns(
     return finite
 
 
+def named_columns(
+    plan: ExperimentPlan,  # who tunes and who is scored on what
+    participant: str,  # name of the participant
+) -> np.ndarray:  # (V,) bool
+    "Columns of the regions, or of the voxel set, that tune; `ParameterError` for a region."
+    rois = plan.rois[participant]
+    if unknown := [r for r in plan.regions if r not in rois]:
+        raise ParameterError(
+            "Unknown region",
+            place="regions",
+            found=", ".join(unknown),
+            expected=", ".join(rois),
+            next_step="leave regions out, or give the columns names (braintune surface --parcels)",
+        )
+    names = ["selected"] if plan.voxel_mask else plan.regions or rois
+    return np.any([rois[r] for r in names], axis=0)
+
+
 def plan_voxel_mask(
     plan: ExperimentPlan,  # who tunes and who is scored on what
     participant: str,  # name of the participant
 ) -> np.ndarray:  # (V,) bool
     "Which columns of a participant tune; `ParameterError` for a region, `DataError` for none left."
-    rois = plan.rois[participant]
-    if unknown := [r for r in plan.regions if r not in rois]:
-        raise ParameterError(
-            "Unknown region", place="regions", found=", ".join(unknown), expected=", ".join(rois)
-        )
-    names = ["selected"] if plan.voxel_mask else plan.regions or rois
-    chosen = np.any([rois[r] for r in names], axis=0) & finite_columns(plan, participant)
+    chosen = named_columns(plan, participant) & finite_columns(plan, participant)
     if not chosen.any():
         raise DataError(
             "No column is left to tune on",
