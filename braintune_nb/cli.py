@@ -556,8 +556,7 @@ def _whole_but_for(notebook, asked, out):
         summary = read_record(out / "summary.json")
     except DataError:
         return []
-    known = {n: ast.literal_eval(p["default"]) for n, p in known_parameters(notebook).items()}
-    whole = {k: v for k, v in (known | asked).items() if k != "out"}
+    whole = {k: v for k, v in _all_parameters(notebook, asked).items() if k != "out"}
     if content_hash(whole) != record["parameters_hash"]:
         return []
     wanted = ["notebook.ipynb"] + ["report.html"] * _has_report(summary)
@@ -642,6 +641,12 @@ def quickstart(
     _run_and_show(notebook, asked, out, debug)
 
 # %% ../nbs/99_cli.ipynb #dd1d5d74
+def _all_parameters(notebook, asked):
+    "Every parameter of an experiment by name, those that were given and the defaults."
+    known = known_parameters(notebook)
+    return {n: ast.literal_eval(p["default"]) for n, p in known.items()} | asked
+
+
 def _show_parameters(notebook):
     "Print the parameters of an experiment, one a line."
     known = known_parameters(notebook)
@@ -662,6 +667,94 @@ def _pairs(words):
         found[name] = text
     return found
 
+# %% ../nbs/99_cli.ipynb #ebb2a488
+def _seconds_in_words(seconds):
+    "'45 s', '12 min', '3.5 h' or '2.1 days'."
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.{1 if unit in ('days', 'h') else 0}f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _bytes_in_words(size):
+    "'12 MB' or '3.4 GB'."
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _reckoned(parameters):
+    "Whether stages of an experiment can be reckoned: it has a data set and one model or several."
+    return {"dataset", "size"} <= set(parameters) and bool(
+        {"backbone", "backbones"} & set(parameters)
+    )
+
+
+def _refuse_early(notebook, asked, out):
+    "Refuse a new run on data with a split that shapes, memory or disk rule out."
+    parameters = _all_parameters(notebook, asked)
+    begun = out.exists() or out.with_name(f"{out.name}.partial").exists()
+    if begun or not _reckoned(parameters) or not parameters.get("split"):
+        return
+    from braintune_nb.experiment.runner import check_room, preview
+
+    check_room(preview(parameters).stages(), out)
+
+
+def _sections_in_words(sections):
+    "'souls, avatar: 700 TRs', or 'none'."
+    names = dict.fromkeys(s.story.name for s in sections)
+    return f"{', '.join(names)}: {sum(map(len, sections)):,} TRs" if names else "none"
+
+
+def _columns_in_words(plan):
+    "Number of columns of each participant."
+    columns = []
+    for p in plan.participants:
+        first = next(iter(plan.dataset.recordings[p].values()))
+        columns.append(f"{p} {len(first.space):,}")
+    return ", ".join(columns)
+
+
+def _who_and_what(seen):
+    "Rows of the plan: people, stories, model, arms."
+    plan, first = seen.plan, seen.plan.rounds[0]
+    encoding = [s for fold in first.folds for s in fold[0]]
+    return [
+        ("data", plan.dataset.name),
+        ("tune", ", ".join(plan.tuning_participants)),
+        ("new", ", ".join(plan.held_out_participants) or "nobody"),
+        ("columns", _columns_in_words(plan)),
+        ("tuning stories", _sections_in_words(first.tuning)),
+        ("validation", _sections_in_words(first.validation)),
+        ("encoding stories", _sections_in_words(encoding)),
+        ("scored stories", _sections_in_words(plan.test_sections)),
+        ("model", f"{seen.backbone.name}, layers {', '.join(map(str, seen.layers))}"),
+        ("arms", ", ".join([*seen.encoding_arms, *seen.arms]) or "none: finished models are read"),
+    ]
+
+
+def _show_plan(notebook, asked, out):
+    "Print who and what, and what each stage will take; refuse what cannot be."
+    parameters = _all_parameters(notebook, asked)
+    if not _reckoned(parameters):
+        _show_parameters(notebook)
+        return _say(f"{notebook.stem} makes its own material: its stages are not reckoned.")
+    from braintune_nb.experiment.runner import check_room, preview
+
+    seen = preview(parameters)
+    _print_table(f"{notebook.stem}: who and what", ("part", "is"), _who_and_what(seen))
+    stages = seen.stages()
+    rows = []
+    for s in stages:
+        sizes = (_bytes_in_words(s.memory), _bytes_in_words(s.disk))
+        rows.append((s.name, _seconds_in_words(s.seconds), *sizes, s.knob))
+    total, disk = sum(s.seconds for s in stages), sum(s.disk for s in stages)
+    most = _bytes_in_words(max(s.memory for s in stages))
+    rows.append(("all", _seconds_in_words(total), most, _bytes_in_words(disk), ""))
+    heads = ("stage", "time", "memory", "disk", "what lowers it")
+    _print_table("Estimated on this machine, on the processor", heads, rows)
+    check_room(stages, out)
+    _say("Nothing was started. The same command without --dry-run runs it.")
+
 # %% ../nbs/99_cli.ipynb #b48a409a
 @app.command()
 def run(
@@ -680,6 +773,9 @@ def run(
     help_parameters: Annotated[
         bool, _option("Show the experiment's parameters, and stop.", "--help-parameters")
     ] = False,
+    dry_run: Annotated[
+        bool, _option("Say who, what, time, memory and disk, and stop.", "--dry-run")
+    ] = False,
     debug: Annotated[bool, _option("Whole traceback if it fails.")] = False,
 ):
     "Run an experiment notebook with parameters."
@@ -687,7 +783,11 @@ def run(
     if help_parameters:
         return _show_parameters(notebook)
     asked = check_parameters(notebook, _pairs(parameter or []))
-    _run_and_show(notebook, asked, out or Path(f"braintune_{notebook.stem}"), debug)
+    folder = out or Path(f"braintune_{notebook.stem}")
+    if dry_run:
+        return _show_plan(notebook, asked, folder)
+    _refuse_early(notebook, asked, folder)
+    _run_and_show(notebook, asked, folder, debug)
 
 # %% ../nbs/99_cli.ipynb #e34128aa
 @app.command("list")
