@@ -419,7 +419,7 @@ def _participant_impacts(guess, y, columns, ceilings, dataset):
         mine = {k: x[:, own] for k, x in guess.items()}
         voxels[p] = impact_voxels(mine, y[:, own], ceilings[p])
         space = next(iter(dataset.recordings[p].values())).space
-        regions = space.rois or regions_of(space)
+        regions = space.regions or regions_of(space)
         tables.append(impact_table(voxels[p], regions, participant=p))
     return pd.concat(tables, ignore_index=True), voxels
 

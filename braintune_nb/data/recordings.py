@@ -63,7 +63,7 @@ def regions_of(
     space,  # Space
 ) -> dict:  # region -> (V,) bool
     "Named regions of a space without 'rest'; one region 'all' where it has none."
-    named = {k: m for k, m in space.rois.items() if k != "rest"}
+    named = {k: m for k, m in space.regions.items() if k != "rest"}
     return named or {"all": np.ones(len(space), bool)}
 
 # %% ../../nbs/11_data.recordings.ipynb #ddf3585a

@@ -148,7 +148,7 @@ class ExperimentPlan:
         return np.concatenate([np.tile(pair, (len(s), 1)) for s, pair in self._scored])
 
     @property
-    def rois(self) -> dict:
+    def region_masks(self) -> dict:
         "participant -> region -> (V,) bool, without columns of no region."
         found = {}
         for p, recordings in self.dataset.recordings.items():
@@ -366,8 +366,8 @@ def simulated_plan(
         cutoff=cutoff,
         lowlevel=lowlevel,
         note=(
-            "The brains and the speech are simulated; the answer is known. Encoding models are"
-            " banded: word rate beside the model's states."
+            "The stories and the brain responses are simulated, so the answer is known. Encoding"
+            " models are banded: word rate beside the model's states."
         ),
     )
 
@@ -563,17 +563,17 @@ def named_columns(
     participant: str,  # name of the participant
 ) -> np.ndarray:  # (V,) bool
     "Columns of the regions, or of the voxel set, that tune; `ParameterError` for a region."
-    rois = plan.rois[participant]
-    if unknown := [r for r in plan.regions if r not in rois]:
+    masks = plan.region_masks[participant]
+    if unknown := [r for r in plan.regions if r not in masks]:
         raise ParameterError(
             "Unknown region",
             place="regions",
             found=", ".join(unknown),
-            expected=", ".join(rois),
+            expected=", ".join(masks),
             next_step="leave regions out, or give the columns names (braintune surface --parcels)",
         )
-    names = ["selected"] if plan.voxel_mask else plan.regions or rois
-    return np.any([rois[r] for r in names], axis=0)
+    names = ["selected"] if plan.voxel_mask else plan.regions or masks
+    return np.any([masks[r] for r in names], axis=0)
 
 
 def plan_voxel_mask(
@@ -649,15 +649,15 @@ def layer_rows(
     arm: str,  # name of the arm
     layers: list,  # layer numbers
     r: dict,  # participant -> (L, V)
-) -> list:  # rows arm, layer, roi, mean, ci_low, ci_high
+) -> list:  # rows arm, layer, region, mean, ci_low, ci_high
     "Alignment by layer with a t interval over participants."
-    rows, rois = [], plan.rois
+    rows, masks = [], plan.region_masks
     for i, layer in enumerate(layers):
-        for roi in rois[plan.participants[0]]:
-            means = [float(np.nanmean(r[p][i][rois[p][roi]])) for p in plan.participants]
+        for region in masks[plan.participants[0]]:
+            means = [float(np.nanmean(r[p][i][masks[p][region]])) for p in plan.participants]
             test = participant_test(means)
             interval = {k: test[k] for k in ("mean", "ci_low", "ci_high")}
-            rows.append(dict(arm=arm, layer=layer, roi=roi) | interval)
+            rows.append(dict(arm=arm, layer=layer, region=region) | interval)
     return rows
 
 # %% ../../nbs/89_experiment.plan.ipynb #426938cd
@@ -668,7 +668,7 @@ class _Scorer:
         self.plan, self.arms = plan, arms
         self.truth, self.ceilings = scored_responses(plan), plan_ceilings(plan)
         self.everybody = list(plan.participants)
-        self.regions = list(plan.rois[self.everybody[0]])
+        self.regions = list(plan.region_masks[self.everybody[0]])
         self.quadrants = plan.quadrants
         self.within = self.quadrants[:, 0] == self.quadrants[:, 1]
         self.settings = dict(block_length=block_length, n=draws)
@@ -679,7 +679,7 @@ class _Scorer:
             self.arms,
             {p: self.truth[p] for p in participants},
             self.plan.stories,
-            self.plan.rois,
+            self.plan.region_masks,
             self.ceilings if ceilings is None else ceilings,
             rows=self.within if rows is None and not self.within.all() else rows,
             **self.settings,
@@ -741,7 +741,9 @@ def _language_part(scorer, language):
     plan, ceilings = scorer.plan, plan_ceilings(scorer.plan, language)
     rows = scorer.within & (scorer.quadrants[:, 1] == language)
     out = scorer.gains(rows, ceilings)
-    out |= dict(ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.rois))
+    out |= dict(
+        ceiling=mean_ceiling({p: ceilings[p] for p in plan.participants}, plan.region_masks)
+    )
     if plan.truth is None:
         return out
     try:
@@ -764,7 +766,7 @@ def _listener_parts(scorer):
     "Scores of average listeners, and what one story cannot show."
     parts = {}
     for group in scorer.plan.groups:
-        ceiling = mean_ceiling({group: scorer.ceilings[group]}, scorer.plan.rois)
+        ceiling = mean_ceiling({group: scorer.ceilings[group]}, scorer.plan.region_masks)
         parts[group] = summarise(scorer.scored([group]), scorer.regions) | dict(ceiling=ceiling)
     limits = [
         (
@@ -782,7 +784,7 @@ def _listener_parts(scorer):
 def _whole_part(scorer, arms, oracles):
     "Alignment and gains of all arms on all rows; oracles stand apart."
     plan, whole = scorer.plan, scorer.scored(scorer.everybody)
-    ceiling = mean_ceiling({p: scorer.ceilings[p] for p in plan.participants}, plan.rois)
+    ceiling = mean_ceiling({p: scorer.ceilings[p] for p in plan.participants}, plan.region_masks)
     with_oracles = summarise(whole, scorer.regions)["alignment"]
     return summarise(({arm: whole[0][arm] for arm in arms}, *whole[1:]), scorer.regions) | dict(
         ceiling=ceiling,
