@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['TURNING', 'DISK', 'TEMPORARY', 'STRICT', 'SMALL', 'CONTENTS', 'LIBRARIES', 'OURS', 'visible', 'BraintuneError',
            'DataError', 'ClockError', 'SplitError', 'ParameterError', 'ModelError', 'RunError', 'MissingData',
-           'seed_everything', 'fast_linear', 'wrong_product', 'to_plain', 'disk_error', 'disk_errors', 'write_atomic',
-           'remove_temporary', 'respect_umask', 'write_json', 'read_json', 'read_record', 'write_arrays', 'read_arrays',
-           'content_hash', 'data_root', 'cache_dir', 'sampled_hash', 'file_hash', 'cached_folder', 'provenance',
-           'parameter_names', 'notebook_parameters', 'lock_folder', 'unlock_folder', 'Run', 'refuse_finished',
-           'require_run_folder', 'note_read', 'read_finished']
+           'seed_everything', 'fast_linear', 'wrong_product', 'cores', 'workers', 'side_by_side', 'to_plain',
+           'disk_error', 'disk_errors', 'write_atomic', 'remove_temporary', 'respect_umask', 'write_json', 'read_json',
+           'read_record', 'write_arrays', 'read_arrays', 'content_hash', 'data_root', 'cache_dir', 'sampled_hash',
+           'file_hash', 'cached_folder', 'provenance', 'parameter_names', 'notebook_parameters', 'lock_folder',
+           'unlock_folder', 'Run', 'refuse_finished', 'require_run_folder', 'note_read', 'read_finished']
 
 # %% ../nbs/00_core.ipynb #dc8d2962
 import ast
@@ -31,6 +31,7 @@ import time
 import unicodedata
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -200,6 +201,36 @@ def wrong_product(
     wrong = [(a, b) for a, b in pairs if not (a - b).norm() <= bound * b.norm()]
     together = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in wrong]
     return _TRIED.setdefault(key, min(together, default=None))
+
+# %% ../nbs/00_core.ipynb #70dc103b
+def cores() -> int:  # those this process may use
+    "Number of cores of the processor."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def workers() -> int:  # BRAINTUNE_WORKERS, or 1
+    "How many participants are worked on at once; `ParameterError` unless it is a number above 0."
+    text = os.environ.get("BRAINTUNE_WORKERS", "1")
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ParameterError(
+            "The environment variable does not say how many participants go at once",
+            place="BRAINTUNE_WORKERS",
+            found=repr(text),
+            expected="a whole number above 0, at most the number of cores",
+        )
+    return int(text)
+
+
+def side_by_side(
+    function,  # of one item; it shares nothing that it changes with another
+    items,  # what it is called with
+) -> list:  # its results, in the order of the items
+    "Call a function for every item, `workers()` of them at once, each in a thread."
+    items = list(items)
+    if min(workers(), len(items)) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers()) as pool:
+        return list(pool.map(function, items))
 
 # %% ../nbs/00_core.ipynb #f93edbc2
 def _plain_number(value, place):
@@ -668,9 +699,7 @@ def _hardware():
     found = {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),
-        "cores": (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
+        "cores": cores(),
         "memory_mb": round(psutil.virtual_memory().total / 2**20),
     }
     torch = sys.modules.get("torch")

@@ -16,7 +16,7 @@ from braintune_nb.data.stories import Events, Story
 from braintune_nb.loss import get_loss
 from braintune_nb.model import text_inputs
 from braintune_nb.model.adapter import Adapter
-from braintune_nb.model.backbone import load_backbone
+from braintune_nb.model.backbone import load_backbone, transformer_blocks
 from braintune_nb.model.release import BrainTuner
 from braintune_nb.model.text_inputs import section_inputs, word_states
 from braintune_nb.simulate.text_model import toy_backbone
@@ -543,17 +543,30 @@ def test_unknown_readings_are_refused():
 # ---- speed without another number
 
 
-def test_only_the_place_of_the_word_is_computed_in_the_block_that_is_read(monkeypatch):
-    backbone = made()
-    inputs, sizes = section_inputs(whole_story(told()), backbone, 6), []
-    backbone.model.encoder.layer[2].intermediate.register_forward_pre_hook(
+def states_and_gradients(backbone, inputs, block):
+    "States of the words at the last layer, and the gradients of its block."
+    backbone.model.zero_grad()
+    states = word_states(backbone.model, inputs, backbone.model.config.num_hidden_layers)
+    states.square().sum().backward()
+    return states.detach(), [p.grad.clone() for p in block.parameters()]
+
+
+@pytest.mark.parametrize("kind, wide", [("bert", "intermediate"), ("distilbert", "ffn.lin1")])
+def test_only_the_place_of_the_word_is_computed_in_the_block_that_is_read(monkeypatch, kind, wide):
+    backbone, sizes = made(kind), []
+    inputs = section_inputs(whole_story(told()), backbone, 6)
+    block = transformer_blocks(backbone.model)[-1]
+    block.get_submodule(wide).register_forward_pre_hook(
         lambda m, a: sizes.append(tuple(a[0].shape))
     )
-    fast = word_states(backbone.model, inputs, 3)
+    states, gradients = states_and_gradients(backbone, inputs, block)
     assert all(len(s) == 2 for s in sizes) and sum(s[0] for s in sizes) == len(inputs.position)
     monkeypatch.setattr(text_inputs, "_LIKE_BERT", ())
-    torch.testing.assert_close(word_states(backbone.model, inputs, 3), fast, atol=1e-5, rtol=1e-4)
+    plain, expected = states_and_gradients(backbone, inputs, block)
     assert len(sizes[-1]) == 3
+    torch.testing.assert_close(states, plain, atol=1e-5, rtol=1e-4)
+    for got, right in zip(gradients, expected):
+        torch.testing.assert_close(got, right, atol=1e-3, rtol=1e-3)
 
 
 def test_adapters_are_trained_in_the_block_that_is_read():

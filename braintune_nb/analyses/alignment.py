@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..align.delays import delay
-from ..core import DataError, ParameterError
+from ..core import DataError, ParameterError, side_by_side
 from ..data.recordings import highpass, zscore
 from ..encode.banded import BandedRidge, Design
 from ..encode.ceiling import expected_correlation, explainable_variance
@@ -160,8 +160,9 @@ def section_groups(
     return np.concatenate([np.full(len(s), i % most) for i, s in enumerate(sections)])
 
 # %% ../../nbs/78_analyses.alignment.ipynb #b1892857
-def _layer_fits(layer, per_story, train, encoding, model, lowlevel):
-    "(participant, fitted model) of one layer; the decomposition of the features is shared."
+def _layer_fits(layer, per_story, train, encoding, model, lowlevel, new):
+    """(prediction for the rows `new`, cross-validated R²) of each participant, from one layer; the
+    decomposition of the features is shared."""
     x, groups, banded = (
         stacked_features(per_story, encoding, lowlevel),
         section_groups(encoding),
@@ -171,12 +172,16 @@ def _layer_fits(layer, per_story, train, encoding, model, lowlevel):
         x = Design(x, normalise=True, keep=True)
     elif model is None:
         x = plain_ridge().design(x, groups)
-    for p, y in train.items():
+
+    def fit(p):
         if model is None:
             unfitted = BandedRidge() if banded else plain_ridge()
         else:
             unfitted = model(layer, p, banded)
-        yield p, unfitted.fit(x, y, groups)
+        fitted = unfitted.fit(x, train[p], groups)
+        return fitted.predict(new), getattr(fitted, "model_", fitted).cv_scores_
+
+    return dict(zip(train, side_by_side(fit, train)))
 
 
 def _chosen(guesses, cv):
@@ -212,9 +217,10 @@ def encode_arm(
         guesses, cv = {p: [] for p in participants}, {p: [] for p in participants}
         for layer, per_story in enumerate(designs):
             new = stacked_features(per_story, test, lowlevel)
-            for p, fitted in _layer_fits(layer, per_story, train, encoding, model, lowlevel):
-                guesses[p].append(fitted.predict(new))
-                cv[p].append(getattr(fitted, "model_", fitted).cv_scores_)
+            fits = _layer_fits(layer, per_story, train, encoding, model, lowlevel, new)
+            for p, (guess, score) in fits.items():
+                guesses[p].append(guess)
+                cv[p].append(score)
         for p, own in out.items():
             own.append(_chosen(guesses[p], cv[p]))
     return {p: _joined_folds(parts) for p, parts in out.items()}

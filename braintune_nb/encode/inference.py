@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..arrays import as_array, as_labels, as_table, rounding
-from ..core import ParameterError
+from ..core import ParameterError, side_by_side
 from .score import correlation, same_shape
 
 # %% ../../nbs/73_encode.inference.ipynb #7b856c1b
@@ -712,12 +712,15 @@ def region_scores(
     for sums, named in zip(arm, _for_each(regions, arm)):
         named = named or {"all": np.ones(sums.shape[-1], bool)}
         own.append({name: np.asarray(mask, bool) for name, mask in named.items()})
-    counts, scores = _draw_counts(stories, n, np.random.default_rng(seed)), []
-    for sums, masks, ceiling in zip(arm, own, _for_each(ceilings, arm)):
+    counts = _draw_counts(stories, n, np.random.default_rng(seed))
+
+    def drawn(one):
+        sums, masks, ceiling = one
         inside = np.stack([masks[name] for name in own[0]])
         ceiling = None if ceiling is None else np.asarray(ceiling, float)
-        scores.append(_region_draws(sums, counts, inside, ceiling))
-    return np.stack(scores)
+        return _region_draws(sums, counts, inside, ceiling)
+
+    return np.stack(side_by_side(drawn, zip(arm, own, _for_each(ceilings, arm))))
 
 # %% ../../nbs/73_encode.inference.ipynb #e890b1ff
 def _story_of_block(arm, stories):
