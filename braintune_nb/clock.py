@@ -330,9 +330,11 @@ def read_scanner_log(
     start, stop = starts[0], stops[0] if stops else None
     _require_rhythm(path, complete, start, stop, tr)
     inserted, bounced = len(complete) - len(kept), len(recorded) - len(kept)
+    early = complete[0] - start
     notes = {
         f"{inserted} of {len(complete)} triggers were missing and are filled in": inserted,
         f"{bounced} triggers stood within a quarter of a TR of another and are left out": bounced,
+        f"the sound starts {early:.1f} s before the first trigger": early > tr,
     }
-    notes = tuple(note for note, many in notes.items() if many)
+    notes = tuple(note for note, said in notes.items() if said)
     return ScannerLog(complete, start, stop, tr, inserted, str(path), notes)

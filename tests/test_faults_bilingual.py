@@ -699,6 +699,18 @@ def test_filled_triggers_are_told_by_loader_and_check(folder):
     assert [f for f in check_bilingual(folder) if f.endswith(note)]
 
 
+def test_a_sound_that_starts_before_the_scan_is_told_by_loader_and_check(folder):
+    logs = (folder / "en").rglob("*.report")
+    log = max(logs, key=lambda path: path.stat().st_size)
+    lines = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+    first = min(float(at) for at, label in lines if label == "first trigger")
+    kept = [f"{at} {label}\n" for at, label in lines if label != "sound-start"]
+    log.write_text("".join([f"{first - 3:.3f} sound-start\n", *kept]))
+    note = "the sound starts 3.0 s before the first trigger"
+    assert [n for n in load(folder).notes if n.endswith(note)], load(folder).notes
+    assert [f for f in check_bilingual(folder) if f.endswith(note)]
+
+
 def test_a_word_without_text_in_the_table(tmp_path, tiny):
     rows = [
         f"{0.4 * i:.1f},{0.4 * i + 0.3:.1f},{'' if i == 4 else w}"

@@ -467,6 +467,17 @@ def test_what_is_repaired_in_a_log_is_said(tmp_path, old, new, note):
     np.testing.assert_allclose(clock.times, 0.25 + 2 * np.arange(20) - 7.5 + 1)
 
 
+@pytest.mark.parametrize("start, said", [(-30, True), (-1.9, True), (-1.5, False), (0.25, False)])
+def test_a_sound_that_starts_before_the_first_trigger(tmp_path, start, said):
+    "The first trigger of this log is at 0.25 s, and its TR is 2 s."
+    path = tmp_path / "a.report"
+    path.write_text(LOG.replace("7.5", str(start)))
+    log = read_scanner_log(path)
+    assert log.sound_start == start
+    note = f"the sound starts {0.25 - start:.1f} s before the first trigger"
+    assert log.clock().notes == ((note,) if said else ())
+
+
 def test_gaps_that_were_filled_have_no_say_in_the_tr(tmp_path):
     times = [*np.arange(0, 20, 2), 28.6, *np.arange(30.6, 50, 2)]
     lines = "".join(f"{t:.3f} trigger\n" for t in times) + "7.5 sound-start\n"
@@ -670,6 +681,13 @@ def test_a_run_that_covers_a_part_is_said_by_the_data_set():
         ("zh-Hant-HK", "zh", True),
         ("cmn-Hans-CN", "zh", True),
         ("zh-yue", "yue", True),
+        ("zh-min-nan", "nan", True),
+        ("zh-min-nan-Hant-TW", "nan", True),
+        ("zh-min-nan-Latn", "nan", False),
+        ("zh-hakka", "hak", True),
+        ("zh-cdo", "cdo", True),
+        ("zh-guoyu", "zh", True),
+        ("min", "min", False),
         ("yue-HK", "yue", True),
         ("ja-JP", "ja", True),
         ("zh-Latn", "zh", False),
@@ -681,6 +699,14 @@ def test_a_run_that_covers_a_part_is_said_by_the_data_set():
 def test_tags_of_languages(tag, language, joined):
     assert (language_of(tag), joins_without_blanks(tag)) == (language, joined)
     assert Story("s", tag, spoken(), regular_clock(30, 2.0, 1.0)).language == tag
+
+
+def test_a_tag_that_names_several_languages():
+    "`zh-min` is Southern, Eastern, Northern, Central or Pu-Xian Min: none of them is Mandarin."
+    assert language_of("zh-min") not in ("zh", "min")
+    story = Story("s", "en", spoken(), regular_clock(30, 2.0, 1.0))
+    for tag in ("zh-min", "zh-min-TW"):
+        refused(lambda: replace(story, language=tag), ParameterError, found=repr(tag))
 
 
 @pytest.mark.parametrize("tag", ["English", "zh_TW", "", "z", "ZH"])
