@@ -19,6 +19,8 @@ from braintune_nb.experiment.plan import (
     load_plan,
     plan_summary,
     plan_voxel_mask,
+    require_intervals,
+    scored_responses,
     simulated_plan,
 )
 from braintune_nb.experiment.presets import change_preset, choose_preset
@@ -57,6 +59,34 @@ def tiny():
 def roles(made):
     _, truth = load_simulated(made)
     return truth.roles
+
+
+def shortened(plan, n):
+    "The plan with the first `n` rows of each test story."
+    cut = lambda part: [replace(s, rows=s.rows[:n]) for s in part]
+    folds = [(encoding, cut(test)) for encoding, test in plan.rounds[0].folds]
+    return replace(plan, rounds=[replace(plan.rounds[0], folds=folds)])
+
+
+def test_a_plan_that_is_too_small_for_intervals_is_refused_before_anything_is_tuned(made, tiny):
+    short = shortened(simulated_plan(made), 29)  # an interval needs two stretches of 15 TRs
+    with pytest.raises(ParameterError, match="116 TRs: 4 stretches in 4 stories"):
+        require_intervals(short)
+    no_run_yet = None
+    with pytest.raises(ParameterError, match="too short for an interval"):
+        run_encoding_arms(no_run_yet, short, tiny, choose_preset(tiny), [2])
+
+
+def test_what_the_plan_accepts_can_be_scored(made):
+    "The fewest rows that pass have an interval; one row less is refused by the scores as well."
+    plan = replace(simulated_plan(made), truth=None)
+    enough, short = shortened(plan, 30), shortened(plan, 29)
+    require_intervals(enough)
+    same = [scored_responses(enough)]
+    scores = plan_summary(enough, dict(pretrained=same, tuned=same), draws=50)
+    assert scores["gain"]["language"]["raw"]["mean"] == 0
+    with pytest.raises(ParameterError, match="too short for an interval"):
+        plan_summary(short, dict(pretrained=same, tuned=same), draws=50)
 
 
 def of_people(dataset, languages, missing=()):

@@ -7,7 +7,7 @@ __all__ = ['LEAST_CEILING', 'INTERVAL', 'clean_recording', 'clean_dataset', 'Tun
            'check_participants', 'language_folds', 'plan_from_split', 'restrict_languages', 'simulated_plan',
            'split_sections', 'leave_one_out', 'average_recording', 'alice_plan', 'load_plan', 'finite_columns',
            'named_columns', 'plan_voxel_mask', 'scored_responses', 'plan_ceilings', 'layer_scores', 'layer_rows',
-           'concept_scores', 'plan_summary', 'arm_rows']
+           'concept_scores', 'require_intervals', 'plan_summary', 'arm_rows']
 
 # %% ../../nbs/89_experiment.plan.ipynb #7cf3718b
 import warnings
@@ -38,7 +38,7 @@ from braintune_nb.data.recordings import (
 )
 from ..data.splits import Section, Split, blocks, whole_story
 from ..encode.ceiling import average_ceiling, leave_one_participant_out
-from ..encode.inference import participant_test
+from ..encode.inference import block_labels, participant_test
 from ..encode.score import correlation
 from ..features.lowlevel import word_rate
 from ..simulate.experiment import load_simulated
@@ -811,6 +811,38 @@ def _layer_part(plan, curves, layers):
         rows += layer_rows(plan, arm, layers, {p: mean(p) for p in plan.participants})
     return rows
 
+# %% ../../nbs/89_experiment.plan.ipynb #8d75a323
+def _scored_parts(plan):
+    "What `plan_summary` gives intervals of -> its scored rows, (T,) bool."
+    quadrants = plan.quadrants
+    within = quadrants[:, 0] == quadrants[:, 1]
+    parts = {"all scored stories": within}
+    for kind in ("seen", "unseen") if plan.truth is not None else ():
+        parts[f"rows of {kind} concepts"] = _concept_rows(plan, kind) & within
+    for a, b in sorted(set(map(tuple, quadrants.tolist()))):
+        parts[f"stories in {b}"] = within & (quadrants[:, 1] == b)
+        parts[f"encoding models of {a} on stories in {b}"] = (quadrants == (a, b)).all(1)
+    return parts
+
+
+def require_intervals(
+    plan: ExperimentPlan,  # who tunes and who is scored on what
+    block_length: int = 15,  # TRs of a stretch
+) -> None:
+    "`ParameterError` for scored rows that are too few for an interval over stretches of stories."
+    labels, owner = block_labels(plan.stories, block_length)
+    for part, rows in _scored_parts(plan).items():
+        stretches = np.unique(labels[rows])
+        stories = len(np.unique(owner[stretches]))
+        if len(stretches) <= stories:
+            raise ParameterError(
+                "The scored stories are too short for an interval",
+                place=part,
+                found=f"{rows.sum()} TRs: {len(stretches)} stretches in {stories} stories",
+                expected=f"two stretches of {block_length} TRs in a story",
+                next_step="score longer stories: another split, or a larger simulated experiment",
+            )
+
 # %% ../../nbs/89_experiment.plan.ipynb #1e6ada55
 INTERVAL = (
     "95 % intervals over participants and over stretches of the test stories together"
@@ -830,6 +862,7 @@ def plan_summary(
 ) -> dict:  # the keys of summary.json, see chapter 95
     "Score all arms and put the numbers where the report looks for them."
     _check_scored(plan)
+    require_intervals(plan, block_length)
     everything = arms | {k: [v] for k, v in (oracles or {}).items()}
     scorer = _Scorer(plan, everything, block_length, draws)
     return (

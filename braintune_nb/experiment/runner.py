@@ -45,6 +45,7 @@ from braintune_nb.experiment.plan import (
     named_columns,
     plan_ceilings,
     plan_voxel_mask,
+    require_intervals,
     scored_responses,
 )
 from braintune_nb.experiment.presets import (
@@ -338,6 +339,7 @@ def run_encoding_arms(
     arms that tune nothing."""
     several = len(plan.tuning_participants) > 1
     _check_encoding_arms(arms, several)
+    require_intervals(plan)
     with run.stage("features"):
         features = plan_features(plan, backbone, layers, preset)
     predictions, layer = {}, {}
