@@ -128,6 +128,7 @@ def surface(path, **changes):
         ('Endian="LittleEndian"', "", "0 times Endian"),
         ('Encoding="GZipBase64Binary"', "", "0 times Encoding"),
         ('Dim0="3"', 'Dim0="-1"', "a size of"),
+        ('NumberOfDataArrays="1"', 'NumberOfDataArrays="\uff11"', "a size of"),
         ("<GIFTI", '<!DOCTYPE GIFTI [<!ENTITY a "b">]><GIFTI', "words of its own"),
     ],
 )

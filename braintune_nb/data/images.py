@@ -441,7 +441,7 @@ def _check_attributes(path, content, arrays):
             raise damaged_file(path, what, told, f"one for each of {arrays} arrays")
     if odd := set(found["Endian"]) - {b"BigEndian", b"LittleEndian"}:
         raise damaged_file(path, what, f"orders of bytes {odd}", "BigEndian or LittleEndian")
-    sizes = re.findall(rb"\bDim\d\s*=\s*[\"']([^\"']*)", content)
+    sizes = re.findall(rb"\b(?:Dim\d|NumberOfDataArrays)\s*=\s*[\"']([^\"']*)", content)
     if odd := [size for size in sizes if not re.fullmatch(rb"[0-9]*[1-9][0-9]*", size)]:
         raise damaged_file(path, what, f"a size of {odd[0]}", "whole numbers from 1")
 
