@@ -39,6 +39,7 @@ from braintune_nb.data.lebel2023 import (
     read_space,
     read_story,
     read_story_notes,
+    shape_alone,
     write_sidecars,
     write_story_files,
 )
@@ -344,9 +345,9 @@ def _grid_of(folder, language, name):
     return Path(folder) / language / "TextGrids" / f"{name}.TextGrid"
 
 # %% ../../nbs/14_data.bilingual.ipynb #652c7c22
-def _read_rows(path, key, role, n_triggers, trim, participant):
+def _read_rows(path, key, role, n_triggers, trim, participant, shapes_only=False):
     "Responses (T, V) and repeats (R, T, V) or None, trimmed."
-    data = read_array(path, key)
+    data = shape_alone(hdf_shapes(path)[key]) if shapes_only else read_array(path, key)
     if data.ndim != (3 if role == "val" else 2):
         raise DataError(
             f"Responses in a {role} file have the wrong shape",
@@ -371,6 +372,8 @@ def _read_rows(path, key, role, n_triggers, trim, participant):
     data = data[..., trim.rows(n_triggers), :]
     if role == "trn":
         return data, None
+    if shapes_only:
+        return data[0], data
     refuse_copied_repeats(data, key, path)
     return data.mean(0), data
 
@@ -408,8 +411,9 @@ def _space_of(folder, participant, columns, path):
 class _Loading:
     "What the runs of a folder share while they are read."
 
-    def __init__(self, folder, modalities, trim, about):
+    def __init__(self, folder, modalities, trim, about, shapes_only=False):
         self.folder, self.modalities, self.trim, self.about = folder, modalities, trim, about
+        self.shapes_only = shapes_only
         self.stories, self.triggers, self.columns, self.spaces, self.notes = {}, {}, {}, {}, []
 
     def runs(self, participant, language, mode, files, names, stories):
@@ -433,11 +437,13 @@ class _Loading:
         "One run of a participant; columns that hold NaN are told."
         key, path, role = run
         triggers = self.triggers[story.name]
-        data, repeats = _read_rows(path, key, role, triggers, self.trim, participant)
+        data, repeats = _read_rows(
+            path, key, role, triggers, self.trim, participant, self.shapes_only
+        )
         _require_columns(self.columns, participant, path, key, data.shape[1])
         if participant not in self.spaces:
             self.spaces[participant] = _space_of(self.folder, participant, data.shape[1], path)
-        bad = int(np.isnan(data).any(0).sum())
+        bad = 0 if self.shapes_only else int(np.isnan(data).any(0).sum())
         self.notes.append(nan_note(f"{participant}, {story.name}", bad))
         motion, space = read_motion(self.folder, participant, story.name), self.spaces[participant]
         return Recording(participant, story, data, space, repeats, motion, str(path))
@@ -488,6 +494,7 @@ def load_bilingual(
     # key in the files -> story, where runs are numbered ('story_01'); None: from runs.json
     names: dict | None = None,
     languages=None,  # codes, such as ('en', 'fr'); None: all that are there
+    shapes_only: bool = False,  # zeros stand for the responses
 ) -> Dataset:  # stories 'souls_en', 'souls_zh' with identity 'souls'
     """Read a folder of bilingual narratives. Errors: `MissingData`, `DataError`, `ClockError`
     (rows against triggers, logs against transcripts)."""
@@ -495,9 +502,9 @@ def load_bilingual(
     there = _chosen_files(folder, modalities, languages)
     everyone = sorted(set().union(*there.values()))
     require_participants(participants, everyone, folder)
-    loading = _Loading(folder, modalities, trim, about)
+    loading = _Loading(folder, modalities, trim, about, shapes_only)
     recordings = loading.recordings(there, participants or everyone, names, stories)
-    for heard in recordings.values():
+    for heard in () if shapes_only else recordings.values():
         refuse_copied_stories(heard, folder)
     notes = tuple(filter(None, (hidden_note(_hidden_of(folder)), *loading.notes)))
     name = about["name"] or "bilingual"
