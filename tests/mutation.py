@@ -171,27 +171,39 @@ def of_texts(node: ast.BinOp | ast.BoolOp) -> bool:
     )
 
 
-def other(node: ast.AST) -> tuple[str, str] | None:
-    "(kind, what stands there instead) of the fault that can be planted at a node, if one can."
-    said = ast.unparse
+def other_operation(node: ast.AST) -> ast.AST | None:
+    "A sum, product or logical connection with another operator."
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS and not of_texts(node):
+        return ast.BinOp(node.left, OPERATIONS[type(node.op)](), node.right)
+    if isinstance(node, ast.BoolOp):
+        return ast.BoolOp(OPERATIONS[type(node.op)](), node.values)
+    return None
+
+
+def other_operator(node: ast.AST) -> tuple[str, ast.AST] | None:
+    "(kind, what stands there instead) where an operator, a sign or a condition can be wrong."
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
         ops = [COMPARISONS[type(node.ops[0])](), *node.ops[1:]]
-        return "comparison", f"({said(ast.Compare(node.left, ops, node.comparators))})"
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS and not of_texts(node):
-        new = ast.BinOp(node.left, OPERATIONS[type(node.op)](), node.right)
-        return "operation", f"({said(new)})"
-    if isinstance(node, ast.BoolOp):
-        return "operation", f"({said(ast.BoolOp(OPERATIONS[type(node.op)](), node.values))})"
+        return "comparison", ast.Compare(node.left, ops, node.comparators)
+    if operation := other_operation(node):
+        return "operation", operation
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
-        return "sign", f"({said(node.operand)})"
+        return "sign", node.operand
     if isinstance(node, ast.IfExp):
-        return "condition", f"({said(ast.IfExp(node.test, node.orelse, node.body))})"
+        return "condition", ast.IfExp(node.test, node.orelse, node.body)
+    return None
+
+
+def other(node: ast.AST) -> tuple[str, str] | None:
+    "(kind, what stands there instead) of the fault that can be planted at a node, if one can."
+    if found := other_operator(node):
+        return found[0], f"({ast.unparse(found[1])})"
     if isinstance(node, ast.Constant) and type(node.value) in (bool, int, float):
         new = not node.value if isinstance(node.value, bool) else node.value + 1
         return "number", repr(new)
     if isinstance(node, ast.Call) and swapped(node):
         args = [node.args[1], node.args[0], *node.args[2:]]
-        return "arguments", said(ast.Call(node.func, args, node.keywords))
+        return "arguments", ast.unparse(ast.Call(node.func, args, node.keywords))
     return None
 
 
@@ -199,6 +211,17 @@ def offset(lines: list[str], line: int, column: int) -> int:
     "Where a place of the syntax tree lies in the text, in characters."
     before = lines[line - 1].encode()[:column].decode()
     return sum(map(len, lines[: line - 1])) + len(before)
+
+
+def planted(lines: list[str], node: ast.AST, new: tuple[str, str], where: tuple) -> Fault:
+    "The fault that puts something else in the place of a node."
+    start = offset(lines, node.lineno, node.col_offset)
+    end = offset(lines, node.end_lineno, node.end_col_offset)
+    before = "".join(lines[node.lineno - 1 : node.end_lineno])
+    at = offset(lines, node.lineno, 0)
+    after = before[: start - at] + new[1] + before[end - at :]
+    told = " → ".join(" ".join(text.split()) for text in (before, after))
+    return Fault(*where, node.lineno, new[0], start, end, new[1], told)
 
 
 def faults_of(notebook) -> list[Fault]:
@@ -210,15 +233,8 @@ def faults_of(notebook) -> list[Fault]:
         lines = cell.source.splitlines(keepends=True)
         for function, statement in statements(ast.parse(cell.source)):
             for node in own_nodes(statement):
-                if (new := other(node)) is None:
-                    continue
-                start = offset(lines, node.lineno, node.col_offset)
-                end = offset(lines, node.end_lineno, node.end_col_offset)
-                before = "".join(lines[node.lineno - 1 : node.end_lineno])
-                at = offset(lines, node.lineno, 0)
-                after = before[: start - at] + new[1] + before[end - at :]
-                told = " → ".join(" ".join(text.split()) for text in (before, after))
-                found.append(Fault(c, function, node.lineno, new[0], start, end, new[1], told))
+                if new := other(node):
+                    found.append(planted(lines, node, new, (c, function)))
     return found
 
 
@@ -347,22 +363,34 @@ def read_chapter(path: Path, faults: list[Fault], spare: float):
     folder = os.getcwd()
     os.chdir(path.parent)
     try:
-        start, reader, waiting = time.process_time(), Reader(notebook, path), []
-        for number in range(len(notebook.cells)):
-            waiting += [Suspended(reader, f) for f in faults if f.cell == number]
-            if failed := reader.cell(number):
-                raise SystemExit(f"{path.name} fails as it is, in cell {failed}")
-        seconds, missed = time.process_time() - start, False
-        print(f"{path.stem}: {seconds:.0f} s as it is", flush=True)
-        for suspended in sorted(waiting, key=lambda s: s.fault.kind == "none"):
-            if suspended.fault.kind == "none":
-                suspended.require_unseen(missed, spare + 5 * seconds)
-                continue
-            outcome, by = suspended.verdict(spare + 5 * seconds)
-            missed = missed or outcome == "missed"
-            yield suspended.fault, outcome, by
+        waiting, seconds = suspended_faults(notebook, path, faults)
+        yield from verdicts(waiting, spare + 5 * seconds)
     finally:
         os.chdir(folder)
+
+
+def suspended_faults(notebook, path: Path, faults: list[Fault]) -> tuple[list, float]:
+    "Forks of a clean run, each before the cell of its fault, and the processor seconds of the run."
+    start, reader, waiting = time.process_time(), Reader(notebook, path), []
+    for number in range(len(notebook.cells)):
+        waiting += [Suspended(reader, f) for f in faults if f.cell == number]
+        if failed := reader.cell(number):
+            raise SystemExit(f"{path.name} fails as it is, in cell {failed}")
+    seconds = time.process_time() - start
+    print(f"{path.stem}: {seconds:.0f} s as it is", flush=True)
+    return waiting, seconds
+
+
+def verdicts(waiting: list, limit: float):
+    "(fault, outcome, by) of each suspended fault; the unchanged fork comes last."
+    missed = False
+    for suspended in sorted(waiting, key=lambda s: s.fault.kind == "none"):
+        if suspended.fault.kind == "none":
+            suspended.require_unseen(missed, limit)
+            continue
+        outcome, by = suspended.verdict(limit)
+        missed = missed or outcome == "missed"
+        yield suspended.fault, outcome, by
 
 
 def rows_of(table: Path) -> list[dict]:
@@ -421,7 +449,8 @@ def told_rates(rows: list[dict]) -> None:
     for seed in sorted({int(row["seed"]) for row in rows}):
         mine = [row for row in rows if int(row["seed"]) == seed]
         real = [row for row in mine if not row["note"].startswith("equivalent")]
-        first, last = (sum(row[k] == "seen" for row in real) for k in ("first", "outcome"))
+        first = sum(row["first"] == "seen" for row in real)
+        last = sum(row["outcome"] == "seen" for row in real)
         print(
             f"seed {seed}: {len(mine)} faults, {len(mine) - len(real)} equivalent; of the other"
             f" {len(real)}, {first} ({first / len(real):.1%}) seen when drawn,"
