@@ -637,7 +637,7 @@ def quickstart(
     debug: Annotated[bool, _option("Whole traceback if it fails.")] = False,
 ):
     """Tune a small text model on simulated readers, where the answer is known, and compare it
-    with every control: a few minutes."""
+    with every control: about three minutes."""
     notebook = find_experiment("tune_speech" if speech else "tune_text")
     seeds = {} if seed is None else {"seed": str(seed), "simulation_seed": str(seed)}
     asked = check_parameters(notebook, (SPEECH if speech else QUICKSTART) | seeds)
