@@ -631,14 +631,26 @@ def _subspace(plan, this, designs):
     return shared_subspace_model(designs, plan.dataset, *common_stories(plan, this))
 
 
-def _with_tuning_stories(this):
-    "The folds of a round with the tuning sections of their language beside the encoding ones."
+def _with_tuning_stories(this, heard):
+    """The folds of a round with the tuning sections of their language, as far as they were heard,
+    beside the encoding ones."""
     folds = []
     for encoding, test in this.folds:
         languages = {s.story.language for s in encoding}
-        more = [s for s in this.tuning if s.story.language in languages]
+        more = [s for s in this.tuning if s.story.language in languages and s.story.name in heard]
         folds.append(([*encoding, *more], test))
     return folds
+
+
+def _folds_of(plan, this, everybody, matched_data_ridge):
+    "(folds, participants) of a round; with tuning stories, those who heard the same go together."
+    if not matched_data_ridge:
+        return [(this.folds, everybody)]
+    told, kinds = {s.story.name for s in this.tuning}, {}
+    for p in everybody:
+        heard = frozenset(told & set(plan.dataset.recordings[p]))
+        kinds.setdefault(heard, []).append(p)
+    return [(_with_tuning_stories(this, heard), members) for heard, members in kinds.items()]
 
 
 def arm_predictions(
@@ -653,12 +665,11 @@ def arm_predictions(
     for this, states in zip(plan.rounds, features):
         designs = story_designs(states, plan.dataset.stories, delays, plan.cutoff)
         model = _subspace(plan, this, designs) if shared_subspace else None
-        folds = _with_tuning_stories(this) if matched_data_ridge else this.folds
-        arms = encode_arm(
-            designs, plan.dataset, everybody, folds, model=model, lowlevel=plan.lowlevel
-        )
-        for p, arm in arms.items():
-            chosen.setdefault(p, []).append(arm.chosen)
-            by_layer.setdefault(p, []).append(arm.by_layer)
+        arms, more = {}, dict(model=model, lowlevel=plan.lowlevel)
+        for folds, members in _folds_of(plan, this, everybody, matched_data_ridge):
+            arms |= encode_arm(designs, plan.dataset, members, folds, **more)
+        for p in everybody:
+            chosen.setdefault(p, []).append(arms[p].chosen)
+            by_layer.setdefault(p, []).append(arms[p].by_layer)
     chosen = {p: np.concatenate(x) for p, x in chosen.items()}
     return chosen, {p: np.concatenate(x, 1) for p, x in by_layer.items()}
