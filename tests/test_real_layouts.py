@@ -16,7 +16,7 @@ from braintune_nb.data.files import hdf_shapes
 from braintune_nb.data.lebel2023 import load_lebel2023
 from braintune_nb.data.splits import Split
 from braintune_nb.experiment.plan import load_plan
-from braintune_nb.experiment.runner import Preview, Speed, check_room, preview, run_stages
+from braintune_nb.experiment.runner import SeenRun, Speed, check_room, preview, run_stages
 from braintune_nb.simulate.brain import BrainParameters
 from braintune_nb.simulate.experiment import Size, load_simulated, simulate_experiment
 
@@ -264,4 +264,4 @@ def test_a_bilingual_plan_is_read_from_shapes(tmp_path):
             )
         )
     seen = preview(parameters("tune_bilingual", size="smoke"))
-    assert isinstance(seen, Preview) and seen.arms[0] == "tuned"
+    assert isinstance(seen, SeenRun) and seen.arms[0] == "tuned"

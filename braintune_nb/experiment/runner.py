@@ -6,7 +6,7 @@
 __all__ = ['MAPPED', 'RIDGE', 'ENCODING_DELAYS', 'CHANGES', 'NUMBERS', 'RELEASED', 'layer_numbers', 'load_any_backbone',
            'arm_names', 'arm_models', 'best_epochs', 'run_arm', 'run_encoding_arms', 'oracle_predictions', 'map_scores',
            'SubRun', 'run_arms', 'plan_sections', 'check_run', 'Stage', 'Speed', 'ridge_work', 'measure_speed',
-           'encoding_stages', 'tuning_stages', 'run_stages', 'check_room', 'Preview', 'preview', 'release_model']
+           'encoding_stages', 'tuning_stages', 'run_stages', 'check_room', 'SeenRun', 'preview', 'release_model']
 
 # %% ../../nbs/94_experiment.runner.ipynb #a8d304f9
 import os
@@ -865,7 +865,7 @@ def check_room(
 
 # %% ../../nbs/94_experiment.runner.ipynb #b50c3fbe
 @dataclass(frozen=True)
-class Preview:
+class SeenRun:
     "What an experiment is going to do."
 
     plan: object  # ExperimentPlan
@@ -930,7 +930,7 @@ def _preview_preset(p, backbone):
 
 def preview(
     parameters: dict,  # of an experiment, all of them by name
-) -> Preview:
+) -> SeenRun:
     "What an experiment with a plan is going to do; refused where it cannot (`check_run`)."
     p = parameters
     names = arm_names(p["arms"], p.get("seeds", 1)) if "encoding_arms" in p else []
@@ -946,7 +946,7 @@ def preview(
     layers = layer_numbers(backbone, p.get("layers", ""))
     models = max(1, len(_listed(p.get("runs", "")))) if not names else 0
     tuning = dict(seeds=p.get("seeds", 1), permutations=p.get("permutations", 0))
-    return Preview(plan, backbone, settings, names, controls, layers, models, tuning)
+    return SeenRun(plan, backbone, settings, names, controls, layers, models, tuning)
 
 
 def _first_backbone(p):

@@ -653,6 +653,16 @@ def _folds_of(plan, this, everybody, matched_data_ridge):
     return [(_with_tuning_stories(this, heard), members) for heard, members in kinds.items()]
 
 
+def _encoded(plan, designs, model, parts):
+    "Participant -> ArmPrediction, from (folds, participants)."
+    arms = {}
+    for folds, members in parts:
+        arms |= encode_arm(
+            designs, plan.dataset, members, folds, model=model, lowlevel=plan.lowlevel
+        )
+    return arms
+
+
 def arm_predictions(
     plan: ExperimentPlan,  # who tunes and who is scored on what
     features: list,  # one entry a round: dict story name -> (L, T, H)
@@ -665,11 +675,9 @@ def arm_predictions(
     for this, states in zip(plan.rounds, features):
         designs = story_designs(states, plan.dataset.stories, delays, plan.cutoff)
         model = _subspace(plan, this, designs) if shared_subspace else None
-        arms, more = {}, dict(model=model, lowlevel=plan.lowlevel)
-        for folds, members in _folds_of(plan, this, everybody, matched_data_ridge):
-            arms |= encode_arm(designs, plan.dataset, members, folds, **more)
-        for p in everybody:
-            chosen.setdefault(p, []).append(arms[p].chosen)
-            by_layer.setdefault(p, []).append(arms[p].by_layer)
+        parts = _folds_of(plan, this, everybody, matched_data_ridge)
+        for p, arm in _encoded(plan, designs, model, parts).items():
+            chosen.setdefault(p, []).append(arm.chosen)
+            by_layer.setdefault(p, []).append(arm.by_layer)
     chosen = {p: np.concatenate(x) for p, x in chosen.items()}
     return chosen, {p: np.concatenate(x, 1) for p, x in by_layer.items()}
