@@ -637,13 +637,13 @@ def quickstart(
     debug: Annotated[bool, _option("Whole traceback if it fails.")] = False,
 ):
     """Tune a small text model on simulated readers, where the answer is known, and compare it
-    with every control: about three minutes."""
+    with every control: about four minutes."""
     notebook = find_experiment("tune_speech" if speech else "tune_text")
     seeds = {} if seed is None else {"seed": str(seed), "simulation_seed": str(seed)}
     asked = check_parameters(notebook, (SPEECH if speech else QUICKSTART) | seeds)
     for name, value in ON_CORES.items():
         os.environ.setdefault(name, value)
-    minutes = "six" if speech else "three"
+    minutes = "six" if speech else "four"
     _say(
         f"Simulated experiment, tuning and controls in {out}: about {minutes} minutes on two cores."
     )
@@ -677,14 +677,6 @@ def _pairs(words):
     return found
 
 # %% ../nbs/99_cli.ipynb #ebb2a488
-def _seconds_in_words(seconds):
-    "'45 s', '12 min', '3.5 h' or '2.1 days'."
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.{1 if unit in ('days', 'h') else 0}f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _bytes_in_words(size):
     "'12 MB' or '3.4 GB'."
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
@@ -703,9 +695,10 @@ def _refuse_early(notebook, asked, out):
     begun = out.exists() or out.with_name(f"{out.name}.partial").exists()
     if begun or not _reckoned(parameters) or not parameters.get("split"):
         return
-    from braintune_nb.experiment.runner import check_room, preview
+    from braintune_nb.experiment.runner import Speed, check_room, preview
 
-    check_room(preview(parameters).stages(), out)
+    untimed = Speed(0.0, 0.0)  # memory and disk do not depend on it
+    check_room(preview(parameters).stages(untimed), out)
 
 
 def _sections_in_words(sections):
@@ -748,6 +741,7 @@ def _show_plan(notebook, asked, out):
         _show_parameters(notebook)
         return _say(f"{notebook.stem} makes its own material: its stages are not reckoned.")
     from braintune_nb.experiment.runner import check_room, preview
+    from braintune_nb.report.page import duration
 
     seen = preview(parameters)
     _print_table(f"{notebook.stem}: who and what", ("part", "is"), _who_and_what(seen))
@@ -755,10 +749,10 @@ def _show_plan(notebook, asked, out):
     rows = []
     for s in stages:
         sizes = (_bytes_in_words(s.memory), _bytes_in_words(s.disk))
-        rows.append((s.name, _seconds_in_words(s.seconds), *sizes, s.knob))
+        rows.append((s.name, duration(s.seconds), *sizes, s.knob))
     total, disk = sum(s.seconds for s in stages), sum(s.disk for s in stages)
     most = _bytes_in_words(max(s.memory for s in stages))
-    rows.append(("all", _seconds_in_words(total), most, _bytes_in_words(disk), ""))
+    rows.append(("all", duration(total), most, _bytes_in_words(disk), ""))
     heads = ("stage", "time", "memory", "disk", "what lowers it")
     _print_table("Estimated on this machine, on the processor", heads, rows)
     check_room(stages, out)

@@ -122,13 +122,18 @@ def load_any_backbone(
         return load_backbone(name)
 
 # %% ../../nbs/94_experiment.runner.ipynb #cdbbab13
+def _listed(text):
+    "Names in a comma-separated text."
+    return [name.strip() for name in str(text).split(",") if name.strip()]
+
+
 def arm_names(
     arms: str,  # comma-separated
     seeds: int = 1,  # number of tuning seeds
 ) -> list:  # 'tuned' first
     """The tuned arms of a run; 'tuned' and 'permuted' are always needed, so that no gain stands
     without its control (`ParameterError`)."""
-    names = [a.strip() for a in arms.split(",") if a.strip()]
+    names = _listed(arms)
     if not {"tuned", "permuted"} <= set(names) or seeds < 1:
         raise ParameterError(
             "A run needs the arms tuned and permuted, and at least one seed",
@@ -877,10 +882,13 @@ class SeenRun:
     models: int  # finished models that are read and encoded, beside the arms
     tuning: dict  # seeds, permutations
 
-    def stages(self) -> list:  # of Stage
+    def stages(
+        self,
+        speed: Speed | None = None,  # None: measured now
+    ) -> list:  # of Stage
         "What it will take."
         asked = (self.plan, self.backbone, self.preset, self.arms, self.encoding_arms, self.layers)
-        return run_stages(*asked, **self.tuning) * max(1, self.models)
+        return run_stages(*asked, speed, **self.tuning) * max(1, self.models)
 
 
 CHANGES = (  # parameters of experiments that change a preset
@@ -894,11 +902,6 @@ CHANGES = (  # parameters of experiments that change a preset
     "weight_decay",
     "n_words",
 )
-
-
-def _listed(text):
-    "Names in a comma-separated text."
-    return [name.strip() for name in str(text).split(",") if name.strip()]
 
 
 def _preview_plan(p):
