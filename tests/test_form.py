@@ -8,6 +8,7 @@ import ast
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tokenize
@@ -273,6 +274,18 @@ def test_ruff_finds_nothing():
 
 def test_ruff_would_change_nothing():
     assert ruff("format", "--check", ".") == ""
+
+
+def test_a_run_in_the_clone_is_no_part_of_it(tmp_path):
+    "The README's first command leaves a folder, whose model card ruff would lay out anew."
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name in ("braintune_quickstart", "braintune_tune_text.partial", "braintune_nb"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("a run")
+    seen = ["git", "status", "--porcelain", "--untracked-files=all"]
+    found = subprocess.run(seen, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["??", ".gitignore", "??", "braintune_nb/README.md"]
 
 
 # ---- imports
